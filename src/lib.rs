@@ -1,1 +1,2 @@
+pub mod wire;
 pub mod x {}
