@@ -45,28 +45,40 @@ impl FrameTracker {
     pub fn advance(&mut self, bytes: &[u8], seen: &mut Seen) -> Result<Option<usize>, Violation> {
         let mut boundary = self.at_boundary().then_some(0);
         let mut rest = bytes;
+        let mut remaining = self.remaining;
         loop {
-            if self.remaining > 0 {
-                // A payload beyond usize::MAX cannot be in one slice, so the slice's length is the smaller one.
-                let step = usize::try_from(self.remaining).map_or(rest.len(), |left| left.min(rest.len()));
-                self.remaining -= step as u64;
-                rest = &rest[step..];
-                if self.remaining > 0 {
-                    return Ok(boundary);
-                }
-            } else {
-                let Some((header, taken)) = self.take_header(rest) else {
-                    return Ok(boundary);
+            if remaining == 0 {
+                let taken = match rest.first_chunk() {
+                    // Nearly every header stands whole in one piece with room behind it: read it in place.
+                    Some(header) if self.have == 0 => {
+                        remaining = self.begin_frame(header, seen)?;
+                        header_length(header[0], header[1])
+                    }
+                    _ => {
+                        let Some((header, taken)) = self.take_header(rest) else {
+                            self.remaining = 0;
+                            return Ok(boundary);
+                        };
+                        remaining = self.begin_frame(&header, seen)?;
+                        taken
+                    }
                 };
                 rest = &rest[taken..];
-                self.begin_frame(&header, seen)?;
-                if self.remaining > 0 {
-                    continue;
-                }
             }
+            if remaining > rest.len() as u64 {
+                self.remaining = remaining - rest.len() as u64;
+                return Ok(boundary);
+            }
+            // No more than there is in the slice, so it fits a usize.
+            rest = &rest[remaining as usize..];
+            remaining = 0;
             seen.frames += 1;
             seen.messages += u64::from(self.ends_message);
             boundary = Some(bytes.len() - rest.len());
+            if rest.is_empty() {
+                self.remaining = 0;
+                return Ok(boundary);
+            }
         }
     }
 
@@ -97,15 +109,10 @@ impl FrameTracker {
         None
     }
 
-    fn begin_frame(&mut self, header: &[u8; LONGEST_HEADER], seen: &mut Seen) -> Result<(), Violation> {
+    /// How many payload bytes follow this header.
+    fn begin_frame(&mut self, header: &[u8; LONGEST_HEADER], seen: &mut Seen) -> Result<u64, Violation> {
         let (fin, opcode) = (header[0] & FIN != 0, header[0] & 0x0f);
-        match self.judge(header) {
-            Ok(remaining) => self.remaining = remaining,
-            Err(violation) => {
-                self.remaining = u64::MAX;
-                return Err(violation);
-            }
-        }
+        let length = self.judge(header).inspect_err(|_| self.remaining = u64::MAX)?;
         let data = opcode < CLOSE;
         self.ends_message = data && fin;
         if data {
@@ -115,7 +122,7 @@ impl FrameTracker {
             let code = close_code(header);
             seen.close.get_or_insert(code);
         }
-        Ok(())
+        Ok(length)
     }
 
     /// How many payload bytes follow this header, or what is wrong with it.
