@@ -1,5 +1,6 @@
 //! Pure readers and writers of bytes: what strangers send becomes a value here, and I/O lives elsewhere.
 
+pub mod engine_io;
 pub mod flash;
 pub mod sniff;
 pub mod websocket;
