@@ -236,11 +236,15 @@ proptest! {
         let packet = format!("0{json}");
         let length = packet.encode_utf16().count();
         let jsonp = format!("___eio[3]({});", serde_json::to_string(&packet).unwrap());
-        let expected = handshake(&sid, interval, timeout, websocket);
-        prop_assert_eq!(read(packet.as_bytes()), expected.clone());
-        prop_assert_eq!(read(format!("{length}:{packet}").as_bytes()), expected.clone());
-        prop_assert_eq!(read(jsonp.as_bytes()), expected.clone());
         let transports = if websocket { "websocket,xhr-polling" } else { "xhr-polling,websocket" };
-        prop_assert_eq!(read(format!("{sid}:{interval}:{timeout}:{transports}").as_bytes()), expected);
+        let expected = handshake(&sid, interval, timeout, websocket);
+        for body in [
+            format!("{length}:{packet}"),
+            jsonp,
+            format!("{sid}:{interval}:{timeout}:{transports}"),
+            packet,
+        ] {
+            prop_assert_eq!(read(body.as_bytes()), expected.clone(), "{}", body);
+        }
     }
 }
