@@ -4,3 +4,8 @@ pub mod engine_io;
 pub mod flash;
 pub mod sniff;
 pub mod websocket;
+
+#[cfg(test)]
+pub mod checks;
+#[cfg(test)]
+mod corpus;
