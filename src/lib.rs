@@ -6,6 +6,7 @@ pub mod config;
 pub mod drain;
 pub mod http;
 pub mod listener;
+pub mod request;
 pub mod router;
 pub mod transport;
 pub mod upstream;
