@@ -10,3 +10,4 @@ pub mod request;
 pub mod router;
 pub mod transport;
 pub mod upstream;
+pub mod wire;
