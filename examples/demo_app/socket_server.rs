@@ -77,8 +77,8 @@ fn greet(socket: &SocketRef, introduction: Introduction, servers: Names, own: us
         .ok();
     hub.enter(describe(socket, name.clone(), server));
 
-    socket.on("echo", async |ack: AckSender| {
-        ack.send("").ok();
+    socket.on("echo", move |ack: AckSender| async move {
+        ack.send(server).ok();
     });
 
     let room = hub.clone();

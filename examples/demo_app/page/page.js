@@ -49,6 +49,7 @@ function open(transports) {
   // A handshake begins with the session asked for, and again with each reconnect.
   begin();
   socket.io.on("reconnect_attempt", begin);
+  socket.io.on("open", handshaken);
   socket.io.on("reconnect", () => {
     reconnects += 1;
     $("reconnects").textContent = reconnects;
@@ -78,14 +79,13 @@ function begin() {
   $("proof").textContent = "";
 }
 
-function connected() {
+function handshaken() {
   const engine = socket.io.engine;
-  state("connected");
-  log(`session ${short(engine.id)} on ${transportName(engine.transport.name)}`);
+  log(`session ${short(engine.id)} by ${transportName(engine.transport.name)}`);
   $("sid").textContent = short(engine.id);
   $("sid").title = engine.id;
   $("transport").textContent = transportName(engine.transport.name);
-  $("upgrade").textContent = socket.io.opts.transports.length > 1 ? "upgrade under way" : "as you asked";
+  $("upgrade").textContent = engine.opts.transports.length > 1 ? "upgrade under way" : "as you asked";
   engine.once("upgrade", (transport) => {
     const after = Math.round(performance.now() - opened);
     $("transport").textContent = transportName(transport.name);
@@ -93,14 +93,19 @@ function connected() {
     log(`upgraded to ${transportName(transport.name)}`);
     socket.emit("upgraded");
   });
+}
+
+function connected() {
+  state("connected");
   measure();
   showAge();
 }
 
 function welcomed({ server, servers, chat }) {
-  log(`placed on ${server}`);
+  log(`placed on ${capital(server)}`);
   document.documentElement.dataset.server = server;
   $("server").textContent = server;
+  showProof();
   shownServers = servers;
   drawServers(server);
   $("lines").replaceChildren();
@@ -149,7 +154,7 @@ function showLine({ name, server, text }) {
   list.querySelector(".empty")?.remove();
   const item = element("li", "", "");
   item.dataset.server = server;
-  item.append(element("b", "", `${name} on ${server}`), text);
+  item.append(element("b", "", `${name} on ${capital(server)}`), text);
   list.append(item);
   list.scrollTop = list.scrollHeight;
 }
@@ -182,9 +187,13 @@ function watchRequests() {
         requests.set(server, (requests.get(server) ?? 0) + 1);
       }
     }
-    const total = [...requests.values()].reduce((sum, count) => sum + count, 0);
-    if (total) $("proof").textContent = `answered ${requests.get($("server").textContent) ?? 0} of ${total} requests`;
+    showProof();
   }).observe({ type: "resource", buffered: true });
+}
+
+function showProof() {
+  const total = [...requests.values()].reduce((sum, count) => sum + count, 0);
+  if (total) $("proof").textContent = `${requests.get($("server").textContent) ?? 0} of ${total} requests`;
 }
 
 function beat() {
