@@ -45,12 +45,7 @@ impl Deadlines {
     /// A clock that stands still until [`Self::run`] is polled.
     pub fn new() -> Arc<Self> {
         let shards = std::array::from_fn(|_| Mutex::default());
-        Arc::new(Self {
-            start: Instant::now(),
-            now: AtomicU32::new(1),
-            next_shard: AtomicU32::new(0),
-            shards,
-        })
+        Arc::new(Self { start: Instant::now(), now: AtomicU32::new(1), next_shard: AtomicU32::new(0), shards })
     }
 
     /// Sweeps for as long as it is polled.
@@ -67,14 +62,8 @@ impl Deadlines {
     pub fn register(self: &Arc<Self>) -> Deadline {
         let cell = Arc::new(Cell::default());
         let shard = self.next_shard.fetch_add(1, Ordering::Relaxed) as usize % SHARDS;
-        self.shards[shard]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(Arc::downgrade(&cell));
-        Deadline {
-            clock: Arc::clone(self),
-            cell,
-        }
+        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&cell));
+        Deadline { clock: Arc::clone(self), cell }
     }
 
     fn sweep(&self) {
@@ -97,12 +86,7 @@ impl Deadline {
     pub fn set(&self, after: Duration) {
         let due = match after {
             Duration::ZERO => 0,
-            after => self
-                .clock
-                .now
-                .load(Ordering::Relaxed)
-                .saturating_add(ticks(after))
-                .saturating_add(1),
+            after => self.clock.now.load(Ordering::Relaxed).saturating_add(ticks(after)).saturating_add(1),
         };
         self.cell.due.store(due, Ordering::Relaxed);
     }
@@ -115,11 +99,7 @@ impl Deadline {
     /// Ready when it has fired; else the task is woken when it does.
     pub fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.cell.waker.register(cx.waker());
-        if self.cell.is_due(self.clock.now.load(Ordering::Relaxed)) {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
+        if self.cell.is_due(self.clock.now.load(Ordering::Relaxed)) { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Waits until it fires.
@@ -153,10 +133,7 @@ mod tests {
         deadline.set(Duration::from_secs(3));
         deadline.expired().await;
         let took = start.elapsed();
-        assert!(
-            (Duration::from_secs(3)..=Duration::from_millis(3600)).contains(&took),
-            "{took:?}"
-        );
+        assert!((Duration::from_secs(3)..=Duration::from_millis(3600)).contains(&took), "{took:?}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -166,19 +143,11 @@ mod tests {
         let deadline = clock.register();
         deadline.set(Duration::from_secs(1));
         for _ in 0..10 {
-            assert!(
-                tokio::time::timeout(Duration::from_millis(700), deadline.expired())
-                    .await
-                    .is_err()
-            );
+            assert!(tokio::time::timeout(Duration::from_millis(700), deadline.expired()).await.is_err());
             deadline.set(Duration::from_secs(1));
         }
         deadline.clear();
-        assert!(
-            tokio::time::timeout(Duration::from_secs(100), deadline.expired())
-                .await
-                .is_err()
-        );
+        assert!(tokio::time::timeout(Duration::from_secs(100), deadline.expired()).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]

@@ -125,27 +125,13 @@ impl<'de> Deserialize<'de> for ServerConfig {
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<ServerConfig, E> {
                 let address = text.parse().map_err(E::custom)?;
-                Ok(ServerConfig {
-                    address,
-                    name: None,
-                    weight: one(),
-                    max_connections: 0,
-                })
+                Ok(ServerConfig { address, name: None, weight: one(), max_connections: 0 })
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ServerConfig, A::Error> {
-                let Long {
-                    address,
-                    name,
-                    weight,
-                    max_connections,
-                } = Long::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(ServerConfig {
-                    address,
-                    name,
-                    weight,
-                    max_connections,
-                })
+                let Long { address, name, weight, max_connections } =
+                    Long::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(ServerConfig { address, name, weight, max_connections })
             }
         }
         deserializer.deserialize_any(Either)
@@ -165,10 +151,7 @@ pub struct Queue {
 
 impl Default for Queue {
     fn default() -> Self {
-        Self {
-            size: 1000,
-            timeout: Duration::from_secs(5),
-        }
+        Self { size: 1000, timeout: Duration::from_secs(5) }
     }
 }
 
@@ -190,13 +173,7 @@ pub struct Tls {
 
 impl Default for Tls {
     fn default() -> Self {
-        Self {
-            server_name: None,
-            verify: true,
-            ca: None,
-            cert: None,
-            key: None,
-        }
+        Self { server_name: None, verify: true, ca: None, cert: None, key: None }
     }
 }
 
@@ -284,11 +261,7 @@ impl StatusRange {
 
 impl From<StatusRange> for String {
     fn from(range: StatusRange) -> Self {
-        if range.from == range.to {
-            range.from.to_string()
-        } else {
-            format!("{}-{}", range.from, range.to)
-        }
+        if range.from == range.to { range.from.to_string() } else { format!("{}-{}", range.from, range.to) }
     }
 }
 
@@ -301,9 +274,7 @@ impl<'de> Deserialize<'de> for StatusRange {
                 (Ok(from), Ok(to)) if (100..=599).contains(&from) && from <= to && to <= 599 => {
                     Ok(StatusRange { from, to })
                 }
-                _ => Err(E::custom(format!(
-                    "`{text}` is not a status or a range such as 200-399"
-                ))),
+                _ => Err(E::custom(format!("`{text}` is not a status or a range such as 200-399"))),
             }
         }
         impl Visitor<'_> for Range {
@@ -338,10 +309,7 @@ pub struct Ejection {
 
 impl Default for Ejection {
     fn default() -> Self {
-        Self {
-            failures: 3,
-            duration: Duration::from_secs(10),
-        }
+        Self { failures: 3, duration: Duration::from_secs(10) }
     }
 }
 
@@ -418,8 +386,6 @@ fn weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
     if (1..=256).contains(&weight) {
         Ok(weight)
     } else {
-        Err(de::Error::custom(format!(
-            "weight {weight} is out of range: expected 1 to 256"
-        )))
+        Err(de::Error::custom(format!("weight {weight} is out of range: expected 1 to 256")))
     }
 }
