@@ -51,6 +51,14 @@ impl Config {
             Kind::Http | Kind::Tcp => Balance::RoundRobin,
         })
     }
+
+    /// The chosen check, or the default of the kind.
+    pub fn health_check(&self) -> Check {
+        self.health.check.unwrap_or(match self.kind {
+            Kind::SocketIo => Check::EngineIo,
+            Kind::Http | Kind::Tcp => Check::Tcp,
+        })
+    }
 }
 
 /// What the servers of an upstream speak.
