@@ -403,12 +403,13 @@ mod tests {
         tokio::spawn(Arc::clone(&clock).run());
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
         let info = Info { listener: "test".into(), peer: unknown, local: unknown, tls: None, accepted: Instant::now() };
+        let open = prometheus::IntGauge::new("open", "for the test").unwrap();
         let parts = Parts {
             transport: Transport::Plain(Socket::Unix(ours)),
             held: BytesMut::new(),
             info: Arc::new(info),
             deadline: clock.register(),
-            permit: ConnectionLimits::new(0, 0).admit(unknown.ip(), &Arc::default(), 0).unwrap(),
+            permit: ConnectionLimits::new(0, 0).admit(unknown.ip(), &open, 0).unwrap(),
         };
         (Connection::new(parts, Protocol::Http1, None), theirs)
     }

@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use prometheus::IntGauge;
+
 /// The counts of one gateway; 0 is no limit.
 #[derive(Debug)]
 pub struct ConnectionLimits {
@@ -41,7 +43,7 @@ impl Full {
 #[derive(Debug)]
 pub struct Permit {
     limits: Arc<ConnectionLimits>,
-    listener: Arc<AtomicUsize>,
+    listener: IntGauge,
     /// Set where addresses are counted.
     address: Option<IpAddr>,
 }
@@ -66,12 +68,13 @@ impl ConnectionLimits {
 
     /// A place for one more connection, or the limit that has none.
     ///
-    /// `listener` counts the connections of the listener, `most` is its limit.
-    pub fn admit(self: &Arc<Self>, peer: IpAddr, listener: &Arc<AtomicUsize>, most: usize) -> Result<Permit, Full> {
+    /// `listener` is the gauge of the listener's open connections, `most` its limit.
+    pub fn admit(self: &Arc<Self>, peer: IpAddr, listener: &IntGauge, most: usize) -> Result<Permit, Full> {
         // The permit is made first, so that whatever has been counted is given back on the way out.
-        let mut permit = Permit { limits: Arc::clone(self), listener: Arc::clone(listener), address: None };
+        let mut permit = Permit { limits: Arc::clone(self), listener: listener.clone(), address: None };
         let open = self.open.fetch_add(1, Ordering::Relaxed);
-        let on_listener = listener.fetch_add(1, Ordering::Relaxed);
+        listener.inc();
+        let on_listener = usize::try_from(listener.get()).unwrap_or(0).saturating_sub(1);
         let reaches = |count: usize, most: usize| most != 0 && count >= most;
         if reaches(open, self.most.load(Ordering::Relaxed)) {
             return Err(Full::Process);
@@ -113,7 +116,7 @@ fn network_of(peer: IpAddr) -> IpAddr {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.limits.open.fetch_sub(1, Ordering::Relaxed);
-        self.listener.fetch_sub(1, Ordering::Relaxed);
+        self.listener.dec();
         if let Some(address) = self.address {
             let mut counts = self.limits.shard(address).lock().unwrap_or_else(PoisonError::into_inner);
             if let Entry::Occupied(mut entry) = counts.entry(address) {
@@ -137,7 +140,7 @@ mod tests {
     #[test]
     fn each_limit_refuses_one_more_and_takes_it_once_one_has_left() {
         let limits = ConnectionLimits::new(3, 2);
-        let listener = Arc::new(AtomicUsize::new(0));
+        let listener = IntGauge::new("open", "for the test").unwrap();
         let admit = |peer: &str, most| limits.admit(address(peer), &listener, most);
         let first = admit("192.0.2.1", 0).unwrap();
         let _second = admit("::ffff:192.0.2.1", 0).unwrap();
@@ -147,13 +150,13 @@ mod tests {
         assert_eq!(admit("192.0.2.3", 0).unwrap_err(), Full::Process);
         drop(first);
         let _again = admit("192.0.2.1", 3).unwrap();
-        assert_eq!((limits.open(), listener.load(Ordering::Relaxed)), (3, 3), "refusals leave nothing counted");
+        assert_eq!((limits.open(), listener.get()), (3, 3), "refusals leave nothing counted");
     }
 
     #[test]
     fn one_ipv6_network_counts_as_one_address() {
         let limits = ConnectionLimits::new(0, 1);
-        let listener = Arc::default();
+        let listener = IntGauge::new("open", "for the test").unwrap();
         let _one = limits.admit(address("2001:db8::1"), &listener, 0).unwrap();
         assert_eq!(limits.admit(address("2001:db8::2:3"), &listener, 0).unwrap_err(), Full::Address);
         assert!(limits.admit(address("2001:db8:0:1::1"), &listener, 0).is_ok());
@@ -162,8 +165,9 @@ mod tests {
     #[test]
     fn addresses_that_have_left_take_no_memory() {
         let limits = ConnectionLimits::new(0, 1);
+        let listener = IntGauge::new("open", "for the test").unwrap();
         for last in 0..=255u8 {
-            drop(limits.admit([192, 0, 2, last].into(), &Arc::default(), 0).unwrap());
+            drop(limits.admit([192, 0, 2, last].into(), &listener, 0).unwrap());
         }
         assert!(limits.by_address.iter().all(|shard| shard.lock().unwrap().is_empty()));
     }
