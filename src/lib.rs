@@ -1,2 +1,15 @@
+//! Sockgate: a programmable load balancer for web apps that live with sockets.
+
+pub mod access_log;
+pub mod address;
+pub mod config;
+pub mod deadline;
+pub mod drain;
+pub mod http;
+pub mod listener;
+pub mod metrics;
+pub mod request;
+pub mod router;
+pub mod transport;
+pub mod upstream;
 pub mod wire;
-pub mod x {}
