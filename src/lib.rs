@@ -1,1 +1,13 @@
-pub mod x {}
+//! Sockgate: a programmable load balancer for web apps that live with sockets.
+
+pub mod access_log;
+pub mod address;
+pub mod config;
+pub mod drain;
+pub mod http;
+pub mod listener;
+pub mod request;
+pub mod router;
+pub mod transport;
+pub mod upstream;
+pub mod wire;

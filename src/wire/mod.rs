@@ -1,0 +1,5 @@
+//! Pure readers and writers of bytes: what strangers send becomes a value here, and I/O lives elsewhere.
+
+pub mod flash;
+pub mod sniff;
+pub mod websocket;
