@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::de::{self, MapAccess, Visitor, value::MapAccessDeserializer};
+use serde::de::{self, MapAccess, Unexpected, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::address::ServerAddress;
@@ -418,8 +418,9 @@ fn weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
     if (1..=256).contains(&weight) {
         Ok(weight)
     } else {
-        Err(de::Error::custom(format!(
-            "weight {weight} is out of range: expected 1 to 256"
-        )))
+        Err(de::Error::invalid_value(
+            Unexpected::Unsigned(weight.into()),
+            &"a whole number from 1 to 256",
+        ))
     }
 }
