@@ -1,8 +1,18 @@
 //! The whole configuration as types: what the operator said, and nothing that was built of it.
 
+mod document;
+mod environment;
+mod fault;
+#[cfg(test)]
+mod golden;
+mod shape;
+
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+
+pub use fault::{Fault, Faults, Place};
 
 use crate::address::BindAddress;
 use crate::{access_log, drain, http, listener, router, upstream};
@@ -51,4 +61,63 @@ pub struct Config {
 pub struct Admin {
     /// Where to bind; never where strangers reach it.
     pub address: BindAddress,
+}
+
+/// A configuration that can be built, and what its operator should look at all the same.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    /// What the operator said.
+    pub config: Config,
+    /// What is allowed but hardly meant, in the order of the file.
+    pub warnings: Vec<Fault>,
+}
+
+impl Config {
+    /// Reads a file, with the variables of the process's environment.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, or why it cannot be read.
+    pub fn load(path: &Path) -> Result<Loaded, Faults> {
+        let name = path.display().to_string();
+        let alone = |place, what| {
+            let (path, source) = (String::new(), None);
+            Faults(vec![Fault { place, path, what, source }])
+        };
+        let bytes =
+            std::fs::read(path).map_err(|error| alone(Place::whole(&name), format!("cannot be read: {error}")))?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let good = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
+            let place = Place {
+                line: 1 + good.matches('\n').count(),
+                column: 1 + good.chars().rev().take_while(|&c| c != '\n').count(),
+                ..Place::whole(&name)
+            };
+            alone(place, "found bytes that are not UTF-8, expected text".to_owned())
+        })?;
+        Self::read(&name, &text, &|variable| std::env::var(variable).ok())
+    }
+
+    /// Reads the text of a file called `file_name`, with the variables that `env` knows. Nothing is looked up outside:
+    /// certificates, host names and ports are tried when the gateway is built.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn read(file_name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Faults> {
+        let fault = |at: document::Position, path, what| Fault {
+            place: Place { file: file_name.to_owned(), line: at.line, column: at.column },
+            path,
+            what,
+            source: text.lines().nth(at.line - 1).map(str::to_owned),
+        };
+        let mut root = document::read(text, env)
+            .map_err(|unreadable| Faults(vec![fault(unreadable.at, String::new(), unreadable.what)]))?;
+        let (config, misfits) = shape::fit(&mut root);
+        let mut faults: Vec<Fault> =
+            misfits.into_iter().map(|misfit| fault(misfit.at, misfit.path, misfit.what)).collect();
+        faults.sort_by_key(|fault| (fault.place.line, fault.place.column));
+        match config {
+            Some(config) if faults.is_empty() => Ok(Loaded { config, warnings: Vec::new() }),
+            _ => Err(Faults(faults)),
+        }
+    }
 }
