@@ -4,7 +4,7 @@
 //! of a gateway minds; what has to be exact (the inspect delay) uses a timer of its own.
 
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -24,6 +24,7 @@ pub struct Deadlines {
     /// Ticks since the start, as of the last sweep.
     now: AtomicU32,
     next_shard: AtomicU32,
+    stopping: AtomicBool,
     shards: [Mutex<Vec<Weak<Cell>>>; SHARDS],
 }
 
@@ -45,7 +46,13 @@ impl Deadlines {
     /// A clock that stands still until [`Self::run`] is polled.
     pub fn new() -> Arc<Self> {
         let shards = std::array::from_fn(|_| Mutex::default());
-        Arc::new(Self { start: Instant::now(), now: AtomicU32::new(1), next_shard: AtomicU32::new(0), shards })
+        Arc::new(Self {
+            start: Instant::now(),
+            now: AtomicU32::new(1),
+            next_shard: AtomicU32::new(0),
+            stopping: AtomicBool::new(false),
+            shards,
+        })
     }
 
     /// Sweeps for as long as it is polled.
@@ -64,6 +71,16 @@ impl Deadlines {
         let shard = self.next_shard.fetch_add(1, Ordering::Relaxed) as usize % SHARDS;
         self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&cell));
         Deadline { clock: Arc::clone(self), cell }
+    }
+
+    /// Tells every owner of a deadline that the gateway is stopping.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        for shard in &self.shards {
+            for cell in shard.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade) {
+                cell.waker.wake();
+            }
+        }
     }
 
     fn sweep(&self) {
@@ -100,6 +117,12 @@ impl Deadline {
     pub fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.cell.waker.register(cx.waker());
         if self.cell.is_due(self.clock.now.load(Ordering::Relaxed)) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Whether the gateway is stopping; if not, the task is woken when it does.
+    pub fn poll_stopping(&self, cx: &mut Context<'_>) -> bool {
+        self.cell.waker.register(cx.waker());
+        self.clock.stopping.load(Ordering::Acquire)
     }
 
     /// Waits until it fires.

@@ -11,5 +11,6 @@ pub mod metrics;
 pub mod request;
 pub mod router;
 pub mod transport;
+pub mod tunnel;
 pub mod upstream;
 pub mod wire;

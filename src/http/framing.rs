@@ -131,7 +131,7 @@ impl Chunks {
             let digit = char::from(byte).to_digit(16).map(u64::from);
             self.state = match (self.state, byte) {
                 (SizeStart, _) => Size(digit?),
-                (Size(size), b'\n') if size == 0 => TrailerStart,
+                (Size(0), b'\n') => TrailerStart,
                 (Size(size), b'\n') => Data(size),
                 (Size(size), b';' | b'\r' | b' ' | b'\t') => Extension(size),
                 (Size(size), _) => Size(size.checked_mul(16)?.checked_add(digit?)?),

@@ -394,6 +394,6 @@ fn weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
     if (1..=256).contains(&weight) {
         Ok(weight)
     } else {
-        Err(de::Error::custom(format!("weight {weight} is out of range: expected 1 to 256")))
+        Err(de::Error::invalid_value(Unexpected::Unsigned(weight.into()), &"a whole number from 1 to 256"))
     }
 }
