@@ -9,16 +9,10 @@ use crate::wire::websocket::{FrameTracker, Seen, Violation};
 pub fn sniffing(bytes: &[u8]) {
     let whole = sniff(bytes);
     assert!(whole != Verdict::Incomplete || bytes.len() < sniff::LIMIT);
-    assert_eq!(
-        whole == Verdict::FlashPolicy,
-        flash::read(bytes) == PolicyRequest::Complete
-    );
+    assert_eq!(whole == Verdict::FlashPolicy, flash::read(bytes) == PolicyRequest::Complete);
     for end in 0..bytes.len().min(128) {
         let early = sniff(&bytes[..end]);
-        assert!(
-            early == Verdict::Incomplete || early == whole,
-            "{early:?} after {end} bytes, then {whole:?}"
-        );
+        assert!(early == Verdict::Incomplete || early == whole, "{early:?} after {end} bytes, then {whole:?}");
     }
 }
 
@@ -32,13 +26,7 @@ pub fn websocket_frames(bytes: &[u8]) {
             assert_eq!(tracker.at_boundary(), last == Some(at));
             Ok(())
         });
-        (
-            result,
-            seen,
-            result.ok().and(last),
-            tracker.at_boundary(),
-            tracker.in_message(),
-        )
+        (result, seen, result.ok().and(last), tracker.at_boundary(), tracker.in_message())
     };
     let whole = follow(bytes.len().max(1));
     assert_eq!(follow(1), whole);
@@ -51,9 +39,7 @@ pub fn engine_io_handshake(bytes: &[u8]) {
     let read = |piece: usize| {
         let mut reader = HandshakeReader::new();
         let mut answers = bytes.chunks(piece).map(|part| reader.push(part));
-        answers
-            .find(|answer| *answer != Progress::NeedMore)
-            .unwrap_or(Progress::NeedMore)
+        answers.find(|answer| *answer != Progress::NeedMore).unwrap_or(Progress::NeedMore)
     };
     let whole = read(bytes.len().max(1));
     assert_eq!(read(1), whole);
@@ -83,14 +69,8 @@ pub fn engine_io_request(bytes: &[u8]) {
 pub fn flash_policies(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let (domain, ports) = text.split_once('\n').unwrap_or((&text, "*"));
-    let rule = AllowRule {
-        domain: domain.into(),
-        ports: ports.into(),
-    };
-    for policy in [Policy::from_xml(bytes), Policy::from_rules(&[rule])]
-        .into_iter()
-        .flatten()
-    {
+    let rule = AllowRule { domain: domain.into(), ports: ports.into() };
+    for policy in [Policy::from_xml(bytes), Policy::from_rules(&[rule])].into_iter().flatten() {
         let answer = policy.answer();
         assert_eq!(answer.iter().position(|&byte| byte == 0), Some(answer.len() - 1));
         assert_eq!(Policy::from_xml(answer), Ok(policy));

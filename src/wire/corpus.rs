@@ -30,19 +30,14 @@ fn every_corpus_passes_its_check() {
 #[test]
 fn every_fuzz_target_has_a_corpus_that_is_replayed() {
     let expected: Vec<_> = TARGETS.iter().map(|(target, _)| target.to_string()).collect();
-    let targets: Vec<_> = names(Path::new("fuzz/fuzz_targets"))
-        .iter()
-        .map(|file| file.replace(".rs", ""))
-        .collect();
+    let targets: Vec<_> = names(Path::new("fuzz/fuzz_targets")).iter().map(|file| file.replace(".rs", "")).collect();
     assert_eq!(targets, expected);
     assert_eq!(names(Path::new("fuzz/corpus")), expected);
 }
 
 fn names(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(root().join(directory)).unwrap();
-    let mut names: Vec<_> = entries
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }

@@ -66,10 +66,7 @@ impl HandshakeReader {
             progress => progress,
         };
         if progress != Progress::NeedMore {
-            *self = Self {
-                taken: LONGEST_HANDSHAKE,
-                ..Self::default()
-            };
+            *self = Self { taken: LONGEST_HANDSHAKE, ..Self::default() };
         }
         progress
     }
@@ -113,11 +110,7 @@ impl HandshakeReader {
                 Opening::No if self.wrapping == Wrapping::Unknown => return Progress::NeedMore,
                 Opening::No => return Progress::NotOne,
                 Opening::Socket09(handshake) => return Progress::Found(handshake),
-                Opening::Json(start) => JsonScan {
-                    start,
-                    at: start,
-                    ..JsonScan::default()
-                },
+                Opening::Json(start) => JsonScan { start, at: start, ..JsonScan::default() },
             },
         };
         match scan.run(&self.kept) {
@@ -157,11 +150,7 @@ enum Call {
 
 /// `___eio[0]("` of Engine.IO, or `io.j[0]("` of Socket.IO 0.9, and the length of it.
 fn jsonp_call(bytes: &[u8]) -> Call {
-    let head = if bytes.first() == Some(&b'_') {
-        &b"___eio["[..]
-    } else {
-        b"io.j["
-    };
+    let head = if bytes.first() == Some(&b'_') { &b"___eio["[..] } else { b"io.j[" };
     let Some(rest) = bytes.strip_prefix(head) else {
         return if head.starts_with(bytes) { Call::Maybe } else { Call::No };
     };
@@ -288,10 +277,7 @@ fn opening(bytes: &[u8]) -> Opening {
     if bytes.starts_with(b"0{") {
         return Opening::Json(1);
     }
-    let id = bytes
-        .iter()
-        .take_while(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
-        .count();
+    let id = bytes.iter().take_while(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')).count();
     let (id, rest) = bytes.split_at(id);
     match rest {
         _ if id.len() > LONGEST_SID => Opening::No,
@@ -320,14 +306,8 @@ fn open_packet(packet: &[u8], bytes: &[u8]) -> Opening {
 /// `60:60:websocket,…` behind the session's id. Either number may be left out: then there are no heartbeats, or there is
 /// no close timeout.
 fn socket_09(id: &[u8], rest: &[u8]) -> Opening {
-    const TRANSPORTS: [&[u8]; 6] = [
-        b"websocket",
-        b"flashsocket",
-        b"htmlfile",
-        b"xhr-polling",
-        b"jsonp-polling",
-        b"xhr-multipart",
-    ];
+    const TRANSPORTS: [&[u8]; 6] =
+        [b"websocket", b"flashsocket", b"htmlfile", b"xhr-polling", b"jsonp-polling", b"xhr-multipart"];
     let mut fields = rest.splitn(3, |&byte| byte == b':');
     let mut seconds = [LONGEST_SILENCE, Duration::ZERO];
     for silence in &mut seconds {
@@ -336,9 +316,7 @@ fn socket_09(id: &[u8], rest: &[u8]) -> Opening {
             return Opening::No;
         }
         if !digits.is_empty() {
-            let number = digits
-                .iter()
-                .fold(0, |number, digit| number * 10 + u64::from(digit - b'0'));
+            let number = digits.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0'));
             *silence = Duration::from_secs(number).min(LONGEST_SILENCE);
         }
     }

@@ -27,13 +27,7 @@ impl<'a> RequestInfo<'a> {
     /// comes more than once the first counts.
     pub fn read(path: &'a str, query: Option<&'a str>) -> Self {
         let query = Query::read(query.unwrap_or_default());
-        if let Query {
-            sid: None,
-            transport: None,
-            eio: None,
-            ..
-        } = query
-        {
+        if let Query { sid: None, transport: None, eio: None, .. } = query {
             return Self::read_09(path, &query).unwrap_or_default();
         }
         let jsonp = query.j.and_then(index);
@@ -47,9 +41,7 @@ impl<'a> RequestInfo<'a> {
                 Some("webtransport") => Some(Transport::WebTransport),
                 _ => None,
             },
-            revision: query
-                .eio
-                .map(|eio| if eio == "4" { Revision::Eio4 } else { Revision::Eio3 }),
+            revision: query.eio.map(|eio| if eio == "4" { Revision::Eio4 } else { Revision::Eio3 }),
             jsonp,
         }
     }
@@ -62,12 +54,7 @@ impl<'a> RequestInfo<'a> {
             _ => return None,
         };
         let jsonp = query.jsonp.or(query.i).and_then(index);
-        Some(Self {
-            sid,
-            transport,
-            revision: Some(Revision::SocketIo09),
-            jsonp,
-        })
+        Some(Self { sid, transport, revision: Some(Revision::SocketIo09), jsonp })
     }
 }
 
@@ -112,9 +99,7 @@ pub const LONGEST_SID: usize = 128;
 
 pub(super) fn is_sid(text: &str) -> bool {
     (1..=LONGEST_SID).contains(&text.len())
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'~'))
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'~'))
 }
 
 fn transport_09(name: &str) -> Option<Transport> {
@@ -181,96 +166,31 @@ mod tests {
         use Revision::{Eio3, Eio4, SocketIo09};
         use Transport::{FlashSocket, HtmlFile, JsonpPolling, Polling, WebSocket, WebTransport};
         for (target, sid, transport, revision, jsonp) in [
-            (
-                "/socket.io/?EIO=4&transport=polling&t=N8hyd6w",
-                None,
-                Polling,
-                Eio4,
-                None,
-            ),
-            (
-                "/socket.io/?EIO=4&transport=polling&t=N8hyd7H&sid={}",
-                Some(SID),
-                Polling,
-                Eio4,
-                None,
-            ),
-            (
-                "/socket.io/?EIO=4&transport=websocket&sid={}",
-                Some(SID),
-                WebSocket,
-                Eio4,
-                None,
-            ),
-            (
-                "/socket.io/?EIO=4&transport=webtransport",
-                None,
-                WebTransport,
-                Eio4,
-                None,
-            ),
-            (
-                "/socket.io/?EIO=3&transport=polling&j=2&b64=1&sid={}",
-                Some(SID),
-                JsonpPolling,
-                Eio3,
-                Some(2),
-            ),
-            (
-                "/socket.io/?transport=polling&EIO=2&sid={}",
-                Some(SID),
-                Polling,
-                Eio3,
-                None,
-            ),
-            (
-                "/tenant/1/?EIO=4&transport=polling&sid={}",
-                Some(SID),
-                Polling,
-                Eio4,
-                None,
-            ),
+            ("/socket.io/?EIO=4&transport=polling&t=N8hyd6w", None, Polling, Eio4, None),
+            ("/socket.io/?EIO=4&transport=polling&t=N8hyd7H&sid={}", Some(SID), Polling, Eio4, None),
+            ("/socket.io/?EIO=4&transport=websocket&sid={}", Some(SID), WebSocket, Eio4, None),
+            ("/socket.io/?EIO=4&transport=webtransport", None, WebTransport, Eio4, None),
+            ("/socket.io/?EIO=3&transport=polling&j=2&b64=1&sid={}", Some(SID), JsonpPolling, Eio3, Some(2)),
+            ("/socket.io/?transport=polling&EIO=2&sid={}", Some(SID), Polling, Eio3, None),
+            ("/tenant/1/?EIO=4&transport=polling&sid={}", Some(SID), Polling, Eio4, None),
             ("/socket.io/1/websocket/{}", Some(SID), WebSocket, SocketIo09, None),
             ("/socket.io/1/flashsocket/{}", Some(SID), FlashSocket, SocketIo09, None),
             ("/socket.io/1/htmlfile/{}", Some(SID), HtmlFile, SocketIo09, None),
-            (
-                "/socket.io/1/xhr-polling/{}?t=1385",
-                Some(SID),
-                Polling,
-                SocketIo09,
-                None,
-            ),
-            (
-                "/deep/er/1/jsonp-polling/{}/?t=1385&i=0",
-                Some(SID),
-                JsonpPolling,
-                SocketIo09,
-                Some(0),
-            ),
+            ("/socket.io/1/xhr-polling/{}?t=1385", Some(SID), Polling, SocketIo09, None),
+            ("/deep/er/1/jsonp-polling/{}/?t=1385&i=0", Some(SID), JsonpPolling, SocketIo09, Some(0)),
         ] {
             let target = target.replace("{}", SID);
-            let expected = RequestInfo {
-                sid,
-                transport: Some(transport),
-                revision: Some(revision),
-                jsonp,
-            };
+            let expected = RequestInfo { sid, transport: Some(transport), revision: Some(revision), jsonp };
             assert_eq!(read(&target), expected, "{target}");
         }
     }
 
     #[test]
     fn a_handshake_of_0_9_has_a_revision_and_no_session() {
-        for (target, jsonp) in [
-            ("/socket.io/1/?t=1385", None),
-            ("/socket.io/1", None),
-            ("/socket.io/1/?t=1385&jsonp=4", Some(4)),
-        ] {
-            let expected = RequestInfo {
-                revision: Some(Revision::SocketIo09),
-                jsonp,
-                ..RequestInfo::default()
-            };
+        for (target, jsonp) in
+            [("/socket.io/1/?t=1385", None), ("/socket.io/1", None), ("/socket.io/1/?t=1385&jsonp=4", Some(4))]
+        {
+            let expected = RequestInfo { revision: Some(Revision::SocketIo09), jsonp, ..RequestInfo::default() };
             assert_eq!(read(target), expected, "{target}");
         }
     }
@@ -278,16 +198,8 @@ mod tests {
     #[test]
     fn sessions_that_cannot_be_kept_are_not_seen() {
         for sid in ["", "a b", "a%2Fb", "a/b", "a:b", "ä", &"a".repeat(LONGEST_SID + 1)] {
-            assert_eq!(
-                request_sid("/socket.io/", Some(&format!("EIO=4&sid={sid}"))),
-                None,
-                "{sid}"
-            );
-            assert_eq!(
-                request_sid(&format!("/socket.io/1/websocket/{sid}"), None),
-                None,
-                "{sid}"
-            );
+            assert_eq!(request_sid("/socket.io/", Some(&format!("EIO=4&sid={sid}"))), None, "{sid}");
+            assert_eq!(request_sid(&format!("/socket.io/1/websocket/{sid}"), None), None, "{sid}");
         }
         let longest = "a".repeat(LONGEST_SID);
         assert_eq!(request_sid("/", Some(&format!("sid={longest}"))), Some(&*longest));
@@ -297,15 +209,7 @@ mod tests {
 
     #[test]
     fn other_paths_are_not_socket_io_0_9() {
-        for path in [
-            "",
-            "/",
-            "/1/x",
-            "/users/1/posts/7",
-            "/socket.io/1/websocket",
-            "/socket.io/2/websocket/abc",
-            "1",
-        ] {
+        for path in ["", "/", "/1/x", "/users/1/posts/7", "/socket.io/1/websocket", "/socket.io/2/websocket/abc", "1"] {
             assert_eq!(RequestInfo::read(path, None), RequestInfo::default(), "{path}");
         }
     }

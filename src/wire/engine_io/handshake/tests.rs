@@ -89,31 +89,16 @@ fn what_is_no_handshake_is_known_as_early_as_possible() {
         (b"0{\"sid\":\"\"}", 11),
         (b"0{\"sid\":7}", 10),
     ] {
-        assert_eq!(
-            read_byte_by_byte(body),
-            (Progress::NotOne, needed),
-            "{}",
-            body.escape_ascii()
-        );
+        assert_eq!(read_byte_by_byte(body), (Progress::NotOne, needed), "{}", body.escape_ascii());
         assert_eq!(read(body), Progress::NotOne, "{}", body.escape_ascii());
     }
 }
 
 #[test]
 fn what_could_still_be_one_is_waited_for() {
-    for body in [
-        &b""[..],
-        b"_",
-        b"___eio[",
-        b"io",
-        b"io.j[1](",
-        b"ok",
-        b"0",
-        b"97:",
-        b"\x00\x09",
-        b"0{\"sid\":\"}",
-        b"a:60",
-    ] {
+    for body in
+        [&b""[..], b"_", b"___eio[", b"io", b"io.j[1](", b"ok", b"0", b"97:", b"\x00\x09", b"0{\"sid\":\"}", b"a:60"]
+    {
         assert_eq!(read(body), Progress::NeedMore, "{}", body.escape_ascii());
     }
 }
@@ -134,11 +119,7 @@ fn unknown_and_missing_fields_are_no_obstacle() {
         panic!("not found");
     };
     assert_eq!(found.sid, "a.b~c");
-    assert_eq!(
-        found.ping_interval,
-        Duration::from_secs(25),
-        "the default of Engine.IO 4"
-    );
+    assert_eq!(found.ping_interval, Duration::from_secs(25), "the default of Engine.IO 4");
     assert_eq!(found.ping_timeout, Duration::from_micros(500_500));
     assert!(!found.websocket);
 }
@@ -147,18 +128,12 @@ fn unknown_and_missing_fields_are_no_obstacle() {
 fn no_server_can_claim_a_time_that_overflows() {
     let body = br#"0{"sid":"a","pingInterval":1e300,"pingTimeout":-5}"#;
     assert_eq!(read(body), handshake("a", LONGEST_SILENCE.as_secs(), 0, false));
-    assert_eq!(
-        read(b"a:9999999999:0:htmlfile"),
-        handshake("a", LONGEST_SILENCE.as_secs(), 0, false)
-    );
+    assert_eq!(read(b"a:9999999999:0:htmlfile"), handshake("a", LONGEST_SILENCE.as_secs(), 0, false));
 }
 
 #[test]
 fn socket_io_0_9_may_leave_its_timeouts_out() {
-    assert_eq!(
-        read(b"1234:::flashsocket"),
-        handshake("1234", LONGEST_SILENCE.as_secs(), 0, true)
-    );
+    assert_eq!(read(b"1234:::flashsocket"), handshake("1234", LONGEST_SILENCE.as_secs(), 0, true));
     assert_eq!(read(b"0:15:25:xhr-polling"), handshake("0", 15, 25, false));
 }
 
