@@ -63,7 +63,7 @@ pub struct Record {
     /// What was spoken: `HTTP/1.1`, `HTTP/2`, `WebSocket`, `TCP`.
     pub protocol: &'static str,
     /// How Engine.IO travels, by the query: `polling`, `websocket`.
-    pub transport: Option<String>,
+    pub transport: Option<&'static str>,
     /// Over TLS.
     pub secure: bool,
     /// The method; empty for raw connections.
@@ -301,7 +301,7 @@ impl Record {
         text("client", &self.client.to_string());
         text("listener", &self.listener);
         text("protocol", self.protocol);
-        text("transport", self.transport.as_deref().unwrap_or(""));
+        text("transport", self.transport.unwrap_or(""));
         text("method", &self.method);
         text("host", &self.host);
         text("target", &self.target);
@@ -387,7 +387,7 @@ mod tests {
             client: [192, 0, 2, 1].into(),
             listener: "web".into(),
             protocol: "WebSocket",
-            transport: Some("websocket".to_owned()),
+            transport: Some("websocket"),
             secure: true,
             method: "GET".to_owned(),
             host: "example.com".to_owned(),

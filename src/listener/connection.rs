@@ -202,6 +202,26 @@ impl Connection {
         };
     }
 
+    /// See [`Parts::answer_and_close`].
+    pub async fn answer_and_close(self, answer: &[u8]) {
+        self.into_parts().answer_and_close(answer).await;
+    }
+
+    /// Ready with an empty read once the client has left; holds what it sends before.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.eof {
+            if self.held.len() >= HELD_AHEAD {
+                return Poll::Pending;
+            }
+            self.held.reserve(2048);
+            let read = std::pin::pin!(self.transport.read_buf(&mut self.held));
+            self.eof = ready!(read.poll(cx))? == 0;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Parts {
     /// Writes a last answer and closes the way that lets the client read it: the client's own bytes are read away for
     /// a moment, since the kernel would answer them with a reset that overtakes the answer (RFC 9112 9.6).
     pub async fn answer_and_close(mut self, answer: &[u8]) {
@@ -218,19 +238,6 @@ impl Connection {
             _ = linger => {}
             () = deadline.expired() => {}
         }
-    }
-
-    /// Ready with an empty read once the client has left; holds what it sends before.
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.eof {
-            if self.held.len() >= HELD_AHEAD {
-                return Poll::Pending;
-            }
-            self.held.reserve(2048);
-            let read = std::pin::pin!(self.transport.read_buf(&mut self.held));
-            self.eof = ready!(read.poll(cx))? == 0;
-        }
-        Poll::Ready(Ok(()))
     }
 }
 

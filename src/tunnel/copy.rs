@@ -25,6 +25,8 @@ pub struct Ends {
     pub server: Transport,
     /// Bytes of the server that go to the client first.
     pub from_server: BytesMut,
+    /// How many of those are the head of the server's answer, which is no part of what the tunnel carries.
+    pub head: usize,
 }
 
 /// How a tunnel ended.
@@ -90,12 +92,12 @@ thread_local! {
 /// and the client is told goodbye by a Close frame when the gateway stops. A broken connection on one side ends the
 /// other with a reset, so that neither takes a cut stream for a whole one.
 pub async fn carry(ends: Ends, idle: Duration, deadline: &Deadline, websocket: bool) -> Closed {
-    let Ends { client, from_client, server, from_server } = ends;
+    let Ends { client, from_client, server, from_server, head } = ends;
     let mut tunnel = Tunnel {
         client,
         server,
-        inward: Direction::new(from_client, websocket),
-        outward: Direction::new(from_server, websocket),
+        inward: Direction::new(from_client, 0, websocket),
+        outward: Direction::new(from_server, head, websocket),
         first: None,
     };
     deadline.set(idle);
@@ -191,7 +193,7 @@ struct Direction {
 }
 
 impl Direction {
-    fn new(first: BytesMut, websocket: bool) -> Self {
+    fn new(first: BytesMut, head: usize, websocket: bool) -> Self {
         let mut direction = Self {
             pending: BytesMut::new(),
             eof: false,
@@ -201,7 +203,7 @@ impl Direction {
             tracker: websocket.then(FrameTracker::new),
             seen: Seen::default(),
         };
-        direction.count(&first);
+        direction.count(&first[head..]);
         direction.pending = first;
         direction
     }
@@ -309,6 +311,7 @@ mod tests {
             from_client: early.0.into(),
             server: Transport::Plain(Socket::Unix(ours_to_server)),
             from_server: early.1.into(),
+            head: 0,
         };
         let clock = Deadlines::new();
         tokio::spawn(Arc::clone(&clock).run());

@@ -103,7 +103,7 @@ pub async fn ask(
                     Ok(1..) => {}
                     Ok(0) | Err(_) => return Err(NoAnswer::ServerGone),
                 },
-                heard = hear(client), if client.held.len() < MOST_EARLY => heard?,
+                () = gone(client) => return Err(NoAnswer::ClientGone),
             }
         }
     };
@@ -124,6 +124,16 @@ async fn write(server: &mut Transport, bytes: &[u8]) -> Result<(), NoAnswer> {
         server.flush().await
     };
     written.await.map_err(|_| NoAnswer::ServerGone)
+}
+
+/// Waits until the client leaves; holds what it sends meanwhile, up to a bound.
+pub async fn gone(client: &mut Parts) {
+    while client.held.len() < MOST_EARLY {
+        if hear(client).await.is_err() {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Holds what the client sends.
