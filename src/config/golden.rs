@@ -1,35 +1,34 @@
 //! The files of `tests/config`: each in `valid/` is accepted, each in `invalid/` is refused with exactly the words of the
 //! `.err` beside it. `UPDATE_GOLDEN=1 cargo test` writes the words anew.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::{Config, Faults, Loaded};
 
 #[test]
 fn every_valid_file_is_accepted_with_the_warnings_beside_it() {
-    for (file, name) in files("tests/config/valid") {
-        match read(&file, &name) {
-            Ok(Loaded { warnings, .. }) => {
-                let words = warnings.iter().fold(String::new(), |mut words, warning| {
-                    let _ = writeln!(words, "{warning}");
-                    words
-                });
-                compare(&file.with_extension("warn"), &words);
-            }
-            Err(faults) => panic!("{faults}"),
-        }
-    }
+    all("tests/config/valid", |file, outcome| {
+        let warnings = outcome.map_err(|faults| faults.to_string())?.warnings;
+        let words: String = warnings.iter().map(|warning| format!("{warning}\n")).collect();
+        compare(&file.with_extension("warn"), &words)
+    });
 }
 
 #[test]
 fn every_invalid_file_is_refused_with_the_words_beside_it() {
-    for (file, name) in files("tests/config/invalid") {
-        match read(&file, &name) {
-            Ok(_) => panic!("{name} is accepted"),
-            Err(faults) => compare(&file.with_extension("err"), &format!("{faults}\n")),
-        }
-    }
+    all("tests/config/invalid", |file, outcome| match outcome {
+        Ok(_) => Err(format!("{} is accepted", file.display())),
+        Err(faults) => compare(&file.with_extension("err"), &format!("{faults}\n")),
+    });
+}
+
+/// Tries every file before it says what is wrong.
+fn all(folder: &str, verdict: impl Fn(&Path, Result<Loaded, Faults>) -> Result<(), String>) {
+    let failures: Vec<String> = files(folder)
+        .iter()
+        .filter_map(|(file, name)| verdict(file, read(file, name)).err())
+        .collect();
+    assert!(failures.is_empty(), "\n{}", failures.join("\n"));
 }
 
 fn files(folder: &str) -> Vec<(PathBuf, String)> {
@@ -55,14 +54,20 @@ fn read(file: &Path, name: &str) -> Result<Loaded, Faults> {
     })
 }
 
-/// No file stands for no words.
-fn compare(golden: &Path, words: &str) {
+/// What is told of a file, against what should be; no file stands for nothing at all.
+fn compare(golden: &Path, found: &str) -> Result<(), String> {
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        match words {
+        match found {
             "" => drop(std::fs::remove_file(golden)),
-            _ => std::fs::write(golden, words).unwrap(),
+            _ => std::fs::write(golden, found).unwrap(),
         }
     }
     let expected = std::fs::read_to_string(golden).unwrap_or_default();
-    assert_eq!(words, expected, "{} (left: found, right: expected)", golden.display());
+    match found == expected {
+        true => Ok(()),
+        false => Err(format!(
+            "=== {}: found\n{found}=== expected\n{expected}",
+            golden.display()
+        )),
+    }
 }
