@@ -3,9 +3,14 @@
 pub mod access_log;
 pub mod address;
 pub mod config;
+pub mod deadline;
 pub mod drain;
 pub mod http;
 pub mod listener;
+pub mod metrics;
+pub mod request;
 pub mod router;
 pub mod transport;
+pub mod tunnel;
 pub mod upstream;
+pub mod wire;

@@ -30,10 +30,7 @@ pub(super) fn check(config: &Config, root: &Node) -> Report {
     let mut report = Report::default();
     let root = Spot::root(root);
     let upstreams = root.key("upstreams");
-    let names = Names {
-        listeners: listeners::names(&root.key("listeners")),
-        upstreams: upstreams.keys(),
-    };
+    let names = Names { listeners: listeners::names(&root.key("listeners")), upstreams: upstreams.keys() };
     listeners::check(config, &root.key("listeners"), &names, &mut report);
     routes::check(config, &root.key("routes"), &names, &mut report);
     for (name, upstream) in &config.upstreams {
@@ -119,10 +116,7 @@ fn unused_upstreams(config: &Config, upstreams: &Spot<'_>, report: &mut Report) 
     });
     let used: Vec<&str> = in_routes.chain(in_listeners).collect();
     for name in config.upstreams.keys().filter(|name| !used.contains(&name.as_str())) {
-        report.warn(
-            &upstreams.key(name).word(),
-            "no route and no listener uses this upstream",
-        );
+        report.warn(&upstreams.key(name).word(), "no route and no listener uses this upstream");
     }
 }
 
@@ -160,31 +154,19 @@ fn limits(config: &Config, root: &Spot<'_>, report: &mut Report) {
     let spot = root.key("limits");
     let limits = &config.limits;
     if !(1..=256).contains(&limits.headers) {
-        report.fault(
-            &spot.key("headers"),
-            format!("found {}, expected a whole number from 1 to 256", limits.headers),
-        );
+        report.fault(&spot.key("headers"), format!("found {}, expected a whole number from 1 to 256", limits.headers));
     }
     if limits.head.as_u64() < 1024 {
-        report.fault(
-            &spot.key("head"),
-            format!("found {} bytes, expected 1KiB or more", limits.head.as_u64()),
-        );
+        report.fault(&spot.key("head"), format!("found {} bytes, expected 1KiB or more", limits.head.as_u64()));
     }
     let spot = root.key("timeouts").key("head");
     if config.timeouts.head.is_zero() {
-        report.warn(
-            &spot,
-            "without this limit, clients that send a head byte by byte hold their connections for ever",
-        );
+        report.warn(&spot, "without this limit, clients that send a head byte by byte hold their connections for ever");
     }
     if config.threads > 1024 {
         report.fault(
             &root.key("threads"),
-            format!(
-                "found {}, expected a whole number from 0 (one for each core) to 1024",
-                config.threads
-            ),
+            format!("found {}, expected a whole number from 0 (one for each core) to 1024", config.threads),
         );
     }
 }
@@ -223,19 +205,13 @@ fn leaving(config: &Config, root: &Spot<'_>, report: &mut Report) {
 fn admin_address(config: &Config, admin: &Admin, spot: &Spot<'_>, report: &mut Report) {
     for (index, listener) in config.listeners.iter().enumerate() {
         if is_taken(&admin.address, &listener.address) {
-            report.fault(
-                spot,
-                format!("{} is the address of listeners[{index}] already", admin.address),
-            );
+            report.fault(spot, format!("{} is the address of listeners[{index}] already", admin.address));
         }
     }
     if let BindAddress::Inet(address) = &admin.address
         && address.ip().is_unspecified()
     {
-        report.warn(
-            spot,
-            format!("{address} is every address of this host: see to it that no stranger reaches it"),
-        );
+        report.warn(spot, format!("{address} is every address of this host: see to it that no stranger reaches it"));
     }
 }
 

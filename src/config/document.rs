@@ -80,13 +80,7 @@ pub(super) fn read(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<N
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     only_printable(text)?;
-    let mut builder = Builder {
-        text,
-        parser: Parser::new_from_str(text),
-        env,
-        anchors: HashMap::new(),
-        values: 0,
-    };
+    let mut builder = Builder { text, parser: Parser::new_from_str(text), env, anchors: HashMap::new(), values: 0 };
     let mut root = None;
     while let Some((event, at)) = builder.next()? {
         match event {
@@ -120,8 +114,7 @@ impl<'a> Builder<'a> {
 
     /// The next event inside a value, where the end of the text cannot come.
     fn expect(&mut self) -> Result<(Event<'a>, Position), Unreadable> {
-        self.next()?
-            .ok_or_else(|| unreadable(START, "not valid YAML: the text ends too early"))
+        self.next()?.ok_or_else(|| unreadable(START, "not valid YAML: the text ends too early"))
     }
 
     fn document(&mut self) -> Result<Node, Unreadable> {
@@ -195,10 +188,9 @@ impl<'a> Builder<'a> {
         }
         let value = match environment::expand(text, self.env) {
             Ok(text) if plain && is_null(&text) => Value::Null,
-            Ok(text) => Value::Scalar(Scalar {
-                kind: if plain { kind(&text) } else { Kind::Text },
-                text: text.into_owned(),
-            }),
+            Ok(text) => {
+                Value::Scalar(Scalar { kind: if plain { kind(&text) } else { Kind::Text }, text: text.into_owned() })
+            }
             Err(fault) => Value::Refused(fault),
         };
         Node::new(at, value)
@@ -207,10 +199,7 @@ impl<'a> Builder<'a> {
     fn count(&mut self, values: usize, at: Position) -> Result<(), Unreadable> {
         self.values += values;
         if self.values > MOST_VALUES {
-            return Err(unreadable(
-                at,
-                &format!("more than {MOST_VALUES} values, with all that its aliases repeat"),
-            ));
+            return Err(unreadable(at, &format!("more than {MOST_VALUES} values, with all that its aliases repeat")));
         }
         Ok(())
     }
@@ -239,10 +228,7 @@ fn only_printable(text: &str) -> Result<(), Unreadable> {
     for (line, content) in text.split('\n').enumerate() {
         let strange = |c: char| c.is_control() && !matches!(c, '\t' | '\r' | '\u{85}');
         if let Some((column, c)) = content.chars().enumerate().find(|&(_, c)| strange(c)) {
-            let at = Position {
-                line: line + 1,
-                column: column + 1,
-            };
+            let at = Position { line: line + 1, column: column + 1 };
             let what = format!("found the control character U+{:04X}, expected text", u32::from(c));
             return Err(unreadable(at, &what));
         }
@@ -274,9 +260,7 @@ fn kind(text: &str) -> Kind {
         return Kind::Signed(number);
     }
     let looks_like_a_number = text.contains(|c: char| c.is_ascii_digit())
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-'));
+        && text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-'));
     match text.parse::<f64>() {
         Ok(number) if looks_like_a_number && number.is_finite() => Kind::Float(number),
         _ => Kind::Text,
@@ -305,10 +289,7 @@ fn not_yaml(error: &ScanError, text: &str) -> Unreadable {
 
 impl From<Marker> for Position {
     fn from(marker: Marker) -> Self {
-        Self {
-            line: marker.line(),
-            column: marker.col() + 1,
-        }
+        Self { line: marker.line(), column: marker.col() + 1 }
     }
 }
 

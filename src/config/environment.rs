@@ -38,9 +38,7 @@ fn variable(inside: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String
     let well_formed = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     if !well_formed {
-        return Err(format!(
-            "found `${{{inside}}}`, expected ${{NAME}} or ${{NAME:-default}} (`$$` is a dollar sign)"
-        ));
+        return Err(format!("found `${{{inside}}}`, expected ${{NAME}} or ${{NAME:-default}} (`$$` is a dollar sign)"));
     }
     env(name)
         .filter(|value| !value.is_empty())

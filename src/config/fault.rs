@@ -86,11 +86,7 @@ fn excerpt(f: &mut fmt::Formatter<'_>, source: &str, place: &Place) -> fmt::Resu
         _ => column.saturating_sub(WIDTH * 3 / 4),
     };
     let shown: String = source.chars().skip(from).take(WIDTH).collect();
-    let before: String = shown
-        .chars()
-        .take(column - from)
-        .map(|c| if c == '\t' { '\t' } else { ' ' })
-        .collect();
+    let before: String = shown.chars().take(column - from).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
     write!(f, "\n{:>6} | {}\n{:>6} | {before}^", place.line, shown.trim_end(), "")
 }
 
@@ -142,11 +138,7 @@ mod tests {
     #[test]
     fn a_long_line_is_shown_around_the_fault() {
         let fault = Fault {
-            place: Place {
-                file: "a.yaml".to_owned(),
-                line: 7,
-                column: 301,
-            },
+            place: Place { file: "a.yaml".to_owned(), line: 7, column: 301 },
             path: "x".to_owned(),
             what: "is wrong".to_owned(),
             source: Some(format!("{}here{}", "a".repeat(300), "b".repeat(300))),

@@ -24,10 +24,8 @@ fn every_invalid_file_is_refused_with_the_words_beside_it() {
 
 /// Tries every file before it says what is wrong.
 fn all(folder: &str, verdict: impl Fn(&Path, Result<Loaded, Faults>) -> Result<(), String>) {
-    let failures: Vec<String> = files(folder)
-        .iter()
-        .filter_map(|(file, name)| verdict(file, read(file, name)).err())
-        .collect();
+    let failures: Vec<String> =
+        files(folder).iter().filter_map(|(file, name)| verdict(file, read(file, name)).err()).collect();
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
 }
 
@@ -49,9 +47,7 @@ fn files(folder: &str) -> Vec<(PathBuf, String)> {
 
 fn read(file: &Path, name: &str) -> Result<Loaded, Faults> {
     let text = std::fs::read_to_string(file).unwrap();
-    Config::read(name, &text, &|variable| {
-        (variable == "HTTP_PORT").then(|| "8080".to_owned())
-    })
+    Config::read(name, &text, &|variable| (variable == "HTTP_PORT").then(|| "8080".to_owned()))
 }
 
 /// What is told of a file, against what should be; no file stands for nothing at all.
@@ -65,9 +61,6 @@ fn compare(golden: &Path, found: &str) -> Result<(), String> {
     let expected = std::fs::read_to_string(golden).unwrap_or_default();
     match found == expected {
         true => Ok(()),
-        false => Err(format!(
-            "=== {}: found\n{found}=== expected\n{expected}",
-            golden.display()
-        )),
+        false => Err(format!("=== {}: found\n{found}=== expected\n{expected}", golden.display())),
     }
 }

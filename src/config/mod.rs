@@ -82,12 +82,7 @@ impl Config {
         let name = path.display().to_string();
         let alone = |place, what| {
             let (path, source) = (String::new(), None);
-            Faults(vec![Fault {
-                place,
-                path,
-                what,
-                source,
-            }])
+            Faults(vec![Fault { place, path, what, source }])
         };
         let bytes =
             std::fs::read(path).map_err(|error| alone(Place::whole(&name), format!("cannot be read: {error}")))?;
@@ -110,11 +105,7 @@ impl Config {
     /// Everything that is wrong with it.
     pub fn read(file_name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Faults> {
         let fault = |at: document::Position, path, what| Fault {
-            place: Place {
-                file: file_name.to_owned(),
-                line: at.line,
-                column: at.column,
-            },
+            place: Place { file: file_name.to_owned(), line: at.line, column: at.column },
             path,
             what,
             source: text.lines().nth(at.line - 1).map(str::to_owned),
@@ -122,17 +113,11 @@ impl Config {
         let mut root = document::read(text, env)
             .map_err(|unreadable| Faults(vec![fault(unreadable.at, String::new(), unreadable.what)]))?;
         let (config, mut misfits) = shape::fit::<Self>(&mut root);
-        let report = config
-            .as_ref()
-            .map(|config| check::check(config, &root))
-            .unwrap_or_default();
+        let report = config.as_ref().map(|config| check::check(config, &root)).unwrap_or_default();
         misfits.extend(report.faults);
         let in_order = |mut misfits: Vec<shape::Misfit>| -> Vec<Fault> {
             misfits.sort_by_key(|misfit| misfit.at);
-            misfits
-                .into_iter()
-                .map(|misfit| fault(misfit.at, misfit.path, misfit.what))
-                .collect()
+            misfits.into_iter().map(|misfit| fault(misfit.at, misfit.path, misfit.what)).collect()
         };
         match config {
             Some(config) if misfits.is_empty() => {

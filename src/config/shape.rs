@@ -63,10 +63,7 @@ enum What {
 
 impl Error {
     fn new(what: What) -> Self {
-        Self {
-            steps: Vec::new(),
-            what,
-        }
+        Self { steps: Vec::new(), what }
     }
 
     fn below(mut self, step: usize) -> Self {
@@ -77,19 +74,12 @@ impl Error {
     /// What to tell the operator: nothing, where it only follows from what was cut before.
     fn misfit(&self, root: &Node) -> Option<Misfit> {
         let (path, node, entry) = walk(root, &self.steps);
-        let misfit = |at, what| {
-            Some(Misfit {
-                at,
-                path: path.clone(),
-                what,
-            })
-        };
+        let misfit = |at, what| Some(Misfit { at, path: path.clone(), what });
         match (&self.what, entry) {
             (What::UnknownKey(known), Some(entry)) => misfit(entry.at, unknown_key(&entry.key, known)),
-            (What::RepeatedKey(first), Some(entry)) => misfit(
-                entry.at,
-                format!("written twice, first in line {}: expected one of them", first.line),
-            ),
+            (What::RepeatedKey(first), Some(entry)) => {
+                misfit(entry.at, format!("written twice, first in line {}: expected one of them", first.line))
+            }
             (What::MissingKey(key), _) if attempted(node, key) => None,
             (What::MissingKey(key), _) => misfit(node.at, format!("expected the key `{key}`, which is missing")),
             (What::Expected(_) | What::Sentence(_), _) if matches!(node.value, Value::Hole) => None,
@@ -171,9 +161,9 @@ pub(super) fn index(item: usize) -> String {
 /// Whether the map has the key, if with a faulty value, or a faulty key that was meant to be it.
 fn attempted(node: &Node, key: &str) -> bool {
     match &node.value {
-        Value::Map(entries) => entries
-            .iter()
-            .any(|entry| entry.key == key || (entry.node.cut && nearest(&entry.key, [key]).is_some())),
+        Value::Map(entries) => {
+            entries.iter().any(|entry| entry.key == key || (entry.node.cut && nearest(&entry.key, [key]).is_some()))
+        }
         _ => false,
     }
 }
@@ -221,11 +211,7 @@ pub(super) fn quoted(text: &str) -> String {
 /// The text, or the beginning of a long one, on one line.
 pub(super) fn short(text: &str) -> String {
     const MOST: usize = 60;
-    let mut line: String = text
-        .chars()
-        .take(MOST)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let mut line: String = text.chars().take(MOST).map(|c| if c.is_control() { ' ' } else { c }).collect();
     if text.chars().count() > MOST {
         line.push('…');
     }
@@ -429,10 +415,7 @@ impl<'de> MapAccess<'de> for Entries<'de> {
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
-        let (step, node) = self
-            .value
-            .take()
-            .ok_or_else(|| Error::custom("a value without its key"))?;
+        let (step, node) = self.value.take().ok_or_else(|| Error::custom("a value without its key"))?;
         seed.deserialize(node).map_err(|error| error.below(step))
     }
 }

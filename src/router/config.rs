@@ -66,11 +66,7 @@ pub struct Respond {
 
 impl Default for Respond {
     fn default() -> Self {
-        Self {
-            status: 200,
-            headers: BTreeMap::new(),
-            body: String::new(),
-        }
+        Self { status: 200, headers: BTreeMap::new(), body: String::new() }
     }
 }
 
@@ -92,13 +88,7 @@ pub struct Redirect {
 
 impl Default for Redirect {
     fn default() -> Self {
-        Self {
-            status: 308,
-            scheme: None,
-            host: None,
-            port: None,
-            path: None,
-        }
+        Self { status: 308, scheme: None, host: None, port: None, path: None }
     }
 }
 

@@ -1,5 +1,453 @@
 //! Pools of servers: who lives, who has room, and who is next.
+//!
+//! [`Upstream::pick`] answers with a [`Lease`]: one place on one server, given back when it is dropped. What goes over
+//! the connection, and which session belongs to which server, is the business of others.
 
+mod balance;
 pub mod config;
+mod connect;
+mod health;
+mod http_client;
+mod key;
+mod probe;
+mod queue;
+mod resolve;
+mod ring;
+mod server;
+mod tls;
 
+use std::fmt;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+pub use balance::{Balance, Candidates};
 pub use config::Config;
+pub use health::Checks;
+pub use key::{PickKey, Tried};
+pub use server::{CheckReport, Endpoint, Server, ServerId, State, Status};
+pub use tls::{ClientIdentity, ServerTls};
+
+use balance::Tier;
+use config::ServerConfig;
+use queue::Queue;
+use ring::Ring;
+
+/// One pool of servers with its balance, limits, health and TLS.
+pub struct Upstream {
+    name: Arc<str>,
+    config: Config,
+    members: ArcSwap<Members>,
+    /// Tells the checks that the set of servers is another one.
+    members_changed: watch::Sender<()>,
+    make_balance: MakeBalance,
+    tls: Option<ServerTls>,
+    queue: Arc<Queue>,
+}
+
+/// Makes the balance for a set of servers; called again whenever the set changes.
+pub type MakeBalance = Arc<dyn Fn(&[Arc<Server>]) -> Box<dyn Balance> + Send + Sync>;
+
+/// The servers of the moment and what was derived from them; swapped whole.
+struct Members {
+    servers: Box<[Arc<Server>]>,
+    /// Positions in `servers`, sorted by id.
+    by_id: Box<[(ServerId, usize)]>,
+    /// For sessions of unknown home, so most upstreams never need it.
+    ring: OnceLock<Ring>,
+    balance: Box<dyn Balance>,
+}
+
+/// The servers of an upstream at one moment.
+pub struct Servers(Arc<Members>);
+
+impl Deref for Servers {
+    type Target = [Arc<Server>];
+
+    fn deref(&self) -> &[Arc<Server>] {
+        &self.0.servers
+    }
+}
+
+/// Why an upstream can't be built: one plain sentence that names what was found and what was expected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuildError(String);
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BuildError {}
+
+/// Why no server was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PickError {
+    /// No server is up, or every one that is was tried.
+    NoServer,
+    /// Every server is full, and so is the queue.
+    QueueFull,
+    /// No server had room within the timeout of the queue.
+    QueueTimeout,
+}
+
+impl fmt::Display for PickError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoServer => "no server is up",
+            Self::QueueFull => "every server is full, and so is the queue",
+            Self::QueueTimeout => "no server had room in time",
+        })
+    }
+}
+
+impl std::error::Error for PickError {}
+
+/// One request or tunnel in flight on one server. Dropping it gives the place to the next in the queue.
+pub struct Lease {
+    upstream: Arc<Upstream>,
+    server: Arc<Server>,
+    waited: Duration,
+}
+
+/// What can be done for a request at this moment.
+enum Turn {
+    /// A place was taken on this server.
+    Serve(Arc<Server>),
+    /// It may be served later.
+    Wait(Reason),
+    /// Nobody can serve it.
+    Refuse,
+}
+
+/// What a request waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    /// Room on a server.
+    Full,
+    /// The first verdict on a server.
+    Starting,
+}
+
+/// Longest wait for a first verdict where the connect timeout is off.
+const STARTING_WAIT: Duration = Duration::from_secs(5);
+/// Requests that may wait for a first verdict even if `queue.size` is smaller: at start nobody is full yet.
+const STARTING_SIZE: usize = 1000;
+
+impl Upstream {
+    /// Builds the upstream `name`. Reads the TLS files; does not wait for names to resolve.
+    pub fn build(name: &str, config: &Config) -> Result<Arc<Self>, BuildError> {
+        Self::build_with_balance(name, config, balance::maker(config))
+    }
+
+    /// As [`Self::build`], with a balance of the caller's own instead of `config.balance`.
+    pub fn build_with_balance(name: &str, config: &Config, make_balance: MakeBalance) -> Result<Arc<Self>, BuildError> {
+        Self::assemble(name, config, make_balance, Arc::default(), &[])
+    }
+
+    /// Builds the same upstream from another configuration. Servers whose name and address are the same keep their
+    /// state and counters, and who waits in the queue keeps waiting.
+    pub fn rebuild(&self, config: &Config) -> Result<Arc<Self>, BuildError> {
+        let make_balance = if config.balance() == self.config.balance() && config.kind == self.config.kind {
+            self.make_balance.clone()
+        } else {
+            balance::maker(config)
+        };
+        // Another way to speak to the servers is no evidence of how they do.
+        let known: &[_] = if config.tls == self.config.tls { &self.servers() } else { &[] };
+        Self::assemble(&self.name, config, make_balance, self.queue.clone(), known)
+    }
+
+    fn assemble(
+        name: &str,
+        config: &Config,
+        make_balance: MakeBalance,
+        queue: Arc<Queue>,
+        known: &[Arc<Server>],
+    ) -> Result<Arc<Self>, BuildError> {
+        let explain = |fault: String| BuildError(format!("upstream `{name}`: {fault}"));
+        let tls = config.tls.as_ref().map(|tls| ServerTls::load(tls, config.kind)).transpose().map_err(explain)?;
+        http_client::check_headers(&config.health).map_err(explain)?;
+        let members = Members::build(config, &config.servers, known, &make_balance, tls.as_ref()).map_err(explain)?;
+        Ok(Arc::new(Self {
+            name: name.into(),
+            config: config.clone(),
+            members: ArcSwap::from_pointee(members),
+            members_changed: watch::channel(()).0,
+            make_balance,
+            tls,
+            queue,
+        }))
+    }
+
+    /// The key of the upstream in the configuration.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// What the operator said.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// How TLS is spoken to the servers; `None` where it isn't.
+    pub fn tls(&self) -> Option<&ServerTls> {
+        self.tls.as_ref()
+    }
+
+    /// The servers of this moment.
+    pub fn servers(&self) -> Servers {
+        Servers(self.members.load_full())
+    }
+
+    /// The server with this id, if it is still one of ours.
+    pub fn server(&self, id: ServerId) -> Option<Arc<Server>> {
+        self.members.load().find(id).cloned()
+    }
+
+    /// Replaces the set of servers, as discovery finds it. Who stays keeps state and counters.
+    pub fn set_servers(&self, servers: &[ServerConfig]) -> Result<(), BuildError> {
+        let known = self.servers();
+        let members = Members::build(&self.config, servers, &known, &self.make_balance, self.tls.as_ref())
+            .map_err(|fault| BuildError(format!("upstream `{}`: {fault}", self.name)))?;
+        self.members.store(Arc::new(members));
+        self.members_changed.send_replace(());
+        self.queue.dispatch();
+        Ok(())
+    }
+
+    /// Whether new work has somewhere to go: a server is up and not draining.
+    pub fn ready(&self) -> bool {
+        self.members.load().servers.iter().any(|server| server.state() == State::Up)
+    }
+
+    /// How many requests wait for a server.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Finds a server for new work, in the order of the balance, past servers that are down, draining, ejected, full or
+    /// in `tried`; the server found is added to `tried`. Waits in the queue while every server is full, and for the
+    /// first verdict while none is known to be up.
+    pub async fn pick(self: &Arc<Self>, key: &PickKey, tried: &mut Tried) -> Result<Lease, PickError> {
+        let turn = if self.queue.is_empty() {
+            self.attempt(key, tried)
+        } else {
+            // Who came first goes first, even if there is room by now.
+            Turn::Wait(self.outlook(tried))
+        };
+        let lease = match turn {
+            Turn::Serve(server) => Lease::new(self.clone(), server),
+            Turn::Wait(reason) => self.wait(key, tried, reason).await?,
+            Turn::Refuse => return Err(PickError::NoServer),
+        };
+        tried.add(lease.server.id());
+        Ok(lease)
+    }
+
+    /// A place on the server that a session belongs to. Sessions pass where new work doesn't: a server that is full,
+    /// draining or ejected keeps them. `None` if the server is down or gone.
+    pub fn return_to(self: &Arc<Self>, id: ServerId) -> Option<Lease> {
+        let server = self.server(id).filter(|server| server.state() != State::Down)?;
+        server.acquire();
+        Some(Lease::new(self.clone(), server))
+    }
+
+    /// A place for new work on a server that the client knows from before. `None` if [`Self::pick`] would walk past it.
+    pub fn place_on(self: &Arc<Self>, id: ServerId) -> Option<Lease> {
+        let server = self.server(id)?;
+        let open = self.queue.is_empty() && server.is_healthy() && server.try_acquire();
+        open.then(|| Lease::new(self.clone(), server))
+    }
+
+    /// All servers in the order in which the consistent hash meets them for this client, whatever their state and
+    /// whatever the balance: where a session of unknown home is looked for.
+    pub fn in_ring_order(&self, key: &PickKey) -> Vec<Arc<Server>> {
+        let members = self.members.load();
+        let mut order: Vec<usize> = Vec::with_capacity(members.servers.len());
+        let ring = members.ring.get_or_init(|| Ring::build(&members.servers));
+        for index in ring.walk(key) {
+            if !order.contains(&index) {
+                order.push(index);
+                if order.len() == members.servers.len() {
+                    break;
+                }
+            }
+        }
+        order.into_iter().map(|index| members.servers[index].clone()).collect()
+    }
+
+    /// Takes a server out of new work, or back in. Sessions that it has keep coming ([`Self::return_to`]).
+    pub fn set_draining(&self, server: &Server, draining: bool) {
+        if server.set_draining(draining) {
+            let verb = if draining { "drains" } else { "no longer drains" };
+            log::info!("upstream {}: server {} {verb}", self.name, server.name());
+            self.queue.dispatch();
+        }
+    }
+
+    fn attempt(&self, key: &PickKey, tried: &Tried) -> Turn {
+        let members = self.members.load();
+        // Ejection is a guess, so it gives way where nobody else is left.
+        for tier in [Tier::Healthy, Tier::Ejected] {
+            let candidates = Candidates::new(&members.servers, tried, tier);
+            while let Some(index) = members.balance.choose(key, &candidates) {
+                if !candidates.is_open(index) {
+                    break;
+                }
+                let server = &members.servers[index];
+                if server.try_acquire() {
+                    return Turn::Serve(server.clone());
+                }
+            }
+            if let Some(reason) = candidates.worth_waiting_for() {
+                return Turn::Wait(reason);
+            }
+        }
+        Turn::Refuse
+    }
+
+    /// What a request would wait for.
+    fn outlook(&self, tried: &Tried) -> Reason {
+        let members = self.members.load();
+        let candidates = Candidates::new(&members.servers, tried, Tier::Healthy);
+        candidates.worth_waiting_for().unwrap_or(Reason::Full)
+    }
+
+    async fn wait(self: &Arc<Self>, key: &PickKey, tried: &Tried, reason: Reason) -> Result<Lease, PickError> {
+        let (size, timeout) = match reason {
+            Reason::Full => (self.config.queue.size, self.config.queue.timeout),
+            Reason::Starting => (
+                self.config.queue.size.max(STARTING_SIZE),
+                Some(self.config.timeouts.connect).filter(|limit| !limit.is_zero()).unwrap_or(STARTING_WAIT),
+            ),
+        };
+        let since = tokio::time::Instant::now();
+        let mut ticket = Queue::join(self, key, tried);
+        self.queue.dispatch();
+        if let Some(answer) = ticket.answer_now() {
+            return answer;
+        }
+        if ticket.ahead() >= size {
+            return Err(PickError::QueueFull);
+        }
+        match tokio::time::timeout(timeout, ticket.answer()).await {
+            Ok(answer) => answer.map(|mut lease| {
+                lease.waited = since.elapsed();
+                lease
+            }),
+            Err(_) if reason == Reason::Starting => Err(PickError::NoServer),
+            Err(_) => Err(PickError::QueueTimeout),
+        }
+    }
+
+    /// Passes over a server that refuses connections, unless it is the last one.
+    fn eject(&self, server: &Server) {
+        let members = self.members.load();
+        let others = members.servers.iter().any(|other| other.id() != server.id() && other.is_healthy());
+        let duration = self.config.ejection.duration;
+        if others && server.eject(duration) {
+            log::warn!(
+                "upstream {}: server {} is passed over for {duration:?}: {} connect failures in a row",
+                self.name,
+                server.name(),
+                server.failures_in_a_row()
+            );
+        }
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Members {
+    fn build(
+        config: &Config,
+        servers: &[ServerConfig],
+        known: &[Arc<Server>],
+        make_balance: &MakeBalance,
+        tls: Option<&ServerTls>,
+    ) -> Result<Self, String> {
+        let mut built: Vec<Arc<Server>> = Vec::with_capacity(servers.len());
+        for said in servers {
+            let server = Server::adopt(said, config.health_check(), known)?;
+            if built.iter().any(|other| other.id() == server.id()) {
+                return Err(format!("two servers are called `{}`: give each its own address or `name`", server.name()));
+            }
+            if let Some(tls) = tls {
+                tls.server_name(&server)?;
+            }
+            built.push(server);
+        }
+        if built.len() > usize::from(u16::MAX) {
+            return Err(format!("{} servers are too many: expected at most {}", built.len(), u16::MAX));
+        }
+        let mut by_id: Vec<_> = built.iter().enumerate().map(|(index, server)| (server.id(), index)).collect();
+        by_id.sort_unstable();
+        Ok(Self { by_id: by_id.into(), ring: OnceLock::new(), balance: make_balance(&built), servers: built.into() })
+    }
+
+    fn find(&self, id: ServerId) -> Option<&Arc<Server>> {
+        let found = self.by_id.binary_search_by_key(&id, |&(id, _)| id).ok()?;
+        Some(&self.servers[self.by_id[found].1])
+    }
+}
+
+impl Lease {
+    /// Makes a lease of a place that was taken already.
+    fn new(upstream: Arc<Upstream>, server: Arc<Server>) -> Self {
+        Self { upstream, server, waited: Duration::ZERO }
+    }
+
+    /// The server.
+    pub fn server(&self) -> &Arc<Server> {
+        &self.server
+    }
+
+    /// The upstream that gave the lease.
+    pub fn upstream(&self) -> &Arc<Upstream> {
+        &self.upstream
+    }
+
+    /// How long the request waited for it.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    /// Says that the server couldn't be connected to: enough of these in a row eject it.
+    pub fn connect_failed(&self) {
+        let threshold = self.upstream.config.ejection.failures;
+        let failures = self.server.connect_failed();
+        if threshold > 0 && failures >= threshold {
+            self.upstream.eject(&self.server);
+        }
+    }
+
+    /// Says that the server took the connection.
+    pub fn connected(&self) {
+        self.server.connected();
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.server.release();
+        self.upstream.queue.dispatch();
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("upstream", &self.upstream.name)
+            .field("server", &self.server.name())
+            .finish_non_exhaustive()
+    }
+}

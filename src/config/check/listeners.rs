@@ -14,10 +14,8 @@ pub(super) fn names(spot: &Spot<'_>) -> Vec<String> {
         .filter_map(|listener| {
             let given = listener.key("name").text();
             let address = || listener.key("address").text();
-            let canonical = |text: &str| {
-                text.parse()
-                    .map_or(text.to_owned(), |address: BindAddress| address.to_string())
-            };
+            let canonical =
+                |text: &str| text.parse().map_or(text.to_owned(), |address: BindAddress| address.to_string());
             given.map(str::to_owned).or_else(|| address().map(canonical))
         })
         .collect()
@@ -41,10 +39,7 @@ pub(super) fn check(config: &Config, spot: &Spot<'_>, names: &Names, report: &mu
             Some(_) if address_is_taken && listener.name.is_none() => {}
             Some(first) => report.fault(
                 &spot.key(name),
-                format!(
-                    "`{}` is the name of listeners[{first}] already: names have to differ",
-                    listener.name()
-                ),
+                format!("`{}` is the name of listeners[{first}] already: names have to differ", listener.name()),
             ),
             None => drop(seen.insert(listener.name(), index)),
         }
@@ -83,10 +78,7 @@ fn protocol(listener: &listener::Config, spot: &Spot<'_>, names: &Names, report:
             report.reference(&upstream, "upstream", name, &names.upstreams);
         }
         (Protocol::Tcp, None) if !upstream.is_given() => {
-            report.fault(
-                spot,
-                "expected the key `upstream`, where a `tcp` listener carries its connections",
-            );
+            report.fault(spot, "expected the key `upstream`, where a `tcp` listener carries its connections");
         }
         (Protocol::Http | Protocol::FlashPolicy, Some(_)) => report.fault(
             &upstream.word(),
@@ -95,29 +87,19 @@ fn protocol(listener: &listener::Config, spot: &Spot<'_>, names: &Names, report:
         (_, None) => {}
     }
     if listener.protocol != Protocol::Http {
-        for key in ["detect", "http2"]
-            .map(|key| spot.key(key))
-            .iter()
-            .filter(|key| key.is_given())
-        {
+        for key in ["detect", "http2"].map(|key| spot.key(key)).iter().filter(|key| key.is_given()) {
             report.fault(&key.word(), "only for `protocol: http`");
         }
     }
     if listener.protocol == Protocol::FlashPolicy && spot.key("tls").is_given() {
-        report.fault(
-            &spot.key("tls").word(),
-            "not for `protocol: flash_policy`: Flash players ask without TLS",
-        );
+        report.fault(&spot.key("tls").word(), "not for `protocol: flash_policy`: Flash players ask without TLS");
     }
     if listener.protocol == Protocol::Http
         && let Some(detect) = &listener.detect
     {
         let keys = spot.key("detect");
         if detect.plain && !spot.key("tls").is_given() {
-            report.fault(
-                &keys.key("plain"),
-                "only for a listener with `tls`: this one is plain anyway",
-            );
+            report.fault(&keys.key("plain"), "only for a listener with `tls`: this one is plain anyway");
         }
         if let Some(name) = &detect.tcp {
             report.reference(&keys.key("tcp"), "upstream", name, &names.upstreams);

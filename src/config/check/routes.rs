@@ -21,29 +21,17 @@ pub(super) fn check(config: &Config, spot: &Spot<'_>, names: &Names, report: &mu
         if !spot.is_intact() {
             continue;
         }
-        match earlier
-            .iter()
-            .find(|(first, _)| takes_all(&first.matches, &route.matches))
-        {
+        match earlier.iter().find(|(first, _)| takes_all(&first.matches, &route.matches)) {
             Some((_, first)) => {
-                let what = format!(
-                    "never reached: {} comes first and takes all that this one would",
-                    first.path()
-                );
+                let what = format!("never reached: {} comes first and takes all that this one would", first.path());
                 report.fault(&spot, what);
             }
             None => earlier.push((route, spot)),
         }
     }
-    let speaks_http = config
-        .listeners
-        .iter()
-        .any(|listener| listener.protocol == Protocol::Http);
+    let speaks_http = config.listeners.iter().any(|listener| listener.protocol == Protocol::Http);
     if !config.routes.is_empty() && !config.listeners.is_empty() && !speaks_http {
-        report.fault(
-            &spot.word(),
-            "no listener speaks HTTP, so that no route could ever apply",
-        );
+        report.fault(&spot.word(), "no listener speaks HTTP, so that no route could ever apply");
     }
 }
 
@@ -63,10 +51,7 @@ fn matches(config: &Config, matches: &Match, spot: &Spot<'_>, names: &Names, rep
     for key in ["host", "path", "path_exact", "method", "listener"] {
         let spot = spot.key(key);
         if spot.is_empty_list() {
-            report.fault(
-                &spot,
-                "found an empty list, which nothing would match: leave the key out",
-            );
+            report.fault(&spot, "found an empty list, which nothing would match: leave the key out");
         }
     }
     headers(&matches.headers, &spot.key("headers"), report);
@@ -107,20 +92,14 @@ fn outcome(config: &Config, route: &router::Config, spot: &Spot<'_>, names: &Nam
         [_] => {}
         [(first, _), rest @ ..] => {
             for (key, spot) in rest {
-                report.fault(
-                    &spot.word(),
-                    format!("found `{first}` and `{key}`, expected one of them"),
-                );
+                report.fault(&spot.word(), format!("found `{first}` and `{key}`, expected one of them"));
             }
         }
     }
     if let Some(name) = &route.upstream {
         let spot = spot.key("upstream");
         if report.reference(&spot, "upstream", name, &names.upstreams)
-            && config
-                .upstreams
-                .get(name)
-                .is_some_and(|upstream| upstream.kind == Kind::Tcp)
+            && config.upstreams.get(name).is_some_and(|upstream| upstream.kind == Kind::Tcp)
         {
             let what = format!(
                 "`{name}` is of kind `tcp`, which carries no HTTP: `detect.tcp` or a `tcp` listener leads there"
@@ -138,52 +117,30 @@ fn outcome(config: &Config, route: &router::Config, spot: &Spot<'_>, names: &Nam
 
 fn respond(respond: &Respond, spot: &Spot<'_>, report: &mut Report) {
     if !(200..=599).contains(&respond.status) {
-        report.fault(
-            &spot.key("status"),
-            format!("found {}, expected a status from 200 to 599", respond.status),
-        );
+        report.fault(&spot.key("status"), format!("found {}, expected a status from 200 to 599", respond.status));
     }
     if matches!(respond.status, 204 | 304) && !respond.body.is_empty() {
-        report.fault(
-            &spot.key("body"),
-            format!("an answer with status {} carries no body", respond.status),
-        );
+        report.fault(&spot.key("body"), format!("an answer with status {} carries no body", respond.status));
     }
     headers(&respond.headers, &spot.key("headers"), report);
     // What frames the message or belongs to the connection (RFC 9110, section 7.6.1) is not the operator's to say.
-    const OWN: [&str; 7] = [
-        "connection",
-        "content-length",
-        "date",
-        "keep-alive",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    ];
+    const OWN: [&str; 7] =
+        ["connection", "content-length", "date", "keep-alive", "trailer", "transfer-encoding", "upgrade"];
     for name in respond.headers.keys() {
         if OWN.contains(&name.to_ascii_lowercase().as_str()) {
-            report.fault(
-                &spot.key("headers").key(name).word(),
-                "the gateway writes this header itself",
-            );
+            report.fault(&spot.key("headers").key(name).word(), "the gateway writes this header itself");
         }
     }
 }
 
 fn redirect(config: &Config, route: &router::Config, redirect: &Redirect, spot: &Spot<'_>, report: &mut Report) {
     if !matches!(redirect.status, 301 | 302 | 303 | 307 | 308) {
-        report.fault(
-            &spot.key("status"),
-            format!("found {}, expected 301, 302, 303, 307 or 308", redirect.status),
-        );
+        report.fault(&spot.key("status"), format!("found {}, expected 301, 302, 303, 307 or 308", redirect.status));
     }
     if let Some(scheme) = &redirect.scheme
         && !matches!(scheme.as_str(), "http" | "https")
     {
-        report.fault(
-            &spot.key("scheme"),
-            format!("found `{scheme}`, expected `http` or `https`"),
-        );
+        report.fault(&spot.key("scheme"), format!("found `{scheme}`, expected `http` or `https`"));
     }
     if let Some(host) = &redirect.host {
         report.well_formed(&spot.key("host"), words::plain_host(host));
@@ -194,9 +151,7 @@ fn redirect(config: &Config, route: &router::Config, redirect: &Redirect, spot: 
     if let Some(path) = &redirect.path {
         report.well_formed(&spot.key("path"), words::target(path));
     }
-    let given = ["scheme", "host", "port", "path"]
-        .iter()
-        .any(|key| spot.key(key).is_given());
+    let given = ["scheme", "host", "port", "path"].iter().any(|key| spot.key(key).is_given());
     if !given && spot.is_intact() {
         report.fault(
             &spot.word(),
@@ -239,17 +194,11 @@ fn comes_back(config: &Config, matches: &Match, redirect: &Redirect) -> Option<S
 fn takes_all(first: &Match, then: &Match) -> bool {
     let all = |first: &OneOrMany, then: &OneOrMany, covers: fn(&str, &str) -> bool| {
         first.0.is_empty()
-            || !then.0.is_empty()
-                && then
-                    .0
-                    .iter()
-                    .all(|then| first.0.iter().any(|first| covers(first, then)))
+            || !then.0.is_empty() && then.0.iter().all(|then| first.0.iter().any(|first| covers(first, then)))
     };
     let pairs = |first: &std::collections::BTreeMap<String, String>,
                  then: &std::collections::BTreeMap<String, String>| {
-        first
-            .iter()
-            .all(|(name, value)| then.get(name).is_some_and(|then| value == "*" || value == then))
+        first.iter().all(|(name, value)| then.get(name).is_some_and(|then| value == "*" || value == then))
     };
     let prefix = |prefix: &str, path: &str| is_under(path, prefix);
     all(&first.host, &then.host, host_covers)
@@ -265,8 +214,7 @@ fn takes_all(first: &Match, then: &Match) -> bool {
 /// Whether `path` begins with the segments of `prefix`.
 fn is_under(path: &str, prefix: &str) -> bool {
     let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
-    path.strip_prefix(prefix)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn host_covers(first: &str, then: &str) -> bool {

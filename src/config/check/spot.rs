@@ -14,12 +14,7 @@ pub(super) struct Spot<'a> {
 
 impl<'a> Spot<'a> {
     pub(super) fn root(node: &'a Node) -> Self {
-        Self {
-            path: String::new(),
-            at: node.at,
-            word: node.at,
-            node: Some(node),
-        }
+        Self { path: String::new(), at: node.at, word: node.at, node: Some(node) }
     }
 
     /// The value of a key. A short form, which has no keys, stands for each of them.
@@ -68,8 +63,7 @@ impl<'a> Spot<'a> {
 
     /// Whether the file has a value there, if a faulty one.
     pub(super) fn is_given(&self) -> bool {
-        self.node
-            .is_some_and(|node| !matches!(node.value, Value::Null | Value::Hole))
+        self.node.is_some_and(|node| !matches!(node.value, Value::Null | Value::Hole))
     }
 
     pub(super) fn is_hole(&self) -> bool {

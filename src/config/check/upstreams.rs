@@ -55,10 +55,7 @@ fn servers(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
             report.name(&spot.key("name"), name);
         }
         if let Some(first) = names.insert(server.name(), index) {
-            let what = format!(
-                "`{}` is the name of servers[{first}] already: names have to differ",
-                server.name()
-            );
+            let what = format!("`{}` is the name of servers[{first}] already: names have to differ", server.name());
             report.fault(&spot.key("name"), what);
         }
     }
@@ -68,20 +65,14 @@ fn queue(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
     let servers = spot.key("servers");
     let limited = upstream.servers.iter().any(|server| server.max_connections > 0);
     if spot.key("queue").is_given() && servers.is_intact() && !limited {
-        report.warn(
-            &spot.key("queue").word(),
-            "nothing ever waits here: no server has `max_connections`",
-        );
+        report.warn(&spot.key("queue").word(), "nothing ever waits here: no server has `max_connections`");
     }
 }
 
 fn tls(upstream: &Config, tls: &Tls, spot: &Spot<'_>, report: &mut Report) {
     for (one, other) in [("cert", "key"), ("key", "cert")] {
         if spot.key(one).is_given() && !spot.key(other).is_given() {
-            report.fault(
-                &spot.key(one).word(),
-                format!("found `{one}` without `{other}`, expected both"),
-            );
+            report.fault(&spot.key(one).word(), format!("found `{one}` without `{other}`, expected both"));
         }
     }
     for (key, path) in [("ca", &tls.ca), ("cert", &tls.cert), ("key", &tls.key)] {
@@ -99,10 +90,7 @@ fn tls(upstream: &Config, tls: &Tls, spot: &Spot<'_>, report: &mut Report) {
         );
     }
     if !tls.verify && tls.ca.is_some() {
-        report.warn(
-            &spot.key("ca").word(),
-            "nothing is verified against it: `verify` is false",
-        );
+        report.warn(&spot.key("ca").word(), "nothing is verified against it: `verify` is false");
     }
 }
 
@@ -112,21 +100,14 @@ fn health(upstream: &Config, health: &Health, spot: &Spot<'_>, report: &mut Repo
     }
     report.some_time(&spot.key("timeout"), health.timeout);
     if health.timeout > health.interval {
-        let late = if spot.key("timeout").is_given() {
-            "timeout"
-        } else {
-            "interval"
-        };
+        let late = if spot.key("timeout").is_given() { "timeout" } else { "interval" };
         report.warn(
             &spot.key(late),
             "`timeout` is longer than `interval`: a server that hangs is asked less often than you say",
         );
     }
     if !(0.0..=0.5).contains(&health.jitter) {
-        report.fault(
-            &spot.key("jitter"),
-            format!("found {}, expected a share from 0 to 0.5", health.jitter),
-        );
+        report.fault(&spot.key("jitter"), format!("found {}, expected a share from 0 to 0.5", health.jitter));
     }
     for (key, count) in [("rise", health.rise), ("fall", health.fall)] {
         if count == 0 {
@@ -144,10 +125,7 @@ fn health(upstream: &Config, health: &Health, spot: &Spot<'_>, report: &mut Repo
         report.well_formed(&spot, words::header_value(value));
     }
     if health.body.as_deref() == Some("") {
-        report.fault(
-            &spot.key("body"),
-            "found an empty text, which every body holds: leave the key out",
-        );
+        report.fault(&spot.key("body"), "found an empty text, which every body holds: leave the key out");
     }
 }
 
@@ -162,13 +140,7 @@ fn check_keys(upstream: &Config, health: &Health, spot: &Spot<'_>, report: &mut 
         (Some(Check::Tcp), _) | (None, Kind::Http | Kind::Tcp) => ("tcp", false),
         (Some(Check::None), _) => ("none", false),
     };
-    for (key, asked) in [
-        ("method", false),
-        ("status", false),
-        ("body", false),
-        ("path", asks),
-        ("headers", asks),
-    ] {
+    for (key, asked) in [("method", false), ("status", false), ("body", false), ("path", asks), ("headers", asks)] {
         if !asked && spot.key(key).is_given() {
             let what = format!("not for the check `{check}`: add `check: http`, or leave it out");
             report.fault(&spot.key(key).word(), what);
@@ -186,10 +158,7 @@ fn timeouts(kind: Kind, timeouts: &Timeouts, spot: &Spot<'_>, report: &mut Repor
     if kind != Kind::SocketIo {
         return;
     }
-    for (key, time) in [
-        ("first_byte", timeouts.first_byte),
-        ("tunnel_idle", timeouts.tunnel_idle),
-    ] {
+    for (key, time) in [("first_byte", timeouts.first_byte), ("tunnel_idle", timeouts.tunnel_idle)] {
         if !time.is_zero() && time < HEARTBEAT {
             report.warn(
                 &spot.key(key),

@@ -1,0 +1,188 @@
+//! TLS to servers: whom the gateway trusts, and how it proves who it is.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+
+use super::config::{Kind, Tls};
+use super::server::Server;
+use crate::address::ServerAddress;
+
+/// What is needed to speak TLS to the servers of one upstream; files are read once, at build.
+pub struct ServerTls {
+    client_config: Arc<ClientConfig>,
+    server_name: Option<ServerName<'static>>,
+    verify: bool,
+    roots: Vec<CertificateDer<'static>>,
+    identity: Option<ClientIdentity>,
+}
+
+/// The certificate that the gateway shows to servers.
+pub struct ClientIdentity {
+    /// The certificates, the gateway's own first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The key of the first.
+    pub key: PrivateKeyDer<'static>,
+}
+
+impl ServerTls {
+    pub(super) fn load(said: &Tls, kind: Kind) -> Result<Self, String> {
+        let server_name = said.server_name.as_ref().map(|name| {
+            ServerName::try_from(name.clone())
+                .map_err(|_| format!("tls.server_name `{name}` is not a host name or an IP address"))
+        });
+        let server_name = server_name.transpose()?;
+        let roots = match (&said.ca, said.verify) {
+            (Some(file), _) => certificates(file, "tls.ca")?,
+            (None, true) => system_roots()?,
+            (None, false) => Vec::new(),
+        };
+        let identity = match (&said.cert, &said.key) {
+            (Some(cert), Some(key)) => Some(ClientIdentity {
+                chain: certificates(cert, "tls.cert")?,
+                key: PrivateKeyDer::from_pem_file(key)
+                    .map_err(|fault| format!("tls.key {}: expected a private key in PEM: {fault}", key.display()))?,
+            }),
+            (None, None) => None,
+            (Some(_), None) => return Err("tls.cert needs tls.key beside it".to_owned()),
+            (None, Some(_)) => return Err("tls.key needs tls.cert beside it".to_owned()),
+        };
+        let client_config = client_config(said, kind, &roots, identity.as_ref())?;
+        Ok(Self { client_config: Arc::new(client_config), server_name, verify: said.verify, roots, identity })
+    }
+
+    /// The rustls configuration, complete with ALPN `http/1.1` for upstreams that speak HTTP.
+    pub fn client_config(&self) -> &Arc<ClientConfig> {
+        &self.client_config
+    }
+
+    /// The name asked for and verified: the configured one, else the host of the server's address. An error says that
+    /// a Unix socket has none.
+    pub fn server_name(&self, server: &Server) -> Result<ServerName<'static>, String> {
+        if let Some(name) = &self.server_name {
+            return Ok(name.clone());
+        }
+        match server.address() {
+            ServerAddress::Inet(address) => Ok(ServerName::IpAddress(address.ip().into())),
+            ServerAddress::Name(host, _) => ServerName::try_from(host.clone())
+                .map_err(|_| format!("`{host}` can't be asked for in TLS: expected tls.server_name")),
+            ServerAddress::Unix(path) => {
+                Err(format!("TLS over unix:{} needs tls.server_name: a socket file has no host name", path.display()))
+            }
+        }
+    }
+
+    /// Whether certificates of servers are verified.
+    pub fn verify(&self) -> bool {
+        self.verify
+    }
+
+    /// The authorities that are trusted.
+    pub fn roots(&self) -> &[CertificateDer<'static>] {
+        &self.roots
+    }
+
+    /// The certificate shown to servers, if any.
+    pub fn identity(&self) -> Option<&ClientIdentity> {
+        self.identity.as_ref()
+    }
+}
+
+fn client_config(
+    said: &Tls,
+    kind: Kind,
+    roots: &[CertificateDer<'static>],
+    identity: Option<&ClientIdentity>,
+) -> Result<ClientConfig, String> {
+    // Named here, since Pingora brings a second provider and rustls refuses to guess.
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|fault| format!("TLS can't be set up: {fault}"))?;
+    let builder = if said.verify {
+        let mut store = RootCertStore::empty();
+        let (added, _) = store.add_parsable_certificates(roots.iter().cloned());
+        if added == 0 {
+            let source = said.ca.as_ref().map_or("the system's store".to_owned(), |file| file.display().to_string());
+            return Err(format!("tls.ca: {source} holds no certificate that can be trusted"));
+        }
+        builder.with_root_certificates(store)
+    } else {
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
+    };
+    let mut config = match identity {
+        Some(ClientIdentity { chain, key }) => builder
+            .with_client_auth_cert(chain.clone(), key.clone_key())
+            .map_err(|fault| format!("tls.cert and tls.key don't go together: {fault}"))?,
+        None => builder.with_no_client_auth(),
+    };
+    if kind != Kind::Tcp {
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    }
+    Ok(config)
+}
+
+fn certificates(file: &Path, option: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let explain =
+        |fault: &dyn std::fmt::Display| format!("{option} {}: expected certificates in PEM: {fault}", file.display());
+    let found: Vec<_> =
+        CertificateDer::pem_file_iter(file).and_then(Iterator::collect).map_err(|fault| explain(&fault))?;
+    if found.is_empty() {
+        return Err(explain(&"there is none in it"));
+    }
+    Ok(found)
+}
+
+fn system_roots() -> Result<Vec<CertificateDer<'static>>, String> {
+    let found = rustls_native_certs::load_native_certs();
+    if found.certs.is_empty() {
+        return Err(
+            "this system has no certificate authorities to trust: install them or name a file in tls.ca".to_owned()
+        );
+    }
+    Ok(found.certs)
+}
+
+/// `verify: false`: any certificate will do, though the server must hold its key.
+#[derive(Debug)]
+struct AnyServer(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
