@@ -14,7 +14,7 @@ use super::fault::nearest;
 use super::shape::{Misfit, one_of};
 use super::{Admin, Config};
 use crate::address::BindAddress;
-use crate::listener::config::Protocol;
+use crate::listener::config::{FlashPolicy, Protocol};
 use spot::Spot;
 
 /// What was found: faults, which forbid to build anything, and warnings.
@@ -122,7 +122,7 @@ fn unused_upstreams(config: &Config, upstreams: &Spot<'_>, report: &mut Report) 
 
 fn flash_policy(config: &Config, spot: &Spot<'_>, report: &mut Report) {
     let policy = &config.flash_policy;
-    if policy.file.is_some() && spot.key("allow").is_given() {
+    if policy.file.is_some() && policy.allow != FlashPolicy::default().allow {
         report.fault(
             &spot.key("allow").word(),
             "found `file` and `allow`, expected one of them: the file is sent as it is",
@@ -142,7 +142,7 @@ fn flash_policy(config: &Config, spot: &Spot<'_>, report: &mut Report) {
         let inline = listener.detect.as_ref().is_some_and(|detect| detect.flash_policy);
         listener.protocol == Protocol::FlashPolicy || inline
     });
-    if spot.is_given() && !answered {
+    if *policy != FlashPolicy::default() && !answered {
         report.warn(
             &spot.word(),
             "no listener answers it: that takes `protocol: flash_policy` or `detect: { flash_policy: true }`",

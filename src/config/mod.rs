@@ -4,9 +4,9 @@ mod check;
 mod document;
 mod environment;
 mod fault;
-#[cfg(test)]
-mod golden;
 mod shape;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::Path;

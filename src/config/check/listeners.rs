@@ -87,11 +87,13 @@ fn protocol(listener: &listener::Config, spot: &Spot<'_>, names: &Names, report:
         (_, None) => {}
     }
     if listener.protocol != Protocol::Http {
-        for key in ["detect", "http2"].map(|key| spot.key(key)).iter().filter(|key| key.is_given()) {
-            report.fault(&key.word(), "only for `protocol: http`");
+        for (key, set) in [("detect", listener.detect.is_some()), ("http2", !listener.http2)] {
+            if set {
+                report.fault(&spot.key(key).word(), "only for `protocol: http`");
+            }
         }
     }
-    if listener.protocol == Protocol::FlashPolicy && spot.key("tls").is_given() {
+    if listener.protocol == Protocol::FlashPolicy && listener.tls.is_some() {
         report.fault(&spot.key("tls").word(), "not for `protocol: flash_policy`: Flash players ask without TLS");
     }
     if listener.protocol == Protocol::Http

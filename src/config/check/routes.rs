@@ -1,5 +1,7 @@
 //! Routes: what they match, that each can be reached, and that where they lead exists.
 
+use std::collections::BTreeMap;
+
 use super::{Names, Report, Spot, words};
 use crate::config::Config;
 use crate::listener::config::Protocol;
@@ -36,18 +38,16 @@ pub(super) fn check(config: &Config, spot: &Spot<'_>, names: &Names, report: &mu
 }
 
 fn matches(config: &Config, matches: &Match, spot: &Spot<'_>, names: &Names, report: &mut Report) {
-    let lists: [(&str, &OneOrMany, fn(&str) -> Result<(), String>); 4] = [
-        ("host", &matches.host, words::host_pattern),
-        ("path", &matches.path, words::path),
-        ("path_exact", &matches.path_exact, words::path),
-        ("method", &matches.method, words::method),
-    ];
-    for (key, OneOrMany(values), well_formed) in lists {
+    let mut list = |key: &str, values: &OneOrMany, verdict: fn(&str) -> Result<(), String>| {
         let spot = spot.key(key);
-        for (index, value) in values.iter().enumerate() {
-            report.well_formed(&spot.item(index), well_formed(value));
+        for (index, value) in values.0.iter().enumerate() {
+            report.well_formed(&spot.item(index), verdict(value));
         }
-    }
+    };
+    list("host", &matches.host, words::host_pattern);
+    list("path", &matches.path, words::path);
+    list("path_exact", &matches.path_exact, words::path);
+    list("method", &matches.method, words::method);
     for key in ["host", "path", "path_exact", "method", "listener"] {
         let spot = spot.key(key);
         if spot.is_empty_list() {
@@ -70,7 +70,7 @@ fn matches(config: &Config, matches: &Match, spot: &Spot<'_>, names: &Names, rep
     }
 }
 
-fn headers(headers: &std::collections::BTreeMap<String, String>, spot: &Spot<'_>, report: &mut Report) {
+fn headers(headers: &BTreeMap<String, String>, spot: &Spot<'_>, report: &mut Report) {
     let mut seen: Vec<String> = Vec::new();
     for (name, value) in headers {
         let spot = spot.key(name);
@@ -170,8 +170,8 @@ fn comes_back(config: &Config, matches: &Match, redirect: &Redirect) -> Option<S
     let same_host = |host: &String| matches.host.0.contains(host);
     let same_path = |path: &String| {
         let path = path.split('?').next().unwrap_or_default();
-        let named = matches.path_exact.0.iter().any(|exact| exact == path);
-        named || (matches.path_exact.0.is_empty() && matches.path.0.iter().any(|prefix| is_under(path, prefix)))
+        let any = matches.path.0.is_empty() && matches.path_exact.0.is_empty();
+        any || paths(matches).any(|rule| rule.covers(PathRule::Exact(path)))
     };
     let unseen = !matches.headers.is_empty() || !matches.query.is_empty() || redirect.port.is_some();
     if unseen || !redirect.host.as_ref().is_none_or(same_host) || !redirect.path.as_ref().is_none_or(same_path) {
@@ -193,17 +193,16 @@ fn comes_back(config: &Config, matches: &Match, redirect: &Redirect) -> Option<S
 /// Whether `first` holds whenever `then` does.
 fn takes_all(first: &Match, then: &Match) -> bool {
     let all = |first: &OneOrMany, then: &OneOrMany, covers: fn(&str, &str) -> bool| {
-        first.0.is_empty()
-            || !then.0.is_empty() && then.0.iter().all(|then| first.0.iter().any(|first| covers(first, then)))
+        let covered = |then: &String| first.0.iter().any(|first| covers(first, then));
+        first.0.is_empty() || !then.0.is_empty() && then.0.iter().all(covered)
     };
-    let pairs = |first: &std::collections::BTreeMap<String, String>,
-                 then: &std::collections::BTreeMap<String, String>| {
+    let pairs = |first: &BTreeMap<String, String>, then: &BTreeMap<String, String>| {
         first.iter().all(|(name, value)| then.get(name).is_some_and(|then| value == "*" || value == then))
     };
-    let prefix = |prefix: &str, path: &str| is_under(path, prefix);
-    all(&first.host, &then.host, host_covers)
-        && (all(&first.path, &then.path, prefix) || all(&first.path, &then.path_exact, prefix))
-        && all(&first.path_exact, &then.path_exact, str::eq)
+    let every_path = paths(first).next().is_none()
+        || paths(then).next().is_some() && paths(then).all(|then| paths(first).any(|first| first.covers(then)));
+    every_path
+        && all(&first.host, &then.host, host_covers)
         && all(&first.method, &then.method, str::eq)
         && all(&first.listener, &then.listener, str::eq)
         && pairs(&first.headers, &then.headers)
@@ -211,10 +210,29 @@ fn takes_all(first: &Match, then: &Match) -> bool {
         && (first.upgrade.is_none() || first.upgrade == then.upgrade)
 }
 
-/// Whether `path` begins with the segments of `prefix`.
-fn is_under(path: &str, prefix: &str) -> bool {
-    let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
-    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+/// One entry of `path` or `path_exact`; a route takes a path when one of its rules does.
+#[derive(Clone, Copy)]
+enum PathRule<'a> {
+    Prefix(&'a str),
+    Exact(&'a str),
+}
+
+fn paths(matches: &Match) -> impl Iterator<Item = PathRule<'_>> {
+    let prefixes = matches.path.0.iter().map(|path| PathRule::Prefix(path));
+    prefixes.chain(matches.path_exact.0.iter().map(|path| PathRule::Exact(path)))
+}
+
+impl PathRule<'_> {
+    fn covers(self, then: PathRule<'_>) -> bool {
+        match (self, then) {
+            (Self::Exact(first), PathRule::Exact(then)) => first == then,
+            (Self::Exact(_), PathRule::Prefix(_)) => false,
+            (Self::Prefix(first), PathRule::Exact(then) | PathRule::Prefix(then)) => {
+                let rest = then.strip_prefix(first.trim_end_matches('/'));
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
+        }
+    }
 }
 
 fn host_covers(first: &str, then: &str) -> bool {

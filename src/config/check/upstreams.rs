@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Report, Spot, words};
 use crate::address::ServerAddress;
 use crate::upstream::Config;
-use crate::upstream::config::{Check, Health, HostHeader, Kind, Timeouts, Tls};
+use crate::upstream::config::{Check, Health, HostHeader, Kind, Queue, Timeouts, Tls};
 
 /// The heartbeat of Socket.IO 3 and 4 with their defaults: `pingInterval` 25 s and `pingTimeout` 20 s.
 const HEARTBEAT: Duration = Duration::from_secs(45);
@@ -31,7 +31,7 @@ pub(super) fn check(name: &str, upstream: &Config, spot: &Spot<'_>, report: &mut
     if let HostHeader::Set(host) = &upstream.host {
         report.well_formed(&spot.key("host"), words::authority(host));
     }
-    if upstream.kind == Kind::Tcp && spot.key("host").is_given() {
+    if upstream.kind == Kind::Tcp && upstream.host != HostHeader::Keep {
         report.fault(&spot.key("host").word(), "not for kind `tcp`, which carries no HTTP");
     }
 }
@@ -64,7 +64,7 @@ fn servers(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
 fn queue(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
     let servers = spot.key("servers");
     let limited = upstream.servers.iter().any(|server| server.max_connections > 0);
-    if spot.key("queue").is_given() && servers.is_intact() && !limited {
+    if upstream.queue != Queue::default() && servers.is_intact() && !limited {
         report.warn(&spot.key("queue").word(), "nothing ever waits here: no server has `max_connections`");
     }
 }
@@ -129,22 +129,28 @@ fn health(upstream: &Config, health: &Health, spot: &Spot<'_>, report: &mut Repo
     }
 }
 
-/// Keys that the check in force would ignore.
+/// Settings that the check in force would ignore; a default that is written out is none.
 fn check_keys(upstream: &Config, health: &Health, spot: &Spot<'_>, report: &mut Report) {
+    let (name, asks) = match upstream.health_check() {
+        Check::Http => return,
+        Check::EngineIo => ("engine.io", true),
+        Check::Tcp => ("tcp", false),
+        Check::None => ("none", false),
+    };
     if !spot.key("check").is_intact() {
         return;
     }
-    let (check, asks) = match (health.check, upstream.kind) {
-        (Some(Check::Http), _) => return,
-        (Some(Check::EngineIo), _) | (None, Kind::SocketIo) => ("engine.io", true),
-        (Some(Check::Tcp), _) | (None, Kind::Http | Kind::Tcp) => ("tcp", false),
-        (Some(Check::None), _) => ("none", false),
-    };
-    for (key, asked) in [("method", false), ("status", false), ("body", false), ("path", asks), ("headers", asks)] {
-        if !asked && spot.key(key).is_given() {
-            let what = format!("not for the check `{check}`: add `check: http`, or leave it out");
-            report.fault(&spot.key(key).word(), what);
-        }
+    let default = Health::default();
+    let ignored = [
+        ("method", health.method != default.method),
+        ("status", health.status != default.status),
+        ("body", health.body != default.body),
+        ("path", !asks && health.path != default.path),
+        ("headers", !asks && health.headers != default.headers),
+    ];
+    for (key, _) in ignored.iter().filter(|(_, ignored)| *ignored) {
+        let what = format!("not for the check `{name}`: add `check: http`, or leave it out");
+        report.fault(&spot.key(key).word(), what);
     }
 }
 

@@ -4,6 +4,7 @@
 use std::net::Ipv6Addr;
 
 use crate::config::shape::{quoted, short};
+use crate::request::path::Path;
 
 /// What a route may match: a host name or an address, or `*.` before a name; lower case, without a port.
 pub(super) fn host_pattern(text: &str) -> Result<(), String> {
@@ -69,57 +70,30 @@ pub(super) fn authority(text: &str) -> Result<(), String> {
 
 /// A path that a route may match, in the canonical form that requests are compared in.
 pub(super) fn path(text: &str) -> Result<(), String> {
-    let fault = |what: String| Err(format!("found {}, expected a path: {what}", quoted(text)));
+    let fault = |what: &str| Err(format!("found {}, expected a path: {what}", quoted(text)));
     if !text.starts_with('/') {
-        return fault("begin it with `/`".to_owned());
+        return fault("begin it with `/`");
     }
     if text.contains(['?', '#']) {
-        return fault("leave out the query (`match.query` looks at that)".to_owned());
-    }
-    if text.contains("//") {
-        return fault("requests are compared with `//` made one, so this never matches".to_owned());
-    }
-    if text.split('/').any(|segment| matches!(segment, "." | "..")) {
-        return fault("requests are compared with `.` and `..` resolved, so this never matches".to_owned());
+        return fault("leave out the query (`match.query` looks at that)");
     }
     if text.contains('*') {
-        return fault("it matches by whole segments, without wildcards; leave out the `*`".to_owned());
+        return fault("it matches by whole segments, without wildcards: leave out the `*`");
     }
-    if let Some(c) = text.chars().find(|&c| !c.is_ascii()) {
+    if let Some(c) = text.chars().find(|c| !c.is_ascii_graphic()) {
         let encoded: String = c.to_string().bytes().map(|b| format!("%{b:02X}")).collect();
-        return fault(format!("write `{c}` as {encoded}"));
+        return fault(&format!("write `{c}` as {encoded}"));
     }
-    if let Some(c) = text.chars().find(|&c| !is_path_char(c)) {
-        return fault(format!("`{c}` cannot stand in a path"));
-    }
-    encodings(text).map_or_else(fault, |()| Ok(()))
-}
-
-fn is_path_char(c: char) -> bool {
-    // RFC 3986, section 3.3, and the percent sign of what is encoded.
-    c.is_ascii_alphanumeric() || "-._~!$&'()+,;=:@/%".contains(c)
-}
-
-/// Only what has to be encoded may be, and in upper case, as in the canonical form (RFC 3986, section 6.2.2).
-fn encodings(text: &str) -> Result<(), String> {
-    for (at, _) in text.match_indices('%') {
-        let digits = text.get(at + 1..at + 3).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
-        let Some((digits, byte)) = digits.and_then(|digits| Some((digits, u8::from_str_radix(digits, 16).ok()?)))
-        else {
-            return Err("write a percent sign as %25".to_owned());
-        };
-        match char::from(byte) {
-            '/' | '\\' | '\0' => {
-                return Err(format!("requests with %{digits} are refused, so this never matches"));
-            }
-            c if c.is_ascii_alphanumeric() || "-._~".contains(c) => return Err(format!("write %{digits} as `{c}`")),
-            _ if digits.contains(|c: char| c.is_ascii_lowercase()) => {
-                return Err(format!("write %{digits} as %{}", digits.to_ascii_uppercase()));
-            }
-            _ => {}
+    match Path::read(text) {
+        Ok(path) if path.loose.is_some() => {
+            fault("to some servers `%2F`, `%5C` and `\\` are a `/`, to others not: leave them out")
         }
+        Ok(path) if path.canonical != text => {
+            fault(&format!("requests are compared in canonical form, so write `{}`", short(&path.canonical)))
+        }
+        Ok(_) => Ok(()),
+        Err(refused) => fault(&format!("requests like this are refused, {refused}")),
     }
-    Ok(())
 }
 
 /// What a request line or a `Location` may hold: a path, perhaps with a query.
@@ -239,19 +213,19 @@ mod tests {
             ("", "begin it"),
             ("socket.io", "begin it"),
             ("/a?b=1", "query"),
-            ("/a//b", "never matches"),
-            ("/a/../b", "never matches"),
-            ("/a/.", "never matches"),
+            ("/a//b", "`/a/b`"),
+            ("/a/../b", "`/b`"),
+            ("/a/.", "`/a/`"),
+            ("/..", "above the root"),
             ("/a/*", "wildcards"),
             ("/é", "%C3%A9"),
-            ("/a b", "cannot stand"),
-            ("/%2f", "refused"),
-            ("/%5C", "refused"),
-            ("/%2E%2E/", "as `.`"),
-            ("/%41", "as `A`"),
-            ("/%c3%A9", "as %C3"),
-            ("/100%", "%25"),
-            ("/%+1", "%25"),
+            ("/a b", "%20"),
+            ("/%2f", "to some servers"),
+            ("/a\\b", "to some servers"),
+            ("/%2E%2E/", "above the root"),
+            ("/%41", "`/A`"),
+            ("/%c3%A9", "`/%C3%A9`"),
+            ("/%00", "control"),
         ] {
             let what = path(bad).unwrap_err();
             assert!(what.contains(hint), "{bad}: {what}");
