@@ -80,7 +80,7 @@ pub(super) fn read(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<N
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     only_printable(text)?;
-    let mut builder = Builder { parser: Parser::new_from_str(text), env, anchors: HashMap::new(), values: 0 };
+    let mut builder = Builder { text, parser: Parser::new_from_str(text), env, anchors: HashMap::new(), values: 0 };
     let mut root = None;
     while let Some((event, at)) = builder.next()? {
         match event {
@@ -97,6 +97,7 @@ pub(super) fn read(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<N
 const START: Position = Position { line: 1, column: 1 };
 
 struct Builder<'a> {
+    text: &'a str,
     parser: Parser<'a, StrInput<'a>>,
     env: &'a dyn Fn(&str) -> Option<String>,
     anchors: HashMap<usize, Node>,
@@ -107,7 +108,7 @@ impl<'a> Builder<'a> {
     fn next(&mut self) -> Result<Option<(Event<'a>, Position)>, Unreadable> {
         match self.parser.next_event().transpose() {
             Ok(event) => Ok(event.map(|(event, span)| (event, span.start.into()))),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(not_yaml(&error, self.text)),
         }
     }
 
@@ -271,10 +272,19 @@ fn unreadable(at: Position, what: &str) -> Unreadable {
     Unreadable { at, what }
 }
 
-impl From<ScanError> for Unreadable {
-    fn from(error: ScanError) -> Self {
-        unreadable((*error.marker()).into(), &format!("not valid YAML: {}", error.info()))
-    }
+/// What the parser says, and the slips behind most of it.
+fn not_yaml(error: &ScanError, text: &str) -> Unreadable {
+    let at: Position = (*error.marker()).into();
+    let line = text.lines().nth(at.line - 1).unwrap_or_default();
+    let before: String = line.chars().take(at.column).collect();
+    let slip = if before.contains("${") {
+        "; between { } or [ ], a value with ${…} has to be in quotes"
+    } else if before.contains("[::") || before.contains("]:") {
+        "; an address that begins with `[` has to be in quotes"
+    } else {
+        ""
+    };
+    unreadable(at, &format!("not valid YAML: {}{slip}", error.info()))
 }
 
 impl From<Marker> for Position {

@@ -79,9 +79,12 @@ impl fmt::Display for Place {
 
 /// The line and a caret below the column; of a long line, the stretch around the column.
 fn excerpt(f: &mut fmt::Formatter<'_>, source: &str, place: &Place) -> fmt::Result {
-    const WIDTH: usize = 100;
+    const WIDTH: usize = 110;
     let column = place.column.saturating_sub(1);
-    let from = column.saturating_sub(WIDTH * 3 / 4);
+    let from = match source.chars().count() {
+        0..=WIDTH => 0,
+        _ => column.saturating_sub(WIDTH * 3 / 4),
+    };
     let shown: String = source.chars().skip(from).take(WIDTH).collect();
     let before: String = shown.chars().take(column - from).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
     write!(f, "\n{:>6} | {}\n{:>6} | {before}^", place.line, shown.trim_end(), "")
@@ -144,6 +147,6 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "a.yaml:7:301: x: is wrong");
         assert_eq!(lines[1].find("here"), lines[2].find('^'));
-        assert!(lines[1].len() < 120);
+        assert!(lines[1].len() < 130);
     }
 }

@@ -1,11 +1,12 @@
 //! The whole configuration as types: what the operator said, and nothing that was built of it.
 
+mod check;
 mod document;
 mod environment;
 mod fault;
-#[cfg(test)]
-mod golden;
 mod shape;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -111,13 +112,19 @@ impl Config {
         };
         let mut root = document::read(text, env)
             .map_err(|unreadable| Faults(vec![fault(unreadable.at, String::new(), unreadable.what)]))?;
-        let (config, misfits) = shape::fit(&mut root);
-        let mut faults: Vec<Fault> =
-            misfits.into_iter().map(|misfit| fault(misfit.at, misfit.path, misfit.what)).collect();
-        faults.sort_by_key(|fault| (fault.place.line, fault.place.column));
+        let (config, mut misfits) = shape::fit::<Self>(&mut root);
+        let report = config.as_ref().map(|config| check::check(config, &root)).unwrap_or_default();
+        misfits.extend(report.faults);
+        let in_order = |mut misfits: Vec<shape::Misfit>| -> Vec<Fault> {
+            misfits.sort_by_key(|misfit| misfit.at);
+            misfits.into_iter().map(|misfit| fault(misfit.at, misfit.path, misfit.what)).collect()
+        };
         match config {
-            Some(config) if faults.is_empty() => Ok(Loaded { config, warnings: Vec::new() }),
-            _ => Err(Faults(faults)),
+            Some(config) if misfits.is_empty() => {
+                let warnings = in_order(report.warnings);
+                Ok(Loaded { config, warnings })
+            }
+            _ => Err(Faults(in_order(misfits))),
         }
     }
 }

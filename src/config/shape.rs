@@ -192,12 +192,19 @@ pub(super) fn one_of(words: &[&str]) -> String {
 fn found(node: &Node) -> String {
     match &node.value {
         Value::Null | Value::Hole => "nothing".to_owned(),
-        Value::Scalar(Scalar { text, kind: Kind::Text }) if text.is_empty() => "an empty text".to_owned(),
-        Value::Scalar(Scalar { text, kind: Kind::Text }) => format!("`{}`", short(text)),
+        Value::Scalar(Scalar { text, kind: Kind::Text }) => quoted(text),
         Value::Scalar(Scalar { text, .. }) => text.clone(),
         Value::List(_) => "a list".to_owned(),
         Value::Map(_) => "a map".to_owned(),
         Value::Refused(what) => what.clone(),
+    }
+}
+
+/// A text as it is told in a sentence.
+pub(super) fn quoted(text: &str) -> String {
+    match text {
+        "" => "an empty text".to_owned(),
+        _ => format!("`{}`", short(text)),
     }
 }
 
