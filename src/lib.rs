@@ -2,9 +2,12 @@
 
 pub mod access_log;
 pub mod address;
+pub mod admin;
+pub mod cli;
 pub mod config;
 pub mod deadline;
 pub mod drain;
+pub mod gateway;
 pub mod http;
 pub mod listener;
 pub mod metrics;
