@@ -63,7 +63,7 @@ pub struct Record {
     /// What was spoken: `HTTP/1.1`, `HTTP/2`, `WebSocket`, `TCP`.
     pub protocol: &'static str,
     /// How Engine.IO travels, by the query: `polling`, `websocket`.
-    pub transport: Option<String>,
+    pub transport: Option<&'static str>,
     /// Over TLS.
     pub secure: bool,
     /// The method; empty for raw connections.
@@ -147,14 +147,7 @@ impl AccessLog {
     /// The file can't be opened for appending, or the thread can't be started.
     pub fn open(config: &Config, metrics: Arc<Metrics>) -> io::Result<(Self, Writer)> {
         if config.format == Format::Off {
-            return Ok((
-                Self {
-                    lines: None,
-                    tunnel_open: false,
-                    metrics,
-                },
-                Writer(None),
-            ));
+            return Ok((Self { lines: None, tunnel_open: false, metrics }, Writer(None)));
         }
         let mut sink = Sink::open(config)?;
         let (sender, receiver) = sync_channel(WAITING_LINES);
@@ -162,14 +155,7 @@ impl AccessLog {
         let writer = std::thread::Builder::new()
             .name("access-log".to_owned())
             .spawn(move || sink.write_all_of(&receiver, &lost))?;
-        Ok((
-            Self {
-                lines: Some(sender),
-                tunnel_open: config.tunnel_open,
-                metrics,
-            },
-            Writer(Some(writer)),
-        ))
+        Ok((Self { lines: Some(sender), tunnel_open: config.tunnel_open, metrics }, Writer(Some(writer))))
     }
 
     /// Hands a record over; never waits.
@@ -223,13 +209,7 @@ struct Sink {
 impl Sink {
     fn open(config: &Config) -> io::Result<Self> {
         let out = target(config.file.as_ref())?;
-        Ok(Self {
-            format: config.format,
-            file: config.file.clone(),
-            out,
-            line: String::new(),
-            failing: false,
-        })
+        Ok(Self { format: config.format, file: config.file.clone(), out, line: String::new(), failing: false })
     }
 
     fn write_all_of(&mut self, messages: &Receiver<Message>, metrics: &Metrics) {
@@ -259,10 +239,7 @@ impl Sink {
                         let _ = self.out.flush();
                         self.out = out;
                     }
-                    Err(error) => warn!(
-                        "access log: can't open {:?} anew, keeping the old one: {error}",
-                        self.file
-                    ),
+                    Err(error) => warn!("access log: can't open {:?} anew, keeping the old one: {error}", self.file),
                 },
                 None => {
                     let flushed = self.out.flush();
@@ -324,7 +301,7 @@ impl Record {
         text("client", &self.client.to_string());
         text("listener", &self.listener);
         text("protocol", self.protocol);
-        text("transport", self.transport.as_deref().unwrap_or(""));
+        text("transport", self.transport.unwrap_or(""));
         text("method", &self.method);
         text("host", &self.host);
         text("target", &self.target);
@@ -410,7 +387,7 @@ mod tests {
             client: [192, 0, 2, 1].into(),
             listener: "web".into(),
             protocol: "WebSocket",
-            transport: Some("websocket".to_owned()),
+            transport: Some("websocket"),
             secure: true,
             method: "GET".to_owned(),
             host: "example.com".to_owned(),
@@ -446,11 +423,7 @@ mod tests {
     #[test]
     fn json_lines_are_json_whatever_clients_send() {
         let mut line = String::new();
-        Record {
-            target: "/\u{1}\"\\\n".to_owned(),
-            ..record()
-        }
-        .write_json(&mut line);
+        Record { target: "/\u{1}\"\\\n".to_owned(), ..record() }.write_json(&mut line);
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(value["target"], "/\u{1}\"\\\n");
         assert_eq!(value["close_code"], 1001);
@@ -461,10 +434,7 @@ mod tests {
     fn a_moved_file_is_opened_anew() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("access.log");
-        let config = Config {
-            file: Some(path.clone()),
-            ..Config::default()
-        };
+        let config = Config { file: Some(path.clone()), ..Config::default() };
         let (log, writer) = AccessLog::open(&config, Metrics::new().unwrap()).unwrap();
         log.write(record());
         // The writer takes messages in order, so the first line is in the old file before it opens the new one.
@@ -477,23 +447,13 @@ mod tests {
         drop(log);
         writer.finish();
         for name in ["access.log", "access.log.1"] {
-            assert_eq!(
-                std::fs::read_to_string(folder.path().join(name))
-                    .unwrap()
-                    .lines()
-                    .count(),
-                1,
-                "{name}"
-            );
+            assert_eq!(std::fs::read_to_string(folder.path().join(name)).unwrap().lines().count(), 1, "{name}");
         }
     }
 
     #[test]
     fn a_full_disk_loses_lines_and_nothing_else() {
-        let config = Config {
-            file: Some("/dev/full".into()),
-            ..Config::default()
-        };
+        let config = Config { file: Some("/dev/full".into()), ..Config::default() };
         let metrics = Metrics::new().unwrap();
         let (log, writer) = AccessLog::open(&config, Arc::clone(&metrics)).unwrap();
         for _ in 0..100 {

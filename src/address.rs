@@ -55,10 +55,7 @@ impl FromStr for BindAddress {
         if let Some(port) = text.strip_prefix(':').and_then(|port| port.parse().ok()) {
             return Ok(Self::Inet((Ipv6Addr::UNSPECIFIED, port).into()));
         }
-        text.parse().map(Self::Inet).map_err(|_| AddressError {
-            found: text.to_owned(),
-            expected: BIND_FORMS,
-        })
+        text.parse().map(Self::Inet).map_err(|_| AddressError { found: text.to_owned(), expected: BIND_FORMS })
     }
 }
 
@@ -66,19 +63,12 @@ impl FromStr for ServerAddress {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        let fault = || AddressError {
-            found: text.to_owned(),
-            expected: SERVER_FORMS,
-        };
+        let fault = || AddressError { found: text.to_owned(), expected: SERVER_FORMS };
         if let Some(path) = unix_path(text) {
             return Ok(Self::Unix(path));
         }
         if let Ok(address) = text.parse::<SocketAddr>() {
-            return if address.port() == 0 {
-                Err(fault())
-            } else {
-                Ok(Self::Inet(address))
-            };
+            return if address.port() == 0 { Err(fault()) } else { Ok(Self::Inet(address)) };
         }
         let (host, port) = text.rsplit_once(':').ok_or_else(fault)?;
         let port: u16 = port.parse().ok().filter(|&port| port != 0).ok_or_else(fault)?;
@@ -90,18 +80,13 @@ impl FromStr for ServerAddress {
 }
 
 fn unix_path(text: &str) -> Option<PathBuf> {
-    text.strip_prefix("unix:")
-        .filter(|path| !path.is_empty())
-        .map(PathBuf::from)
+    text.strip_prefix("unix:").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 /// Letters, digits, hyphens and underscores between dots (RFC 1123, and the underscores that container networks use).
 fn is_host_name(host: &str) -> bool {
     let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
     let numeric = host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     host.len() <= 253 && !numeric && host.split('.').all(label)
@@ -159,25 +144,10 @@ mod tests {
 
     #[test]
     fn server_forms_read_and_print_the_same() {
-        for text in [
-            "10.0.0.7:3000",
-            "[::1]:3000",
-            "app_1.internal:3000",
-            "unix:/run/app.sock",
-        ] {
+        for text in ["10.0.0.7:3000", "[::1]:3000", "app_1.internal:3000", "unix:/run/app.sock"] {
             assert_eq!(text.parse::<ServerAddress>().unwrap().to_string(), text);
         }
-        for text in [
-            "",
-            "app",
-            "app:0",
-            "1.2.3.4:0",
-            "1.2.3:80",
-            "a b:80",
-            "app:99999",
-            "-:",
-            ":80",
-        ] {
+        for text in ["", "app", "app:0", "1.2.3.4:0", "1.2.3:80", "a b:80", "app:99999", "-:", ":80"] {
             assert!(text.parse::<ServerAddress>().is_err(), "{text}");
         }
     }
@@ -185,9 +155,6 @@ mod tests {
     #[test]
     fn a_wrong_address_is_answered_with_the_forms_that_would_do() {
         let fault = "nonsense".parse::<ServerAddress>().unwrap_err().to_string();
-        assert_eq!(
-            fault,
-            "`nonsense` is not an address: expected IP:PORT, [IPV6]:PORT, HOST:PORT or unix:/PATH"
-        );
+        assert_eq!(fault, "`nonsense` is not an address: expected IP:PORT, [IPV6]:PORT, HOST:PORT or unix:/PATH");
     }
 }

@@ -4,7 +4,7 @@
 //! of a gateway minds; what has to be exact (the inspect delay) uses a timer of its own.
 
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -24,6 +24,7 @@ pub struct Deadlines {
     /// Ticks since the start, as of the last sweep.
     now: AtomicU32,
     next_shard: AtomicU32,
+    stopping: AtomicBool,
     shards: [Mutex<Vec<Weak<Cell>>>; SHARDS],
 }
 
@@ -49,6 +50,7 @@ impl Deadlines {
             start: Instant::now(),
             now: AtomicU32::new(1),
             next_shard: AtomicU32::new(0),
+            stopping: AtomicBool::new(false),
             shards,
         })
     }
@@ -67,13 +69,17 @@ impl Deadlines {
     pub fn register(self: &Arc<Self>) -> Deadline {
         let cell = Arc::new(Cell::default());
         let shard = self.next_shard.fetch_add(1, Ordering::Relaxed) as usize % SHARDS;
-        self.shards[shard]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(Arc::downgrade(&cell));
-        Deadline {
-            clock: Arc::clone(self),
-            cell,
+        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&cell));
+        Deadline { clock: Arc::clone(self), cell }
+    }
+
+    /// Tells every owner of a deadline that the gateway is stopping.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        for shard in &self.shards {
+            for cell in shard.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade) {
+                cell.waker.wake();
+            }
         }
     }
 
@@ -97,12 +103,7 @@ impl Deadline {
     pub fn set(&self, after: Duration) {
         let due = match after {
             Duration::ZERO => 0,
-            after => self
-                .clock
-                .now
-                .load(Ordering::Relaxed)
-                .saturating_add(ticks(after))
-                .saturating_add(1),
+            after => self.clock.now.load(Ordering::Relaxed).saturating_add(ticks(after)).saturating_add(1),
         };
         self.cell.due.store(due, Ordering::Relaxed);
     }
@@ -115,11 +116,13 @@ impl Deadline {
     /// Ready when it has fired; else the task is woken when it does.
     pub fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.cell.waker.register(cx.waker());
-        if self.cell.is_due(self.clock.now.load(Ordering::Relaxed)) {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
+        if self.cell.is_due(self.clock.now.load(Ordering::Relaxed)) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Whether the gateway is stopping; if not, the task is woken when it does.
+    pub fn poll_stopping(&self, cx: &mut Context<'_>) -> bool {
+        self.cell.waker.register(cx.waker());
+        self.clock.stopping.load(Ordering::Acquire)
     }
 
     /// Waits until it fires.
@@ -153,10 +156,7 @@ mod tests {
         deadline.set(Duration::from_secs(3));
         deadline.expired().await;
         let took = start.elapsed();
-        assert!(
-            (Duration::from_secs(3)..=Duration::from_millis(3600)).contains(&took),
-            "{took:?}"
-        );
+        assert!((Duration::from_secs(3)..=Duration::from_millis(3600)).contains(&took), "{took:?}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -166,19 +166,11 @@ mod tests {
         let deadline = clock.register();
         deadline.set(Duration::from_secs(1));
         for _ in 0..10 {
-            assert!(
-                tokio::time::timeout(Duration::from_millis(700), deadline.expired())
-                    .await
-                    .is_err()
-            );
+            assert!(tokio::time::timeout(Duration::from_millis(700), deadline.expired()).await.is_err());
             deadline.set(Duration::from_secs(1));
         }
         deadline.clear();
-        assert!(
-            tokio::time::timeout(Duration::from_secs(100), deadline.expired())
-                .await
-                .is_err()
-        );
+        assert!(tokio::time::timeout(Duration::from_secs(100), deadline.expired()).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,9 +18,6 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            delay: Duration::ZERO,
-            deadline: Duration::from_secs(30),
-        }
+        Self { delay: Duration::ZERO, deadline: Duration::from_secs(30) }
     }
 }

@@ -88,9 +88,7 @@ impl Metrics {
             let metric = IntCounter::new(name, help)?;
             registry.register(Box::new(metric.clone())).map(|()| metric)
         };
-        let buckets = vec![
-            0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0,
-        ];
+        let buckets = vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0];
         let seconds = HistogramVec::new(
             HistogramOpts::new("request_seconds", "Time of requests, long polls included").buckets(buckets),
             &["upstream"],
@@ -99,37 +97,17 @@ impl Metrics {
         Ok(Arc::new(Self {
             connections_open: gauge("connections_open", "Client connections open now", &["listener"])?,
             connections: counter("connections_total", "Client connections accepted", &["listener"])?,
-            connections_refused: counter(
-                "connections_refused_total",
-                "Refused by a limit",
-                &["listener", "limit"],
-            )?,
-            detected: counter(
-                "detected_total",
-                "What connections turned out to speak",
-                &["listener", "protocol"],
-            )?,
-            tls_handshakes: counter(
-                "tls_handshakes_total",
-                "TLS handshakes of clients",
-                &["listener", "result"],
-            )?,
+            connections_refused: counter("connections_refused_total", "Refused by a limit", &["listener", "limit"])?,
+            detected: counter("detected_total", "What connections turned out to speak", &["listener", "protocol"])?,
+            tls_handshakes: counter("tls_handshakes_total", "TLS handshakes of clients", &["listener", "result"])?,
             requests: counter("requests_total", "Requests answered", &["upstream", "class"])?,
             request_seconds: seconds,
-            refusals: counter(
-                "refusals_total",
-                "Requests that the gateway answered by itself",
-                &["reason"],
-            )?,
+            refusals: counter("refusals_total", "Requests that the gateway answered by itself", &["reason"])?,
             tunnels_open: gauge("tunnels_open", "Tunnels open now", &["upstream"])?,
             tunnels: counter("tunnels_total", "Tunnels opened", &["upstream", "kind"])?,
             upgrades_refused: counter("upgrades_refused_total", "Upgrades answered without 101", &["upstream"])?,
             tunnels_closed: counter("tunnels_closed_total", "Tunnels closed, by whom", &["upstream", "by"])?,
-            tunnel_bytes: counter(
-                "tunnel_bytes_total",
-                "Bytes that tunnels carried",
-                &["upstream", "direction"],
-            )?,
+            tunnel_bytes: counter("tunnel_bytes_total", "Bytes that tunnels carried", &["upstream", "direction"])?,
             panics: plain("panics_total", "Panics, each the end of one connection or task")?,
             access_log_lost: plain("access_log_lost_total", "Access-log lines given up")?,
             registry,

@@ -45,9 +45,7 @@ impl Socket {
         if let Self::Tcp(stream) = self {
             let socket = SockRef::from(stream);
             let _ = socket.set_tcp_nodelay(true);
-            let keepalive = TcpKeepalive::new()
-                .with_time(KEEPALIVE_IDLE)
-                .with_interval(KEEPALIVE_INTERVAL);
+            let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
             let _ = socket.set_tcp_keepalive(&keepalive);
             let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
         }

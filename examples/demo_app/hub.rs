@@ -49,10 +49,7 @@ pub(crate) struct Line {
 
 impl Hub {
     pub(crate) fn new() -> Self {
-        Self {
-            room: Mutex::default(),
-            news: broadcast::Sender::new(BACKLOG),
-        }
+        Self { room: Mutex::default(), news: broadcast::Sender::new(BACKLOG) }
     }
 
     pub(crate) fn news(&self) -> broadcast::Receiver<News> {
@@ -83,11 +80,7 @@ impl Hub {
         let line = {
             let mut room = self.room();
             let Some(person) = room.people.get(id) else { return };
-            let line = Line {
-                name: person.name.clone(),
-                server: person.server,
-                text,
-            };
+            let line = Line { name: person.name.clone(), server: person.server, text };
             if room.chat.len() == REMEMBERED {
                 room.chat.pop_front();
             }

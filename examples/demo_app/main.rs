@@ -32,11 +32,7 @@ struct Args {
     web: SocketAddr,
 
     /// Addresses of the Socket.IO servers, with commas between
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_value = "127.0.0.1:9411,127.0.0.1:9412,127.0.0.1:9413"
-    )]
+    #[arg(long, value_delimiter = ',', default_value = "127.0.0.1:9411,127.0.0.1:9412,127.0.0.1:9413")]
     sockets: Vec<SocketAddr>,
 
     /// The browser build of socket.io-client, which npm installs
@@ -50,12 +46,9 @@ struct Args {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
-    let names = NAMES.get(..args.sockets.len()).ok_or_else(|| {
-        format!(
-            "--sockets takes up to {} addresses: each has a colour of its own",
-            NAMES.len()
-        )
-    })?;
+    let names = NAMES
+        .get(..args.sockets.len())
+        .ok_or_else(|| format!("--sockets takes up to {} addresses: each has a colour of its own", NAMES.len()))?;
     let client = std::fs::read_to_string(&args.client)
         .map_err(|fault| format!("{}: {fault}; run `npm ci` in examples/demo_app", args.client.display()))?;
 
@@ -76,9 +69,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 /// Binds the address and says so in the words of the gateway, so that a script can read which port it became.
 async fn listen(name: &str, address: SocketAddr) -> Result<TcpListener, Box<dyn Error>> {
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|fault| format!("cannot listen on {address}: {fault}"))?;
+    let listener = TcpListener::bind(address).await.map_err(|fault| format!("cannot listen on {address}: {fault}"))?;
     println!("listening {name} {}", listener.local_addr()?);
     Ok(listener)
 }

@@ -44,22 +44,17 @@ pub(crate) async fn run(listener: TcpListener, servers: Names, own: usize, hub: 
         .build_layer();
 
     let guest_book = hub.clone();
-    sockets.ns(
-        "/",
-        move |socket: SocketRef, Data(introduction): Data<Introduction>| async move {
-            greet(&socket, introduction, servers, own, guest_book);
-        },
-    );
+    sockets.ns("/", move |socket: SocketRef, Data(introduction): Data<Introduction>| async move {
+        greet(&socket, introduction, servers, own, guest_book);
+    });
     tokio::spawn(pass_on_news(sockets, hub));
 
     // The page reads this header from its own requests, and so can prove that each of them met the same server.
     let sign = HeaderValue::from_str(&format!("server;desc={server}")).map_err(io::Error::other)?;
-    let app = Router::new()
-        .layer(layer)
-        .layer(map_response(move |mut answer: Response| {
-            answer.headers_mut().insert("server-timing", sign.clone());
-            async { answer }
-        }));
+    let app = Router::new().layer(layer).layer(map_response(move |mut answer: Response| {
+        answer.headers_mut().insert("server-timing", sign.clone());
+        async { answer }
+    }));
     axum::serve(listener, app).await
 }
 
@@ -69,12 +64,7 @@ fn greet(socket: &SocketRef, introduction: Introduction, servers: Names, own: us
         name if name.is_empty() => "Guest".to_owned(),
         name => name,
     };
-    socket
-        .emit(
-            "welcome",
-            &json!({ "server": server, "servers": servers, "chat": hub.chat() }),
-        )
-        .ok();
+    socket.emit("welcome", &json!({ "server": server, "servers": servers, "chat": hub.chat() })).ok();
     hub.enter(describe(socket, name.clone(), server));
 
     socket.on("echo", move |ack: AckSender| async move {
@@ -102,12 +92,7 @@ fn describe(socket: &SocketRef, name: String, server: &'static str) -> Person {
         TransportType::Polling => "polling",
         TransportType::Websocket => "websocket",
     };
-    Person {
-        id: socket.id.to_string(),
-        name,
-        server,
-        transport,
-    }
+    Person { id: socket.id.to_string(), name, server, transport }
 }
 
 async fn pass_on_news(sockets: SocketIo, hub: Arc<Hub>) {

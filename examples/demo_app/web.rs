@@ -14,14 +14,8 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'self'; img-src 'self' data:;
 pub(crate) async fn run(listener: TcpListener, client: String) -> io::Result<()> {
     let app = Router::new()
         .route("/", get(async || file("text/html", include_str!("page/index.html"))))
-        .route(
-            "/style.css",
-            get(async || file("text/css", include_str!("page/style.css"))),
-        )
-        .route(
-            "/page.js",
-            get(async || file("text/javascript", include_str!("page/page.js"))),
-        )
+        .route("/style.css", get(async || file("text/css", include_str!("page/style.css"))))
+        .route("/page.js", get(async || file("text/javascript", include_str!("page/page.js"))))
         .route("/client.js", get(move || async { file("text/javascript", client) }));
     axum::serve(listener, app).await
 }

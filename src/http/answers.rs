@@ -114,10 +114,7 @@ impl std::error::Error for Refusal {}
 
 /// Writes a whole HTTP/1.1 answer after which the connection closes.
 pub fn write_closing<'a>(status: u16, fields: impl IntoIterator<Item = (&'a str, &'a str)>, body: &[u8]) -> Vec<u8> {
-    let reason = ::http::StatusCode::from_u16(status)
-        .ok()
-        .and_then(|status| status.canonical_reason())
-        .unwrap_or("");
+    let reason = ::http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("");
     let mut answer = format!("HTTP/1.1 {status} {reason}\r\n").into_bytes();
     for (name, value) in fields {
         answer.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
@@ -128,10 +125,8 @@ pub fn write_closing<'a>(status: u16, fields: impl IntoIterator<Item = (&'a str,
 }
 
 /// The fields of a refusal's answer: plain text that nobody keeps.
-pub const REFUSAL_FIELDS: [(&str, &str); 2] = [
-    ("content-type", "text/plain; charset=utf-8"),
-    ("cache-control", "no-store"),
-];
+pub const REFUSAL_FIELDS: [(&str, &str); 2] =
+    [("content-type", "text/plain; charset=utf-8"), ("cache-control", "no-store")];
 
 #[cfg(test)]
 mod tests {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// `timeouts`: times that rule a client's connection; `0s` turns one off.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -35,7 +35,7 @@ impl Default for Timeouts {
     }
 }
 
-/// `limits`: what the gateway bears; 0 is no limit.
+/// `limits`: what the gateway bears; for connections and bodies, 0 is no limit.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
@@ -43,11 +43,13 @@ pub struct Limits {
     pub connections: usize,
     /// Connections open at once from one address (IPv6: one /64). Default 0.
     pub connections_per_address: usize,
-    /// A request head. Default 16 KiB; more is answered 431.
+    /// A request head, 1 KiB or more. Default 16 KiB; more is answered 431.
+    #[serde(serialize_with = "exactly")]
     pub head: ByteSize,
-    /// Header fields in a request head. Default 100, at most 256; more is answered 431.
+    /// Header fields in a request head, 1 to 256. Default 100; more is answered 431.
     pub headers: usize,
     /// A request body. Default 100 MiB, the most that Socket.IO 2 sends; more is answered 413.
+    #[serde(serialize_with = "exactly")]
     pub body: ByteSize,
 }
 
@@ -98,4 +100,9 @@ impl Default for Forwarding {
             request_id: "X-Request-Id".to_owned(),
         }
     }
+}
+
+/// In bytes: the usual form of a size is rounded, and would read as another one.
+fn exactly<S: Serializer>(size: &ByteSize, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(size.as_u64())
 }

@@ -9,14 +9,8 @@ use super::config::Forwarding;
 use crate::request::{Headers, elements};
 
 /// The fields that say who the client is; none of them passes from a stranger.
-const ORIGIN_FIELDS: [&str; 6] = [
-    "x-forwarded-for",
-    "x-forwarded-proto",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-real-ip",
-    "forwarded",
-];
+const ORIGIN_FIELDS: [&str; 6] =
+    ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-real-ip", "forwarded"];
 
 /// One request as the connection shows it.
 #[derive(Clone, Copy, Debug)]
@@ -145,9 +139,7 @@ impl Forwarding {
     /// The id of a request: the one that a trusted proxy gave it, or a new one of 128 random bits.
     pub fn request_id(&self, peer: IpAddr, headers: Headers<'_>) -> String {
         let name = self.request_id.to_ascii_lowercase();
-        let given = (!name.is_empty() && self.trusts(peer))
-            .then(|| headers.get(&name))
-            .flatten();
+        let given = (!name.is_empty() && self.trusts(peer)).then(|| headers.get(&name)).flatten();
         let plain = |id: &&str| (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
         match given.and_then(|id| std::str::from_utf8(id).ok()).filter(plain) {
             Some(id) => id.to_owned(),
@@ -158,10 +150,7 @@ impl Forwarding {
 
 /// An address in a forwarding list: plain, or with a port, or in brackets.
 fn parse_address(text: &str) -> Option<IpAddr> {
-    let bare = text
-        .strip_prefix('[')
-        .and_then(|rest| rest.split_once(']'))
-        .map(|(inside, _)| inside);
+    let bare = text.strip_prefix('[').and_then(|rest| rest.split_once(']')).map(|(inside, _)| inside);
     let port = || text.parse::<std::net::SocketAddr>().map(|address| address.ip());
     bare.unwrap_or(text).parse().or_else(|_| port()).ok()
 }
@@ -171,13 +160,8 @@ mod tests {
     use super::*;
 
     fn tell(forwarding: &Forwarding, peer: &str, fields: &[(&str, &str)]) -> Vec<(String, String)> {
-        let fields: Vec<_> = fields
-            .iter()
-            .map(|(name, value)| httparse::Header {
-                name,
-                value: value.as_bytes(),
-            })
-            .collect();
+        let fields: Vec<_> =
+            fields.iter().map(|(name, value)| httparse::Header { name, value: value.as_bytes() }).collect();
         let seen = Seen {
             peer: peer.parse().unwrap(),
             local_port: 443,
@@ -186,9 +170,7 @@ mod tests {
             headers: Headers::Fields(&fields),
         };
         let mut told = Vec::new();
-        forwarding.tell(&seen, "id", |name, value| {
-            told.push((name.to_owned(), value.to_owned()))
-        });
+        forwarding.tell(&seen, "id", |name, value| told.push((name.to_owned(), value.to_owned())));
         told
     }
 
@@ -197,11 +179,7 @@ mod tests {
     }
 
     fn trusting() -> Forwarding {
-        Forwarding {
-            trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
-            forwarded: true,
-            ..Forwarding::default()
-        }
+        Forwarding { trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()], forwarded: true, ..Forwarding::default() }
     }
 
     const SPOOFED: [(&str, &str); 4] = [
@@ -219,10 +197,7 @@ mod tests {
         assert_eq!(value(&told, "X-Forwarded-Proto"), "https");
         assert_eq!(value(&told, "X-Forwarded-Host"), "example.com");
         assert_eq!(value(&told, "X-Forwarded-Port"), "443");
-        assert_eq!(
-            value(&told, "Forwarded"),
-            "for=203.0.113.9;host=\"example.com\";proto=https"
-        );
+        assert_eq!(value(&told, "Forwarded"), "for=203.0.113.9;host=\"example.com\";proto=https");
         for (name, _) in SPOOFED {
             assert!(trusting().replaces(name, "203.0.113.9".parse().unwrap()), "{name}");
         }
@@ -234,72 +209,32 @@ mod tests {
         assert_eq!(value(&told, "X-Forwarded-For"), "6.6.6.6, 10.1.2.3");
         assert_eq!(value(&told, "X-Real-IP"), "6.6.6.6");
         assert_eq!(value(&told, "X-Forwarded-Proto"), "gopher");
-        assert_eq!(
-            value(&told, "Forwarded"),
-            "for=6.6.6.6, for=10.1.2.3;host=\"example.com\";proto=https"
-        );
+        assert_eq!(value(&told, "Forwarded"), "for=6.6.6.6, for=10.1.2.3;host=\"example.com\";proto=https");
     }
 
     #[test]
     fn switched_off_fields_still_do_not_pass_from_strangers() {
-        let off = Forwarding {
-            x_real_ip: false,
-            ..trusting()
-        };
+        let off = Forwarding { x_real_ip: false, ..trusting() };
         assert!(off.replaces("X-Real-IP", "203.0.113.9".parse().unwrap()));
         assert!(!off.replaces("X-Real-IP", "10.0.0.1".parse().unwrap()));
-        assert!(
-            !tell(&off, "203.0.113.9", &[])
-                .iter()
-                .any(|(name, _)| name == "X-Real-IP")
-        );
+        assert!(!tell(&off, "203.0.113.9", &[]).iter().any(|(name, _)| name == "X-Real-IP"));
     }
 
     #[test]
     fn the_client_is_the_last_one_that_trusted_proxies_vouch_for() {
-        let fields = [httparse::Header {
-            name: "X-Forwarded-For",
-            value: b"6.6.6.6, 198.51.100.7:99, 10.0.0.9",
-        }];
+        let fields = [httparse::Header { name: "X-Forwarded-For", value: b"6.6.6.6, 198.51.100.7:99, 10.0.0.9" }];
         let headers = Headers::Fields(&fields);
-        assert_eq!(
-            trusting().client("10.0.0.1".parse().unwrap(), headers).to_string(),
-            "198.51.100.7"
-        );
-        assert_eq!(
-            trusting()
-                .client("::ffff:10.0.0.1".parse().unwrap(), headers)
-                .to_string(),
-            "198.51.100.7"
-        );
-        assert_eq!(
-            trusting().client("203.0.113.9".parse().unwrap(), headers).to_string(),
-            "203.0.113.9"
-        );
-        assert_eq!(
-            Forwarding::default()
-                .client("10.0.0.1".parse().unwrap(), headers)
-                .to_string(),
-            "10.0.0.1"
-        );
-        let garbage = [httparse::Header {
-            name: "X-Forwarded-For",
-            value: b"6.6.6.6, who?",
-        }];
-        assert_eq!(
-            trusting()
-                .client("10.0.0.1".parse().unwrap(), Headers::Fields(&garbage))
-                .to_string(),
-            "10.0.0.1"
-        );
+        assert_eq!(trusting().client("10.0.0.1".parse().unwrap(), headers).to_string(), "198.51.100.7");
+        assert_eq!(trusting().client("::ffff:10.0.0.1".parse().unwrap(), headers).to_string(), "198.51.100.7");
+        assert_eq!(trusting().client("203.0.113.9".parse().unwrap(), headers).to_string(), "203.0.113.9");
+        assert_eq!(Forwarding::default().client("10.0.0.1".parse().unwrap(), headers).to_string(), "10.0.0.1");
+        let garbage = [httparse::Header { name: "X-Forwarded-For", value: b"6.6.6.6, who?" }];
+        assert_eq!(trusting().client("10.0.0.1".parse().unwrap(), Headers::Fields(&garbage)).to_string(), "10.0.0.1");
     }
 
     #[test]
     fn request_ids_are_new_unless_a_trusted_proxy_gave_one() {
-        let fields = [httparse::Header {
-            name: "X-Request-Id",
-            value: b"abc",
-        }];
+        let fields = [httparse::Header { name: "X-Request-Id", value: b"abc" }];
         let headers = Headers::Fields(&fields);
         assert_eq!(trusting().request_id("10.0.0.1".parse().unwrap(), headers), "abc");
         let fresh = trusting().request_id("203.0.113.9".parse().unwrap(), headers);

@@ -44,10 +44,7 @@ impl std::error::Error for Malformed {}
 
 /// The body of a request (RFC 9112 6.3), after the checks that close request smuggling.
 pub fn request_body(minor_version: u8, headers: &[Header<'_>]) -> Result<Body, Malformed> {
-    let hosts = headers
-        .iter()
-        .filter(|header| header.name.eq_ignore_ascii_case("host"))
-        .count();
+    let hosts = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("host")).count();
     if hosts > 1 || (hosts == 0 && minor_version == 1) {
         return Err(Malformed::Host);
     }
@@ -134,7 +131,7 @@ impl Chunks {
             let digit = char::from(byte).to_digit(16).map(u64::from);
             self.state = match (self.state, byte) {
                 (SizeStart, _) => Size(digit?),
-                (Size(size), b'\n') if size == 0 => TrailerStart,
+                (Size(0), b'\n') => TrailerStart,
                 (Size(size), b'\n') => Data(size),
                 (Size(size), b';' | b'\r' | b' ' | b'\t') => Extension(size),
                 (Size(size), _) => Size(size.checked_mul(16)?.checked_add(digit?)?),
@@ -182,14 +179,8 @@ mod tests {
     use super::*;
 
     fn request(minor: u8, pairs: &[(&str, &str)]) -> Result<Body, Malformed> {
-        let mut headers = vec![Header {
-            name: "Host",
-            value: b"a",
-        }];
-        headers.extend(pairs.iter().map(|(name, value)| Header {
-            name,
-            value: value.as_bytes(),
-        }));
+        let mut headers = vec![Header { name: "Host", value: b"a" }];
+        headers.extend(pairs.iter().map(|(name, value)| Header { name, value: value.as_bytes() }));
         request_body(minor, &headers)
     }
 
@@ -205,58 +196,28 @@ mod tests {
     #[test]
     fn what_two_readers_could_take_differently_is_refused() {
         for (pairs, fault) in [
-            (
-                vec![("Content-Length", "1"), ("Transfer-Encoding", "chunked")],
-                Malformed::LengthAndChunks,
-            ),
-            (
-                vec![("Content-Length", "1"), ("Content-Length", "1")],
-                Malformed::Length,
-            ),
+            (vec![("Content-Length", "1"), ("Transfer-Encoding", "chunked")], Malformed::LengthAndChunks),
+            (vec![("Content-Length", "1"), ("Content-Length", "1")], Malformed::Length),
             (vec![("Content-Length", "1, 1")], Malformed::Length),
             (vec![("Content-Length", "+1")], Malformed::Length),
             (vec![("Content-Length", "")], Malformed::Length),
             (vec![("Content-Length", "99999999999999999999")], Malformed::Length),
             (vec![("Transfer-Encoding", "xchunked")], Malformed::Encoding),
             (vec![("Transfer-Encoding", "gzip, chunked")], Malformed::Encoding),
-            (
-                vec![("Transfer-Encoding", "chunked"), ("Transfer-Encoding", "chunked")],
-                Malformed::Encoding,
-            ),
+            (vec![("Transfer-Encoding", "chunked"), ("Transfer-Encoding", "chunked")], Malformed::Encoding),
             (vec![("Host", "b")], Malformed::Host),
         ] {
             assert_eq!(request(1, &pairs), Err(fault), "{pairs:?}");
         }
-        assert_eq!(
-            request(0, &[("Transfer-Encoding", "chunked")]),
-            Err(Malformed::Encoding)
-        );
+        assert_eq!(request(0, &[("Transfer-Encoding", "chunked")]), Err(Malformed::Encoding));
         assert_eq!(request_body(1, &[]), Err(Malformed::Host));
     }
 
     #[test]
     fn answers_without_length_end_with_the_connection() {
         assert_eq!(response_body(400, &[]), Ok(Body::UntilClose));
-        assert_eq!(
-            response_body(
-                304,
-                &[Header {
-                    name: "content-length",
-                    value: b"9"
-                }]
-            ),
-            Ok(Body::None)
-        );
-        assert_eq!(
-            response_body(
-                400,
-                &[Header {
-                    name: "content-length",
-                    value: b"9"
-                }]
-            ),
-            Ok(Body::Length(9))
-        );
+        assert_eq!(response_body(304, &[Header { name: "content-length", value: b"9" }]), Ok(Body::None));
+        assert_eq!(response_body(400, &[Header { name: "content-length", value: b"9" }]), Ok(Body::Length(9)));
     }
 
     #[test]

@@ -27,16 +27,8 @@ pub fn is_nominated(connection: &[u8], name: &str) -> bool {
 
 /// Fields whose removal would change who asks for what: a client may not make the gateway drop them.
 fn is_protected(name: &str) -> bool {
-    const PROTECTED: [&str; 8] = [
-        "host",
-        "cookie",
-        "content-length",
-        "transfer-encoding",
-        "forwarded",
-        "x-real-ip",
-        "authorization",
-        "origin",
-    ];
+    const PROTECTED: [&str; 8] =
+        ["host", "cookie", "content-length", "transfer-encoding", "forwarded", "x-real-ip", "authorization", "origin"];
     name.len() > 12 && name.as_bytes()[..12].eq_ignore_ascii_case(b"x-forwarded-")
         || PROTECTED.iter().any(|protected| name.eq_ignore_ascii_case(protected))
 }

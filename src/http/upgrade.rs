@@ -36,13 +36,7 @@ mod tests {
     use super::*;
 
     fn fields<'a>(pairs: &[(&'a str, &'a str)]) -> Vec<httparse::Header<'a>> {
-        pairs
-            .iter()
-            .map(|(name, value)| httparse::Header {
-                name,
-                value: value.as_bytes(),
-            })
-            .collect()
+        pairs.iter().map(|(name, value)| httparse::Header { name, value: value.as_bytes() }).collect()
     }
 
     fn told(method: &str, minor: u8, pairs: &[(&str, &str)]) -> Option<Opening> {
@@ -51,30 +45,16 @@ mod tests {
 
     #[test]
     fn lists_and_any_case_open_a_websocket() {
-        let pairs = [
-            ("CONNECTION", "keep-alive, Upgrade"),
-            ("upgrade", "WebSocket"),
-            ("Sec-WebSocket-Key", "x"),
-        ];
+        let pairs = [("CONNECTION", "keep-alive, Upgrade"), ("upgrade", "WebSocket"), ("Sec-WebSocket-Key", "x")];
         assert_eq!(told("GET", 1, &pairs), Some(Opening::Hybi));
-        assert_eq!(
-            told("GET", 1, &[("Connection", "upgrade"), ("Upgrade", "foo, websocket")]),
-            Some(Opening::Hybi)
-        );
+        assert_eq!(told("GET", 1, &[("Connection", "upgrade"), ("Upgrade", "foo, websocket")]), Some(Opening::Hybi));
     }
 
     #[test]
     fn hixie_76_is_known_by_its_two_keys() {
-        let base = [
-            ("Connection", "Upgrade"),
-            ("Upgrade", "WebSocket"),
-            ("Sec-WebSocket-Key1", "1"),
-        ];
+        let base = [("Connection", "Upgrade"), ("Upgrade", "WebSocket"), ("Sec-WebSocket-Key1", "1")];
         let with = |more: (&'static str, &'static str)| [base.as_slice(), &[more]].concat();
-        assert_eq!(
-            told("GET", 1, &with(("Sec-WebSocket-Key2", "2"))),
-            Some(Opening::Hixie76)
-        );
+        assert_eq!(told("GET", 1, &with(("Sec-WebSocket-Key2", "2"))), Some(Opening::Hixie76));
         assert_eq!(told("GET", 1, &base), Some(Opening::Hybi));
     }
 
@@ -86,17 +66,7 @@ mod tests {
         assert_eq!(told("GET", 1, &pairs[..1]), None);
         assert_eq!(told("GET", 1, &pairs[1..]), None);
         assert_eq!(told("GET", 1, &[("Connection", "Upgrade"), ("Upgrade", "h2c")]), None);
-        assert_eq!(
-            told("GET", 1, &[pairs.as_slice(), &[("Content-Length", "5")]].concat()),
-            None
-        );
-        assert_eq!(
-            told(
-                "GET",
-                1,
-                &[pairs.as_slice(), &[("Transfer-Encoding", "chunked")]].concat()
-            ),
-            None
-        );
+        assert_eq!(told("GET", 1, &[pairs.as_slice(), &[("Content-Length", "5")]].concat()), None);
+        assert_eq!(told("GET", 1, &[pairs.as_slice(), &[("Transfer-Encoding", "chunked")]].concat()), None);
     }
 }

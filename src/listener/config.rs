@@ -112,12 +112,7 @@ pub struct Detect {
 
 impl Default for Detect {
     fn default() -> Self {
-        Self {
-            flash_policy: false,
-            plain: false,
-            tcp: None,
-            inspect_delay: Duration::from_millis(500),
-        }
+        Self { flash_policy: false, plain: false, tcp: None, inspect_delay: Duration::from_millis(500) }
     }
 }
 
@@ -136,11 +131,7 @@ pub struct FlashPolicy {
 
 impl Default for FlashPolicy {
     fn default() -> Self {
-        Self {
-            file: None,
-            allow: vec![FlashAllow::default()],
-            timeout: Duration::from_secs(1),
-        }
+        Self { file: None, allow: vec![FlashAllow::default()], timeout: Duration::from_secs(1) }
     }
 }
 
@@ -156,10 +147,7 @@ pub struct FlashAllow {
 
 impl Default for FlashAllow {
     fn default() -> Self {
-        Self {
-            domain: "*".to_owned(),
-            ports: "*".to_owned(),
-        }
+        Self { domain: "*".to_owned(), ports: "*".to_owned() }
     }
 }
 

@@ -43,15 +43,12 @@ impl<'a> Request<'a> {
 
     /// The first cookie of this name (RFC 6265), over all `Cookie` fields: HTTP/2 clients send several.
     pub fn cookie(&self, name: &str) -> Option<&'a str> {
-        self.headers
-            .all("cookie")
-            .filter_map(|value| std::str::from_utf8(value).ok())
-            .find_map(|cookies| {
-                cookies.split(';').find_map(|pair| {
-                    let (key, value) = pair.trim().split_once('=')?;
-                    (key == name).then_some(value)
-                })
+        self.headers.all("cookie").filter_map(|value| std::str::from_utf8(value).ok()).find_map(|cookies| {
+            cookies.split(';').find_map(|pair| {
+                let (key, value) = pair.trim().split_once('=')?;
+                (key == name).then_some(value)
             })
+        })
     }
 }
 
@@ -69,10 +66,9 @@ impl<'a> Headers<'a> {
     pub fn get(&self, name: &str) -> Option<&'a [u8]> {
         match self {
             Self::Map(map) => map.get(name).map(|value| value.as_bytes()),
-            Self::Fields(fields) => fields
-                .iter()
-                .find(|field| field.name.eq_ignore_ascii_case(name))
-                .map(|field| field.value),
+            Self::Fields(fields) => {
+                fields.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
+            }
         }
     }
 
@@ -82,9 +78,7 @@ impl<'a> Headers<'a> {
             Self::Map(map) => (Some(map.get_all(name).into_iter().map(|value| value.as_bytes())), None),
             Self::Fields(fields) => {
                 let name = name.to_owned();
-                let matching = fields
-                    .iter()
-                    .filter(move |field| field.name.eq_ignore_ascii_case(&name));
+                let matching = fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(&name));
                 (None, Some(matching.map(|field| field.value)))
             }
         };
@@ -96,27 +90,22 @@ impl<'a> Headers<'a> {
         let holds = |value: &[u8]| elements(value).any(|element| element.eq_ignore_ascii_case(token.as_bytes()));
         match self {
             Self::Map(map) => map.get_all(name).into_iter().any(|value| holds(value.as_bytes())),
-            Self::Fields(fields) => fields
-                .iter()
-                .any(|field| field.name.eq_ignore_ascii_case(name) && holds(field.value)),
+            Self::Fields(fields) => {
+                fields.iter().any(|field| field.name.eq_ignore_ascii_case(name) && holds(field.value))
+            }
         }
     }
 }
 
 /// The elements of a comma-separated list, without the white space around them and without empty ones.
 pub fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value
-        .split(|&byte| byte == b',')
-        .map(<[u8]>::trim_ascii)
-        .filter(|element| !element.is_empty())
+    value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
 }
 
 /// A host as clients write it (`Example.com:8080`, `[::1]:80`, `example.com.`) without port, final dot and upper case.
 pub fn host_name(authority: &str) -> Cow<'_, str> {
     let host = match authority.strip_prefix('[') {
-        Some(rest) => rest
-            .split_once(']')
-            .map_or(authority, |(inside, _)| &authority[..inside.len() + 2]),
+        Some(rest) => rest.split_once(']').map_or(authority, |(inside, _)| &authority[..inside.len() + 2]),
         None => authority.split_once(':').map_or(authority, |(host, _)| host),
     };
     let host = host.strip_suffix('.').unwrap_or(host);
@@ -148,14 +137,8 @@ mod tests {
     #[test]
     fn lists_are_searched_element_by_element_over_all_fields_of_the_name() {
         let fields = [
-            httparse::Header {
-                name: "Connection",
-                value: b"keep-alive , UPGRADE",
-            },
-            httparse::Header {
-                name: "connection",
-                value: b"x",
-            },
+            httparse::Header { name: "Connection", value: b"keep-alive , UPGRADE" },
+            httparse::Header { name: "connection", value: b"x" },
         ];
         let headers = Headers::Fields(&fields);
         assert!(headers.lists("connection", "upgrade") && headers.lists("connection", "x"));
@@ -171,14 +154,8 @@ mod tests {
     #[test]
     fn queries_and_cookies_are_found_by_their_whole_name() {
         let fields = [
-            httparse::Header {
-                name: "Cookie",
-                value: b"a=1; io=abc",
-            },
-            httparse::Header {
-                name: "Cookie",
-                value: b"b=2",
-            },
+            httparse::Header { name: "Cookie", value: b"a=1; io=abc" },
+            httparse::Header { name: "Cookie", value: b"b=2" },
         ];
         let request = Request {
             method: "GET",
@@ -194,9 +171,6 @@ mod tests {
         assert_eq!(request.query_value("sid"), Some("yes"));
         assert_eq!(request.query_value("flag"), Some(""));
         assert_eq!(request.query_value("id"), None);
-        assert_eq!(
-            (request.cookie("io"), request.cookie("b"), request.cookie("o")),
-            (Some("abc"), Some("2"), None)
-        );
+        assert_eq!((request.cookie("io"), request.cookie("b"), request.cookie("o")), (Some("abc"), Some("2"), None));
     }
 }

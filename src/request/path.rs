@@ -42,27 +42,18 @@ impl<'a> Path<'a> {
     /// Reads a path (no query); borrows it whole in the usual case, where it is canonical as it stands.
     pub fn read(path: &'a str) -> Result<Self, Refused> {
         if path == "*" {
-            return Ok(Self {
-                canonical: Cow::Borrowed(path),
-                loose: None,
-            });
+            return Ok(Self { canonical: Cow::Borrowed(path), loose: None });
         }
         if !path.starts_with('/') {
             return Err(Refused::NotAbsolute);
         }
         if is_plain(path.as_bytes()) {
-            return Ok(Self {
-                canonical: Cow::Borrowed(path),
-                loose: None,
-            });
+            return Ok(Self { canonical: Cow::Borrowed(path), loose: None });
         }
         let canonical = resolve(&decode(path, false)?)?;
         let loose = resolve(&decode(path, true)?)?;
         let loose = (loose != canonical).then_some(loose);
-        Ok(Self {
-            canonical: Cow::Owned(canonical),
-            loose,
-        })
+        Ok(Self { canonical: Cow::Owned(canonical), loose })
     }
 }
 
@@ -85,9 +76,7 @@ fn decode(path: &str, loose: bool) -> Result<String, Refused> {
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
-        let escaped = (byte == b'%')
-            .then(|| bytes.get(at + 1..at + 3).and_then(escape))
-            .flatten();
+        let escaped = (byte == b'%').then(|| bytes.get(at + 1..at + 3).and_then(escape)).flatten();
         at += if escaped.is_some() { 3 } else { 1 };
         match escaped.unwrap_or(byte) {
             0..=0x1f | 0x7f => return Err(Refused::ControlCharacter),

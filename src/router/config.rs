@@ -27,12 +27,16 @@ pub struct Config {
 #[serde(default, deny_unknown_fields)]
 pub struct Match {
     /// `example.com` or `*.example.com` (one or more labels in front); the port is not looked at.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub host: OneOrMany,
     /// Paths that begin with these segments: `/app` and `/app/` match `/app` and `/app/x`, not `/apple`.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub path: OneOrMany,
     /// Paths that are exactly these.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub path_exact: OneOrMany,
     /// Methods, upper case.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub method: OneOrMany,
     /// Headers: the whole value or one element of its comma-separated list, whatever the case; `*` for any value.
     pub headers: BTreeMap<String, String>,
@@ -41,6 +45,7 @@ pub struct Match {
     /// `websocket`: only requests that open a WebSocket.
     pub upgrade: Option<Upgrade>,
     /// Names of listeners.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub listener: OneOrMany,
 }
 
@@ -66,11 +71,7 @@ pub struct Respond {
 
 impl Default for Respond {
     fn default() -> Self {
-        Self {
-            status: 200,
-            headers: BTreeMap::new(),
-            body: String::new(),
-        }
+        Self { status: 200, headers: BTreeMap::new(), body: String::new() }
     }
 }
 
@@ -92,13 +93,7 @@ pub struct Redirect {
 
 impl Default for Redirect {
     fn default() -> Self {
-        Self {
-            status: 308,
-            scheme: None,
-            host: None,
-            port: None,
-            path: None,
-        }
+        Self { status: 308, scheme: None, host: None, port: None, path: None }
     }
 }
 
@@ -106,6 +101,12 @@ impl Default for Redirect {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct OneOrMany(pub Vec<String>);
+
+impl OneOrMany {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
 
 impl<'de> Deserialize<'de> for OneOrMany {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

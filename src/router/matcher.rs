@@ -38,37 +38,16 @@ enum Value {
 impl Matcher {
     pub(super) fn build(matches: &Match) -> Self {
         let value = |text: &String| {
-            if text == "*" {
-                Value::Any
-            } else {
-                Value::Is(text.clone())
-            }
+            if text == "*" { Value::Any } else { Value::Is(text.clone()) }
         };
-        let prefixes = matches
-            .path
-            .0
-            .iter()
-            .map(|path| PathRule::Prefix(path.trim_end_matches('/').to_owned()));
+        let prefixes = matches.path.0.iter().map(|path| PathRule::Prefix(path.trim_end_matches('/').to_owned()));
         let exact = matches.path_exact.0.iter().map(|path| PathRule::Exact(path.clone()));
         Self {
-            hosts: matches
-                .host
-                .0
-                .iter()
-                .map(|host| Host::build(&host.to_ascii_lowercase()))
-                .collect(),
+            hosts: matches.host.0.iter().map(|host| Host::build(&host.to_ascii_lowercase())).collect(),
             paths: prefixes.chain(exact).collect(),
             methods: matches.method.0.clone(),
-            headers: matches
-                .headers
-                .iter()
-                .map(|(name, text)| (name.to_ascii_lowercase(), value(text)))
-                .collect(),
-            query: matches
-                .query
-                .iter()
-                .map(|(name, text)| (name.clone(), value(text)))
-                .collect(),
+            headers: matches.headers.iter().map(|(name, text)| (name.to_ascii_lowercase(), value(text))).collect(),
+            query: matches.query.iter().map(|(name, text)| (name.clone(), value(text))).collect(),
             websocket: matches.upgrade.is_some(),
             listeners: matches.listener.0.clone(),
         }
@@ -98,10 +77,7 @@ impl Matcher {
             && (self.methods.is_empty() || self.methods.iter().any(|method| method == request.method))
             && (!self.websocket || request.websocket)
             && (self.listeners.is_empty() || self.listeners.iter().any(|name| name == request.listener))
-            && self
-                .headers
-                .iter()
-                .all(|(name, value)| value.matches_header(request, name))
+            && self.headers.iter().all(|(name, value)| value.matches_header(request, name))
             && self.query.iter().all(|(name, value)| match value {
                 Value::Any => request.query_value(name).is_some(),
                 Value::Is(text) => request.query_value(name) == Some(text),
@@ -129,9 +105,9 @@ impl PathRule {
     fn matches(&self, path: &str) -> bool {
         match self {
             Self::Exact(exact) => exact == path,
-            Self::Prefix(prefix) => path
-                .strip_prefix(prefix.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+            Self::Prefix(prefix) => {
+                path.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
         }
     }
 }

@@ -83,20 +83,10 @@ impl Routes {
                 Action::Respond(_) => format!("respond-{}", place + 1),
                 Action::Redirect(_) => format!("redirect-{}", place + 1),
             });
-            routes.routes.push((
-                Matcher::build(&config.matches),
-                Arc::new(Route {
-                    name: name.into(),
-                    action,
-                }),
-            ));
+            routes.routes.push((Matcher::build(&config.matches), Arc::new(Route { name: name.into(), action })));
         }
-        let exact: Vec<String> = routes
-            .routes
-            .iter()
-            .flat_map(|(matcher, _)| matcher.exact_hosts())
-            .map(str::to_owned)
-            .collect();
+        let exact: Vec<String> =
+            routes.routes.iter().flat_map(|(matcher, _)| matcher.exact_hosts()).map(str::to_owned).collect();
         for host in exact {
             let could = routes.indexes(|matcher| matcher.host_matches(Some(&host)));
             routes.by_host.insert(host, could);
@@ -106,22 +96,13 @@ impl Routes {
     }
 
     fn indexes(&self, could_match: impl Fn(&Matcher) -> bool) -> Vec<u32> {
-        (0u32..)
-            .zip(&self.routes)
-            .filter(|(_, (matcher, _))| could_match(matcher))
-            .map(|(index, _)| index)
-            .collect()
+        (0u32..).zip(&self.routes).filter(|(_, (matcher, _))| could_match(matcher)).map(|(index, _)| index).collect()
     }
 
     fn first(&self, request: &Request<'_>, path: &str) -> Option<&Arc<Route>> {
         let listed = request.host.as_deref().and_then(|host| self.by_host.get(host));
-        let mut candidates = listed
-            .unwrap_or(&self.others)
-            .iter()
-            .map(|&index| &self.routes[index as usize]);
-        candidates
-            .find(|(matcher, _)| matcher.matches(request, path))
-            .map(|(_, route)| route)
+        let mut candidates = listed.unwrap_or(&self.others).iter().map(|&index| &self.routes[index as usize]);
+        candidates.find(|(matcher, _)| matcher.matches(request, path)).map(|(_, route)| route)
     }
 }
 
@@ -153,15 +134,10 @@ impl Redirect {
             (None, Some(_)) => None,
             (None, None) => sent_port,
         };
-        let port = port
-            .filter(|&port| port != default_port)
-            .map_or(Cow::Borrowed(""), |port| format!(":{port}").into());
+        let port =
+            port.filter(|&port| port != default_port).map_or(Cow::Borrowed(""), |port| format!(":{port}").into());
         let target = self.path.as_deref().unwrap_or(target);
-        if host.is_empty() {
-            target.to_owned()
-        } else {
-            format!("{scheme}://{host}{port}{target}")
-        }
+        if host.is_empty() { target.to_owned() } else { format!("{scheme}://{host}{port}{target}") }
     }
 }
 

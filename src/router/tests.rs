@@ -11,16 +11,9 @@ fn routes(json: &str) -> Routes {
 fn ask(routes: &Routes, line: &str, fields: &[(&str, &str)]) -> String {
     let (method, url) = line.split_once(' ').unwrap();
     let (host, target) = url.split_at(url.find('/').unwrap());
-    let (path, query) = target
-        .split_once('?')
-        .map_or((target, None), |(path, query)| (path, Some(query)));
-    let fields: Vec<_> = fields
-        .iter()
-        .map(|(name, value)| httparse::Header {
-            name,
-            value: value.as_bytes(),
-        })
-        .collect();
+    let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+    let fields: Vec<_> =
+        fields.iter().map(|(name, value)| httparse::Header { name, value: value.as_bytes() }).collect();
     let headers = Headers::Fields(&fields);
     let request = Request {
         method,
@@ -72,11 +65,7 @@ fn hosts_match_exactly_or_under_a_wildcard_and_never_by_port() {
         r#"[{"match": {"host": "*.example.com"}, "upstream": "under"},
             {"match": {"host": ["Api.example.com", "other.org"]}, "upstream": "api"}, {"upstream": "rest"}]"#,
     );
-    assert_eq!(
-        ask(&routes, "GET api.example.com:8080/", &[]),
-        "under",
-        "first match wins"
-    );
+    assert_eq!(ask(&routes, "GET api.example.com:8080/", &[]), "under", "first match wins");
     assert_eq!(ask(&routes, "GET a.b.example.com/", &[]), "under");
     assert_eq!(ask(&routes, "GET example.com/", &[]), "rest");
     assert_eq!(ask(&routes, "GET badexample.com/", &[]), "rest");
@@ -95,11 +84,7 @@ fn upgrade_header_matcher() {
     assert_eq!(ask(&listed, "GET /any", &[("Upgrade", "h2c")]), "rest");
     let strict = routes(r#"[{"match": {"upgrade": "websocket"}, "upstream": "sockets"}]"#);
     assert_eq!(ask(&strict, "GET /any", &WEBSOCKET), "sockets");
-    assert_eq!(
-        ask(&strict, "GET /any", &WEBSOCKET[1..]),
-        "nowhere",
-        "an Upgrade alone opens nothing"
-    );
+    assert_eq!(ask(&strict, "GET /any", &WEBSOCKET[1..]), "nowhere", "an Upgrade alone opens nothing");
     assert_eq!(ask(&strict, "POST /any", &WEBSOCKET), "nowhere");
 }
 
@@ -116,10 +101,7 @@ fn methods_headers_queries_and_listeners_all_have_to_hold() {
     assert_eq!(ask(&routes, "GET /?transport=websocket&t=1", &fields), "nowhere");
     assert_eq!(ask(&routes, "GET /?transport=polling", &fields), "nowhere");
     assert_eq!(ask(&routes, "GET /?transport=polling&t=1", &fields[..1]), "nowhere");
-    assert_eq!(
-        ask(&routes, "GET /?transport=polling&t=1", &[("X-V", "3"), ("X-Any", "")]),
-        "nowhere"
-    );
+    assert_eq!(ask(&routes, "GET /?transport=polling&t=1", &[("X-V", "3"), ("X-Any", "")]), "nowhere");
 }
 
 #[test]
@@ -135,21 +117,12 @@ fn a_path_with_two_readings_is_refused_only_where_they_part() {
 fn redirects_keep_what_they_do_not_say() {
     let redirect = |json: &str| serde_json::from_str::<Redirect>(json).unwrap();
     let to_https = redirect(r#"{"scheme": "https"}"#);
-    assert_eq!(
-        to_https.location(false, Some("a.example:8080"), "/x?y=1"),
-        "https://a.example/x?y=1"
-    );
+    assert_eq!(to_https.location(false, Some("a.example:8080"), "/x?y=1"), "https://a.example/x?y=1");
     let port = redirect(r#"{"scheme": "https", "port": 8443}"#);
     assert_eq!(port.location(false, Some("[::1]:80"), "/"), "https://[::1]:8443/");
     let host = redirect(r#"{"host": "www.example.com"}"#);
-    assert_eq!(
-        host.location(false, Some("example.com:8080"), "/"),
-        "http://www.example.com:8080/"
-    );
-    assert_eq!(
-        redirect(r#"{"path": "/new"}"#).location(true, Some("a"), "/old?x"),
-        "https://a/new"
-    );
+    assert_eq!(host.location(false, Some("example.com:8080"), "/"), "http://www.example.com:8080/");
+    assert_eq!(redirect(r#"{"path": "/new"}"#).location(true, Some("a"), "/old?x"), "https://a/new");
     assert_eq!(redirect(r#"{"path": "/new"}"#).location(true, None, "/old"), "/new");
 }
 

@@ -62,9 +62,7 @@ impl<'a> Candidates<'a> {
 
     /// Whether the server at this position can take the request: it is up, has room and wasn't tried.
     pub fn is_open(&self, position: usize) -> bool {
-        self.servers
-            .get(position)
-            .is_some_and(|server| server.has_room() && self.serves(server))
+        self.servers.get(position).is_some_and(|server| server.has_room() && self.serves(server))
     }
 
     /// The positions of the open servers, in the order of the configuration.
@@ -89,10 +87,7 @@ impl<'a> Candidates<'a> {
         let starting = |server: &Server| {
             server.health() == Health::Starting && !server.is_draining() && !self.tried.contains(server.id())
         };
-        self.servers
-            .iter()
-            .any(|server| starting(server))
-            .then_some(Reason::Starting)
+        self.servers.iter().any(|server| starting(server)).then_some(Reason::Starting)
     }
 }
 
@@ -101,12 +96,9 @@ pub(super) fn maker(config: &Config) -> MakeBalance {
     // Where sids lead requests home, placing may spread clients of one address; where they don't, it must not.
     let bounded = config.kind == Kind::SocketIo;
     match config.balance() {
-        config::Balance::ClientIp => Arc::new(move |servers| {
-            Box::new(ClientIp {
-                ring: Ring::build(servers),
-                bounded,
-            })
-        }),
+        config::Balance::ClientIp => {
+            Arc::new(move |servers| Box::new(ClientIp { ring: Ring::build(servers), bounded }))
+        }
         config::Balance::RoundRobin => Arc::new(|servers| Box::new(RoundRobin::new(servers.len()))),
         config::Balance::LeastConnections => Arc::new(|_| Box::new(LeastConnections::default())),
         config::Balance::RandomTwo => Arc::new(|_| Box::new(RandomTwo)),
@@ -156,9 +148,7 @@ struct RoundRobin {
 
 impl RoundRobin {
     fn new(servers: usize) -> Self {
-        Self {
-            credit: Mutex::new(vec![0; servers].into()),
-        }
+        Self { credit: Mutex::new(vec![0; servers].into()) }
     }
 }
 
@@ -200,9 +190,7 @@ impl Balance for LeastConnections {
         }
         let turn = self.turn.fetch_add(1, Relaxed) % equals.max(1);
         // Loads move on while they are looked at, so the best so far stands in.
-        let mut lightest = candidates
-            .open()
-            .filter(|&position| compare(candidates, position, best).is_eq());
+        let mut lightest = candidates.open().filter(|&position| compare(candidates, position, best).is_eq());
         lightest.nth(turn).or(Some(best))
     }
 }
@@ -219,11 +207,7 @@ impl Balance for RandomTwo {
 fn draw_two(candidates: &Candidates<'_>, dice: &mut impl Rng) -> Option<usize> {
     let first = draw(candidates, None, dice)?;
     let second = draw(candidates, Some(first), dice);
-    Some(
-        second
-            .filter(|&second| compare(candidates, second, first).is_lt())
-            .unwrap_or(first),
-    )
+    Some(second.filter(|&second| compare(candidates, second, first).is_lt()).unwrap_or(first))
 }
 
 /// One open server, by weight, that isn't `except`.

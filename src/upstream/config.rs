@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::de::{self, MapAccess, Visitor, value::MapAccessDeserializer};
+use serde::de::{self, MapAccess, Unexpected, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::address::ServerAddress;
@@ -133,27 +133,13 @@ impl<'de> Deserialize<'de> for ServerConfig {
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<ServerConfig, E> {
                 let address = text.parse().map_err(E::custom)?;
-                Ok(ServerConfig {
-                    address,
-                    name: None,
-                    weight: one(),
-                    max_connections: 0,
-                })
+                Ok(ServerConfig { address, name: None, weight: one(), max_connections: 0 })
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ServerConfig, A::Error> {
-                let Long {
-                    address,
-                    name,
-                    weight,
-                    max_connections,
-                } = Long::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(ServerConfig {
-                    address,
-                    name,
-                    weight,
-                    max_connections,
-                })
+                let Long { address, name, weight, max_connections } =
+                    Long::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(ServerConfig { address, name, weight, max_connections })
             }
         }
         deserializer.deserialize_any(Either)
@@ -173,10 +159,7 @@ pub struct Queue {
 
 impl Default for Queue {
     fn default() -> Self {
-        Self {
-            size: 1000,
-            timeout: Duration::from_secs(5),
-        }
+        Self { size: 1000, timeout: Duration::from_secs(5) }
     }
 }
 
@@ -198,13 +181,7 @@ pub struct Tls {
 
 impl Default for Tls {
     fn default() -> Self {
-        Self {
-            server_name: None,
-            verify: true,
-            ca: None,
-            cert: None,
-            key: None,
-        }
+        Self { server_name: None, verify: true, ca: None, cert: None, key: None }
     }
 }
 
@@ -293,11 +270,7 @@ impl StatusRange {
 
 impl From<StatusRange> for String {
     fn from(range: StatusRange) -> Self {
-        if range.from == range.to {
-            range.from.to_string()
-        } else {
-            format!("{}-{}", range.from, range.to)
-        }
+        if range.from == range.to { range.from.to_string() } else { format!("{}-{}", range.from, range.to) }
     }
 }
 
@@ -310,9 +283,7 @@ impl<'de> Deserialize<'de> for StatusRange {
                 (Ok(from), Ok(to)) if (100..=599).contains(&from) && from <= to && to <= 599 => {
                     Ok(StatusRange { from, to })
                 }
-                _ => Err(E::custom(format!(
-                    "`{text}` is not a status or a range such as 200-399"
-                ))),
+                _ => Err(E::custom(format!("`{text}` is not a status or a range such as 200-399"))),
             }
         }
         impl Visitor<'_> for Range {
@@ -347,10 +318,7 @@ pub struct Ejection {
 
 impl Default for Ejection {
     fn default() -> Self {
-        Self {
-            failures: 3,
-            duration: Duration::from_secs(10),
-        }
+        Self { failures: 3, duration: Duration::from_secs(10) }
     }
 }
 
@@ -458,9 +426,7 @@ fn weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
     if (1..=256).contains(&weight) {
         Ok(weight)
     } else {
-        Err(de::Error::custom(format!(
-            "weight {weight} is out of range: expected 1 to 256"
-        )))
+        Err(de::Error::invalid_value(Unexpected::Unsigned(weight.into()), &"a whole number from 1 to 256"))
     }
 }
 

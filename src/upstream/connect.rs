@@ -22,9 +22,7 @@ impl Upstream {
                 return Ok(Transport::Plain(socket));
             };
             let name = tls.server_name(server).map_err(io::Error::other)?;
-            let stream = TlsConnector::from(tls.client_config().clone())
-                .connect(name, socket)
-                .await?;
+            let stream = TlsConnector::from(tls.client_config().clone()).connect(name, socket).await?;
             Ok(Transport::Tls(Box::new(TlsStream::Client(stream))))
         };
         within(limit, connecting).await
@@ -38,10 +36,7 @@ async fn open(server: &Server, limit: Duration) -> io::Result<Socket> {
     let addresses = server.addresses();
     // An address that swallows packets must leave time for the others.
     let share = limit / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
-    let mut last = io::Error::new(
-        io::ErrorKind::NotFound,
-        format!("{} has no address yet", server.address()),
-    );
+    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{} has no address yet", server.address()));
     for (rank, &address) in addresses.iter().enumerate() {
         match within(share, TcpStream::connect(address)).await {
             Ok(stream) => {
@@ -65,10 +60,7 @@ async fn within<T>(limit: Duration, connecting: impl Future<Output = io::Result<
     }
     match timeout(limit, connecting).await {
         Ok(result) => result,
-        Err(_) => Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            format!("no connection within {limit:?}"),
-        )),
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {limit:?}"))),
     }
 }
 

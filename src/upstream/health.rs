@@ -147,12 +147,7 @@ async fn check_for_ever(upstream: &Upstream, server: &Server, probe: impl Probe)
             Ok(text) => (true, text),
             Err(text) => (false, text),
         };
-        let report = CheckReport {
-            good,
-            text,
-            at: SystemTime::now(),
-            took: start.elapsed(),
-        };
+        let report = CheckReport { good, text, at: SystemTime::now(), took: start.elapsed() };
         upstream.judge(server, &mut streak, report);
         // From start to start, so that a slow answer doesn't stretch the interval.
         let next = start + vary(health.interval, health.jitter, rand::rng().random());

@@ -27,10 +27,7 @@ pub(super) async fn ask(
     request: &[u8],
     is_head: bool,
 ) -> Result<Answer, String> {
-    stream
-        .write_all(request)
-        .await
-        .map_err(|fault| format!("can't send: {fault}"))?;
+    stream.write_all(request).await.map_err(|fault| format!("can't send: {fault}"))?;
     stream.flush().await.map_err(|fault| format!("can't send: {fault}"))?;
     let mut bytes = Vec::with_capacity(1024);
     let head = loop {
@@ -50,11 +47,7 @@ pub(super) async fn ask(
     };
     bytes.drain(..head.len);
     let (body, complete) = read_body(stream, bytes, head.framing).await?;
-    Ok(Answer {
-        status: head.status,
-        body,
-        reusable: complete && head.keep_alive,
-    })
+    Ok(Answer { status: head.status, body, reusable: complete && head.keep_alive })
 }
 
 /// The request, with `Host` and a name for the log of the server unless `headers` bring their own.
@@ -63,18 +56,12 @@ pub(super) fn request(method: &str, target: &str, host: &str, health: &config::H
     let said = |name: &str| health.headers.keys().any(|said| said.eq_ignore_ascii_case(name));
     let defaults = [("host", host), ("user-agent", AGENT), ("accept", "*/*")];
     let unsaid = defaults.into_iter().filter(|(name, _)| !said(name));
-    let headers = health
-        .headers
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_str()));
+    let headers = health.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     for (name, value) in unsaid.chain(headers) {
         text.push_str(&format!("{name}: {value}\r\n"));
     }
     if let Some(body) = body {
-        text.push_str(&format!(
-            "content-type: text/plain;charset=UTF-8\r\ncontent-length: {}\r\n",
-            body.len()
-        ));
+        text.push_str(&format!("content-type: text/plain;charset=UTF-8\r\ncontent-length: {}\r\n", body.len()));
     }
     text.push_str("\r\n");
     text.push_str(body.unwrap_or_default());
@@ -92,26 +79,17 @@ pub(super) fn check_headers(health: &config::Health) -> Result<(), String> {
     if let Some(path) = &health.path
         && !(path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#'))
     {
-        return Err(format!(
-            "health.path `{path}` is not a path: expected one such as /health?full=1"
-        ));
+        return Err(format!("health.path `{path}` is not a path: expected one such as /health?full=1"));
     }
     for (name, value) in &health.headers {
         if !token(name) {
             return Err(format!("health.headers: `{name}` is not a header name"));
         }
         if value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t') {
-            return Err(format!(
-                "health.headers: the value of `{name}` holds a control character"
-            ));
+            return Err(format!("health.headers: the value of `{name}` holds a control character"));
         }
-        if ["content-length", "transfer-encoding"]
-            .iter()
-            .any(|framing| name.eq_ignore_ascii_case(framing))
-        {
-            return Err(format!(
-                "health.headers: `{name}` can't be set: a check says itself how long it is"
-            ));
+        if ["content-length", "transfer-encoding"].iter().any(|framing| name.eq_ignore_ascii_case(framing)) {
+            return Err(format!("health.headers: `{name}` can't be set: a check says itself how long it is"));
         }
     }
     Ok(())
@@ -169,12 +147,7 @@ fn read_head(bytes: &[u8], is_head: bool) -> Result<Option<Head>, String> {
         framing = Framing::None;
     }
     keep_alive &= framing != Framing::UntilClose;
-    Ok(Some(Head {
-        len,
-        status,
-        framing,
-        keep_alive,
-    }))
+    Ok(Some(Head { len, status, framing, keep_alive }))
 }
 
 /// The body up to [`BODY_LIMIT`], and whether that was all of it.
@@ -245,11 +218,7 @@ fn chunk(bytes: &mut Vec<u8>, body: &mut Vec<u8>) -> Result<Chunk, String> {
     }
     // A chunk that goes beyond the limit is taken as far as it is wanted.
     let wanted = size.min(BODY_LIMIT - body.len().min(BODY_LIMIT));
-    let end = if wanted < size {
-        start + wanted
-    } else {
-        start + size + 2
-    };
+    let end = if wanted < size { start + wanted } else { start + size + 2 };
     if bytes.len() < end {
         return Ok(Chunk::Partial);
     }
@@ -260,10 +229,7 @@ fn chunk(bytes: &mut Vec<u8>, body: &mut Vec<u8>) -> Result<Chunk, String> {
 
 async fn more(stream: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>) -> Result<usize, String> {
     bytes.reserve(4096);
-    stream
-        .read_buf(bytes)
-        .await
-        .map_err(|fault| format!("can't read: {fault}"))
+    stream.read_buf(bytes).await.map_err(|fault| format!("can't read: {fault}"))
 }
 
 #[cfg(test)]

@@ -45,11 +45,7 @@ impl Tried {
 
     /// Whether the server was tried.
     pub fn contains(&self, id: ServerId) -> bool {
-        self.few
-            .iter()
-            .take(self.len)
-            .chain(&self.more)
-            .any(|&tried| tried == id)
+        self.few.iter().take(self.len).chain(&self.more).any(|&tried| tried == id)
     }
 
     /// How many servers were tried.

@@ -160,11 +160,7 @@ impl Upstream {
             balance::maker(config)
         };
         // Another way to speak to the servers is no evidence of how they do.
-        let known: &[_] = if config.tls == self.config.tls {
-            &self.servers()
-        } else {
-            &[]
-        };
+        let known: &[_] = if config.tls == self.config.tls { &self.servers() } else { &[] };
         Self::assemble(&self.name, config, make_balance, self.queue.clone(), known)
     }
 
@@ -176,12 +172,7 @@ impl Upstream {
         known: &[Arc<Server>],
     ) -> Result<Arc<Self>, BuildError> {
         let explain = |fault: String| BuildError(format!("upstream `{name}`: {fault}"));
-        let tls = config
-            .tls
-            .as_ref()
-            .map(|tls| ServerTls::load(tls, config.kind))
-            .transpose()
-            .map_err(explain)?;
+        let tls = config.tls.as_ref().map(|tls| ServerTls::load(tls, config.kind)).transpose().map_err(explain)?;
         http_client::check_headers(&config.health).map_err(explain)?;
         let members = Members::build(config, &config.servers, known, &make_balance, tls.as_ref()).map_err(explain)?;
         Ok(Arc::new(Self {
@@ -233,11 +224,7 @@ impl Upstream {
 
     /// Whether new work has somewhere to go: a server is up and not draining.
     pub fn ready(&self) -> bool {
-        self.members
-            .load()
-            .servers
-            .iter()
-            .any(|server| server.state() == State::Up)
+        self.members.load().servers.iter().any(|server| server.state() == State::Up)
     }
 
     /// How many requests wait for a server.
@@ -338,9 +325,7 @@ impl Upstream {
             Reason::Full => (self.config.queue.size, self.config.queue.timeout),
             Reason::Starting => (
                 self.config.queue.size.max(STARTING_SIZE),
-                Some(self.config.timeouts.connect)
-                    .filter(|limit| !limit.is_zero())
-                    .unwrap_or(STARTING_WAIT),
+                Some(self.config.timeouts.connect).filter(|limit| !limit.is_zero()).unwrap_or(STARTING_WAIT),
             ),
         };
         let since = tokio::time::Instant::now();
@@ -365,10 +350,7 @@ impl Upstream {
     /// Passes over a server that refuses connections, unless it is the last one.
     fn eject(&self, server: &Server) {
         let members = self.members.load();
-        let others = members
-            .servers
-            .iter()
-            .any(|other| other.id() != server.id() && other.is_healthy());
+        let others = members.servers.iter().any(|other| other.id() != server.id() && other.is_healthy());
         let duration = self.config.ejection.duration;
         if others && server.eject(duration) {
             log::warn!(
@@ -383,9 +365,7 @@ impl Upstream {
 
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upstream")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        f.debug_struct("Upstream").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -401,10 +381,7 @@ impl Members {
         for said in servers {
             let server = Server::adopt(said, config.health_check(), known)?;
             if built.iter().any(|other| other.id() == server.id()) {
-                return Err(format!(
-                    "two servers are called `{}`: give each its own address or `name`",
-                    server.name()
-                ));
+                return Err(format!("two servers are called `{}`: give each its own address or `name`", server.name()));
             }
             if let Some(tls) = tls {
                 tls.server_name(&server)?;
@@ -412,24 +389,11 @@ impl Members {
             built.push(server);
         }
         if built.len() > usize::from(u16::MAX) {
-            return Err(format!(
-                "{} servers are too many: expected at most {}",
-                built.len(),
-                u16::MAX
-            ));
+            return Err(format!("{} servers are too many: expected at most {}", built.len(), u16::MAX));
         }
-        let mut by_id: Vec<_> = built
-            .iter()
-            .enumerate()
-            .map(|(index, server)| (server.id(), index))
-            .collect();
+        let mut by_id: Vec<_> = built.iter().enumerate().map(|(index, server)| (server.id(), index)).collect();
         by_id.sort_unstable();
-        Ok(Self {
-            by_id: by_id.into(),
-            ring: OnceLock::new(),
-            balance: make_balance(&built),
-            servers: built.into(),
-        })
+        Ok(Self { by_id: by_id.into(), ring: OnceLock::new(), balance: make_balance(&built), servers: built.into() })
     }
 
     fn find(&self, id: ServerId) -> Option<&Arc<Server>> {
@@ -441,11 +405,7 @@ impl Members {
 impl Lease {
     /// Makes a lease of a place that was taken already.
     fn new(upstream: Arc<Upstream>, server: Arc<Server>) -> Self {
-        Self {
-            upstream,
-            server,
-            waited: Duration::ZERO,
-        }
+        Self { upstream, server, waited: Duration::ZERO }
     }
 
     /// The server.

@@ -43,18 +43,11 @@ impl Target {
             (HostHeader::Keep, ServerAddress::Unix(_)) => "localhost".to_owned(),
             (HostHeader::Keep, address) => address.to_string(),
         };
-        Self {
-            upstream: upstream.clone(),
-            server: server.clone(),
-            host,
-        }
+        Self { upstream: upstream.clone(), server: server.clone(), host }
     }
 
     async fn connect(&self) -> Result<Transport, String> {
-        self.upstream
-            .connect(&self.server)
-            .await
-            .map_err(|fault| format!("can't connect: {fault}"))
+        self.upstream.connect(&self.server).await.map_err(|fault| format!("can't connect: {fault}"))
     }
 
     fn request(&self, method: &str, target: &str, body: Option<&str>) -> Vec<u8> {
@@ -111,10 +104,7 @@ impl Dialect {
 
 impl EngineIo {
     pub(super) fn new(target: Target) -> Self {
-        Self {
-            target,
-            dialect: AtomicU8::new(0),
-        }
+        Self { target, dialect: AtomicU8::new(0) }
     }
 
     /// Asks for a session in one dialect; `None` if the server answers in no way that opens one.
@@ -125,9 +115,7 @@ impl EngineIo {
             Dialect::V09 => format!("{}1/", self.path()),
         };
         let answer = ask(stream, &self.target.request("GET", &url, None), false).await?;
-        let session = (answer.status == 200)
-            .then(|| read_session(&answer.body, dialect))
-            .flatten();
+        let session = (answer.status == 200).then(|| read_session(&answer.body, dialect)).flatten();
         Ok((answer, session))
     }
 
@@ -148,21 +136,12 @@ impl EngineIo {
             }
         };
         if let Err(fault) = ask(stream, &request, false).await {
-            log::debug!(
-                "server {}: the check's session stays open: {fault}",
-                self.target.server.name()
-            );
+            log::debug!("server {}: the check's session stays open: {fault}", self.target.server.name());
         }
     }
 
     fn path(&self) -> &str {
-        self.target
-            .upstream
-            .config()
-            .health
-            .path
-            .as_deref()
-            .unwrap_or("/socket.io/")
+        self.target.upstream.config().health.path.as_deref().unwrap_or("/socket.io/")
     }
 
     fn url(&self, query: &str) -> String {
@@ -192,10 +171,7 @@ impl Probe for EngineIo {
             if step == 0 {
                 let text = String::from_utf8_lossy(&answer.body);
                 let excerpt: String = text.chars().filter(|c| !c.is_control()).take(60).collect();
-                seen = format!(
-                    "answered {} `{excerpt}`, expected an Engine.IO handshake",
-                    answer.status
-                );
+                seen = format!("answered {} `{excerpt}`, expected an Engine.IO handshake", answer.status);
             }
         }
         Err(seen)
@@ -236,20 +212,14 @@ fn read_session(body: &[u8], asked: Dialect) -> Option<Session> {
     };
     let json = packet.strip_prefix(b"0")?;
     // More packets may follow in the same answer.
-    let open = serde_json::Deserializer::from_slice(json)
-        .into_iter::<Open>()
-        .next()?
-        .ok()?;
+    let open = serde_json::Deserializer::from_slice(json).into_iter::<Open>().next()?.ok()?;
     session(&open.sid, dialect)
 }
 
 /// Session ids go into URLs, so they are taken only in the letters that servers use.
 fn session(sid: &str, dialect: Dialect) -> Option<Session> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
-    ((1..=256).contains(&sid.len()) && sid.bytes().all(plain)).then(|| Session {
-        sid: sid.to_owned(),
-        dialect,
-    })
+    ((1..=256).contains(&sid.len()) && sid.bytes().all(plain)).then(|| Session { sid: sid.to_owned(), dialect })
 }
 
 #[cfg(test)]

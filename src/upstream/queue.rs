@@ -46,23 +46,12 @@ impl Queue {
         let number = waiting.next;
         waiting.next += 1;
         let ahead = waiting.entries.len();
-        waiting.entries.insert(
-            number,
-            Waiter {
-                upstream: upstream.clone(),
-                key: *key,
-                tried: tried.clone(),
-                answer: sender,
-            },
-        );
+        waiting
+            .entries
+            .insert(number, Waiter { upstream: upstream.clone(), key: *key, tried: tried.clone(), answer: sender });
         queue.len.store(waiting.entries.len(), SeqCst);
         drop(waiting);
-        Ticket {
-            queue,
-            number,
-            ahead,
-            answer,
-        }
+        Ticket { queue, number, ahead, answer }
     }
 
     pub(super) fn len(&self) -> usize {

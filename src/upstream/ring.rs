@@ -19,11 +19,8 @@ pub(super) struct Ring {
 impl Ring {
     pub(super) fn build(servers: &[Arc<Server>]) -> Self {
         let nodes: Vec<SocketAddr> = servers.iter().map(|server| node(server.name())).collect();
-        let buckets: Vec<Bucket> = nodes
-            .iter()
-            .zip(servers)
-            .map(|(&node, server)| Bucket::new(node, server.weight()))
-            .collect();
+        let buckets: Vec<Bucket> =
+            nodes.iter().zip(servers).map(|(&node, server)| Bucket::new(node, server.weight())).collect();
         let continuum = Continuum::new(&buckets);
         let positions: std::collections::HashMap<_, _> = nodes.iter().zip(0u16..).collect();
         let mut points = Vec::new();
@@ -34,10 +31,7 @@ impl Ring {
                 break;
             }
         }
-        Self {
-            continuum,
-            points: points.into(),
-        }
+        Self { continuum, points: points.into() }
     }
 
     /// The servers from the client's point onwards, once round the ring; a server comes once for each of its points.

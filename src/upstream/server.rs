@@ -56,9 +56,10 @@ pub struct ServerId(u64);
 impl ServerId {
     /// The id of the server called `name`: FNV-1a, which is the same in every build and on every machine.
     pub fn of(name: &str) -> Self {
-        Self(name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        }))
+        Self(
+            name.bytes()
+                .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)),
+        )
     }
 
     /// The number behind the id.
@@ -157,9 +158,7 @@ impl Server {
             return Err(format!("server `{name}` has weight 0: expected 1 to 256"));
         }
         let id = ServerId::of(&name);
-        let same = known
-            .iter()
-            .find(|server| server.id == id && server.address == said.address);
+        let same = known.iter().find(|server| server.id == id && server.address == said.address);
         if let Some(same) = same
             && (same.weight, same.max_connections) == (weight, said.max_connections)
         {
@@ -227,9 +226,7 @@ impl Server {
         if until == 0 {
             return None;
         }
-        Duration::from_millis(until)
-            .checked_sub(self.life.born.elapsed())
-            .filter(|left| !left.is_zero())
+        Duration::from_millis(until).checked_sub(self.life.born.elapsed()).filter(|left| !left.is_zero())
     }
 
     /// Whether the operator took it out of new work; also told while it is down.
@@ -283,9 +280,7 @@ impl Server {
         let in_flight = &self.life.in_flight;
         let taken = self.max_connections == 0
             || in_flight
-                .fetch_update(SeqCst, SeqCst, |count| {
-                    (count < self.max_connections).then_some(count + 1)
-                })
+                .fetch_update(SeqCst, SeqCst, |count| (count < self.max_connections).then_some(count + 1))
                 .is_ok();
         if taken {
             if self.max_connections == 0 {
@@ -331,9 +326,7 @@ impl Server {
             return false;
         }
         let until = self.life.born.elapsed() + duration;
-        self.life
-            .ejected_until
-            .store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX).max(1), Relaxed);
+        self.life.ejected_until.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX).max(1), Relaxed);
         self.life.check_now.notify_one();
         true
     }
@@ -403,10 +396,7 @@ impl Life {
             in_flight: AtomicUsize::new(0),
             total: AtomicU64::new(0),
             connect_failures: AtomicU64::new(0),
-            report: Mutex::new(Report {
-                since: SystemTime::now(),
-                last_check: None,
-            }),
+            report: Mutex::new(Report { since: SystemTime::now(), last_check: None }),
             resolved: ArcSwap::from_pointee(resolved),
             unix,
             check_now: Notify::new(),

@@ -53,13 +53,7 @@ impl ServerTls {
             (None, Some(_)) => return Err("tls.key needs tls.cert beside it".to_owned()),
         };
         let client_config = client_config(said, kind, &roots, identity.as_ref())?;
-        Ok(Self {
-            client_config: Arc::new(client_config),
-            server_name,
-            verify: said.verify,
-            roots,
-            identity,
-        })
+        Ok(Self { client_config: Arc::new(client_config), server_name, verify: said.verify, roots, identity })
     }
 
     /// The rustls configuration, complete with ALPN `http/1.1` for upstreams that speak HTTP.
@@ -77,10 +71,9 @@ impl ServerTls {
             ServerAddress::Inet(address) => Ok(ServerName::IpAddress(address.ip().into())),
             ServerAddress::Name(host, _) => ServerName::try_from(host.clone())
                 .map_err(|_| format!("`{host}` can't be asked for in TLS: expected tls.server_name")),
-            ServerAddress::Unix(path) => Err(format!(
-                "TLS over unix:{} needs tls.server_name: a socket file has no host name",
-                path.display()
-            )),
+            ServerAddress::Unix(path) => {
+                Err(format!("TLS over unix:{} needs tls.server_name: a socket file has no host name", path.display()))
+            }
         }
     }
 
@@ -115,17 +108,12 @@ fn client_config(
         let mut store = RootCertStore::empty();
         let (added, _) = store.add_parsable_certificates(roots.iter().cloned());
         if added == 0 {
-            let source = said
-                .ca
-                .as_ref()
-                .map_or("the system's store".to_owned(), |file| file.display().to_string());
+            let source = said.ca.as_ref().map_or("the system's store".to_owned(), |file| file.display().to_string());
             return Err(format!("tls.ca: {source} holds no certificate that can be trusted"));
         }
         builder.with_root_certificates(store)
     } else {
-        builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
     };
     let mut config = match identity {
         Some(ClientIdentity { chain, key }) => builder
@@ -142,9 +130,8 @@ fn client_config(
 fn certificates(file: &Path, option: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     let explain =
         |fault: &dyn std::fmt::Display| format!("{option} {}: expected certificates in PEM: {fault}", file.display());
-    let found: Vec<_> = CertificateDer::pem_file_iter(file)
-        .and_then(Iterator::collect)
-        .map_err(|fault| explain(&fault))?;
+    let found: Vec<_> =
+        CertificateDer::pem_file_iter(file).and_then(Iterator::collect).map_err(|fault| explain(&fault))?;
     if found.is_empty() {
         return Err(explain(&"there is none in it"));
     }
@@ -155,7 +142,7 @@ fn system_roots() -> Result<Vec<CertificateDer<'static>>, String> {
     let found = rustls_native_certs::load_native_certs();
     if found.certs.is_empty() {
         return Err(
-            "this system has no certificate authorities to trust: install them or name a file in tls.ca".to_owned(),
+            "this system has no certificate authorities to trust: install them or name a file in tls.ca".to_owned()
         );
     }
     Ok(found.certs)

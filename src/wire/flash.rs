@@ -120,23 +120,14 @@ impl fmt::Display for InvalidPolicy {
         match self {
             Self::Empty => write!(f, "the policy file is empty"),
             Self::TooLong(found) => {
-                write!(
-                    f,
-                    "the policy file has {found} bytes, and Flash reads at most {LONGEST_FILE}"
-                )
+                write!(f, "the policy file has {found} bytes, and Flash reads at most {LONGEST_FILE}")
             }
             Self::NulInside => write!(f, "the policy file has a NUL inside, where Flash would stop reading"),
             Self::NotAPolicy => write!(f, "the policy file has no <cross-domain-policy> element"),
             Self::Domain(found) => {
-                write!(
-                    f,
-                    "{found:?} is not a domain: expected a host name, an address, \"*.example.com\" or \"*\""
-                )
+                write!(f, "{found:?} is not a domain: expected a host name, an address, \"*.example.com\" or \"*\"")
             }
-            Self::Ports(found) => write!(
-                f,
-                "{found:?} is not a list of ports: expected \"*\" or \"80,443,8000-8100\""
-            ),
+            Self::Ports(found) => write!(f, "{found:?} is not a list of ports: expected \"*\" or \"80,443,8000-8100\""),
         }
     }
 }
@@ -185,10 +176,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn rule(domain: &str, ports: &str) -> AllowRule {
-        AllowRule {
-            domain: domain.into(),
-            ports: ports.into(),
-        }
+        AllowRule { domain: domain.into(), ports: ports.into() }
     }
 
     #[test]
@@ -228,16 +216,10 @@ mod tests {
     #[test]
     fn rules_that_mean_nothing_are_refused() {
         for domain in ["", "a b", "a\0", "a\n"] {
-            assert_eq!(
-                Policy::from_rules(&[rule(domain, "*")]),
-                Err(InvalidPolicy::Domain(domain.into()))
-            );
+            assert_eq!(Policy::from_rules(&[rule(domain, "*")]), Err(InvalidPolicy::Domain(domain.into())));
         }
         for ports in ["", "0", "65536", "+80", "80,", "90-80", "80-", "1-2-3", "*,80", "http"] {
-            assert_eq!(
-                Policy::from_rules(&[rule("*", ports)]),
-                Err(InvalidPolicy::Ports(ports.into()))
-            );
+            assert_eq!(Policy::from_rules(&[rule("*", ports)]), Err(InvalidPolicy::Ports(ports.into())));
         }
     }
 
@@ -252,19 +234,13 @@ mod tests {
     #[test]
     fn a_file_that_flash_would_not_read_is_refused() {
         assert_eq!(Policy::from_xml(b" \n\0"), Err(InvalidPolicy::Empty));
-        assert_eq!(
-            Policy::from_xml(b"<cross-domain-policy>\0</cross-domain-policy>"),
-            Err(InvalidPolicy::NulInside)
-        );
+        assert_eq!(Policy::from_xml(b"<cross-domain-policy>\0</cross-domain-policy>"), Err(InvalidPolicy::NulInside));
         assert_eq!(Policy::from_xml(b"<html></html>"), Err(InvalidPolicy::NotAPolicy));
         let mut longest = b"<cross-domain-policy/>".to_vec();
         longest.resize(LONGEST_FILE, b' ');
         assert!(Policy::from_xml(&longest).is_ok());
         longest.push(b' ');
-        assert_eq!(
-            Policy::from_xml(&longest),
-            Err(InvalidPolicy::TooLong(LONGEST_FILE + 1))
-        );
+        assert_eq!(Policy::from_xml(&longest), Err(InvalidPolicy::TooLong(LONGEST_FILE + 1)));
     }
 
     proptest! {

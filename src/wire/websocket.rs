@@ -260,14 +260,7 @@ mod tests {
         let all = [hello, masked, fragments, ping, pong, &long, &longer].concat();
         let (end, seen, tracker) = follow(&all);
         assert_eq!(end, Ok(Some(all.len())));
-        assert_eq!(
-            seen,
-            Seen {
-                frames: 8,
-                messages: 5,
-                close: None
-            }
-        );
+        assert_eq!(seen, Seen { frames: 8, messages: 5, close: None });
         assert!(tracker.at_boundary() && !tracker.in_message());
     }
 
@@ -275,14 +268,7 @@ mod tests {
     fn a_ping_between_fragments_ends_no_message() {
         let (end, seen, tracker) = follow(b"\x01\x03Hel\x89\x00");
         assert_eq!(end, Ok(Some(7)));
-        assert_eq!(
-            seen,
-            Seen {
-                frames: 2,
-                messages: 0,
-                close: None
-            }
-        );
+        assert_eq!(seen, Seen { frames: 2, messages: 0, close: None });
         assert!(tracker.at_boundary() && tracker.in_message());
     }
 
@@ -305,17 +291,9 @@ mod tests {
         assert_eq!(follow(b"\x88\x82\x37\xfa\x21\x3d\x34\x12").1.close, Some(1000));
         assert_eq!(follow(b"\x88\x00").1.close, Some(1005));
         assert_eq!(follow(b"\x88\x80\x37\xfa\x21\x3d").1.close, Some(1005));
-        assert_eq!(
-            follow(b"\x88\x02\x03\xe8\x88\x02\x03\xe9").1.close,
-            Some(1000),
-            "the first one tells why"
-        );
+        assert_eq!(follow(b"\x88\x02\x03\xe8\x88\x02\x03\xe9").1.close, Some(1000), "the first one tells why");
         let (end, seen, tracker) = follow(b"\x88\x06\x03\xf4by");
-        assert_eq!(
-            (end, seen.close, seen.frames),
-            (Ok(Some(0)), Some(1012), 0),
-            "known before the reason ends"
-        );
+        assert_eq!((end, seen.close, seen.frames), (Ok(Some(0)), Some(1012), 0), "known before the reason ends");
         assert!(!tracker.at_boundary());
     }
 
@@ -354,10 +332,7 @@ mod tests {
     fn close_frames_are_what_a_peer_expects() {
         assert_eq!(close_frame(1012, "", None), b"\x88\x02\x03\xf4");
         assert_eq!(close_frame(1012, "bye", None), b"\x88\x05\x03\xf4bye");
-        assert_eq!(
-            close_frame(1000, "", Some([0x37, 0xfa, 0x21, 0x3d])),
-            b"\x88\x82\x37\xfa\x21\x3d\x34\x12"
-        );
+        assert_eq!(close_frame(1000, "", Some([0x37, 0xfa, 0x21, 0x3d])), b"\x88\x82\x37\xfa\x21\x3d\x34\x12");
         let cut = close_frame(1001, &"ä".repeat(100), None);
         assert_eq!(cut.len(), 2 + 2 + 122);
         assert!(std::str::from_utf8(&cut[4..]).is_ok());
@@ -365,12 +340,7 @@ mod tests {
 
     /// A stream that keeps the protocol, the offsets between its frames, and what there is to see in it.
     fn stream() -> impl Strategy<Value = (Vec<u8>, Vec<usize>, Seen)> {
-        let frame = (
-            0u8..6,
-            any::<bool>(),
-            prop_oneof![0usize..130, 65530usize..65540],
-            any::<Option<[u8; 4]>>(),
-        );
+        let frame = (0u8..6, any::<bool>(), prop_oneof![0usize..130, 65530usize..65540], any::<Option<[u8; 4]>>());
         prop::collection::vec(frame, 0..12).prop_map(|frames| {
             let (mut bytes, mut boundaries, mut seen) = (Vec::new(), vec![0], Seen::default());
             let mut in_message = false;

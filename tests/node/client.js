@@ -5,6 +5,7 @@
 // each event and obeys JSON lines on stdin (see `stay`).
 "use strict";
 
+const { AsyncLocalStorage } = require("node:async_hooks");
 const diagnostics = require("node:diagnostics_channel");
 const fs = require("node:fs");
 const http = require("node:http");
@@ -80,49 +81,95 @@ function ask(socket, event, ...payload) {
   return within(new Promise((resolve) => socket.emit(event, ...payload, resolve)), `answer to ${event}`);
 }
 
-/** A socket for session `i`, not yet connected. */
-function create(i) {
-  const secure = options.url.startsWith("https:");
-  const localAddress = addresses[i % addresses.length];
-  const tls = { ...(options.ca && { ca: fs.readFileSync(options.ca) }), rejectUnauthorized: !options.insecure };
-  const agent = new (secure ? https : http).Agent({ keepAlive: options["keep-alive"], localAddress, ...(secure && tls) });
-  const pairs = (list, separator) => Object.fromEntries((list ?? []).map((text) => {
-    const at = text.indexOf(separator);
-    return [text.slice(0, at).trim(), text.slice(at + 1).trim()];
-  }));
-  return lib.load(version, "socket.io-client")(options.url, {
-    path: options.path,
-    transports,
-    forceNew: true,
-    autoConnect: false,
-    timeout: patience,
-    agent,
-    localAddress,
-    perMessageDeflate: options.deflate ? {} : false,
-    ...(options.header && { extraHeaders: pairs(options.header, ":") }),
-    ...(options.query && { query: pairs(options.query, "=") }),
-    ...(secure && tls),
-  });
-}
+const secure = options.url.startsWith("https:");
+const tls = { ...(options.ca && { ca: fs.readFileSync(options.ca) }), rejectUnauthorized: !options.insecure };
+const pairs = (list, separator) => Object.fromEntries((list ?? []).map((text) => {
+  const at = text.indexOf(separator);
+  return [text.slice(0, at).trim(), text.slice(at + 1).trim()];
+}));
+const reason = (error) => [error?.message ?? error, error?.description?.message ?? error?.description].filter(Boolean).join(": ");
 
-/** The engine beneath a socket: its session id and its transport right now. */
-function engine(socket) {
-  const { id: sid, transport } = socket.io.engine ?? {};
-  return { sid, transport: transport?.name };
-}
+/**
+ * How the versions differ. `create` gives an unconnected socket, `engine` its session id and present transport,
+ * `listen` tells `hear(kind, detail)` whatever befalls it.
+ */
+const modern = {
+  create(localAddress) {
+    return lib.load(version, "socket.io-client")(options.url, {
+      path: options.path,
+      transports,
+      forceNew: true,
+      autoConnect: false,
+      timeout: patience,
+      agent: new (secure ? https : http).Agent({ keepAlive: options["keep-alive"], localAddress, ...(secure && tls) }),
+      perMessageDeflate: options.deflate ? {} : false,
+      ...(options.header && { extraHeaders: pairs(options.header, ":") }),
+      ...(options.query && { query: pairs(options.query, "=") }),
+      ...(secure && tls),
+    });
+  },
+  open: (socket) => socket.open(),
+  close: (socket) => socket.close(),
+  engine(socket) {
+    const { id: sid, transport } = socket.io.engine ?? {};
+    return { sid, transport: transport?.name };
+  },
+  listen(socket, hear) {
+    const manager = socket.io;
+    socket.on("connect", () => hear("connect", modern.engine(socket)));
+    socket.on("disconnect", (why) => hear("disconnect", { reason: why }));
+    socket.on("connect_error", (error) => hear("connect_error", { message: reason(error) }));
+    (version === "v2" ? socket : manager).on("reconnect", () => hear("reconnect", modern.engine(socket)));
+    manager.on("open", () => {
+      manager.engine.once("upgrade", (transport) => hear("upgrade", { transport: transport.name }));
+      manager.engine.once("upgradeError", (error) => hear("upgrade_error", { message: reason(error) }));
+    });
+  },
+};
 
-/** Tells `hear(kind, detail)` whatever befalls a socket. */
-function listen(socket, hear) {
-  const text = (error) => [error.message ?? error, error.description?.message ?? error.description].filter(Boolean).join(": ");
-  const manager = socket.io;
-  socket.on("connect", () => hear("connect", engine(socket)));
-  socket.on("disconnect", (reason) => hear("disconnect", { reason }));
-  socket.on("connect_error", (error) => hear("connect_error", { message: text(error) }));
-  (version === "v2" ? socket : manager).on("reconnect", () => hear("reconnect", engine(socket)));
-  manager.on("open", () => {
-    manager.engine.once("upgrade", (transport) => hear("upgrade", { transport: transport.name }));
-    manager.engine.once("upgradeError", (error) => hear("upgrade_error", { message: text(error) }));
-  });
+const ancient = {
+  create() {
+    return lib.load(version, "socket.io-client").connect(options.url, {
+      resource: options.path.slice(1),
+      transports: transports.map((name) => (name === "polling" ? "xhr-polling" : name)),
+      "force new connection": true,
+      "auto connect": false,
+      "connect timeout": patience,
+      "reconnection limit": 5000,
+      ...(options.query && { query: new URLSearchParams(pairs(options.query, "=")).toString() }),
+    });
+  },
+  open: (socket) => socket.socket.connect(),
+  close: (socket) => socket.socket.disconnect(),
+  engine: (socket) => ({ sid: socket.socket.sessionid, transport: socket.socket.transport?.name }),
+  listen(socket, hear) {
+    socket.on("connect", () => hear("connect", ancient.engine(socket)));
+    socket.on("disconnect", (why) => hear("disconnect", { reason: why ?? "transport close" }));
+    socket.on("error", (error) => {
+      if (error === "client not handshaken") lib.count(refusals, error);
+      hear("connect_error", { message: reason(error) });
+    });
+    socket.on("connect_failed", () => hear("connect_error", { message: "connect_failed" }));
+    socket.on("reconnect", () => hear("reconnect", ancient.engine(socket)));
+  },
+};
+const { create, open, close, engine, listen } = version === "v0.9" ? ancient : modern;
+
+/** 0.9 takes no agent and no TLS options: it gets them from Node's global agents, its address from where it is called. */
+const source = new AsyncLocalStorage();
+if (version === "v0.9") {
+  require("./v0.9/shim.js");
+  const from = (Agent) => class extends Agent {
+    addRequest(req, given) {
+      super.addRequest(req, { ...given, localAddress: source.getStore() });
+    }
+  };
+  http.globalAgent = new (from(http.Agent))({ keepAlive: options["keep-alive"] });
+  https.globalAgent = new (from(https.Agent))({ keepAlive: options["keep-alive"], ...tls });
+  if (options.payload === "binary" || options.header) {
+    process.stderr.write("0.9 knows no binary events, and its client no extra headers\n");
+    process.exit(2);
+  }
 }
 
 const summary = {
@@ -143,7 +190,8 @@ const same = (sent, got) => (typeof sent === "string" ? sent === got : Buffer.is
 /** A session that adds what it lives through to the summary. */
 class Session {
   constructor(i) {
-    this.socket = create(i);
+    this.address = addresses[i % addresses.length];
+    this.socket = create(this.address);
     this.leaving = false;
     this.connected = new Promise((resolve) => (this.onConnect = resolve));
     this.upgraded = new Promise((resolve) => (this.onUpgrade = resolve));
@@ -161,7 +209,7 @@ class Session {
 
   async talk() {
     this.started = Date.now();
-    this.socket.open();
+    open(this.socket);
     await within(this.connected, "connect");
     summary.connected++;
     this.server = await ask(this.socket, "who");
@@ -192,7 +240,7 @@ class Session {
       if (this.server && (await ask(this.socket, "who")) !== this.server) summary.server_changes++;
     } finally {
       this.leaving = true;
-      this.socket.close();
+      close(this.socket);
     }
   }
 }
@@ -205,11 +253,11 @@ async function batch() {
   const sessions = Array.from({ length: summary.sessions }, (_, i) => new Session(i));
   const waiting = [...sessions];
   const lane = async () => {
-    for (let next; (next = waiting.shift()); ) await next.talk().catch(fault);
+    for (let next; (next = waiting.shift()); ) await source.run(next.address, () => next.talk()).catch(fault);
   };
   await Promise.all(Array.from({ length: Number(options.concurrency) }, lane));
   await new Promise((resolve) => setTimeout(resolve, Number(options.hold)));
-  await Promise.all(sessions.map((one) => one.leave().catch(fault)));
+  await Promise.all(sessions.map((one) => source.run(one.address, () => one.leave()).catch(fault)));
 
   upgradeTimes.sort((a, b) => a - b);
   summary.upgraded = upgradeTimes.length;
@@ -217,7 +265,15 @@ async function batch() {
   summary.session_id_unknown = unknownSessions();
   summary.elapsed_ms = Date.now() - started;
   summary.ok = verdict();
-  process.stdout.write(JSON.stringify(summary) + "\n", () => process.exit(summary.ok ? 0 : 1));
+  lib.say(summary);
+  finish(summary.ok ? 0 : 1);
+}
+
+/** Ends once the last goodbye is sent, or after two seconds. */
+function finish(code) {
+  process.exitCode = code;
+  process.stdin.removeAllListeners().destroy();
+  setTimeout(() => process.exit(code), 2000).unref();
 }
 
 function verdict() {
@@ -237,20 +293,16 @@ function verdict() {
  */
 function stay() {
   const hear = (event, detail = {}) => lib.say({ event, ...detail });
-  const socket = create(0);
+  const socket = create(addresses[0]);
   listen(socket, hear);
-  socket.onevent = ((original) => function (packet) {
-    const [name, ...given] = packet.data ?? [packet.name, ...(packet.args ?? [])];
-    hear("message", { name, args: given });
-    return original?.call(this, packet);
-  })(socket.onevent);
+  hearMessages(socket, (name, given) => hear("message", { name, args: given }));
   const orders = {
-    connect: () => socket.open(),
-    disconnect: () => socket.close(),
+    connect: () => open(socket),
+    disconnect: () => close(socket),
     cut: () => process.exit(0),
     quit: () => {
-      socket.close();
-      setTimeout(() => process.exit(0), 50).unref();
+      close(socket);
+      finish(0);
     },
     emit: ({ name, args = [], tag }) =>
       tag === undefined ? socket.emit(name, ...args) : socket.emit(name, ...args, (...given) => hear("ack", { tag, args: given })),
@@ -259,13 +311,25 @@ function stay() {
   lines.on("line", (line) => {
     try {
       const order = JSON.parse(line);
-      orders[order.do](order);
+      source.run(addresses[0], () => orders[order.do](order));
     } catch (error) {
       hear("misunderstood", { line, message: error.message });
     }
   });
-  lines.on("close", () => process.exit(0));
-  socket.open();
+  process.stdin.on("end", () => process.exit(0));
+  source.run(addresses[0], () => open(socket));
+}
+
+/** Tells of every event the server emits; no version but 3 and 4 has a listener for that. */
+function hearMessages(socket, hear) {
+  if (socket.onAny) return socket.onAny((name, ...given) => hear(name, given));
+  const method = version === "v2" ? "onevent" : "onPacket";
+  const original = socket[method];
+  socket[method] = function (packet) {
+    if (version === "v2") hear(packet.data[0], packet.data.slice(1));
+    else if (packet.type === "event") hear(packet.name, packet.args);
+    return original.call(this, packet);
+  };
 }
 
 if (options.stay) stay();

@@ -14,9 +14,9 @@ const options = lib.args(USAGE, {
   path: { type: "string", default: "/socket.io" },
   cert: { type: "string" },
   key: { type: "string" },
-  "ping-interval": { type: "string", default: "25000" },
-  "ping-timeout": { type: "string", default: "20000" },
-  transports: { type: "string" }, // offered by the server; each version's own default otherwise
+  "ping-interval": { type: "string" }, // ms; like all that follows, the version's own default unless given
+  "ping-timeout": { type: "string" }, // ms
+  transports: { type: "string" },
   "max-payload": { type: "string", default: "10000000" }, // bytes; Socket.IO 4's own default would refuse a 1 MB echo
   "no-eio3": { type: "boolean", default: false }, // v4 and v3 accept Engine.IO 3 clients unless told not to
   cookie: { type: "string" }, // name of the cookie the handshake sets
@@ -24,6 +24,7 @@ const options = lib.args(USAGE, {
   deflate: { type: "boolean", default: false }, // permessage-deflate
   greeting: { type: "string" }, // bytes of a first event inside the handshake's answer, which then may be compressed (v4, v3)
   recovery: { type: "boolean", default: false }, // connection state recovery (v4)
+  "policy-port": { type: "string", default: "-1" }, // v0.9's own Flash policy server; the HTTP port answers them anyway
 }, 1);
 const [version] = options.positionals;
 const { id } = options;
@@ -102,8 +103,8 @@ function modern(server) {
   const socketio = lib.load(version, "socket.io");
   const io = (socketio.Server ? (...given) => new socketio.Server(...given) : socketio)(server, {
     path: options.path,
-    pingInterval: Number(options["ping-interval"]),
-    pingTimeout: Number(options["ping-timeout"]),
+    ...(options["ping-interval"] && { pingInterval: Number(options["ping-interval"]) }),
+    ...(options["ping-timeout"] && { pingTimeout: Number(options["ping-timeout"]) }),
     maxHttpBufferSize: Number(options["max-payload"]),
     serveClient: false,
     perMessageDeflate: options.deflate,
@@ -120,6 +121,41 @@ function modern(server) {
     application(socket, io, socket.handshake.headers, socket.handshake.address);
   });
   return () => io.close();
+}
+
+/** Socket.IO 0.9: no engine beneath, so its own events and log are all there is to observe. */
+function ancient(server) {
+  require("./v0.9/shim.js").loosen(server);
+  const seconds = (ms) => Number(ms) / 1000;
+  const refused = (...words) => {
+    if (!String(words[0]).startsWith("client not handshaken")) return;
+    lib.count(stats.refused, "client not handshaken");
+    log("refuse", ...words);
+  };
+  const quiet = () => {};
+  const io = lib.load(version, "socket.io").listen(server, {
+    logger: { error: quiet, warn: refused, info: quiet, debug: quiet },
+    resource: options.path,
+    transports: options.transports?.split(",") ?? ["websocket", "flashsocket", "htmlfile", "xhr-polling", "jsonp-polling"],
+    "browser client": false,
+    "flash policy port": Number(options["policy-port"]),
+    ...(options["ping-interval"] && { "heartbeat interval": seconds(options["ping-interval"]) }),
+    ...(options["ping-timeout"] && { "heartbeat timeout": seconds(options["ping-timeout"]) }),
+  });
+  io.sockets.on("connection", (socket) => {
+    const { name } = io.transports[socket.id];
+    stats.sessions_opened++;
+    stats.sessions_open++;
+    lib.count(stats.opened_by, name);
+    log("open", socket.id, name, socket.handshake.address.address);
+    socket.on("disconnect", (reason) => {
+      stats.sessions_open--;
+      lib.count(stats.closed_by, reason);
+      log("close", socket.id, name, reason);
+    });
+    application(socket, io.sockets, socket.handshake.headers, socket.handshake.address.address);
+  });
+  return () => io.sockets.clients().forEach((socket) => socket.disconnect());
 }
 
 /** Sees every request before Socket.IO does, and which of them are long polls. */
@@ -151,7 +187,7 @@ function watch(server) {
 
 const server = lib.createServer(options);
 server.on("request", lib.web(id, () => stats));
-const attach = { v4: modern, v3: modern, v2: modern, web: () => () => server.close() }[version];
+const attach = { v4: modern, v3: modern, v2: modern, "v0.9": ancient, web: () => () => server.close() }[version];
 if (!attach) {
   process.stderr.write(`unknown version ${version}\nusage: ${USAGE}\n`);
   process.exit(2);

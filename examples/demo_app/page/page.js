@@ -81,7 +81,7 @@ function begin() {
 
 function handshaken() {
   const engine = socket.io.engine;
-  log(`session ${short(engine.id)} by ${transportName(engine.transport.name)}`);
+  log(`session ${short(engine.id)} opened by ${engine.transport.name === "websocket" ? "WebSocket" : "polling"}`);
   $("sid").textContent = short(engine.id);
   $("sid").title = engine.id;
   $("transport").textContent = transportName(engine.transport.name);
@@ -193,7 +193,7 @@ function watchRequests() {
 
 function showProof() {
   const total = [...requests.values()].reduce((sum, count) => sum + count, 0);
-  if (total) $("proof").textContent = `${requests.get($("server").textContent) ?? 0} of ${total} requests`;
+  if (total) $("proof").textContent = `answered ${requests.get($("server").textContent) ?? 0} of ${total}`;
 }
 
 function beat() {
