@@ -271,9 +271,7 @@ mod tests {
 
     /// Who serves this many requests, one after the other.
     fn in_turn(upstream: &Arc<Upstream>, count: usize) -> String {
-        (0..count)
-            .map(|_| pick_once(upstream, &client(1)).server().name().to_string())
-            .collect()
+        (0..count).map(|_| pick_once(upstream, &client(1)).server().name().to_string()).collect()
     }
 
     #[test]
@@ -301,12 +299,7 @@ mod tests {
 
         let upstream = pool("least_connections", &[3, 1]);
         let held: Vec<_> = (0..8).map(|_| pick_once(&upstream, &client(1))).collect();
-        assert_eq!(
-            held.iter()
-                .filter(|lease| lease.server().name().as_ref() == "a")
-                .count(),
-            6
-        );
+        assert_eq!(held.iter().filter(|lease| lease.server().name().as_ref() == "a").count(), 6);
     }
 
     #[test]
@@ -326,10 +319,7 @@ mod tests {
         for _ in 0..9000 {
             drawn[draw(&candidates, None, &mut dice).unwrap()] += 1;
         }
-        assert!(
-            drawn[0].abs_diff(6000) < 300 && drawn[1].abs_diff(2000) < 200,
-            "{drawn:?}"
-        );
+        assert!(drawn[0].abs_diff(6000) < 300 && drawn[1].abs_diff(2000) < 200, "{drawn:?}");
         assert!((0..100).all(|_| draw(&candidates, Some(0), &mut dice) != Some(0)));
     }
 
@@ -350,12 +340,7 @@ mod tests {
         let servers: Vec<Value> = (0..4).map(|index| server(index, 1)).collect();
         let sessions = upstream(json!({ "kind": "socket.io", "servers": servers }));
         let held: Vec<_> = (0..800).map(|_| pick_once(&sessions, &client(1))).collect();
-        let most = sessions
-            .servers()
-            .iter()
-            .map(|server| server.in_flight())
-            .max()
-            .unwrap();
+        let most = sessions.servers().iter().map(|server| server.in_flight()).max().unwrap();
         assert!(most <= 251, "{most} of 800 on one of four");
         assert_eq!(held[0].server().id(), held[BOUND_FLOOR as usize - 1].server().id());
 
@@ -398,10 +383,7 @@ mod tests {
         clients
             .map(|bits| {
                 let client = Ipv4Addr::from_bits(bits).into();
-                (
-                    bits,
-                    pick_once(upstream, &PickKey { client }).server().name().to_string(),
-                )
+                (bits, pick_once(upstream, &PickKey { client }).server().name().to_string())
             })
             .collect()
     }

@@ -211,11 +211,7 @@ mod tests {
             if self.silent.load(Relaxed) {
                 std::future::pending::<()>().await;
             }
-            if self.good.load(Relaxed) {
-                Ok("well".to_owned())
-            } else {
-                Err("ill".to_owned())
-            }
+            if self.good.load(Relaxed) { Ok("well".to_owned()) } else { Err("ill".to_owned()) }
         }
     }
 
@@ -289,10 +285,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_check_without_an_answer_fails_at_its_timeout_and_keeps_the_pace() {
-        let (_, server, script) = checked(
-            json!({ "check": "tcp", "interval": "2s", "timeout": "700ms", "jitter": 0.0 }),
-            true,
-        );
+        let (_, server, script) =
+            checked(json!({ "check": "tcp", "interval": "2s", "timeout": "700ms", "jitter": 0.0 }), true);
         script.silent.store(true, Relaxed);
         let took = until(|| server.state() == State::Down).await;
         assert!((700..750).contains(&took.as_millis()), "{took:?}");
@@ -339,9 +333,7 @@ mod tests {
         drop(lease);
 
         let said = json!({ "servers": [address(&other)] });
-        upstream
-            .set_servers(&super::super::testing::config(said).servers)
-            .unwrap();
+        upstream.set_servers(&super::super::testing::config(said).servers).unwrap();
         let lease = upstream.pick(&client(1), &mut Tried::default()).await.unwrap();
         assert_eq!(lease.server().name().as_ref(), address(&other));
 

@@ -275,9 +275,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_to_head_has_no_body_whatever_it_says() {
-        let answer = read(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", true)
-            .await
-            .unwrap();
+        let answer = read(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", true).await.unwrap();
         assert_eq!((answer.status, answer.body.len()), (200, 0));
     }
 
@@ -286,39 +284,20 @@ mod tests {
         for (answer, fault) in [
             ("", "closed before it answered"),
             ("HTTP/1.1 200 OK\r\nA: b\r\n", "closed before it answered"),
-            (
-                "SSH-2.0-OpenSSH_9.2\r\n",
-                "answered something that isn't HTTP: invalid HTTP version",
-            ),
-            (
-                "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc",
-                "closed after 3 of 9 bytes",
-            ),
-            (
-                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nz\r\n",
-                "the chunked body is malformed",
-            ),
-            (
-                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
-                "closed within a chunked body",
-            ),
+            ("SSH-2.0-OpenSSH_9.2\r\n", "answered something that isn't HTTP: invalid HTTP version"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", "closed after 3 of 9 bytes"),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nz\r\n", "the chunked body is malformed"),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", "closed within a chunked body"),
         ] {
             assert_eq!(read(answer.as_bytes(), false).await.unwrap_err(), fault, "{answer}");
         }
         let endless = format!("HTTP/1.1 200 OK\r\nA: {}", "a".repeat(HEAD_LIMIT));
-        assert_eq!(
-            read(endless.as_bytes(), false).await.unwrap_err(),
-            "the head is longer than 32768 bytes"
-        );
+        assert_eq!(read(endless.as_bytes(), false).await.unwrap_err(), "the head is longer than 32768 bytes");
     }
 
     #[tokio::test]
     async fn no_more_of_a_body_is_read_than_is_looked_at() {
-        for framing in [
-            "Content-Length: 100000\r\n\r\n",
-            "Transfer-Encoding: chunked\r\n\r\n186a0\r\n",
-            "\r\n",
-        ] {
+        for framing in ["Content-Length: 100000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n186a0\r\n", "\r\n"] {
             let answer = format!("HTTP/1.1 200 OK\r\n{framing}{}", "a".repeat(100_000));
             let answer = read(answer.as_bytes(), false).await.unwrap();
             assert_eq!((answer.body.len(), answer.reusable), (BODY_LIMIT, false), "{framing}");
@@ -329,10 +308,7 @@ mod tests {
     fn a_request_brings_what_was_said_and_what_was_not() {
         let mut health = config::Health::default();
         let plain = String::from_utf8(request("GET", "/x", "a:1", &health, None)).unwrap();
-        assert_eq!(
-            plain,
-            format!("GET /x HTTP/1.1\r\nhost: a:1\r\nuser-agent: {AGENT}\r\naccept: */*\r\n\r\n")
-        );
+        assert_eq!(plain, format!("GET /x HTTP/1.1\r\nhost: a:1\r\nuser-agent: {AGENT}\r\naccept: */*\r\n\r\n"));
         for (name, value) in [("HOST", "b"), ("User-Agent", "c"), ("Accept", "d")] {
             health.headers.insert(name.to_owned(), value.to_owned());
         }

@@ -511,14 +511,7 @@ mod tests {
         let second = second.await.unwrap().unwrap();
         assert_eq!(name(&second), "a");
         drop((first, second));
-        assert_eq!(
-            upstream
-                .servers()
-                .iter()
-                .map(|server| server.in_flight())
-                .sum::<usize>(),
-            0
-        );
+        assert_eq!(upstream.servers().iter().map(|server| server.in_flight()).sum::<usize>(), 0);
         assert_eq!(pick(&upstream).await.unwrap().waited(), Duration::ZERO);
     }
 
@@ -615,11 +608,7 @@ mod tests {
                 { "address": "10.0.0.2:1", "max_connections": 1 },
             ],
         }));
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(4)
-            .enable_time()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_time().build().unwrap();
         runtime.block_on(async {
             let tasks: Vec<_> = (0..200u64)
                 .map(|number| {
@@ -735,11 +724,7 @@ mod tests {
         assert_eq!(name(&second.await.unwrap().unwrap()), "b");
 
         let undecided = Upstream::build("test", &config).unwrap();
-        assert_eq!(
-            pick(&undecided).await.unwrap_err(),
-            PickError::NoServer,
-            "after the connect timeout"
-        );
+        assert_eq!(pick(&undecided).await.unwrap_err(), PickError::NoServer, "after the connect timeout");
     }
 
     #[tokio::test(start_paused = true)]
@@ -772,11 +757,7 @@ mod tests {
         let rebuilt = upstream.rebuild(&said).unwrap();
         let servers = rebuilt.servers();
         assert_eq!((servers[0].in_flight(), servers[0].state()), (1, State::Draining));
-        assert_eq!(
-            (servers[1].in_flight(), servers[1].state()),
-            (0, State::Starting),
-            "it is another one"
-        );
+        assert_eq!((servers[1].in_flight(), servers[1].state()), (0, State::Starting), "it is another one");
         rebuilt.set_draining(&servers[0], false);
         assert!(pick(&rebuilt).await.is_ok());
         assert!(!waiter.is_finished(), "its upstream allows one at a time");
@@ -811,10 +792,7 @@ mod tests {
             assert_eq!(order.len(), 5);
             let mut tried = Tried::default();
             for server in order {
-                assert_eq!(
-                    at_once(upstream.pick(&key, &mut tried)).unwrap().server().id(),
-                    server.id()
-                );
+                assert_eq!(at_once(upstream.pick(&key, &mut tried)).unwrap().server().id(), server.id());
             }
         }
     }
@@ -827,7 +805,7 @@ mod tests {
             "upstream `web`: two servers are called `10.0.0.1:1`: give each its own address or `name`"
         );
         assert_eq!(
-            fault(json!({ "servers": ["unix:/run/app.sock"], "tls": { "verify": false } })),
+            fault(json!({ "servers": ["unix:/run/app.sock"], "tls": {} })),
             "upstream `web`: TLS over unix:/run/app.sock needs tls.server_name: a socket file has no host name"
         );
         assert_eq!(

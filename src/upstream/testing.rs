@@ -10,10 +10,7 @@ use super::{Config, PickKey, Upstream};
 
 /// A configuration as an operator would write it, but without checks unless it asks for them.
 pub(super) fn config(mut said: Value) -> Config {
-    said.as_object_mut()
-        .unwrap()
-        .entry("health")
-        .or_insert(json!({ "check": "none" }));
+    said.as_object_mut().unwrap().entry("health").or_insert(json!({ "check": "none" }));
     serde_json::from_value(said).unwrap()
 }
 
@@ -23,9 +20,7 @@ pub(super) fn upstream(said: Value) -> Arc<Upstream> {
 
 /// The client with this number.
 pub(super) fn client(number: u32) -> PickKey {
-    PickKey {
-        client: Ipv4Addr::from_bits(0xc000_0200 + number).into(),
-    }
+    PickKey { client: Ipv4Addr::from_bits(0xc000_0200 + number).into() }
 }
 
 /// The result of a future that has nothing to wait for, as a pick that finds a server at once.

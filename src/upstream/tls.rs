@@ -62,7 +62,7 @@ impl ServerTls {
     }
 
     /// The name asked for and verified: the configured one, else the host of the server's address. An error says that
-    /// a Unix socket has none.
+    /// a Unix socket has none to verify.
     pub fn server_name(&self, server: &Server) -> Result<ServerName<'static>, String> {
         if let Some(name) = &self.server_name {
             return Ok(name.clone());
@@ -225,10 +225,7 @@ mod tests {
 
         fn sign(&self, name: &str) -> (CertificateDer<'static>, KeyPair) {
             let key = KeyPair::generate().unwrap();
-            let cert = CertificateParams::new([name.to_owned()])
-                .unwrap()
-                .signed_by(&key, &self.issuer)
-                .unwrap();
+            let cert = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
             fs::write(self.dir.path().join("cert.pem"), cert.pem()).unwrap();
             fs::write(self.dir.path().join("key.pem"), key.serialize_pem()).unwrap();
             (cert.der().clone(), key)
@@ -246,9 +243,7 @@ mod tests {
             let builder = if wants_certificate {
                 let mut roots = RootCertStore::empty();
                 roots.add(self.issuer.der().clone()).unwrap();
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
-                    .build()
-                    .unwrap();
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build().unwrap();
                 builder.with_client_cert_verifier(verifier)
             } else {
                 builder.with_no_client_auth()
@@ -280,28 +275,17 @@ mod tests {
         let authority = Authority::new();
         let (address, mut asked) = authority.serve(false).await;
         let ca = authority.file("ca.pem");
-        connect(&address, json!({ "ca": ca, "server_name": "app.test" }))
-            .await
-            .unwrap();
+        connect(&address, json!({ "ca": ca, "server_name": "app.test" })).await.unwrap();
         assert_eq!(asked.recv().await.unwrap().as_deref(), Some("app.test"));
 
-        let fault = connect(&address, json!({ "ca": ca, "server_name": "other.test" }))
-            .await
-            .unwrap_err();
+        let fault = connect(&address, json!({ "ca": ca, "server_name": "other.test" })).await.unwrap_err();
         assert!(fault.to_string().contains("not valid for name"), "{fault}");
         let fault = connect(&address, json!({ "ca": ca })).await.unwrap_err();
         assert!(fault.to_string().contains("not valid for name"), "{fault}");
         let stranger = Authority::new();
-        let fault = connect(
-            &address,
-            json!({ "ca": stranger.file("ca.pem"), "server_name": "app.test" }),
-        )
-        .await;
+        let fault = connect(&address, json!({ "ca": stranger.file("ca.pem"), "server_name": "app.test" })).await;
         let fault = fault.unwrap_err().to_string();
-        assert!(
-            fault.contains("UnknownIssuer") || fault.contains("BadSignature"),
-            "{fault}"
-        );
+        assert!(fault.contains("UnknownIssuer") || fault.contains("BadSignature"), "{fault}");
 
         connect(&address, json!({ "verify": false })).await.unwrap();
     }
@@ -335,22 +319,13 @@ mod tests {
         let start = format!("upstream `web`: tls.key {cert}: expected a private key in PEM: ");
         assert!(fault(json!({ "ca": ca, "cert": cert, "key": cert })).starts_with(&start));
         let other = fault(json!({ "ca": ca, "cert": ca, "key": key }));
-        assert!(
-            other.starts_with("upstream `web`: tls.cert and tls.key don't go together: "),
-            "{other}"
-        );
+        assert!(other.starts_with("upstream `web`: tls.cert and tls.key don't go together: "), "{other}");
         let name = fault(json!({ "ca": ca, "server_name": "not a name" }));
-        assert_eq!(
-            name,
-            "upstream `web`: tls.server_name `not a name` is not a host name or an IP address"
-        );
+        assert_eq!(name, "upstream `web`: tls.server_name `not a name` is not a host name or an IP address");
 
         let built = build(json!({ "ca": ca, "cert": cert, "key": key })).unwrap();
         let tls = built.tls().unwrap();
-        assert_eq!(
-            (tls.roots().len(), tls.identity().unwrap().chain.len(), tls.verify()),
-            (1, 1, true)
-        );
+        assert_eq!((tls.roots().len(), tls.identity().unwrap().chain.len(), tls.verify()), (1, 1, true));
         assert_eq!(tls.server_name(&built.servers()[0]).unwrap().to_str(), "10.0.0.1");
     }
 }
