@@ -15,7 +15,7 @@ use pingora::server::configuration::ServerConf;
 use pingora::server::{ListenFds, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::Service;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::access_log::{AccessLog, Writer};
 use crate::admin::{self, Admin};
@@ -38,6 +38,18 @@ pub struct Gateway {
     limits: Arc<ConnectionLimits>,
     deadlines: Arc<Deadlines>,
     log_writer: Writer,
+    stop_asked: Arc<Notify>,
+}
+
+/// Stops a running gateway from within the program, as SIGTERM does from without.
+#[derive(Clone, Debug)]
+pub struct Handle(Arc<Notify>);
+
+impl Handle {
+    /// Begins to drain; [`Gateway::run`] returns when that has ended.
+    pub fn stop(&self) {
+        self.0.notify_one();
+    }
 }
 
 /// Assembles a [`Gateway`].
@@ -73,9 +85,19 @@ impl Gateway {
         Builder { config, router: None, engine: Box::new(|balancer, conf| engine(balancer, conf)) }
     }
 
-    /// Serves until SIGTERM or SIGINT; returns when everything has ended. Blocks the thread.
+    /// Where a listener is bound, by its name, with the port that the kernel chose.
+    pub fn address(&self, listener: &str) -> Option<String> {
+        self.listeners.iter().find(|bound| &**bound.name() == listener).map(Listener::address)
+    }
+
+    /// A way to stop it once it runs.
+    pub fn handle(&self) -> Handle {
+        Handle(Arc::clone(&self.stop_asked))
+    }
+
+    /// Serves until SIGTERM, SIGINT or [`Handle::stop`]; returns when everything has ended. Blocks the thread.
     pub fn run(self) {
-        let Self { core, app, mut server, listeners, admin, limits, deadlines, log_writer } = self;
+        let Self { core, app, mut server, listeners, admin, limits, deadlines, log_writer, stop_asked } = self;
         let (stop, stopping) = watch::channel(false);
         let ready = Arc::new(AtomicBool::new(true));
         let threads = server.configuration.threads;
@@ -94,7 +116,7 @@ impl Gateway {
         let drain = core.snapshot.load().config.drain.clone();
         let log = core.access_log.clone();
         drop(core);
-        let stopper = Stopper { drain, stop, ready, app, limits, deadlines, log };
+        let stopper = Stopper { drain, stop, stop_asked, ready, app, limits, deadlines, log };
         server.run(RunArgs { shutdown_signal: Box::new(stopper) });
         log_writer.finish();
     }
@@ -168,7 +190,7 @@ impl Builder {
         server.bootstrap();
         let engine = engine(Balancer::new(Arc::clone(&core)), &server.configuration);
         let app = Arc::new(App::new(Arc::clone(&core), engine));
-        Ok(Gateway { core, app, server, listeners, admin, limits, deadlines, log_writer })
+        Ok(Gateway { core, app, server, listeners, admin, limits, deadlines, log_writer, stop_asked: Arc::default() })
     }
 }
 
@@ -267,6 +289,7 @@ impl Service for AdminService {
 struct Stopper {
     drain: drain::Config,
     stop: watch::Sender<bool>,
+    stop_asked: Arc<Notify>,
     ready: Arc<AtomicBool>,
     app: Arc<App>,
     limits: Arc<ConnectionLimits>,
@@ -290,6 +313,7 @@ impl Stopper {
         let mut interrupt = signal(SignalKind::interrupt())?;
         tokio::select! {
             _ = terminate.recv() => {}
+            () = self.stop_asked.notified() => {}
             _ = interrupt.recv() => {
                 info!("interrupted: stopping at once");
                 return Ok(());
