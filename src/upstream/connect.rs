@@ -63,3 +63,37 @@ async fn within<T>(limit: Duration, connecting: impl Future<Output = io::Result<
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {limit:?}"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
+    use super::super::testing::upstream;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_unix_socket_is_a_server_like_any_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let upstream = upstream(json!({ "servers": [format!("unix:{}", path.display())] }));
+        let server = &upstream.servers()[0];
+        assert_eq!(server.endpoint(), Some(Endpoint::Unix(path.as_path().into())));
+        let mut stream = upstream.connect(server).await.unwrap();
+        stream.write_all(b"ping").await.unwrap();
+        let mut bytes = [0; 4];
+        listener.accept().await.unwrap().0.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(&bytes, b"ping");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_connect_ends_at_its_limit() {
+        let silence = std::future::pending::<io::Result<()>>();
+        let fault = within(Duration::from_secs(3), silence).await.unwrap_err();
+        assert_eq!(fault.to_string(), "no connection within 3s");
+        assert_eq!(fault.kind(), io::ErrorKind::TimedOut);
+        assert!(within(Duration::ZERO, async { Ok(()) }).await.is_ok());
+    }
+}

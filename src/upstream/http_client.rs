@@ -231,3 +231,139 @@ async fn more(stream: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>) -> Res
     bytes.reserve(4096);
     stream.read_buf(bytes).await.map_err(|fault| format!("can't read: {fault}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What the client makes of an answer that ends with the connection.
+    async fn read(answer: &[u8], is_head: bool) -> Result<Answer, String> {
+        let (mut here, mut there) = tokio::io::duplex(1 << 20);
+        there.write_all(answer).await.unwrap();
+        there.shutdown().await.unwrap();
+        ask(&mut here, b"GET / HTTP/1.1\r\n\r\n", is_head).await
+    }
+
+    async fn good(answer: &str) -> (u16, String, bool) {
+        let answer = read(answer.as_bytes(), false).await.unwrap();
+        (answer.status, String::from_utf8(answer.body).unwrap(), answer.reusable)
+    }
+
+    #[tokio::test]
+    async fn bodies_end_where_their_framing_says() {
+        let sized = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcdef";
+        assert_eq!(good(sized).await, (200, "abc".to_owned(), true));
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1;x=y\r\nc\r\n0\r\nA: b\r\n\r\n";
+        assert_eq!(good(chunked).await, (200, "abc".to_owned(), true));
+        let closed = "HTTP/1.1 200 OK\r\n\r\nabc";
+        assert_eq!(good(closed).await, (200, "abc".to_owned(), false));
+        let empty = "HTTP/1.1 204 No Content\r\n\r\n";
+        assert_eq!(good(empty).await, (204, String::new(), true));
+        let last = "HTTP/1.1 200 OK\r\nConnection: Close\r\nContent-Length: 3\r\n\r\nabc";
+        assert_eq!(good(last).await, (200, "abc".to_owned(), false));
+        let old = "HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\nabc";
+        assert_eq!(good(old).await, (200, "abc".to_owned(), false));
+    }
+
+    #[tokio::test]
+    async fn interim_answers_are_passed_over() {
+        let answer = "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+        assert_eq!(good(answer).await, (200, "ok".to_owned(), true));
+    }
+
+    #[tokio::test]
+    async fn an_answer_to_head_has_no_body_whatever_it_says() {
+        let answer = read(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", true).await.unwrap();
+        assert_eq!((answer.status, answer.body.len()), (200, 0));
+    }
+
+    #[tokio::test]
+    async fn broken_answers_are_told_apart() {
+        for (answer, fault) in [
+            ("", "closed before it answered"),
+            ("HTTP/1.1 200 OK\r\nA: b\r\n", "closed before it answered"),
+            ("SSH-2.0-OpenSSH_9.2\r\n", "answered something that isn't HTTP: invalid HTTP version"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", "closed after 3 of 9 bytes"),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nz\r\n", "the chunked body is malformed"),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", "closed within a chunked body"),
+        ] {
+            assert_eq!(read(answer.as_bytes(), false).await.unwrap_err(), fault, "{answer}");
+        }
+        let endless = format!("HTTP/1.1 200 OK\r\nA: {}", "a".repeat(HEAD_LIMIT));
+        assert_eq!(read(endless.as_bytes(), false).await.unwrap_err(), "the head is longer than 32768 bytes");
+    }
+
+    #[tokio::test]
+    async fn no_more_of_a_body_is_read_than_is_looked_at() {
+        for framing in ["Content-Length: 100000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n186a0\r\n", "\r\n"] {
+            let answer = format!("HTTP/1.1 200 OK\r\n{framing}{}", "a".repeat(100_000));
+            let answer = read(answer.as_bytes(), false).await.unwrap();
+            assert_eq!((answer.body.len(), answer.reusable), (BODY_LIMIT, false), "{framing}");
+        }
+    }
+
+    #[test]
+    fn a_request_brings_what_was_said_and_what_was_not() {
+        let mut health = config::Health::default();
+        let plain = String::from_utf8(request("GET", "/x", "a:1", &health, None)).unwrap();
+        assert_eq!(plain, format!("GET /x HTTP/1.1\r\nhost: a:1\r\nuser-agent: {AGENT}\r\naccept: */*\r\n\r\n"));
+        for (name, value) in [("HOST", "b"), ("User-Agent", "c"), ("Accept", "d")] {
+            health.headers.insert(name.to_owned(), value.to_owned());
+        }
+        let said = String::from_utf8(request("POST", "/", "a:1", &health, Some("1"))).unwrap();
+        let expected = "POST / HTTP/1.1\r\nAccept: d\r\nHOST: b\r\nUser-Agent: c\r\n\
+                        content-type: text/plain;charset=UTF-8\r\ncontent-length: 1\r\n\r\n1";
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn what_would_break_a_request_is_refused() {
+        let fault = |change: fn(&mut config::Health)| {
+            let mut health = config::Health::default();
+            change(&mut health);
+            check_headers(&health).unwrap_err()
+        };
+        assert!(fault(|health| health.method = "GET /".to_owned()).contains("not an HTTP method"));
+        assert!(fault(|health| health.path = Some("x".to_owned())).contains("not a path"));
+        assert!(fault(|health| health.path = Some("/ HTTP/1.1\r\n".to_owned())).contains("not a path"));
+        let header = |name: &str| std::iter::once((name.to_owned(), "1".to_owned())).collect();
+        let mut health = config::Health::default();
+        for (name, fault) in [("a b", "not a header name"), ("Content-Length", "can't be set")] {
+            health.headers = header(name);
+            assert!(check_headers(&health).unwrap_err().contains(fault));
+        }
+        health.headers = header("X-Probe");
+        assert_eq!(check_headers(&health), Ok(()));
+    }
+
+    proptest! {
+        #[test]
+        fn a_body_is_the_same_however_it_is_cut(
+            chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..300), 0..8),
+            piece in 1usize..64,
+        ) {
+            let mut wire = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+            for chunk in &chunks {
+                wire.extend(format!("{:x}\r\n", chunk.len()).bytes());
+                wire.extend(chunk);
+                wire.extend(b"\r\n");
+            }
+            wire.extend(b"0\r\n\r\n");
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let answer = runtime.block_on(async {
+                let (mut here, mut there) = tokio::io::duplex(piece);
+                let ask = ask(&mut here, b"GET / HTTP/1.1\r\n\r\n", false);
+                let serve = async {
+                    let mut request = [0; 18];
+                    there.read_exact(&mut request).await.unwrap();
+                    there.write_all(&wire).await.unwrap();
+                };
+                tokio::join!(ask, serve).0.unwrap()
+            });
+            prop_assert_eq!(answer.body, chunks.concat());
+            prop_assert!(answer.reusable);
+        }
+    }
+}
