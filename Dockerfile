@@ -36,11 +36,7 @@ EXPOSE 80 443 843 9901
 
 # Asks for /readyz at 127.0.0.1:9901: needs an `admin` in the configuration that listens there, or on 0.0.0.0:9901.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
-<<<<<<< HEAD
-    CMD ["sockgate", "health", "127.0.0.1:9901"]
-=======
     CMD ["sockgate", "health"]
->>>>>>> refs/heads/desk
 
 # The gateway drains on SIGTERM, for up to `drain.deadline`, 30 s unless said otherwise: give `docker stop --time` more.
 STOPSIGNAL SIGTERM
