@@ -72,6 +72,25 @@ async fn newcomers_do_not_overtake_the_queue() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn room_that_nobody_announced_goes_to_the_queue_first() {
+    let upstream = upstream(json!({
+        "servers": [
+            { "address": "10.0.0.1:1", "name": "a", "max_connections": 2 },
+            { "address": "10.0.0.2:1", "name": "b", "max_connections": 1 },
+        ],
+        "queue": { "size": 1, "timeout": "1m" },
+    }));
+    upstream.servers()[0].eject(Duration::from_secs(10));
+    let _held = pick(&upstream).await.unwrap();
+    let waiter = queued(&upstream).await;
+    advance(Duration::from_secs(10)).await;
+    let newcomer = pick(&upstream).now_or_never().unwrap().unwrap();
+    assert_eq!(upstream.servers()[0].in_flight(), 2);
+    let waiter = waiter.await.unwrap().unwrap();
+    assert_eq!((name(&waiter), name(&newcomer)), ("a", "a"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn waiting_ends_with_the_timeout_of_the_queue() {
     let upstream = narrow();
     let _held = [pick(&upstream).await.unwrap(), pick(&upstream).await.unwrap()];

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
+use futures::FutureExt;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::time::sleep;
@@ -132,6 +133,28 @@ async fn an_ejected_server_is_checked_at_once_and_a_good_check_brings_it_back() 
     assert!(server.ejected().is_some());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_good_check_of_an_ejected_server_serves_the_queue() {
+    let servers = json!(["10.0.0.1:1", { "address": "10.0.0.2:1", "max_connections": 1 }]);
+    let upstream = upstream(json!({ "servers": servers, "health": { "check": "tcp", "interval": "1m" } }));
+    let [ejected, full] = [0, 1].map(|position| upstream.servers()[position].clone());
+    ejected.set_health(Health::Up);
+    full.set_health(Health::Up);
+    let _held = upstream.place_on(full.id()).unwrap();
+    ejected.eject(Duration::from_secs(60));
+    let (key, mut tried) = (client(1), Tried::default());
+    let mut picking = std::pin::pin!(upstream.pick(&key, &mut tried));
+    assert!((&mut picking).now_or_never().is_none());
+
+    let script = Arc::new(Script::default());
+    script.good.store(true, Relaxed);
+    let checking = check_for_ever(&upstream, &ejected, script);
+    tokio::select! {
+        lease = &mut picking => assert_eq!(lease.unwrap().waited(), Duration::ZERO),
+        () = checking => {}
+    }
+}
+
 #[tokio::test]
 async fn checks_find_servers_follow_the_set_and_end_with_their_guard() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -143,12 +166,19 @@ async fn checks_find_servers_follow_the_set_and_end_with_their_guard() {
     let lease = upstream.pick(&client(1), &mut Tried::default()).await.unwrap();
     assert_eq!(lease.server().name().as_ref(), address(&listener));
     listener.accept().await.unwrap();
+    let gone = Arc::downgrade(lease.server());
     drop(lease);
 
     let said = json!({ "servers": [address(&other)] });
     upstream.set_servers(&config(said).servers).unwrap();
     let lease = upstream.pick(&client(1), &mut Tried::default()).await.unwrap();
     assert_eq!(lease.server().name().as_ref(), address(&other));
+    let still_checked = async {
+        while gone.upgrade().is_some() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(5), still_checked).await.unwrap();
 
     let weak = Arc::downgrade(&upstream);
     drop((lease, upstream, checks));
