@@ -36,7 +36,7 @@ EXPOSE 80 443 843 9901
 
 # Asks /readyz; needs an `admin` in the configuration that listens on port 9901 of the loopback, or of all addresses.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
-    CMD ["sockgate", "health", "--admin", "127.0.0.1:9901"]
+    CMD ["sockgate", "health", "127.0.0.1:9901"]
 
 # The gateway drains on SIGTERM, for up to `drain.deadline`, 30 s unless said otherwise: give `docker stop --time` more.
 STOPSIGNAL SIGTERM

@@ -93,6 +93,26 @@ fn the_full_file_shows_every_key_with_its_default() {
 }
 
 #[test]
+fn the_reference_names_every_key_and_its_examples_are_accepted() {
+    let reference = std::fs::read_to_string(in_repository("docs/configuration.md")).unwrap();
+    let full = Config::read("defaults", FULL_WITHOUT_DEFAULTS, &|_| None).unwrap().config;
+    let mut keys = BTreeSet::new();
+    keys_of_value("", &serde_json::to_value(&full).unwrap(), &mut keys);
+    let of_an_operator = |key: &&str| key.starts_with("x-") || matches!(*key, "*" | "cookie" | "EIO" | "transport");
+    for key in keys.iter().filter_map(|path| path.rsplit('.').next()).filter(|key| !of_an_operator(key)) {
+        assert!(reference.contains(&format!("`{key}`")), "{key}");
+    }
+    let examples: Vec<_> = reference.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(examples.len() > 5);
+    for example in examples {
+        match Config::read("example", example, &|_| None) {
+            Ok(Loaded { warnings, .. }) => assert_eq!(warnings, [], "{example}"),
+            Err(faults) => panic!("{faults}\n{example}"),
+        }
+    }
+}
+
+#[test]
 fn the_classic_file_is_the_stack_of_the_post() {
     let text = std::fs::read_to_string(in_repository("conf/classic-socketio.yaml")).unwrap();
     let env = |name: &str| match name {

@@ -40,6 +40,21 @@ pub struct Config {
 }
 
 impl Config {
+    /// A plain `http` listener with every default.
+    pub fn at(address: BindAddress) -> Self {
+        Self {
+            name: None,
+            address,
+            protocol: Protocol::Http,
+            upstream: None,
+            tls: None,
+            detect: None,
+            http2: yes(),
+            max_connections: 0,
+            backlog: default_backlog(),
+        }
+    }
+
     /// The name, or the address as written where no name was given.
     pub fn name(&self) -> String {
         self.name.clone().unwrap_or_else(|| self.address.to_string())

@@ -131,29 +131,42 @@ impl Listener {
     where
         A: ServerApp + Send + Sync + 'static,
     {
+        let Self { name, socket, settings } = self;
+        let acceptor = match socket.start() {
+            Ok(acceptor) => acceptor,
+            Err(error) => return warn!("listener {name}: can't accept: {error}"),
+        };
         loop {
             let accepted = tokio::select! {
                 biased;
                 _ = stop.wait_for(|&stopping| stopping) => return,
-                accepted = self.socket.accept() => accepted,
+                accepted = acceptor.accept() => accepted,
             };
             match accepted {
-                Ok(socket) => self.admit(socket, &app, &stop),
-                Err(error) if is_about_one_connection(&error) => debug!("{}: accept: {error}", self.name),
+                Ok(socket) => settings.admit(socket, &app, &stop),
+                Err(error) if is_about_one_connection(&error) => debug!("listener {name}: accept: {error}"),
                 Err(error) => {
                     // Out of descriptors or memory: those that are open come first, new ones wait in the kernel.
-                    warn!("listener {}: can't accept, pausing {ACCEPT_PAUSE:?}: {error}", self.name);
+                    warn!("listener {name}: can't accept, pausing {ACCEPT_PAUSE:?}: {error}");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
     }
+}
 
-    fn admit<A>(&self, socket: Socket, app: &Arc<A>, stop: &ShutdownWatch)
+/// Whether an accept failed because of the one connection that it was about (accept(2)).
+fn is_about_one_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | WouldBlock)
+}
+
+impl Settings {
+    fn admit<A>(self: &Arc<Self>, socket: Socket, app: &Arc<A>, stop: &ShutdownWatch)
     where
         A: ServerApp + Send + Sync + 'static,
     {
-        let settings = &self.settings;
+        let settings = self;
         let unknown = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let peer = socket.peer_addr().unwrap_or(unknown);
         let local = socket.local_addr().unwrap_or(unknown);
@@ -175,15 +188,7 @@ impl Listener {
             }
         }
     }
-}
 
-/// Whether an accept failed because of the one connection that it was about (accept(2)).
-fn is_about_one_connection(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
-    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | WouldBlock)
-}
-
-impl Settings {
     /// Says no at once: an answer where plain HTTP is expected, else a reset. Never waits.
     fn refuse(&self, socket: &Socket) {
         let http = self.config.protocol == config::Protocol::Http && self.tls.is_none();

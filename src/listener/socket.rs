@@ -11,11 +11,18 @@ use tokio::net::{TcpListener, UnixListener};
 use crate::address::BindAddress;
 use crate::transport::Socket;
 
-/// A socket that listens.
+/// A socket that listens, and needs no runtime yet.
 #[derive(Debug)]
 pub(super) enum BoundSocket {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener, SocketFile),
+}
+
+/// A socket that accepts.
+#[derive(Debug)]
+pub(super) enum Acceptor {
     Tcp(TcpListener),
-    Unix(UnixListener, SocketFile),
+    Unix(UnixListener, #[expect(dead_code, reason = "removes the file when dropped")] SocketFile),
 }
 
 /// The file of a Unix socket; removed with the listener.
@@ -34,13 +41,13 @@ impl BoundSocket {
                     socket.set_only_v6(false)?;
                 }
                 Self::listen(&socket, &(*address).into(), backlog)?;
-                TcpListener::from_std(socket.into()).map(Self::Tcp)
+                Ok(Self::Tcp(socket.into()))
             }
             BindAddress::Unix(path) => {
                 remove_stale(path);
                 let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
                 Self::listen(&socket, &SockAddr::unix(path)?, backlog)?;
-                Ok(Self::Unix(UnixListener::from_std(socket.into())?, SocketFile(path.clone())))
+                Ok(Self::Unix(socket.into(), SocketFile(path.clone())))
             }
         }
     }
@@ -51,10 +58,11 @@ impl BoundSocket {
         socket.listen(backlog)
     }
 
-    pub(super) async fn accept(&self) -> io::Result<Socket> {
+    /// Begins to accept, within a runtime.
+    pub(super) fn start(self) -> io::Result<Acceptor> {
         match self {
-            Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| Socket::Tcp(stream)),
-            Self::Unix(listener, _) => listener.accept().await.map(|(stream, _)| Socket::Unix(stream)),
+            Self::Tcp(listener) => TcpListener::from_std(listener).map(Acceptor::Tcp),
+            Self::Unix(listener, file) => Ok(Acceptor::Unix(UnixListener::from_std(listener)?, file)),
         }
     }
 
@@ -64,6 +72,15 @@ impl BoundSocket {
                 listener.local_addr().as_ref().map_or_else(io::Error::to_string, SocketAddr::to_string)
             }
             Self::Unix(_, file) => format!("unix:{}", file.0.display()),
+        }
+    }
+}
+
+impl Acceptor {
+    pub(super) async fn accept(&self) -> io::Result<Socket> {
+        match self {
+            Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| Socket::Tcp(stream)),
+            Self::Unix(listener, _) => listener.accept().await.map(|(stream, _)| Socket::Unix(stream)),
         }
     }
 }
@@ -104,8 +121,9 @@ mod tests {
 
     #[tokio::test]
     async fn the_unspecified_ipv6_address_takes_ipv4_too() {
-        let listener = BoundSocket::bind(&":0".parse().unwrap(), 16).unwrap();
-        let port = listener.address().rsplit(':').next().unwrap().parse::<u16>().unwrap();
+        let bound = BoundSocket::bind(&":0".parse().unwrap(), 16).unwrap();
+        let port = bound.address().rsplit(':').next().unwrap().parse::<u16>().unwrap();
+        let listener = bound.start().unwrap();
         let (accepted, client) = tokio::join!(listener.accept(), tokio::net::TcpStream::connect(("127.0.0.1", port)));
         assert!(accepted.is_ok() && client.is_ok());
     }
