@@ -1,1 +1,41 @@
-pub mod x {}
+//! Sockgate: a programmable load balancer for web apps that live with sockets.
+//!
+//! Operators write YAML and run the `sockgate` program. Developers embed the same gateway:
+//!
+//! ```no_run
+//! use sockgate::{Config, Gateway};
+//!
+//! let config = Config::load("sockgate.yaml".as_ref())?.config;
+//! Gateway::builder(config).build()?.run();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A [`Router`] of one's own decides where requests go (`examples/custom_router.rs`); a `ProxyHttp` of one's own wraps
+//! the [`Balancer`] (`examples/own_proxy.rs`); a [`Balance`] of one's own picks servers.
+
+pub mod access_log;
+pub mod address;
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod deadline;
+pub mod drain;
+pub mod gateway;
+pub mod http;
+pub mod listener;
+pub mod metrics;
+pub mod proxy;
+pub mod request;
+pub mod router;
+pub mod snapshot;
+pub mod transport;
+pub mod tunnel;
+pub mod upstream;
+pub mod wire;
+
+pub use config::Config;
+pub use gateway::Gateway;
+pub use proxy::{Balancer, Exchange};
+pub use request::Request;
+pub use router::{Action, Decision, Route, Router};
+pub use upstream::Balance;

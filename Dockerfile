@@ -1,0 +1,44 @@
+# The gateway as an image: built from this folder, run without root.
+#
+#   docker build -t sockgate .
+#   docker run -p 80:80 -v "$PWD/sockgate.yaml:/etc/sockgate/sockgate.yaml:ro" sockgate
+
+FROM rust:1.95-bookworm AS build
+# aws-lc (TLS) and zlib-ng are built with cmake.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends cmake \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY . .
+# The caches outlive the layer: a changed line of ours does not build the dependencies again.
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/src/target \
+    cargo build --release --locked --bin sockgate \
+    && strip -o /sockgate target/release/sockgate
+
+FROM debian:bookworm-slim
+# The authorities that TLS to upstreams is verified against.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends ca-certificates \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin sockgate
+COPY --from=build /sockgate /usr/local/bin/sockgate
+COPY LICENSE /usr/share/doc/sockgate/LICENSE
+
+# By number, so that Kubernetes can see that this is not root.
+USER 10001:10001
+
+# Docker lets any user of a container bind ports below 1024. Where that is not so, set the sysctl
+# net.ipv4.ip_unprivileged_port_start=0 for the container (in Kubernetes: securityContext.sysctls, a safe one), or listen
+# on higher ports and map them. The binary carries no CAP_NET_BIND_SERVICE of its own: a file capability would stop it
+# from starting at all under allowPrivilegeEscalation: false.
+EXPOSE 80 443 843 9901
+
+# Asks /readyz; needs an `admin` in the configuration that listens on port 9901 of the loopback, or of all addresses.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
+    CMD ["sockgate", "health", "127.0.0.1:9901"]
+
+# The gateway drains on SIGTERM, for up to `drain.deadline`, 30 s unless said otherwise: give `docker stop --time` more.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["sockgate"]
+CMD ["run", "-c", "/etc/sockgate/sockgate.yaml"]

@@ -1,0 +1,470 @@
+//! The access log: one line for each request and each tunnel, written by a thread of its own.
+//!
+//! Workers hand over records and never wait: when the log can't keep pace, or the disk is full, lines are lost and
+//! counted.
+
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use log::warn;
+use serde::{Deserialize, Serialize};
+
+use crate::metrics::Metrics;
+
+/// `access_log`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `text`, `json` or `off`. Default `text`.
+    pub format: Format,
+    /// A file, appended to and opened anew on SIGUSR1. Default: standard output.
+    pub file: Option<PathBuf>,
+    /// Also write a line when a tunnel opens. Default false.
+    pub tunnel_open: bool,
+}
+
+/// How a line is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// `key=value` pairs, for people and grep.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+    /// No access log.
+    Off,
+}
+
+/// What a line tells; what is empty, zero or `None` is left out.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// What ended, or began.
+    pub event: Event,
+    /// When the request's head was whole, or the raw connection was known to be one.
+    pub began: SystemTime,
+    /// From then until now.
+    pub duration: Duration,
+    /// From then until the first byte of the server's answer.
+    pub first_byte: Option<Duration>,
+    /// Time spent in the upstream's waiting room.
+    pub queued: Duration,
+    /// Who asked.
+    pub client: IpAddr,
+    /// Where it came in.
+    pub listener: Arc<str>,
+    /// What was spoken: `HTTP/1.1`, `HTTP/2`, `WebSocket`, `TCP`.
+    pub protocol: &'static str,
+    /// How Engine.IO travels, by the query: `polling`, `websocket`.
+    pub transport: Option<&'static str>,
+    /// Over TLS.
+    pub secure: bool,
+    /// The method; empty for raw connections.
+    pub method: String,
+    /// The host asked for.
+    pub host: String,
+    /// Path and query as sent, but for the id of a session, which would let whoever reads it take the session over.
+    pub target: String,
+    /// A hash of that id: the same session has the same one in every line.
+    pub session: String,
+    /// The status of the answer; 0 for raw connections and clients that left before one.
+    pub status: u16,
+    /// The route that matched.
+    pub route: Option<Arc<str>>,
+    /// The upstream that it was carried to.
+    pub upstream: Option<Arc<str>>,
+    /// The server that took it.
+    pub server: Option<Arc<str>>,
+    /// Servers tried.
+    pub tries: u32,
+    /// Bytes from the client: a body, or what a tunnel carried.
+    pub bytes_in: u64,
+    /// Bytes to the client.
+    pub bytes_out: u64,
+    /// WebSocket messages from the client.
+    pub messages_in: u64,
+    /// WebSocket messages to the client.
+    pub messages_out: u64,
+    /// Who ended it and how: `client`, `server`, `idle`, or the word of a refusal.
+    pub closed_by: &'static str,
+    /// The code of the WebSocket Close frame that ended it.
+    pub close_code: Option<u16>,
+    /// The id in `X-Request-Id`.
+    pub request_id: String,
+}
+
+/// What a record is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A request was answered.
+    Request,
+    /// A tunnel opened.
+    Open,
+    /// A tunnel closed.
+    Close,
+}
+
+impl Event {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Open => "open",
+            Self::Close => "close",
+        }
+    }
+}
+
+/// Where workers put their records.
+#[derive(Clone, Debug)]
+pub struct AccessLog {
+    lines: Option<SyncSender<Message>>,
+    tunnel_open: bool,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug)]
+enum Message {
+    Line(Box<Record>),
+    Reopen,
+}
+
+/// Waits until the last line is written; the log ends when every [`AccessLog`] has been dropped.
+#[derive(Debug)]
+pub struct Writer(Option<JoinHandle<()>>);
+
+/// Lines that may wait for the writer.
+const WAITING_LINES: usize = 8192;
+
+impl AccessLog {
+    /// Opens the log and starts its writer.
+    ///
+    /// # Errors
+    /// The file can't be opened for appending, or the thread can't be started.
+    pub fn open(config: &Config, metrics: Arc<Metrics>) -> io::Result<(Self, Writer)> {
+        if config.format == Format::Off {
+            return Ok((Self { lines: None, tunnel_open: false, metrics }, Writer(None)));
+        }
+        let mut sink = Sink::open(config)?;
+        let (sender, receiver) = sync_channel(WAITING_LINES);
+        let lost = Arc::clone(&metrics);
+        let writer = std::thread::Builder::new()
+            .name("access-log".to_owned())
+            .spawn(move || sink.write_all_of(&receiver, &lost))?;
+        Ok((Self { lines: Some(sender), tunnel_open: config.tunnel_open, metrics }, Writer(Some(writer))))
+    }
+
+    /// Hands a record over; never waits.
+    pub fn write(&self, record: Record) {
+        let Some(lines) = &self.lines else { return };
+        if record.event == Event::Open && !self.tunnel_open {
+            return;
+        }
+        if lines.try_send(Message::Line(Box::new(record))).is_err() {
+            self.metrics.access_log_lost.inc();
+        }
+    }
+
+    /// Whether records are written at all; when not, they need not be made.
+    pub fn is_on(&self) -> bool {
+        self.lines.is_some()
+    }
+
+    /// Whether the opening of a tunnel gets a line of its own.
+    pub fn tells_openings(&self) -> bool {
+        self.lines.is_some() && self.tunnel_open
+    }
+
+    /// Opens the file anew, after it was moved away.
+    pub fn reopen(&self) {
+        if let Some(lines) = &self.lines {
+            let _ = lines.try_send(Message::Reopen);
+        }
+    }
+}
+
+impl Writer {
+    /// Waits for the last line.
+    pub fn finish(mut self) {
+        if let Some(thread) = self.0.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Where lines end up.
+struct Sink {
+    format: Format,
+    file: Option<PathBuf>,
+    out: BufWriter<Box<dyn Write + Send>>,
+    line: String,
+    /// The last write failed, which has been said.
+    failing: bool,
+}
+
+impl Sink {
+    fn open(config: &Config) -> io::Result<Self> {
+        let out = target(config.file.as_ref())?;
+        Ok(Self { format: config.format, file: config.file.clone(), out, line: String::new(), failing: false })
+    }
+
+    fn write_all_of(&mut self, messages: &Receiver<Message>, metrics: &Metrics) {
+        loop {
+            let message = match messages.try_recv() {
+                Err(TryRecvError::Empty) => {
+                    // A pause is the moment to let readers see what there is.
+                    let flushed = self.out.flush();
+                    self.note(flushed, metrics);
+                    messages.recv().ok()
+                }
+                received => received.ok(),
+            };
+            match message {
+                Some(Message::Line(record)) => {
+                    self.line.clear();
+                    match self.format {
+                        Format::Json => record.write_json(&mut self.line),
+                        Format::Text | Format::Off => record.write_text(&mut self.line),
+                    }
+                    self.line.push('\n');
+                    let written = self.out.write_all(self.line.as_bytes());
+                    self.note(written, metrics);
+                }
+                Some(Message::Reopen) => match target(self.file.as_ref()) {
+                    Ok(out) => {
+                        let _ = self.out.flush();
+                        self.out = out;
+                    }
+                    Err(error) => warn!("access log: can't open {:?} anew, keeping the old one: {error}", self.file),
+                },
+                None => {
+                    let flushed = self.out.flush();
+                    self.note(flushed, metrics);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, written: io::Result<()>, metrics: &Metrics) {
+        match written {
+            Ok(()) => self.failing = false,
+            Err(error) => {
+                metrics.access_log_lost.inc();
+                if !self.failing {
+                    warn!("access log: lines are lost: {error}");
+                }
+                self.failing = true;
+                // What the buffer holds can't be written; begin anew rather than fail for ever.
+                if let Ok(out) = target(self.file.as_ref()) {
+                    let (_, _unwritten) = std::mem::replace(&mut self.out, out).into_parts();
+                }
+            }
+        }
+    }
+}
+
+fn target(file: Option<&PathBuf>) -> io::Result<BufWriter<Box<dyn Write + Send>>> {
+    Ok(BufWriter::new(match file {
+        Some(path) => Box::new(open_append(path)?),
+        None => Box::new(io::stdout()),
+    }))
+}
+
+fn open_append(path: &PathBuf) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+/// One value of a line.
+enum Value<'a> {
+    Text(&'a str),
+    Number(u64),
+    Seconds(Duration),
+    Flag,
+}
+
+impl Record {
+    /// Hands out what there is to tell, in the order of a line.
+    fn tell(&self, mut say: impl FnMut(&str, Value<'_>)) {
+        let mut text = |key: &str, value: &str| {
+            if !value.is_empty() {
+                say(key, Value::Text(value));
+            }
+        };
+
+        text("time", &humantime::format_rfc3339_millis(self.began).to_string());
+        text("event", self.event.word());
+        text("client", &self.client.to_string());
+        text("listener", &self.listener);
+        text("protocol", self.protocol);
+        text("transport", self.transport.unwrap_or(""));
+        text("method", &self.method);
+        text("host", &self.host);
+        text("target", &self.target);
+        text("session", &self.session);
+        text("route", self.route.as_deref().unwrap_or(""));
+        text("upstream", self.upstream.as_deref().unwrap_or(""));
+        text("server", self.server.as_deref().unwrap_or(""));
+        text("closed_by", self.closed_by);
+        text("id", &self.request_id);
+        let mut number = |key: &str, value: u64| {
+            if value != 0 {
+                say(key, Value::Number(value));
+            }
+        };
+        number("status", self.status.into());
+        number("tries", if self.tries > 1 { self.tries.into() } else { 0 });
+        number("bytes_in", self.bytes_in);
+        number("bytes_out", self.bytes_out);
+        number("messages_in", self.messages_in);
+        number("messages_out", self.messages_out);
+        number("close_code", self.close_code.unwrap_or(0).into());
+        if self.secure {
+            say("tls", Value::Flag);
+        }
+        if !self.queued.is_zero() {
+            say("queued", Value::Seconds(self.queued));
+        }
+        if let Some(first_byte) = self.first_byte {
+            say("first_byte", Value::Seconds(first_byte));
+        }
+        if self.event != Event::Open {
+            say("duration", Value::Seconds(self.duration));
+        }
+    }
+
+    fn write_text(&self, line: &mut String) {
+        self.tell(|key, value| {
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            let _ = match value {
+                Value::Text(text) if text.bytes().all(is_bare) => write!(line, "{key}={text}"),
+                Value::Text(text) => write!(line, "{key}={text:?}"),
+                Value::Number(number) => write!(line, "{key}={number}"),
+                Value::Seconds(time) => write!(line, "{key}={:.6}", time.as_secs_f64()),
+                Value::Flag => write!(line, "{key}=true"),
+            };
+        });
+    }
+
+    fn write_json(&self, line: &mut String) {
+        line.push('{');
+        self.tell(|key, value| {
+            if line.len() > 1 {
+                line.push(',');
+            }
+            let _ = match value {
+                Value::Text(text) => write!(line, "\"{key}\":{}", serde_json::Value::from(text)),
+                Value::Number(number) => write!(line, "\"{key}\":{number}"),
+                Value::Seconds(time) => write!(line, "\"{key}\":{:.6}", time.as_secs_f64()),
+                Value::Flag => write!(line, "\"{key}\":true"),
+            };
+        });
+        line.push('}');
+    }
+}
+
+/// Bytes that need no quotes in a text line.
+fn is_bare(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        Record {
+            event: Event::Close,
+            began: SystemTime::UNIX_EPOCH,
+            duration: Duration::from_millis(1500),
+            first_byte: None,
+            queued: Duration::ZERO,
+            client: [192, 0, 2, 1].into(),
+            listener: "web".into(),
+            protocol: "WebSocket",
+            transport: Some("websocket"),
+            secure: true,
+            method: "GET".to_owned(),
+            host: "example.com".to_owned(),
+            target: "/socket.io/?x=\"quoted\"".to_owned(),
+            session: String::new(),
+            status: 101,
+            route: Some("sockets".into()),
+            upstream: Some("sockets".into()),
+            server: Some("a".into()),
+            tries: 1,
+            bytes_in: 12,
+            bytes_out: 0,
+            messages_in: 2,
+            messages_out: 0,
+            closed_by: "client",
+            close_code: Some(1001),
+            request_id: String::new(),
+        }
+    }
+
+    #[test]
+    fn text_lines_quote_what_could_break_them() {
+        let mut line = String::new();
+        record().write_text(&mut line);
+        assert_eq!(
+            line,
+            "time=1970-01-01T00:00:00.000Z event=close client=192.0.2.1 listener=web protocol=WebSocket \
+             transport=websocket method=GET host=example.com target=\"/socket.io/?x=\\\"quoted\\\"\" route=sockets \
+             upstream=sockets server=a closed_by=client status=101 bytes_in=12 messages_in=2 close_code=1001 tls=true \
+             duration=1.500000"
+        );
+    }
+
+    #[test]
+    fn json_lines_are_json_whatever_clients_send() {
+        let mut line = String::new();
+        Record { target: "/\u{1}\"\\\n".to_owned(), ..record() }.write_json(&mut line);
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["target"], "/\u{1}\"\\\n");
+        assert_eq!(value["close_code"], 1001);
+        assert!(!line.contains('\n'));
+    }
+
+    #[test]
+    fn a_moved_file_is_opened_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access.log");
+        let config = Config { file: Some(path.clone()), ..Config::default() };
+        let (log, writer) = AccessLog::open(&config, Metrics::new().unwrap()).unwrap();
+        log.write(record());
+        // The writer takes messages in order, so the first line is in the old file before it opens the new one.
+        while std::fs::read_to_string(&path).unwrap().is_empty() {
+            std::thread::yield_now();
+        }
+        std::fs::rename(&path, folder.path().join("access.log.1")).unwrap();
+        log.reopen();
+        log.write(record());
+        drop(log);
+        writer.finish();
+        for name in ["access.log", "access.log.1"] {
+            assert_eq!(std::fs::read_to_string(folder.path().join(name)).unwrap().lines().count(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_full_disk_loses_lines_and_nothing_else() {
+        let config = Config { file: Some("/dev/full".into()), ..Config::default() };
+        let metrics = Metrics::new().unwrap();
+        let (log, writer) = AccessLog::open(&config, Arc::clone(&metrics)).unwrap();
+        for _ in 0..100 {
+            log.write(record());
+        }
+        drop(log);
+        writer.finish();
+        assert!(metrics.access_log_lost.get() > 0);
+    }
+}

@@ -1,0 +1,82 @@
+//! The state of upstreams and servers, as JSON for people and as metrics for Prometheus.
+
+use std::io::Write;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::snapshot::Snapshot;
+use crate::upstream::{Server, State, Upstream};
+
+/// Everything that `/status` tells.
+pub(super) fn status(snapshot: &Snapshot, connections: usize, uptime: Duration) -> Value {
+    let mut upstreams: Vec<_> = snapshot.pools.values().map(|pool| &pool.upstream).collect();
+    upstreams.sort_by(|a, b| a.name().cmp(b.name()));
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_seconds": uptime.as_secs(),
+        "connections": connections,
+        "upstreams": upstreams.iter().map(|upstream| upstream_status(upstream)).collect::<Vec<_>>(),
+    })
+}
+
+fn upstream_status(upstream: &Upstream) -> Value {
+    json!({
+        "name": &**upstream.name(),
+        "ready": upstream.ready(),
+        "waiting": upstream.waiting(),
+        "servers": upstream.servers().iter().map(|server| server_status(server)).collect::<Vec<_>>(),
+    })
+}
+
+fn server_status(server: &Server) -> Value {
+    let status = server.status();
+    json!({
+        "name": &**server.name(),
+        "address": server.address().to_string(),
+        "state": status.state.as_str(),
+        "since": humantime::format_rfc3339_seconds(status.since).to_string(),
+        "ejected_for_seconds": status.ejected.map(|left| left.as_secs_f64()),
+        "in_flight": server.in_flight(),
+        "total": server.total(),
+        "connect_failures": server.connect_failures(),
+        "last_check": status.last_check.map(|check| json!({
+            "good": check.good,
+            "text": check.text,
+            "at": humantime::format_rfc3339_millis(check.at).to_string(),
+            "took_seconds": check.took.as_secs_f64(),
+        })),
+    })
+}
+
+/// The gauges that are read when somebody asks, rather than kept.
+pub(super) fn write_metrics(snapshot: &Snapshot, text: &mut Vec<u8>) {
+    type Read = fn(&Server) -> u64;
+    let families: [(&str, &str, &str, Read); 4] = [
+        ("server_up", "gauge", "1 when the server is up", |server| u64::from(server.state() == State::Up)),
+        ("server_in_flight", "gauge", "Requests and tunnels in flight", |server| server.in_flight() as u64),
+        ("server_taken_total", "counter", "Requests and tunnels given to the server", Server::total),
+        ("server_connect_failures_total", "counter", "Failed connects", Server::connect_failures),
+    ];
+    // Writing to memory does not fail.
+    for (name, kind, help, read) in families {
+        let _ = writeln!(text, "# HELP sockgate_{name} {help}\n# TYPE sockgate_{name} {kind}");
+        for pool in snapshot.pools.values() {
+            for server in pool.upstream.servers().iter() {
+                let (upstream, server_name) = (label(pool.upstream.name()), label(server.name()));
+                let _ = writeln!(text, "sockgate_{name}{{upstream={upstream},server={server_name}}} {}", read(server));
+            }
+        }
+    }
+    let _ = writeln!(text, "# HELP sockgate_queue_waiting Requests that wait for a server");
+    let _ = writeln!(text, "# TYPE sockgate_queue_waiting gauge");
+    for pool in snapshot.pools.values() {
+        let (upstream, waiting) = (label(pool.upstream.name()), pool.upstream.waiting());
+        let _ = writeln!(text, "sockgate_queue_waiting{{upstream={upstream}}} {waiting}");
+    }
+}
+
+/// A label's value with its quotes, escaped as the text format wants it.
+fn label(value: &str) -> String {
+    format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
+}

@@ -1,0 +1,46 @@
+//! `sockgate run`: load, build, serve.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use log::{error, info, warn};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::gateway::Gateway;
+
+pub(super) fn run(file: &Path) -> ExitCode {
+    start_log();
+    let config = match super::load(file) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    raise_file_limit();
+    match Gateway::builder(config).build() {
+        Ok(gateway) => {
+            gateway.run();
+            ExitCode::SUCCESS
+        }
+        Err(fault) => {
+            error!("{fault}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The log for operators. Pingora tells about each client that leaves; that is the access log's to tell.
+fn start_log() {
+    let filter = env_logger::Env::default().default_filter_or("info,pingora=warn,pingora_core=off,pingora_proxy=off");
+    env_logger::Builder::from_env(filter).target(env_logger::Target::Stderr).init();
+}
+
+/// Every socket takes two descriptors; the usual soft limit of 1024 would end at 500.
+fn raise_file_limit() {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    if soft >= hard {
+        return;
+    }
+    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => info!("raised the limit of open files from {soft} to {hard}"),
+        Err(fault) => warn!("the limit of open files stays at {soft}: {fault}"),
+    }
+}

@@ -1,0 +1,228 @@
+//! What no single value can know: whether the parts of a configuration fit together. Nothing is looked up outside of it.
+
+mod listeners;
+mod routes;
+mod spot;
+mod upstreams;
+mod words;
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::document::Node;
+use super::fault::nearest;
+use super::shape::{Misfit, one_of};
+use super::{Admin, Config};
+use crate::address::BindAddress;
+use crate::listener::config::{FlashPolicy, Protocol};
+use spot::Spot;
+
+/// What was found: faults, which forbid to build anything, and warnings.
+#[derive(Default)]
+pub(super) struct Report {
+    pub(super) faults: Vec<Misfit>,
+    pub(super) warnings: Vec<Misfit>,
+}
+
+/// Looks at a whole configuration, and at the tree that it was read from for the places. Where parts of the tree were set
+/// aside as faulty, what would only follow from that is not reported.
+pub(super) fn check(config: &Config, root: &Node) -> Report {
+    let mut report = Report::default();
+    let root = Spot::root(root);
+    let upstreams = root.key("upstreams");
+    let names = Names { listeners: listeners::names(&root.key("listeners")), upstreams: upstreams.keys() };
+    listeners::check(config, &root.key("listeners"), &names, &mut report);
+    routes::check(config, &root.key("routes"), &names, &mut report);
+    for (name, upstream) in &config.upstreams {
+        upstreams::check(name, upstream, &upstreams.key(name), &mut report);
+    }
+    unused_upstreams(config, &upstreams, &mut report);
+    flash_policy(config, &root.key("flash_policy"), &mut report);
+    limits(config, &root, &mut report);
+    forwarding(config, &root.key("forwarding"), &mut report);
+    leaving(config, &root, &mut report);
+    if let Some(admin) = &config.admin {
+        admin_address(config, admin, &root.key("admin").key("address"), &mut report);
+    }
+    report
+}
+
+/// Every name that the file gives, those of faulty entries included: a reference to one of them is no second fault.
+struct Names {
+    listeners: Vec<String>,
+    upstreams: Vec<String>,
+}
+
+impl Report {
+    /// What stands in for a missing key has no faults of its own.
+    fn fault(&mut self, spot: &Spot<'_>, what: impl Into<String>) {
+        if !spot.is_hole() {
+            self.faults.push(spot.misfit(what.into()));
+        }
+    }
+
+    fn warn(&mut self, spot: &Spot<'_>, what: impl Into<String>) {
+        self.warnings.push(spot.misfit(what.into()));
+    }
+
+    /// A reference to something that has to be defined elsewhere in the file.
+    fn reference(&mut self, spot: &Spot<'_>, kind: &str, name: &str, known: &[String]) -> bool {
+        if known.iter().any(|known| known == name) {
+            return true;
+        }
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        let hint = match (nearest(name, known.iter().copied()), known.len()) {
+            (Some(meant), _) => format!("did you mean `{meant}`?"),
+            (None, 0) => format!("the file defines no {kind}"),
+            (None, 1..=8) => format!("expected {}", one_of(&known)),
+            (None, _) => format!("the file defines {} others", known.len()),
+        };
+        self.fault(spot, format!("unknown {kind} `{name}`, {hint}"));
+        false
+    }
+
+    /// A text that has to be well-formed.
+    fn well_formed(&mut self, spot: &Spot<'_>, verdict: Result<(), String>) {
+        if let Err(what) = verdict {
+            self.fault(spot, what);
+        }
+    }
+
+    fn name(&mut self, spot: &Spot<'_>, name: &str) {
+        if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            self.fault(spot, format!("found the name {name:?}, expected one without spaces"));
+        }
+    }
+
+    /// A time that cannot be turned off.
+    fn some_time(&mut self, spot: &Spot<'_>, time: Duration) {
+        if time.is_zero() {
+            self.fault(spot, "found 0s, expected a time above 0s");
+        }
+    }
+
+    fn some_path(&mut self, spot: &Spot<'_>, path: Option<&std::path::Path>) {
+        if path.is_some_and(|path| path.as_os_str().is_empty()) {
+            self.fault(spot, "found an empty text, expected the path of a file");
+        }
+    }
+}
+
+fn unused_upstreams(config: &Config, upstreams: &Spot<'_>, report: &mut Report) {
+    let in_routes = config.routes.iter().filter_map(|route| route.upstream.as_deref());
+    let in_listeners = config.listeners.iter().flat_map(|listener| {
+        let detected = listener.detect.as_ref().and_then(|detect| detect.tcp.as_deref());
+        [listener.upstream.as_deref(), detected].into_iter().flatten()
+    });
+    let used: Vec<&str> = in_routes.chain(in_listeners).collect();
+    for name in config.upstreams.keys().filter(|name| !used.contains(&name.as_str())) {
+        report.warn(&upstreams.key(name).word(), "no route and no listener uses this upstream");
+    }
+}
+
+fn flash_policy(config: &Config, spot: &Spot<'_>, report: &mut Report) {
+    let policy = &config.flash_policy;
+    if policy.file.is_some() && policy.allow != FlashPolicy::default().allow {
+        report.fault(
+            &spot.key("allow").word(),
+            "found `file` and `allow`, expected one of them: the file is sent as it is",
+        );
+    }
+    report.some_path(&spot.key("file"), policy.file.as_deref());
+    report.some_time(&spot.key("timeout"), policy.timeout);
+    if policy.allow.is_empty() && policy.file.is_none() && spot.key("allow").is_intact() {
+        report.warn(&spot.key("allow"), "the list is empty: no Flash player may connect");
+    }
+    for (index, allow) in policy.allow.iter().enumerate() {
+        let spot = spot.key("allow").item(index);
+        report.well_formed(&spot.key("domain"), words::flash_domain(&allow.domain));
+        report.well_formed(&spot.key("ports"), words::flash_ports(&allow.ports));
+    }
+    let answered = config.listeners.iter().any(|listener| {
+        let inline = listener.detect.as_ref().is_some_and(|detect| detect.flash_policy);
+        listener.protocol == Protocol::FlashPolicy || inline
+    });
+    if *policy != FlashPolicy::default() && !answered {
+        report.warn(
+            &spot.word(),
+            "no listener answers it: that takes `protocol: flash_policy` or `detect: { flash_policy: true }`",
+        );
+    }
+}
+
+fn limits(config: &Config, root: &Spot<'_>, report: &mut Report) {
+    let spot = root.key("limits");
+    let limits = &config.limits;
+    if !(1..=256).contains(&limits.headers) {
+        report.fault(&spot.key("headers"), format!("found {}, expected a whole number from 1 to 256", limits.headers));
+    }
+    if limits.head.as_u64() < 1024 {
+        report.fault(&spot.key("head"), format!("found {} bytes, expected 1KiB or more", limits.head.as_u64()));
+    }
+    let spot = root.key("timeouts").key("head");
+    if config.timeouts.head.is_zero() {
+        report.warn(&spot, "without this limit, clients that send a head byte by byte hold their connections for ever");
+    }
+    if config.threads > 1024 {
+        report.fault(
+            &root.key("threads"),
+            format!("found {}, expected a whole number from 0 (one for each core) to 1024", config.threads),
+        );
+    }
+}
+
+fn forwarding(config: &Config, spot: &Spot<'_>, report: &mut Report) {
+    let name = &config.forwarding.request_id;
+    if !name.is_empty() {
+        report.well_formed(&spot.key("request_id"), words::header_name(name));
+    }
+    for (index, network) in config.forwarding.trusted_proxies.iter().enumerate() {
+        if network.prefix_len() == 0 {
+            report.warn(
+                &spot.key("trusted_proxies").item(index),
+                format!("{network} trusts everybody: any client can then claim any address"),
+            );
+        }
+    }
+}
+
+fn leaving(config: &Config, root: &Spot<'_>, report: &mut Report) {
+    let drain = &config.drain;
+    if !drain.delay.is_zero() && drain.delay >= drain.deadline {
+        report.warn(
+            &root.key("drain").key("delay"),
+            "not shorter than `deadline`: everything is cut before anything could leave",
+        );
+    }
+    let log = &config.access_log;
+    let spot = root.key("access_log").key("file");
+    report.some_path(&spot, log.file.as_deref());
+    if log.format == crate::access_log::Format::Off && log.file.is_some() {
+        report.warn(&spot.word(), "nothing is written to it: `format` is `off`");
+    }
+}
+
+fn admin_address(config: &Config, admin: &Admin, spot: &Spot<'_>, report: &mut Report) {
+    for (index, listener) in config.listeners.iter().enumerate() {
+        if is_taken(&admin.address, &listener.address) {
+            report.fault(spot, format!("{} is the address of listeners[{index}] already", admin.address));
+        }
+    }
+    if let BindAddress::Inet(address) = &admin.address
+        && address.ip().is_unspecified()
+    {
+        report.warn(spot, format!("{address} is every address of this host: see to it that no stranger reaches it"));
+    }
+}
+
+/// Whether the two cannot be bound side by side. Port 0 is always free.
+fn is_taken(one: &BindAddress, other: &BindAddress) -> bool {
+    let chosen_by_the_kernel = matches!(one, BindAddress::Inet(address) if address.port() == 0);
+    one == other && !chosen_by_the_kernel
+}
+
+/// Whether one of the two stands for every address and so for the other one, too.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let covers = |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    one.port() == other.port() && one.port() != 0 && (covers(one.ip(), other.ip()) || covers(other.ip(), one.ip()))
+}

@@ -1,0 +1,241 @@
+//! Routes: what they match, that each can be reached, and that where they lead exists.
+
+use std::collections::BTreeMap;
+
+use super::{Names, Report, Spot, words};
+use crate::config::Config;
+use crate::listener::config::Protocol;
+use crate::router::{
+    self,
+    config::{Match, OneOrMany, Redirect, Respond},
+};
+use crate::upstream::config::Kind;
+
+pub(super) fn check(config: &Config, spot: &Spot<'_>, names: &Names, report: &mut Report) {
+    let mut earlier: Vec<(&router::Config, Spot<'_>)> = Vec::new();
+    for (index, route) in config.routes.iter().enumerate() {
+        let spot = spot.item(index);
+        if let Some(name) = &route.name {
+            report.name(&spot.key("name"), name);
+        }
+        matches(config, &route.matches, &spot.key("match"), names, report);
+        outcome(config, route, &spot, names, report);
+        if !spot.is_intact() {
+            continue;
+        }
+        match earlier.iter().find(|(first, _)| takes_all(&first.matches, &route.matches)) {
+            Some((_, first)) => {
+                let what = format!("never reached: {} comes first and takes all that this one would", first.path());
+                report.fault(&spot, what);
+            }
+            None => earlier.push((route, spot)),
+        }
+    }
+    let speaks_http = config.listeners.iter().any(|listener| listener.protocol == Protocol::Http);
+    if !config.routes.is_empty() && !config.listeners.is_empty() && !speaks_http {
+        report.fault(&spot.word(), "no listener speaks HTTP, so that no route could ever apply");
+    }
+}
+
+fn matches(config: &Config, matches: &Match, spot: &Spot<'_>, names: &Names, report: &mut Report) {
+    let mut list = |key: &str, values: &OneOrMany, verdict: fn(&str) -> Result<(), String>| {
+        let spot = spot.key(key);
+        for (index, value) in values.0.iter().enumerate() {
+            report.well_formed(&spot.item(index), verdict(value));
+        }
+    };
+    list("host", &matches.host, words::host_pattern);
+    list("path", &matches.path, words::path);
+    list("path_exact", &matches.path_exact, words::path);
+    list("method", &matches.method, words::method);
+    for key in ["host", "path", "path_exact", "method", "listener"] {
+        let spot = spot.key(key);
+        if spot.is_empty_list() {
+            report.fault(&spot, "found an empty list, which nothing would match: leave the key out");
+        }
+    }
+    headers(&matches.headers, &spot.key("headers"), report);
+    for name in matches.query.keys().filter(|name| name.is_empty()) {
+        report.fault(&spot.key("query").key(name).word(), "expected the name of a parameter");
+    }
+    for (index, name) in matches.listener.0.iter().enumerate() {
+        let spot = spot.key("listener").item(index);
+        if report.reference(&spot, "listener", name, &names.listeners)
+            && let Some(listener) = config.listeners.iter().find(|listener| listener.name() == *name)
+            && listener.protocol != Protocol::Http
+        {
+            let what = format!("`{name}` does not speak HTTP: no route applies to what it accepts");
+            report.fault(&spot, what);
+        }
+    }
+}
+
+fn headers(headers: &BTreeMap<String, String>, spot: &Spot<'_>, report: &mut Report) {
+    let mut seen: Vec<String> = Vec::new();
+    for (name, value) in headers {
+        let spot = spot.key(name);
+        report.well_formed(&spot.word(), words::header_name(name));
+        report.well_formed(&spot, words::header_value(value));
+        let lower = name.to_ascii_lowercase();
+        if seen.contains(&lower) {
+            report.fault(&spot.word(), "written twice: the names of headers have no case");
+        }
+        seen.push(lower);
+    }
+}
+
+fn outcome(config: &Config, route: &router::Config, spot: &Spot<'_>, names: &Names, report: &mut Report) {
+    let outcomes = ["upstream", "respond", "redirect"].map(|key| (key, spot.key(key)));
+    let given: Vec<_> = outcomes.iter().filter(|(_, spot)| spot.is_given()).collect();
+    match given.as_slice() {
+        [] => report.fault(spot, "expected one of the keys `upstream`, `respond` and `redirect`"),
+        [_] => {}
+        [(first, _), rest @ ..] => {
+            for (key, spot) in rest {
+                report.fault(&spot.word(), format!("found `{first}` and `{key}`, expected one of them"));
+            }
+        }
+    }
+    if let Some(name) = &route.upstream {
+        let spot = spot.key("upstream");
+        if report.reference(&spot, "upstream", name, &names.upstreams)
+            && config.upstreams.get(name).is_some_and(|upstream| upstream.kind == Kind::Tcp)
+        {
+            let what = format!(
+                "`{name}` is of kind `tcp`, which carries no HTTP: `detect.tcp` or a `tcp` listener leads there"
+            );
+            report.fault(&spot, what);
+        }
+    }
+    if let Some(answer) = &route.respond {
+        respond(answer, &spot.key("respond"), report);
+    }
+    if let Some(target) = &route.redirect {
+        redirect(config, route, target, &spot.key("redirect"), report);
+    }
+}
+
+fn respond(respond: &Respond, spot: &Spot<'_>, report: &mut Report) {
+    if !(200..=599).contains(&respond.status) {
+        report.fault(&spot.key("status"), format!("found {}, expected a status from 200 to 599", respond.status));
+    }
+    if matches!(respond.status, 204 | 304) && !respond.body.is_empty() {
+        report.fault(&spot.key("body"), format!("an answer with status {} carries no body", respond.status));
+    }
+    headers(&respond.headers, &spot.key("headers"), report);
+    // What frames the message or belongs to the connection (RFC 9110, section 7.6.1) is not the operator's to say.
+    const OWN: [&str; 7] =
+        ["connection", "content-length", "date", "keep-alive", "trailer", "transfer-encoding", "upgrade"];
+    for name in respond.headers.keys() {
+        if OWN.contains(&name.to_ascii_lowercase().as_str()) {
+            report.fault(&spot.key("headers").key(name).word(), "the gateway writes this header itself");
+        }
+    }
+}
+
+fn redirect(config: &Config, route: &router::Config, redirect: &Redirect, spot: &Spot<'_>, report: &mut Report) {
+    if !matches!(redirect.status, 301 | 302 | 303 | 307 | 308) {
+        report.fault(&spot.key("status"), format!("found {}, expected 301, 302, 303, 307 or 308", redirect.status));
+    }
+    if let Some(scheme) = &redirect.scheme
+        && !matches!(scheme.as_str(), "http" | "https")
+    {
+        report.fault(&spot.key("scheme"), format!("found `{scheme}`, expected `http` or `https`"));
+    }
+    if let Some(host) = &redirect.host {
+        report.well_formed(&spot.key("host"), words::plain_host(host));
+    }
+    if redirect.port == Some(0) {
+        report.fault(&spot.key("port"), "found 0, expected a port from 1 to 65535");
+    }
+    if let Some(path) = &redirect.path {
+        report.well_formed(&spot.key("path"), words::target(path));
+    }
+    let given = ["scheme", "host", "port", "path"].iter().any(|key| spot.key(key).is_given());
+    if !given && spot.is_intact() {
+        report.fault(
+            &spot.word(),
+            "changes nothing, so that the client comes back for ever: expected `scheme`, `host`, `port` or `path`",
+        );
+    } else if let Some(listener) = comes_back(config, &route.matches, redirect) {
+        report.warn(
+            &spot.word(),
+            format!("a client of listener `{listener}` is sent to where it is: `match` should leave it out"),
+        );
+    }
+}
+
+/// The listener where the redirect changes nothing of a request that it matches. Headers may tell more than can be seen here.
+fn comes_back(config: &Config, matches: &Match, redirect: &Redirect) -> Option<String> {
+    let same_host = |host: &String| matches.host.0.contains(host);
+    let same_path = |path: &String| {
+        let path = path.split('?').next().unwrap_or_default();
+        let any = matches.path.0.is_empty() && matches.path_exact.0.is_empty();
+        any || paths(matches).any(|rule| rule.covers(PathRule::Exact(path)))
+    };
+    let unseen = !matches.headers.is_empty() || !matches.query.is_empty() || redirect.port.is_some();
+    if unseen || !redirect.host.as_ref().is_none_or(same_host) || !redirect.path.as_ref().is_none_or(same_path) {
+        return None;
+    }
+    let mut listeners = config.listeners.iter().filter(|listener| {
+        let applies = matches.listener.0.is_empty() || matches.listener.0.contains(&listener.name());
+        let plain_too = listener.detect.as_ref().is_some_and(|detect| detect.plain);
+        let same_scheme = match redirect.scheme.as_deref() {
+            Some("https") => listener.tls.is_some(),
+            Some(_) => listener.tls.is_none() || plain_too,
+            None => true,
+        };
+        listener.protocol == Protocol::Http && applies && same_scheme
+    });
+    listeners.next().map(|listener| listener.name())
+}
+
+/// Whether `first` holds whenever `then` does.
+fn takes_all(first: &Match, then: &Match) -> bool {
+    let all = |first: &OneOrMany, then: &OneOrMany, covers: fn(&str, &str) -> bool| {
+        let covered = |then: &String| first.0.iter().any(|first| covers(first, then));
+        first.0.is_empty() || !then.0.is_empty() && then.0.iter().all(covered)
+    };
+    let pairs = |first: &BTreeMap<String, String>, then: &BTreeMap<String, String>| {
+        first.iter().all(|(name, value)| then.get(name).is_some_and(|then| value == "*" || value == then))
+    };
+    let every_path = paths(first).next().is_none()
+        || paths(then).next().is_some() && paths(then).all(|then| paths(first).any(|first| first.covers(then)));
+    every_path
+        && all(&first.host, &then.host, host_covers)
+        && all(&first.method, &then.method, str::eq)
+        && all(&first.listener, &then.listener, str::eq)
+        && pairs(&first.headers, &then.headers)
+        && pairs(&first.query, &then.query)
+        && (first.upgrade.is_none() || first.upgrade == then.upgrade)
+}
+
+/// One entry of `path` or `path_exact`; a route takes a path when one of its rules does.
+#[derive(Clone, Copy)]
+enum PathRule<'a> {
+    Prefix(&'a str),
+    Exact(&'a str),
+}
+
+fn paths(matches: &Match) -> impl Iterator<Item = PathRule<'_>> {
+    let prefixes = matches.path.0.iter().map(|path| PathRule::Prefix(path));
+    prefixes.chain(matches.path_exact.0.iter().map(|path| PathRule::Exact(path)))
+}
+
+impl PathRule<'_> {
+    fn covers(self, then: PathRule<'_>) -> bool {
+        match (self, then) {
+            (Self::Exact(first), PathRule::Exact(then)) => first == then,
+            (Self::Exact(_), PathRule::Prefix(_)) => false,
+            (Self::Prefix(first), PathRule::Exact(then) | PathRule::Prefix(then)) => {
+                let rest = then.strip_prefix(first.trim_end_matches('/'));
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
+        }
+    }
+}
+
+fn host_covers(first: &str, then: &str) -> bool {
+    let suffix = first.strip_prefix('*');
+    first == then || suffix.is_some_and(|suffix| then.trim_start_matches("*.").ends_with(suffix))
+}

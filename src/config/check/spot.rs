@@ -1,0 +1,130 @@
+//! A way from a value of the types back to its place in the file.
+
+use crate::config::document::{Node, Position, Value};
+use crate::config::shape::{Misfit, index, push_key};
+
+/// A path, and the nearest place that the file has for it: a default has none of its own.
+#[derive(Clone)]
+pub(super) struct Spot<'a> {
+    path: String,
+    at: Position,
+    word: Position,
+    node: Option<&'a Node>,
+}
+
+impl<'a> Spot<'a> {
+    pub(super) fn root(node: &'a Node) -> Self {
+        Self { path: String::new(), at: node.at, word: node.at, node: Some(node) }
+    }
+
+    /// The value of a key. A short form, which has no keys, stands for each of them.
+    pub(super) fn key(&self, key: &str) -> Self {
+        let mut spot = self.clone();
+        if self.is_short_form() {
+            return spot;
+        }
+        push_key(&mut spot.path, key);
+        spot.node = None;
+        if let Some(Value::Map(entries)) = self.node.map(|node| &node.value)
+            && let Some(entry) = entries.iter().find(|entry| entry.key == key)
+        {
+            (spot.at, spot.word, spot.node) = (entry.node.at, entry.at, Some(&entry.node));
+        }
+        spot
+    }
+
+    /// The item that the types know as the `n`th: items that were set aside as faulty are not counted. A short form,
+    /// which is no list, is its own only item.
+    pub(super) fn item(&self, n: usize) -> Self {
+        let mut spot = self.clone();
+        if self.is_short_form() {
+            return spot;
+        }
+        spot.node = None;
+        if let Some(Value::List(items)) = self.node.map(|node| &node.value)
+            && let Some((written, node)) = items.iter().enumerate().filter(|(_, item)| !item.cut).nth(n)
+        {
+            spot.path.push_str(&index(written));
+            (spot.at, spot.word, spot.node) = (node.at, node.at, Some(node));
+        }
+        spot
+    }
+
+    /// The same path, placed at the key instead of its value.
+    pub(super) fn word(&self) -> Self {
+        let mut spot = self.clone();
+        spot.at = self.word;
+        spot
+    }
+
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Whether the file has a value there, if a faulty one.
+    pub(super) fn is_given(&self) -> bool {
+        self.node.is_some_and(|node| !matches!(node.value, Value::Null | Value::Hole))
+    }
+
+    pub(super) fn is_hole(&self) -> bool {
+        self.node.is_some_and(|node| matches!(node.value, Value::Hole))
+    }
+
+    /// Whether nothing in there was set aside as faulty.
+    pub(super) fn is_intact(&self) -> bool {
+        fn intact(node: &Node) -> bool {
+            !node.cut
+                && match &node.value {
+                    Value::List(items) => items.iter().all(intact),
+                    Value::Map(entries) => entries.iter().all(|entry| intact(&entry.node)),
+                    Value::Hole => false,
+                    Value::Null | Value::Scalar(_) | Value::Refused(_) => true,
+                }
+        }
+        self.node.is_none_or(intact)
+    }
+
+    /// The keys of a map, faulty ones included.
+    pub(super) fn keys(&self) -> Vec<String> {
+        match self.node.map(|node| &node.value) {
+            Some(Value::Map(entries)) => entries.iter().map(|entry| entry.key.clone()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The items of a list, faulty ones included.
+    pub(super) fn items(&self) -> Vec<Self> {
+        let Some(Value::List(items)) = self.node.map(|node| &node.value) else {
+            return Vec::new();
+        };
+        let spot = |(n, node): (usize, &'a Node)| Self {
+            path: self.path.clone() + &index(n),
+            at: node.at,
+            word: node.at,
+            node: Some(node),
+        };
+        items.iter().enumerate().map(spot).collect()
+    }
+
+    /// Whether the file has a list without items there.
+    pub(super) fn is_empty_list(&self) -> bool {
+        matches!(self.node.map(|node| &node.value), Some(Value::List(items)) if items.is_empty())
+    }
+
+    /// The text as written, after expansion.
+    pub(super) fn text(&self) -> Option<&'a str> {
+        match self.node.map(|node| &node.value) {
+            Some(Value::Scalar(scalar)) => Some(&scalar.text),
+            _ => None,
+        }
+    }
+
+    pub(super) fn misfit(&self, what: String) -> Misfit {
+        let (at, path) = (self.at, self.path.clone());
+        Misfit { at, path, what }
+    }
+
+    fn is_short_form(&self) -> bool {
+        self.text().is_some()
+    }
+}

@@ -1,0 +1,176 @@
+//! Upstreams: their servers, and whether times, checks and TLS make sense for what the servers speak.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{Report, Spot, words};
+use crate::address::ServerAddress;
+use crate::upstream::Config;
+use crate::upstream::config::{Check, Health, HostHeader, Kind, Queue, Timeouts, Tls};
+
+/// The heartbeat of Socket.IO 3 and 4 with their defaults: `pingInterval` 25 s and `pingTimeout` 20 s.
+const HEARTBEAT: Duration = Duration::from_secs(45);
+const LONG_CONNECT: Duration = Duration::from_secs(60);
+
+pub(super) fn check(name: &str, upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
+    report.name(&spot.word(), name);
+    servers(upstream, &spot.key("servers"), report);
+    queue(upstream, spot, report);
+    if let Some(tls) = &upstream.tls {
+        self::tls(upstream, tls, &spot.key("tls"), report);
+    }
+    health(upstream, &upstream.health, &spot.key("health"), report);
+    timeouts(upstream.kind, &upstream.timeouts, &spot.key("timeouts"), report);
+    let ejection = &upstream.ejection;
+    if ejection.failures > 0 && ejection.duration.is_zero() {
+        report.fault(
+            &spot.key("ejection").key("for"),
+            "found 0s, expected a time above 0s (`failures: 0` turns ejection off)",
+        );
+    }
+    if let HostHeader::Set(host) = &upstream.host {
+        report.well_formed(&spot.key("host"), words::authority(host));
+    }
+    if upstream.kind == Kind::Tcp && upstream.host != HostHeader::Keep {
+        report.fault(&spot.key("host").word(), "not for kind `tcp`, which carries no HTTP");
+    }
+}
+
+fn servers(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
+    if spot.is_intact() && upstream.servers.is_empty() {
+        report.fault(spot, "found an empty list, expected at least one server");
+    }
+    let mut addresses: BTreeMap<String, usize> = BTreeMap::new();
+    let mut names: BTreeMap<String, usize> = BTreeMap::new();
+    for (index, server) in upstream.servers.iter().enumerate() {
+        let spot = spot.item(index);
+        let address = server.address.to_string();
+        if let Some(first) = addresses.get(&address) {
+            let what = format!("{address} is servers[{first}] already: `weight` gives a server a larger share");
+            report.fault(&spot.key("address"), what);
+            continue;
+        }
+        addresses.insert(address, index);
+        if let Some(name) = &server.name {
+            report.name(&spot.key("name"), name);
+        }
+        if let Some(first) = names.insert(server.name(), index) {
+            let what = format!("`{}` is the name of servers[{first}] already: names have to differ", server.name());
+            report.fault(&spot.key("name"), what);
+        }
+    }
+}
+
+fn queue(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
+    let servers = spot.key("servers");
+    let limited = upstream.servers.iter().any(|server| server.max_connections > 0);
+    if upstream.queue != Queue::default() && servers.is_intact() && !limited {
+        report.warn(&spot.key("queue").word(), "nothing ever waits here: no server has `max_connections`");
+    }
+}
+
+fn tls(upstream: &Config, tls: &Tls, spot: &Spot<'_>, report: &mut Report) {
+    for (one, other) in [("cert", "key"), ("key", "cert")] {
+        if spot.key(one).is_given() && !spot.key(other).is_given() {
+            report.fault(&spot.key(one).word(), format!("found `{one}` without `{other}`, expected both"));
+        }
+    }
+    for (key, path) in [("ca", &tls.ca), ("cert", &tls.cert), ("key", &tls.key)] {
+        report.some_path(&spot.key(key), path.as_deref());
+    }
+    if let Some(name) = &tls.server_name {
+        report.well_formed(&spot.key("server_name"), words::plain_host(&name.to_ascii_lowercase()));
+    }
+    let unix = |address: &ServerAddress| matches!(address, ServerAddress::Unix(_));
+    let nameless = upstream.servers.iter().any(|server| unix(&server.address));
+    if tls.verify && nameless && !spot.key("server_name").is_given() {
+        report.fault(
+            &spot.word(),
+            "expected the key `server_name`: a Unix socket has no name that a certificate could be verified against",
+        );
+    }
+    if !tls.verify && tls.ca.is_some() {
+        report.warn(&spot.key("ca").word(), "nothing is verified against it: `verify` is false");
+    }
+}
+
+fn health(upstream: &Config, health: &Health, spot: &Spot<'_>, report: &mut Report) {
+    if health.interval < Duration::from_secs(1) {
+        report.fault(&spot.key("interval"), "expected 1s or more");
+    }
+    report.some_time(&spot.key("timeout"), health.timeout);
+    if health.timeout > health.interval {
+        let late = if spot.key("timeout").is_given() { "timeout" } else { "interval" };
+        report.warn(
+            &spot.key(late),
+            "`timeout` is longer than `interval`: a server that hangs is asked less often than you say",
+        );
+    }
+    if !(0.0..=0.5).contains(&health.jitter) {
+        report.fault(&spot.key("jitter"), format!("found {}, expected a share from 0 to 0.5", health.jitter));
+    }
+    for (key, count) in [("rise", health.rise), ("fall", health.fall)] {
+        if count == 0 {
+            report.fault(&spot.key(key), "found 0, expected a whole number, 1 or more");
+        }
+    }
+    check_keys(upstream, health, spot, report);
+    report.well_formed(&spot.key("method"), words::method(&health.method));
+    if let Some(path) = &health.path {
+        report.well_formed(&spot.key("path"), words::target(path));
+    }
+    for (name, value) in &health.headers {
+        let spot = spot.key("headers").key(name);
+        report.well_formed(&spot.word(), words::header_name(name));
+        report.well_formed(&spot, words::header_value(value));
+    }
+    if health.body.as_deref() == Some("") {
+        report.fault(&spot.key("body"), "found an empty text, which every body holds: leave the key out");
+    }
+}
+
+/// Settings that the check in force would ignore; a default that is written out is none.
+fn check_keys(upstream: &Config, health: &Health, spot: &Spot<'_>, report: &mut Report) {
+    let (name, asks) = match upstream.health_check() {
+        Check::Http => return,
+        Check::EngineIo => ("engine.io", true),
+        Check::Tcp => ("tcp", false),
+        Check::None => ("none", false),
+    };
+    if !spot.key("check").is_intact() {
+        return;
+    }
+    let default = Health::default();
+    let ignored = [
+        ("method", health.method != default.method),
+        ("status", health.status != default.status),
+        ("body", health.body != default.body),
+        ("path", !asks && health.path != default.path),
+        ("headers", !asks && health.headers != default.headers),
+    ];
+    for (key, _) in ignored.iter().filter(|(_, ignored)| *ignored) {
+        let what = format!("not for the check `{name}`: add `check: http`, or leave it out");
+        report.fault(&spot.key(key).word(), what);
+    }
+}
+
+fn timeouts(kind: Kind, timeouts: &Timeouts, spot: &Spot<'_>, report: &mut Report) {
+    if timeouts.connect > LONG_CONNECT {
+        report.warn(
+            &spot.key("connect"),
+            "a server that is gone is waited for that long before another one is tried: 5s will do",
+        );
+    }
+    if kind != Kind::SocketIo {
+        return;
+    }
+    for (key, time) in [("first_byte", timeouts.first_byte), ("tunnel_idle", timeouts.tunnel_idle)] {
+        if !time.is_zero() && time < HEARTBEAT {
+            report.warn(
+                &spot.key(key),
+                "shorter than 45s, the heartbeat of Socket.IO (`pingInterval` and `pingTimeout` with their defaults): \
+                 sessions that live are cut",
+            );
+        }
+    }
+}

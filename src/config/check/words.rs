@@ -1,0 +1,259 @@
+//! The small languages inside values: host names, paths, header fields, Flash's port lists. Each answer is the sentence that
+//! the operator reads.
+
+use std::net::Ipv6Addr;
+
+use crate::config::shape::{quoted, short};
+use crate::request::path::Path;
+
+/// What a route may match: a host name or an address, or `*.` before a name; lower case, without a port.
+pub(super) fn host_pattern(text: &str) -> Result<(), String> {
+    host(text.strip_prefix("*.").unwrap_or(text), text, "such as example.com or *.example.com")
+}
+
+/// A host name or an address, lower case, without a port.
+pub(super) fn plain_host(text: &str) -> Result<(), String> {
+    host(text, text, "such as example.com")
+}
+
+fn host(name: &str, found: &str, forms: &str) -> Result<(), String> {
+    let fault = |what: &str| Err(format!("found {}, expected a host {forms}: {what}", quoted(found)));
+    if name.contains("://") {
+        return fault("leave out the scheme");
+    }
+    if name.contains('/') {
+        return fault("leave out the path");
+    }
+    if let Some(address) = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        return match address.parse::<Ipv6Addr>() {
+            Ok(_) => Ok(()),
+            Err(_) => fault("this is no IPv6 address"),
+        };
+    }
+    if name.parse::<Ipv6Addr>().is_ok() {
+        return fault("write an IPv6 address in brackets");
+    }
+    if let Some((_, port)) = name.rsplit_once(':')
+        && port.bytes().all(|b| b.is_ascii_digit())
+    {
+        return fault("leave out the port");
+    }
+    if name.contains('*') {
+        return fault("`*` may only be the first label, and alone");
+    }
+    if !name.is_ascii() {
+        return fault("write a name in other letters as xn--…");
+    }
+    if name.contains(|c: char| c.is_ascii_uppercase()) {
+        return fault("write it in lower case");
+    }
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    match name.len() <= 253 && name.split('.').all(label) {
+        true => Ok(()),
+        false => fault("labels of letters, digits and hyphens, with dots between them"),
+    }
+}
+
+/// A value for `Host`: a host and perhaps a port.
+pub(super) fn authority(text: &str) -> Result<(), String> {
+    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port != 0);
+    match text.rsplit_once(':') {
+        Some((name, port)) if is_port(port) && !name.ends_with(':') => plain_host(&name.to_ascii_lowercase()),
+        _ => plain_host(&text.to_ascii_lowercase()),
+    }
+}
+
+/// A path that a route may match, in the canonical form that requests are compared in.
+pub(super) fn path(text: &str) -> Result<(), String> {
+    let fault = |what: &str| Err(format!("found {}, expected a path: {what}", quoted(text)));
+    if !text.starts_with('/') {
+        return fault("begin it with `/`");
+    }
+    if text.contains(['?', '#']) {
+        return fault("leave out the query (`match.query` looks at that)");
+    }
+    if text.contains('*') {
+        return fault("it matches by whole segments, without wildcards: leave out the `*`");
+    }
+    if let Some(c) = text.chars().find(|c| !c.is_ascii_graphic()) {
+        let encoded: String = c.to_string().bytes().map(|b| format!("%{b:02X}")).collect();
+        return fault(&format!("write `{c}` as {encoded}"));
+    }
+    match Path::read(text) {
+        Ok(path) if path.loose.is_some() => {
+            fault("to some servers `%2F`, `%5C` and `\\` are a `/`, to others not: leave them out")
+        }
+        Ok(path) if path.canonical != text => {
+            fault(&format!("requests are compared in canonical form, so write `{}`", short(&path.canonical)))
+        }
+        Ok(_) => Ok(()),
+        Err(refused) => fault(&format!("requests like this are refused, {refused}")),
+    }
+}
+
+/// What a request line or a `Location` may hold: a path, perhaps with a query.
+pub(super) fn target(text: &str) -> Result<(), String> {
+    let printable = text.bytes().all(|b| b.is_ascii_graphic());
+    match text.starts_with('/') && !text.starts_with("//") && printable && !text.contains('#') {
+        true => Ok(()),
+        false => Err(format!(
+            "found {}, expected a path that begins with one `/`, percent-encoded where it has to be",
+            quoted(text)
+        )),
+    }
+}
+
+/// A request method: a token in upper case (methods are case-sensitive, RFC 9110, section 9.1).
+pub(super) fn method(text: &str) -> Result<(), String> {
+    let upper = text.to_ascii_uppercase();
+    if !is_token(text) {
+        return Err(format!("found {}, expected a method such as GET", quoted(text)));
+    }
+    match upper == text {
+        true => Ok(()),
+        false => Err(format!("found `{}`, expected `{}`: methods are upper case", short(text), short(&upper))),
+    }
+}
+
+/// The name of a header field.
+pub(super) fn header_name(text: &str) -> Result<(), String> {
+    match is_token(text) {
+        true => Ok(()),
+        false => Err(format!("found {}, expected the name of a header: letters, digits and hyphens", quoted(text))),
+    }
+}
+
+/// The value of a header field: visible ASCII, with spaces inside.
+pub(super) fn header_value(text: &str) -> Result<(), String> {
+    let fits = text.bytes().all(|b| b.is_ascii_graphic() || b == b' ' || b == b'\t') && text.trim() == text;
+    match fits {
+        true => Ok(()),
+        false => Err(format!("found {:?}, expected the value of a header: printable ASCII on one line", short(text))),
+    }
+}
+
+fn is_token(text: &str) -> bool {
+    // RFC 9110, section 5.6.2.
+    let tchar = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !text.is_empty() && text.bytes().all(tchar)
+}
+
+/// A `domain` of Flash's `<allow-access-from>`: it goes into XML as it is.
+pub(super) fn flash_domain(text: &str) -> Result<(), String> {
+    match text == "*" || host_pattern(&text.to_ascii_lowercase()).is_ok() {
+        true => Ok(()),
+        false => Err(format!("found {}, expected a domain such as example.com, *.example.com or *", quoted(text))),
+    }
+}
+
+/// A `to-ports` of Flash's `<allow-access-from>`.
+pub(super) fn flash_ports(text: &str) -> Result<(), String> {
+    let port = |text: &str| text.parse::<u16>().ok().filter(|_| !text.starts_with('+'));
+    let part = |text: &str| match text.split_once('-') {
+        Some((from, to)) => matches!((port(from), port(to)), (Some(from), Some(to)) if from <= to),
+        None => port(text).is_some(),
+    };
+    match text == "*" || text.split(',').all(part) {
+        true => Ok(()),
+        false => Err(format!("found {}, expected ports such as \"80,443\", \"8000-8100\" or \"*\"", quoted(text))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts() {
+        for good in ["example.com", "*.example.com", "localhost", "10.0.0.7", "[::1]", "xn--mnchen-3ya.de", "a_b.c"] {
+            assert_eq!(host_pattern(good), Ok(()));
+        }
+        for (bad, hint) in [
+            ("https://example.com", "scheme"),
+            ("example.com/app", "path"),
+            ("example.com:443", "port"),
+            ("::1", "brackets"),
+            ("[::x]", "no IPv6"),
+            ("a.*.com", "first label"),
+            ("*", "first label"),
+            ("*example.com", "first label"),
+            ("Example.com", "lower case"),
+            ("münchen.de", "xn--"),
+            ("example.com.", "labels"),
+            ("", "labels"),
+            ("-a.com", "labels"),
+        ] {
+            let what = host_pattern(bad).unwrap_err();
+            assert!(what.contains(hint), "{bad}: {what}");
+        }
+        assert!(plain_host("*.example.com").is_err());
+    }
+
+    #[test]
+    fn authorities() {
+        for good in ["example.com", "Example.com:8080", "[::1]:80", "[::1]", "10.0.0.7:3000"] {
+            assert_eq!(authority(good), Ok(()), "{good}");
+        }
+        for bad in ["", "a b", "example.com:0", "example.com:x", "http://a", "::1"] {
+            assert!(authority(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn paths() {
+        for good in ["/", "/socket.io/", "/a-b_c~d", "/%20", "/%C3%A9", "/a:b@c", "/.well-known"] {
+            assert_eq!(path(good), Ok(()));
+        }
+        for (bad, hint) in [
+            ("", "begin it"),
+            ("socket.io", "begin it"),
+            ("/a?b=1", "query"),
+            ("/a//b", "`/a/b`"),
+            ("/a/../b", "`/b`"),
+            ("/a/.", "`/a/`"),
+            ("/..", "above the root"),
+            ("/a/*", "wildcards"),
+            ("/é", "%C3%A9"),
+            ("/a b", "%20"),
+            ("/%2f", "to some servers"),
+            ("/a\\b", "to some servers"),
+            ("/%2E%2E/", "above the root"),
+            ("/%41", "`/A`"),
+            ("/%c3%A9", "`/%C3%A9`"),
+            ("/%00", "control"),
+        ] {
+            let what = path(bad).unwrap_err();
+            assert!(what.contains(hint), "{bad}: {what}");
+        }
+    }
+
+    #[test]
+    fn header_fields() {
+        assert_eq!(header_name("X-Request-Id"), Ok(()));
+        assert!(header_name("").is_err());
+        assert!(header_name("a b").is_err());
+        assert!(header_name(":authority").is_err());
+        assert_eq!(header_value("text/plain; charset=utf-8"), Ok(()));
+        assert_eq!(header_value(""), Ok(()));
+        assert!(header_value("a\r\nb").is_err());
+        assert!(header_value(" a").is_err());
+    }
+
+    #[test]
+    fn what_goes_into_the_flash_policy_is_no_xml() {
+        assert_eq!(flash_domain("*"), Ok(()));
+        assert_eq!(flash_domain("*.Example.com"), Ok(()));
+        assert!(flash_domain("\"/><x").is_err());
+        for good in ["*", "80", "80,443", "8000-8100", "80,8000-8100"] {
+            assert_eq!(flash_ports(good), Ok(()));
+        }
+        for bad in ["", "80,", "443-80", "a", "80 443", "+80", "70000", "\"/>"] {
+            assert!(flash_ports(bad).is_err(), "{bad}");
+        }
+    }
+}

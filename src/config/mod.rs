@@ -1,0 +1,130 @@
+//! The whole configuration as types: what the operator said, and nothing that was built of it.
+
+mod check;
+mod document;
+mod environment;
+mod fault;
+mod shape;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+pub use fault::{Fault, Faults, Place};
+
+use crate::address::BindAddress;
+use crate::{access_log, drain, http, listener, router, upstream};
+
+/// One configuration file.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Bound addresses and what they accept; at least one.
+    pub listeners: Vec<listener::Config>,
+    /// The first match wins.
+    #[serde(default)]
+    pub routes: Vec<router::Config>,
+    /// Pools of servers, by name.
+    #[serde(default)]
+    pub upstreams: BTreeMap<String, upstream::Config>,
+    /// What Flash players are told.
+    #[serde(default)]
+    pub flash_policy: listener::FlashPolicy,
+    /// What servers are told about clients.
+    #[serde(default)]
+    pub forwarding: http::Forwarding,
+    /// Times that rule a client's connection.
+    #[serde(default)]
+    pub timeouts: http::Timeouts,
+    /// What the gateway bears.
+    #[serde(default)]
+    pub limits: http::Limits,
+    /// One line for each request and tunnel.
+    #[serde(default)]
+    pub access_log: access_log::Config,
+    /// What happens on SIGTERM.
+    #[serde(default)]
+    pub drain: drain::Config,
+    /// Where operators look: `/livez`, `/readyz`, `/metrics`, `/status`. Default: nowhere.
+    #[serde(default)]
+    pub admin: Option<Admin>,
+    /// Worker threads. Default 0: one for each core.
+    #[serde(default)]
+    pub threads: usize,
+}
+
+/// `admin`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// Where to bind; never where strangers reach it.
+    pub address: BindAddress,
+}
+
+/// A configuration that can be built, and what its operator should look at all the same.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    /// What the operator said.
+    pub config: Config,
+    /// What is allowed but hardly meant, in the order of the file.
+    pub warnings: Vec<Fault>,
+}
+
+impl Config {
+    /// Reads a file, with the variables of the process's environment.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, or why it cannot be read.
+    pub fn load(path: &Path) -> Result<Loaded, Faults> {
+        let name = path.display().to_string();
+        let alone = |place, what| {
+            let (path, source) = (String::new(), None);
+            Faults(vec![Fault { place, path, what, source }])
+        };
+        let bytes =
+            std::fs::read(path).map_err(|error| alone(Place::whole(&name), format!("cannot be read: {error}")))?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let good = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
+            let place = Place {
+                line: 1 + good.matches('\n').count(),
+                column: 1 + good.chars().rev().take_while(|&c| c != '\n').count(),
+                ..Place::whole(&name)
+            };
+            alone(place, "found bytes that are not UTF-8, expected text".to_owned())
+        })?;
+        Self::read(&name, &text, &|variable| std::env::var(variable).ok())
+    }
+
+    /// Reads the text of a file called `file_name`, with the variables that `env` knows. Nothing is looked up outside:
+    /// certificates, host names and ports are tried when the gateway is built.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn read(file_name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Faults> {
+        let fault = |at: document::Position, path, what| Fault {
+            place: Place { file: file_name.to_owned(), line: at.line, column: at.column },
+            path,
+            what,
+            source: text.lines().nth(at.line - 1).map(str::to_owned),
+        };
+        let mut root = document::read(text, env)
+            .map_err(|unreadable| Faults(vec![fault(unreadable.at, String::new(), unreadable.what)]))?;
+        let (config, mut misfits) = shape::fit::<Self>(&mut root);
+        let report = config.as_ref().map(|config| check::check(config, &root)).unwrap_or_default();
+        misfits.extend(report.faults);
+        let in_order = |mut misfits: Vec<shape::Misfit>| -> Vec<Fault> {
+            misfits.sort_by_key(|misfit| misfit.at);
+            misfits.into_iter().map(|misfit| fault(misfit.at, misfit.path, misfit.what)).collect()
+        };
+        match config {
+            Some(config) if misfits.is_empty() => {
+                let warnings = in_order(report.warnings);
+                Ok(Loaded { config, warnings })
+            }
+            _ => Err(Faults(in_order(misfits))),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The gateway's own answers to requests that it can't or won't carry: one match from cause to status.
+
+use std::fmt;
+
+use crate::request::path;
+
+use super::framing::Malformed;
+
+/// Why the gateway answers by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The head is no HTTP.
+    BadRequest,
+    /// The framing could be read in two ways.
+    Malformed(Malformed),
+    /// The path can't be matched safely.
+    BadPath(path::Refused),
+    /// Two readings of the path lead to different routes.
+    AmbiguousPath,
+    /// No route matches.
+    NoRoute,
+    /// A method that a gateway does not carry.
+    Method,
+    /// The head did not arrive in time.
+    HeadTimeout,
+    /// The head is larger, or has more fields, than `limits` allow.
+    HeadTooLarge,
+    /// The body is larger than `limits.body`.
+    BodyTooLarge,
+    /// The body did not arrive in time.
+    BodyTimeout,
+    /// An expectation other than `100-continue`.
+    Expectation,
+    /// No server of the upstream can take it.
+    NoServer,
+    /// The upstream's waiting room is full.
+    QueueFull,
+    /// No server had room in time.
+    QueueTimeout,
+    /// No server could be connected to.
+    ConnectFailed,
+    /// The server closed the connection, or answered with something that is no answer.
+    BadAnswer,
+    /// The server did not answer in time.
+    AnswerTimeout,
+}
+
+impl Refusal {
+    /// The status of the answer (RFC 9110 15, RFC 6585).
+    pub fn status(self) -> u16 {
+        match self {
+            Self::BadRequest | Self::Malformed(_) | Self::BadPath(_) | Self::AmbiguousPath => 400,
+            Self::NoRoute => 404,
+            Self::Method => 405,
+            Self::HeadTimeout | Self::BodyTimeout => 408,
+            Self::BodyTooLarge => 413,
+            Self::Expectation => 417,
+            Self::HeadTooLarge => 431,
+            Self::ConnectFailed | Self::BadAnswer => 502,
+            Self::NoServer | Self::QueueFull | Self::QueueTimeout => 503,
+            Self::AnswerTimeout => 504,
+        }
+    }
+
+    /// One word for logs and metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::BadRequest => "bad_request",
+            Self::Malformed(_) => "malformed",
+            Self::BadPath(_) => "bad_path",
+            Self::AmbiguousPath => "ambiguous_path",
+            Self::NoRoute => "no_route",
+            Self::Method => "method",
+            Self::HeadTimeout => "head_timeout",
+            Self::HeadTooLarge => "head_too_large",
+            Self::BodyTooLarge => "body_too_large",
+            Self::BodyTimeout => "body_timeout",
+            Self::Expectation => "expectation",
+            Self::NoServer => "no_server",
+            Self::QueueFull => "queue_full",
+            Self::QueueTimeout => "queue_timeout",
+            Self::ConnectFailed => "connect_failed",
+            Self::BadAnswer => "bad_answer",
+            Self::AnswerTimeout => "answer_timeout",
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadRequest => f.write_str("This is not an HTTP request."),
+            Self::Malformed(fault) => write!(f, "The request can't be read safely: {fault}."),
+            Self::BadPath(fault) => write!(f, "The request can't be routed safely: {fault}."),
+            Self::AmbiguousPath => f.write_str("The path can be read in two ways that lead to different places."),
+            Self::NoRoute => f.write_str("Nothing is served here."),
+            Self::Method => f.write_str("The gateway does not carry this method."),
+            Self::HeadTimeout => f.write_str("The request head did not arrive in time."),
+            Self::HeadTooLarge => f.write_str("The request head is too large."),
+            Self::BodyTooLarge => f.write_str("The request body is too large."),
+            Self::BodyTimeout => f.write_str("The request body did not arrive in time."),
+            Self::Expectation => f.write_str("The gateway can't meet this expectation."),
+            Self::NoServer => f.write_str("No server can take this request now."),
+            Self::QueueFull => f.write_str("Too many requests are waiting for a server."),
+            Self::QueueTimeout => f.write_str("No server had room in time."),
+            Self::ConnectFailed => f.write_str("No server could be reached."),
+            Self::BadAnswer => f.write_str("The server gave no proper answer."),
+            Self::AnswerTimeout => f.write_str("The server did not answer in time."),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// Writes a whole HTTP/1.1 answer after which the connection closes.
+pub fn write_closing<'a>(status: u16, fields: impl IntoIterator<Item = (&'a str, &'a str)>, body: &[u8]) -> Vec<u8> {
+    let reason = ::http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("");
+    let mut answer = format!("HTTP/1.1 {status} {reason}\r\n").into_bytes();
+    for (name, value) in fields {
+        answer.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+    }
+    answer.extend_from_slice(format!("content-length: {}\r\nconnection: close\r\n\r\n", body.len()).as_bytes());
+    answer.extend_from_slice(body);
+    answer
+}
+
+/// The fields of a refusal's answer: plain text that nobody keeps.
+pub const REFUSAL_FIELDS: [(&str, &str); 2] =
+    [("content-type", "text/plain; charset=utf-8"), ("cache-control", "no-store")];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_whole_and_says_that_it_is_the_last() {
+        let body = Refusal::HeadTooLarge.to_string();
+        let answer = write_closing(431, REFUSAL_FIELDS, body.as_bytes());
+        let text = String::from_utf8(answer).unwrap();
+        assert!(text.starts_with("HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain"));
+        assert!(text.ends_with("content-length: 30\r\nconnection: close\r\n\r\nThe request head is too large."));
+    }
+}

@@ -1,0 +1,108 @@
+//! What the operator says about HTTP towards clients: times, sizes, and what servers are told about the client.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize, Serializer};
+
+/// `timeouts`: times that rule a client's connection; `0s` turns one off.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timeouts {
+    /// For a whole request head, from the first byte to the blank line (from the accept, for the first one). Default 10 s.
+    #[serde(with = "humantime_serde")]
+    pub head: Duration,
+    /// Idle between two requests of one connection. Default 75 s.
+    #[serde(with = "humantime_serde")]
+    pub keep_alive: Duration,
+    /// Between two reads of a request body. Default 30 s.
+    #[serde(with = "humantime_serde")]
+    pub body: Duration,
+    /// For one write to a client to make progress. Default 30 s.
+    #[serde(with = "humantime_serde")]
+    pub write: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(75),
+            body: Duration::from_secs(30),
+            write: Duration::from_secs(30),
+        }
+    }
+}
+
+/// `limits`: what the gateway bears; for connections and bodies, 0 is no limit.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Connections of clients open at once, over all listeners. Default 200,000.
+    pub connections: usize,
+    /// Connections open at once from one address (IPv6: one /64). Default 0.
+    pub connections_per_address: usize,
+    /// A request head, 1 KiB or more. Default 16 KiB; more is answered 431.
+    #[serde(serialize_with = "exactly")]
+    pub head: ByteSize,
+    /// Header fields in a request head, 1 to 256. Default 100; more is answered 431.
+    pub headers: usize,
+    /// A request body. Default 100 MiB, the most that Socket.IO 2 sends; more is answered 413.
+    #[serde(serialize_with = "exactly")]
+    pub body: ByteSize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 200_000,
+            connections_per_address: 0,
+            head: ByteSize::kib(16),
+            headers: 100,
+            body: ByteSize::mib(100),
+        }
+    }
+}
+
+/// `forwarding`: what servers are told about the client, on upgrades too.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Forwarding {
+    /// Networks of proxies whose own forwarding headers are kept and added to; those of others are replaced.
+    pub trusted_proxies: Vec<IpNet>,
+    /// `X-Forwarded-For`. Default true.
+    pub x_forwarded_for: bool,
+    /// `X-Forwarded-Proto`. Default true.
+    pub x_forwarded_proto: bool,
+    /// `X-Forwarded-Host`. Default true.
+    pub x_forwarded_host: bool,
+    /// `X-Forwarded-Port`. Default true.
+    pub x_forwarded_port: bool,
+    /// `X-Real-IP`. Default true.
+    pub x_real_ip: bool,
+    /// `Forwarded` (RFC 7239). Default false.
+    pub forwarded: bool,
+    /// The header that names each request; one from a trusted proxy is kept. Empty for none. Default `X-Request-Id`.
+    pub request_id: String,
+}
+
+impl Default for Forwarding {
+    fn default() -> Self {
+        Self {
+            trusted_proxies: Vec::new(),
+            x_forwarded_for: true,
+            x_forwarded_proto: true,
+            x_forwarded_host: true,
+            x_forwarded_port: true,
+            x_real_ip: true,
+            forwarded: false,
+            request_id: "X-Request-Id".to_owned(),
+        }
+    }
+}
+
+/// In bytes: the usual form of a size is rounded, and would read as another one.
+fn exactly<S: Serializer>(size: &ByteSize, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(size.as_u64())
+}

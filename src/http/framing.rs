@@ -1,0 +1,255 @@
+//! Where a message ends: the framing rules of RFC 9112, told strictly, so that no two readers of one connection can
+//! disagree on where the next message begins.
+
+use httparse::Header;
+
+/// How the body of a message is delimited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// There is none.
+    None,
+    /// This many bytes.
+    Length(u64),
+    /// Chunks, and trailers.
+    Chunked,
+    /// All that comes until the connection closes; responses only.
+    UntilClose,
+}
+
+/// Why a message can't be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    /// `Content-Length` beside `Transfer-Encoding`: the mark of request smuggling.
+    LengthAndChunks,
+    /// A `Content-Length` that is no number, or several.
+    Length,
+    /// A `Transfer-Encoding` other than `chunked`, or in HTTP/1.0.
+    Encoding,
+    /// No `Host` in HTTP/1.1, or more than one.
+    Host,
+}
+
+impl std::fmt::Display for Malformed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::LengthAndChunks => "Content-Length beside Transfer-Encoding",
+            Self::Length => "a Content-Length that is not one number",
+            Self::Encoding => "a Transfer-Encoding other than chunked",
+            Self::Host => "not exactly one Host",
+        })
+    }
+}
+
+impl std::error::Error for Malformed {}
+
+/// The body of a request (RFC 9112 6.3), after the checks that close request smuggling.
+pub fn request_body(minor_version: u8, headers: &[Header<'_>]) -> Result<Body, Malformed> {
+    let hosts = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("host")).count();
+    if hosts > 1 || (hosts == 0 && minor_version == 1) {
+        return Err(Malformed::Host);
+    }
+    let body = declared(headers)?;
+    if body == Some(Body::Chunked) && minor_version == 0 {
+        return Err(Malformed::Encoding);
+    }
+    Ok(match body {
+        None | Some(Body::Length(0)) => Body::None,
+        Some(body) => body,
+    })
+}
+
+/// The body of an answer to a `GET` (RFC 9112 6.3).
+pub fn response_body(status: u16, headers: &[Header<'_>]) -> Result<Body, Malformed> {
+    if matches!(status, 100..=199 | 204 | 304) {
+        return Ok(Body::None);
+    }
+    Ok(declared(headers)?.unwrap_or(Body::UntilClose))
+}
+
+/// What `Content-Length` and `Transfer-Encoding` say.
+fn declared(headers: &[Header<'_>]) -> Result<Option<Body>, Malformed> {
+    let mut length = None;
+    let mut chunked = false;
+    for header in headers {
+        if header.name.eq_ignore_ascii_case("content-length") {
+            if length.is_some() {
+                return Err(Malformed::Length);
+            }
+            length = Some(number(header.value).ok_or(Malformed::Length)?);
+        } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
+            if chunked || !header.value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+                return Err(Malformed::Encoding);
+            }
+            chunked = true;
+        }
+    }
+    match (length, chunked) {
+        (Some(_), true) => Err(Malformed::LengthAndChunks),
+        (_, true) => Ok(Some(Body::Chunked)),
+        (Some(length), false) => Ok(Some(Body::Length(length))),
+        (None, false) => Ok(None),
+    }
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    let digits = digits.trim_ascii();
+    let plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    plain.then(|| std::str::from_utf8(digits).ok()?.parse().ok()).flatten()
+}
+
+/// Follows a chunked body to its end, without keeping any of it (RFC 9112 7.1).
+#[derive(Clone, Debug, Default)]
+pub struct Chunks {
+    state: ChunkState,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum ChunkState {
+    /// In the hexadecimal size of a chunk.
+    #[default]
+    SizeStart,
+    Size(u64),
+    /// In what follows the size on its line.
+    Extension(u64),
+    /// This many bytes of the chunk, and the line end after them, are to come.
+    Data(u64),
+    DataEnd,
+    /// At the start of a trailer line.
+    TrailerStart,
+    Trailer,
+    Done,
+}
+
+impl Chunks {
+    /// Takes the next bytes and says how many of them belong to the body; fewer than all once the end has been seen.
+    /// `None`: this is no chunked body.
+    pub fn advance(&mut self, bytes: &[u8]) -> Option<usize> {
+        use ChunkState::{Data, DataEnd, Done, Extension, Size, SizeStart, Trailer, TrailerStart};
+        let mut at = 0;
+        while at < bytes.len() && self.state != Done {
+            let byte = bytes[at];
+            let digit = char::from(byte).to_digit(16).map(u64::from);
+            self.state = match (self.state, byte) {
+                (SizeStart, _) => Size(digit?),
+                (Size(0), b'\n') => TrailerStart,
+                (Size(size), b'\n') => Data(size),
+                (Size(size), b';' | b'\r' | b' ' | b'\t') => Extension(size),
+                (Size(size), _) => Size(size.checked_mul(16)?.checked_add(digit?)?),
+                (Extension(0), b'\n') => TrailerStart,
+                (Extension(size), b'\n') => Data(size),
+                (Extension(size), _) => Extension(size),
+                (Data(left), _) => {
+                    let step = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len() - at);
+                    at += step;
+                    self.state = match left - step as u64 {
+                        0 => DataEnd,
+                        left => Data(left),
+                    };
+                    continue;
+                }
+                (DataEnd, b'\r') => DataEnd,
+                (DataEnd, b'\n') => SizeStart,
+                (DataEnd, _) => return None,
+                (TrailerStart, b'\r') => TrailerStart,
+                (TrailerStart, b'\n') => Done,
+                (TrailerStart | Trailer, _) => {
+                    if byte == b'\n' {
+                        TrailerStart
+                    } else {
+                        Trailer
+                    }
+                }
+                (Done, _) => Done,
+            };
+            at += 1;
+        }
+        Some(at)
+    }
+
+    /// Whether the last byte of the body has been seen.
+    pub fn is_done(&self) -> bool {
+        self.state == ChunkState::Done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn request(minor: u8, pairs: &[(&str, &str)]) -> Result<Body, Malformed> {
+        let mut headers = vec![Header { name: "Host", value: b"a" }];
+        headers.extend(pairs.iter().map(|(name, value)| Header { name, value: value.as_bytes() }));
+        request_body(minor, &headers)
+    }
+
+    #[test]
+    fn well_framed_requests_are_read() {
+        assert_eq!(request(1, &[]), Ok(Body::None));
+        assert_eq!(request(1, &[("content-length", "0")]), Ok(Body::None));
+        assert_eq!(request(1, &[("Content-Length", " 12 ")]), Ok(Body::Length(12)));
+        assert_eq!(request(1, &[("Transfer-Encoding", "Chunked")]), Ok(Body::Chunked));
+        assert_eq!(request_body(0, &[]), Ok(Body::None));
+    }
+
+    #[test]
+    fn what_two_readers_could_take_differently_is_refused() {
+        for (pairs, fault) in [
+            (vec![("Content-Length", "1"), ("Transfer-Encoding", "chunked")], Malformed::LengthAndChunks),
+            (vec![("Content-Length", "1"), ("Content-Length", "1")], Malformed::Length),
+            (vec![("Content-Length", "1, 1")], Malformed::Length),
+            (vec![("Content-Length", "+1")], Malformed::Length),
+            (vec![("Content-Length", "")], Malformed::Length),
+            (vec![("Content-Length", "99999999999999999999")], Malformed::Length),
+            (vec![("Transfer-Encoding", "xchunked")], Malformed::Encoding),
+            (vec![("Transfer-Encoding", "gzip, chunked")], Malformed::Encoding),
+            (vec![("Transfer-Encoding", "chunked"), ("Transfer-Encoding", "chunked")], Malformed::Encoding),
+            (vec![("Host", "b")], Malformed::Host),
+        ] {
+            assert_eq!(request(1, &pairs), Err(fault), "{pairs:?}");
+        }
+        assert_eq!(request(0, &[("Transfer-Encoding", "chunked")]), Err(Malformed::Encoding));
+        assert_eq!(request_body(1, &[]), Err(Malformed::Host));
+    }
+
+    #[test]
+    fn answers_without_length_end_with_the_connection() {
+        assert_eq!(response_body(400, &[]), Ok(Body::UntilClose));
+        assert_eq!(response_body(304, &[Header { name: "content-length", value: b"9" }]), Ok(Body::None));
+        assert_eq!(response_body(400, &[Header { name: "content-length", value: b"9" }]), Ok(Body::Length(9)));
+    }
+
+    #[test]
+    fn chunks_are_followed_to_their_last_byte() {
+        let body = b"5;x=1\r\nhello\r\nA\r\n0123456789\r\n0\r\nTrailer: x\r\n\r\n";
+        let mut chunks = Chunks::default();
+        assert_eq!(chunks.advance(&[body.as_slice(), b"next"].concat()), Some(body.len()));
+        assert!(chunks.is_done());
+        assert_eq!(Chunks::default().advance(b"x"), None);
+        assert_eq!(Chunks::default().advance(b"5\r\nhelloX"), None);
+        assert_eq!(Chunks::default().advance(b"fffffffffffffffff\r\n"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn chunks_end_at_the_same_byte_however_they_arrive(
+            sizes in prop::collection::vec(1usize..300, 0..6), step in 1usize..50,
+        ) {
+            let mut body = Vec::new();
+            for size in sizes {
+                body.extend(format!("{size:x}\r\n").bytes());
+                body.extend(std::iter::repeat_n(b'0', size));
+                body.extend(b"\r\n");
+            }
+            body.extend(b"0\r\n\r\n");
+            let mut chunks = Chunks::default();
+            let mut taken = 0;
+            for part in [body.as_slice(), b"0\r\n\r\n"].concat().chunks(step) {
+                taken += chunks.advance(part).unwrap();
+            }
+            prop_assert_eq!(taken, body.len());
+            prop_assert!(chunks.is_done());
+        }
+    }
+}

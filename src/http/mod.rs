@@ -1,0 +1,11 @@
+//! What every HTTP engine obeys, and no engine: upgrades, framing, forwarding, hop-by-hop fields, the gateway's answers.
+
+pub mod answers;
+pub mod config;
+pub mod forwarding;
+pub mod framing;
+pub mod hop_by_hop;
+pub mod upgrade;
+
+pub use answers::Refusal;
+pub use config::{Forwarding, Limits, Timeouts};

@@ -1,0 +1,179 @@
+//! What the operator says about listeners: addresses, protocols, certificates and detection.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::address::BindAddress;
+
+/// One entry of `listeners`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The name in routes, logs and metrics. Default: the address as written.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Where to bind.
+    pub address: BindAddress,
+    /// What the listener speaks. Default `http`.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// The upstream that a `tcp` listener carries its connections to; an error on the other protocols.
+    #[serde(default)]
+    pub upstream: Option<String>,
+    /// Certificates; without them the listener is plain.
+    #[serde(default)]
+    pub tls: Option<Tls>,
+    /// What else may arrive on an `http` listener; an error on the other protocols.
+    #[serde(default)]
+    pub detect: Option<Detect>,
+    /// Accept HTTP/2: by ALPN over TLS, by prior knowledge in plain. Default true.
+    #[serde(default = "yes")]
+    pub http2: bool,
+    /// Most connections open at once on this listener; one more is refused. Default 0, no limit of its own.
+    #[serde(default)]
+    pub max_connections: usize,
+    /// Connections that the kernel may hold before they are accepted. Default 4096.
+    #[serde(default = "default_backlog")]
+    pub backlog: u32,
+}
+
+impl Config {
+    /// A plain `http` listener with every default.
+    pub fn at(address: BindAddress) -> Self {
+        Self {
+            name: None,
+            address,
+            protocol: Protocol::Http,
+            upstream: None,
+            tls: None,
+            detect: None,
+            http2: yes(),
+            max_connections: 0,
+            backlog: default_backlog(),
+        }
+    }
+
+    /// The name, or the address as written where no name was given.
+    pub fn name(&self) -> String {
+        self.name.clone().unwrap_or_else(|| self.address.to_string())
+    }
+}
+
+/// What a listener speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// HTTP/1.1, HTTP/2 and upgrades, by the routes.
+    #[default]
+    Http,
+    /// Any bytes, carried to `upstream`.
+    Tcp,
+    /// Flash socket policy requests, answered and closed.
+    FlashPolicy,
+}
+
+/// `listeners[].tls`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// Chosen by the name that the client asks for (SNI), against the names inside each certificate; the first is the default.
+    pub certificates: Vec<Certificate>,
+    /// The oldest version accepted. Default `1.2`.
+    #[serde(default)]
+    pub min_version: TlsVersion,
+    /// Longest time for the handshake. Default 10 s.
+    #[serde(default = "default_handshake", with = "humantime_serde")]
+    pub handshake_timeout: Duration,
+}
+
+/// A certificate chain and its key, both PEM.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// The chain, leaf first.
+    pub cert: PathBuf,
+    /// The private key: PKCS#8, PKCS#1 or SEC1.
+    pub key: PathBuf,
+}
+
+/// A TLS version, as `"1.2"` or `"1.3"`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub enum TlsVersion {
+    /// TLS 1.2 (RFC 5246) and newer.
+    #[default]
+    #[serde(rename = "1.2")]
+    V1_2,
+    /// TLS 1.3 (RFC 8446) only.
+    #[serde(rename = "1.3")]
+    V1_3,
+}
+
+/// `listeners[].detect`: what may arrive beside HTTP on one port.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Detect {
+    /// Answer `<policy-file-request/>` with the policy of `flash_policy`. Default false.
+    pub flash_policy: bool,
+    /// On a listener with `tls`, also serve plain connections: TLS is told by its first bytes. Default false.
+    pub plain: bool,
+    /// The upstream for bytes that are not HTTP, and for clients that stay silent. Default: they are closed.
+    pub tcp: Option<String>,
+    /// How long a client may stay silent or undecided. Default 500 ms.
+    #[serde(with = "humantime_serde")]
+    pub inspect_delay: Duration,
+}
+
+impl Default for Detect {
+    fn default() -> Self {
+        Self { flash_policy: false, plain: false, tcp: None, inspect_delay: Duration::from_millis(500) }
+    }
+}
+
+/// `flash_policy`: what Flash players are told, on `flash_policy` listeners and inline.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FlashPolicy {
+    /// An XML file to send as it is, instead of `allow`.
+    pub file: Option<PathBuf>,
+    /// Who may connect to which ports. Default: every domain, every port.
+    pub allow: Vec<FlashAllow>,
+    /// How long a client of a `flash_policy` listener may take. Default 1 s.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+impl Default for FlashPolicy {
+    fn default() -> Self {
+        Self { file: None, allow: vec![FlashAllow::default()], timeout: Duration::from_secs(1) }
+    }
+}
+
+/// One `<allow-access-from>` of the policy.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FlashAllow {
+    /// A domain, `*.example.com` or `*`. Default `*`.
+    pub domain: String,
+    /// Ports as Flash writes them: `80,443`, `8000-8100` or `*`. Default `*`.
+    pub ports: String,
+}
+
+impl Default for FlashAllow {
+    fn default() -> Self {
+        Self { domain: "*".to_owned(), ports: "*".to_owned() }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn default_backlog() -> u32 {
+    4096
+}
+
+fn default_handshake() -> Duration {
+    Duration::from_secs(10)
+}

@@ -1,0 +1,505 @@
+//! A client's connection as applications get it: the stream, what is known of the peer, and bytes read ahead.
+//!
+//! An HTTP engine that is handed a [`Connection`] never gets a byte beyond the message that it may read: what follows
+//! a request stays here, for the next request or for the tunnel that an upgrade turns into.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::{Buf, BytesMut};
+use pingora::http::ResponseHeader;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::SslDigest;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
+    UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use super::limits::Permit;
+use crate::deadline::Deadline;
+use crate::http::framing::{Body, Chunks};
+use crate::transport::Transport;
+
+/// What is known of a connection once it is open; it outlives the stream in logs and contexts.
+#[derive(Debug)]
+pub struct Info {
+    /// The name of the listener.
+    pub listener: Arc<str>,
+    /// The other end; on Unix sockets 127.0.0.1 and port 0.
+    pub peer: SocketAddr,
+    /// The address that the client reached; on Unix sockets 127.0.0.1 and port 0.
+    pub local: SocketAddr,
+    /// What TLS agreed on.
+    pub tls: Option<TlsInfo>,
+    /// When it was accepted.
+    pub accepted: Instant,
+}
+
+/// What a TLS handshake agreed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsInfo {
+    /// The name that the client asked for.
+    pub server_name: Option<String>,
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub version: &'static str,
+    /// The cipher suite.
+    pub cipher: &'static str,
+}
+
+/// What a connection turned out to speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.0 or HTTP/1.1.
+    Http1,
+    /// HTTP/2, by ALPN or by its preface.
+    Http2,
+    /// Anything else, for a TCP upstream.
+    Raw,
+}
+
+/// A client's connection.
+pub struct Connection {
+    transport: Transport,
+    info: Arc<Info>,
+    protocol: Protocol,
+    /// For `Raw`: the upstream that takes it.
+    tcp_upstream: Option<Arc<str>>,
+    /// Read from the transport and not yet handed out.
+    held: BytesMut,
+    reading: Reading,
+    eof: bool,
+    deadline: Deadline,
+    permit: Permit,
+}
+
+/// How much an engine may read.
+#[derive(Debug)]
+enum Reading {
+    /// All there is.
+    Freely,
+    /// This many bytes of a body.
+    Length(u64),
+    /// A chunked body.
+    Chunked(Chunks),
+    /// Nothing: only that the client has left. What it sends is held.
+    Nothing,
+}
+
+/// Bytes that are held while an engine may read nothing; a client that sends more is read again later.
+const HELD_AHEAD: usize = 16 * 1024;
+
+/// The parts of a connection that has left HTTP, or never was.
+#[derive(Debug)]
+pub struct Parts {
+    /// The stream.
+    pub transport: Transport,
+    /// What has been read ahead; the first bytes of the client's.
+    pub held: BytesMut,
+    /// What is known of the peer.
+    pub info: Arc<Info>,
+    /// The connection's deadline, off.
+    pub deadline: Deadline,
+    /// Its place in the limits.
+    pub permit: Permit,
+}
+
+/// Why no whole head could be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoHead {
+    /// The client left, or its connection broke.
+    Gone,
+    /// The client stayed idle for longer than a connection is kept.
+    Idle,
+    /// The head began and did not end in time.
+    Late,
+    /// The head is larger than allowed.
+    TooLarge,
+}
+
+impl Connection {
+    pub(super) fn new(parts: Parts, protocol: Protocol, tcp_upstream: Option<Arc<str>>) -> Self {
+        let Parts { transport, held, info, deadline, permit } = parts;
+        let reading = Reading::Freely;
+        Self { transport, info, protocol, tcp_upstream, held, reading, eof: false, deadline, permit }
+    }
+
+    /// What it turned out to speak.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// The upstream of a raw connection.
+    pub fn tcp_upstream(&self) -> Option<&Arc<str>> {
+        self.tcp_upstream.as_ref()
+    }
+
+    /// What is known of the peer.
+    pub fn info(&self) -> &Arc<Info> {
+        &self.info
+    }
+
+    /// Takes the connection out of HTTP.
+    pub fn into_parts(self) -> Parts {
+        let Self { transport, info, held, deadline, permit, .. } = self;
+        deadline.clear();
+        Parts { transport, held, info, deadline, permit }
+    }
+
+    /// Reads the next request head, blank line included, and leaves what follows for later.
+    ///
+    /// `idle` is how long the client may take to begin, `head` how long from there to the blank line; zero is no limit.
+    pub async fn read_head(&mut self, idle: Duration, head: Duration, most: usize) -> Result<BytesMut, NoHead> {
+        self.reading = Reading::Freely;
+        let mut searched = 0;
+        let mut begun = false;
+        self.deadline.set(idle);
+        loop {
+            if !begun {
+                // Servers should pass over blank lines before a request (RFC 9112 2.2).
+                let blank = self.held.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+                self.held.advance(blank);
+                if !self.held.is_empty() {
+                    begun = true;
+                    self.deadline.set(head);
+                }
+            }
+            if let Some(end) = head_end(&self.held, searched) {
+                self.deadline.clear();
+                return if end > most { Err(NoHead::TooLarge) } else { Ok(self.held.split_to(end)) };
+            }
+            if self.held.len() > most {
+                return Err(NoHead::TooLarge);
+            }
+            searched = self.held.len().saturating_sub(2);
+            self.held.reserve(2048);
+            let read = tokio::select! {
+                biased;
+                read = self.transport.read_buf(&mut self.held) => read,
+                () = self.deadline.expired() => return Err(if begun { NoHead::Late } else { NoHead::Idle }),
+            };
+            if !matches!(read, Ok(1..)) {
+                return Err(NoHead::Gone);
+            }
+        }
+    }
+
+    /// Lets an engine read the body of the request whose head was read last, and nothing beyond.
+    pub fn expect(&mut self, body: Body) {
+        self.reading = match body {
+            Body::None => Reading::Nothing,
+            Body::Length(length) => Reading::Length(length),
+            Body::Chunked => Reading::Chunked(Chunks::default()),
+            Body::UntilClose => Reading::Freely,
+        };
+    }
+
+    /// See [`Parts::answer_and_close`].
+    pub async fn answer_and_close(self, answer: &[u8]) {
+        self.into_parts().answer_and_close(answer).await;
+    }
+
+    /// Ready with an empty read once the client has left; holds what it sends before.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.eof {
+            if self.held.len() >= HELD_AHEAD {
+                return Poll::Pending;
+            }
+            self.held.reserve(2048);
+            let read = std::pin::pin!(self.transport.read_buf(&mut self.held));
+            self.eof = ready!(read.poll(cx))? == 0;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Parts {
+    /// Writes a last answer and closes the way that lets the client read it: the client's own bytes are read away for
+    /// a moment, since the kernel would answer them with a reset that overtakes the answer (RFC 9112 9.6).
+    pub async fn answer_and_close(mut self, answer: &[u8]) {
+        self.deadline.set(LINGER);
+        let Self { transport, deadline, .. } = &mut self;
+        let linger = async {
+            transport.write_all(answer).await?;
+            transport.shutdown().await?;
+            let mut sink = [0; 2048];
+            while transport.read(&mut sink).await? > 0 {}
+            io::Result::Ok(())
+        };
+        tokio::select! {
+            _ = linger => {}
+            () = deadline.expired() => {}
+        }
+    }
+}
+
+/// How long a refused client may take to read its answer.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Where the head ends that begins at the start of `bytes`, behind its blank line; the search begins at `from`.
+fn head_end(bytes: &[u8], from: usize) -> Option<usize> {
+    let from = from.saturating_sub(1);
+    bytes[from..].iter().enumerate().filter(|&(_, &byte)| byte == b'\n').find_map(|(at, _)| {
+        match bytes[from + at + 1..] {
+            [b'\n', ..] => Some(from + at + 2),
+            [b'\r', b'\n', ..] => Some(from + at + 3),
+            _ => None,
+        }
+    })
+}
+
+impl Reading {
+    /// How many of the bytes at hand the engine may have.
+    fn take(&mut self, bytes: &[u8]) -> usize {
+        match self {
+            Self::Freely => bytes.len(),
+            Self::Nothing => 0,
+            Self::Length(left) => {
+                let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+                *left -= taken as u64;
+                if *left == 0 {
+                    *self = Self::Nothing;
+                }
+                taken
+            }
+            Self::Chunked(chunks) => {
+                // What is no chunked body is handed on as it is: the engine refuses it.
+                let taken = chunks.advance(bytes).unwrap_or(bytes.len());
+                if chunks.is_done() {
+                    *self = Self::Nothing;
+                }
+                taken
+            }
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if let Reading::Nothing = this.reading {
+            return this.poll_gone(cx);
+        }
+        if this.held.is_empty() {
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut this.transport).poll_read(cx, buf))?;
+            let read = &buf.filled()[before..];
+            let taken = this.reading.take(read);
+            this.held.extend_from_slice(&read[taken..]);
+            buf.set_filled(before + taken);
+        } else {
+            let step = buf.remaining().min(this.held.len());
+            let taken = this.reading.take(&this.held[..step]);
+            buf.put_slice(&this.held.split_to(taken));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().transport).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().transport).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.transport.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().transport).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().transport).poll_shutdown(cx)
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("info", &self.info).field("protocol", &self.protocol).finish_non_exhaustive()
+    }
+}
+
+// What Pingora asks of a stream, so that its engines can serve one.
+
+#[async_trait]
+impl Shutdown for Connection {
+    async fn shutdown(&mut self) {
+        let _ = AsyncWriteExt::shutdown(&mut self.transport).await;
+    }
+}
+
+impl UniqueID for Connection {
+    fn id(&self) -> UniqueIDType {
+        self.transport.socket().as_raw_fd()
+    }
+}
+
+impl Ssl for Connection {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        let tls = self.info.tls.as_ref()?;
+        Some(Arc::new(SslDigest::new(tls.cipher, tls.version, None, None, Vec::new())))
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        (self.protocol == Protocol::Http2).then_some(ALPN::H2)
+    }
+}
+
+impl GetTimingDigest for Connection {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Connection {
+    /// Carries [`Info`] to the hooks of a `ProxyHttp`: Pingora has no other place for it that HTTP/2 shares.
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        let head = ResponseHeader::build(200, Some(0)).ok()?;
+        Some(Arc::new(ProxyDigest::new(Box::new(head), Some(Box::new(Arc::clone(&self.info))))))
+    }
+
+    fn set_proxy_digest(&mut self, _digest: ProxyDigest) {}
+}
+
+impl GetSocketDigest for Connection {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        let digest = SocketDigest::from_raw_fd(self.id());
+        let _ = digest.peer_addr.set(Some(self.info.peer.into()));
+        let _ = digest.local_addr.set(Some(self.info.local.into()));
+        Some(Arc::new(digest))
+    }
+
+    fn set_socket_digest(&mut self, _digest: SocketDigest) {}
+}
+
+impl Peek for Connection {}
+
+#[cfg(test)]
+mod tests {
+    use Duration;
+
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::deadline::Deadlines;
+    use crate::listener::limits::ConnectionLimits;
+    use crate::transport::Socket;
+
+    const FOREVER: Duration = Duration::ZERO;
+
+    fn pair() -> (Connection, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let clock = Deadlines::new();
+        tokio::spawn(Arc::clone(&clock).run());
+        let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
+        let info = Info { listener: "test".into(), peer: unknown, local: unknown, tls: None, accepted: Instant::now() };
+        let open = prometheus::IntGauge::new("open", "for the test").unwrap();
+        let parts = Parts {
+            transport: Transport::Plain(Socket::Unix(ours)),
+            held: BytesMut::new(),
+            info: Arc::new(info),
+            deadline: clock.register(),
+            permit: ConnectionLimits::new(0, 0).admit(unknown.ip(), &open, 0).unwrap(),
+        };
+        (Connection::new(parts, Protocol::Http1, None), theirs)
+    }
+
+    async fn head(connection: &mut Connection) -> Result<String, NoHead> {
+        let head = connection.read_head(FOREVER, FOREVER, 64).await?;
+        Ok(String::from_utf8_lossy(&head).into_owned())
+    }
+
+    #[tokio::test]
+    async fn heads_are_cut_out_however_they_arrive() {
+        let (mut connection, mut client) = pair();
+        let sent = b"\r\n\r\nGET / HTTP/1.1\r\na: b\r\n\r\nGET /2 HTTP/1.1\n\nrest";
+        let writing = tokio::spawn(async move {
+            for byte in sent {
+                client.write_all(&[*byte]).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            client
+        });
+        assert_eq!(head(&mut connection).await.unwrap(), "GET / HTTP/1.1\r\na: b\r\n\r\n");
+        assert_eq!(head(&mut connection).await.unwrap(), "GET /2 HTTP/1.1\n\n");
+        drop(writing.await.unwrap());
+        assert_eq!(head(&mut connection).await, Err(NoHead::Gone));
+        assert_eq!(&connection.held[..], b"rest");
+    }
+
+    #[tokio::test]
+    async fn a_head_is_bounded_in_size_whether_it_ends_or_not() {
+        let (mut connection, mut client) = pair();
+        client.write_all(&[b'x'; 65]).await.unwrap();
+        assert_eq!(head(&mut connection).await, Err(NoHead::TooLarge));
+        let (mut connection, mut client) = pair();
+        client.write_all(&[[b'x'; 62].as_slice(), b"\r\n\r\n"].concat()).await.unwrap();
+        assert_eq!(head(&mut connection).await, Err(NoHead::TooLarge));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_client_and_a_slow_one_are_told_apart() {
+        let second = Duration::from_secs(1);
+        let (mut connection, mut client) = pair();
+        assert_eq!(connection.read_head(second, second, 64).await, Err(NoHead::Idle));
+        client.write_all(b"GET").await.unwrap();
+        assert_eq!(connection.read_head(second, second, 64).await, Err(NoHead::Late));
+    }
+
+    async fn read_body(body: Body, sent: &[u8], room: usize) -> (Vec<u8>, Vec<u8>) {
+        let (mut connection, mut client) = pair();
+        client.write_all(sent).await.unwrap();
+        drop(client);
+        connection.expect(body);
+        let mut got = Vec::new();
+        let mut buffer = vec![0; room];
+        loop {
+            let read = connection.read(&mut buffer).await.unwrap();
+            if read == 0 {
+                return (got, connection.held.to_vec());
+            }
+            got.extend_from_slice(&buffer[..read]);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_engine_gets_its_body_and_not_a_byte_more() {
+        let chunked = b"5\r\nhello\r\n0\r\n\r\n";
+        for room in [1, 3, 7, 100] {
+            assert_eq!(read_body(Body::Length(5), b"helloGET /", room).await, (b"hello".into(), b"GET /".into()));
+            let (got, held) = read_body(Body::Chunked, &[chunked.as_slice(), b"GET /"].concat(), room).await;
+            assert_eq!((got.as_slice(), held.as_slice()), (chunked.as_slice(), b"GET /".as_slice()));
+            assert_eq!(read_body(Body::None, b"GET /", room).await, (vec![], b"GET /".into()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_is_noticed_while_nothing_may_be_read() {
+        let (mut connection, mut client) = pair();
+        connection.expect(Body::None);
+        client.write_all(b"early").await.unwrap();
+        let mut probe = [0];
+        let pending = futures::poll!(std::pin::pin!(connection.read(&mut probe)));
+        assert!(pending.is_pending());
+        drop(client);
+        assert_eq!(connection.read(&mut probe).await.unwrap(), 0);
+        assert_eq!(&connection.held[..], b"early");
+    }
+}

@@ -1,0 +1,174 @@
+//! How many connections there may be: over the process, over a listener, from one address. Places are guards.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus::IntGauge;
+
+/// The counts of one gateway; 0 is no limit.
+#[derive(Debug)]
+pub struct ConnectionLimits {
+    most: AtomicUsize,
+    most_per_address: AtomicUsize,
+    open: AtomicUsize,
+    by_address: [Mutex<HashMap<IpAddr, usize>>; SHARDS],
+}
+
+/// Which limit refused a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// `limits.connections`.
+    Process,
+    /// `listeners[].max_connections`.
+    Listener,
+    /// `limits.connections_per_address`.
+    Address,
+}
+
+impl Full {
+    /// One word for logs and metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Listener => "listener",
+            Self::Address => "address",
+        }
+    }
+}
+
+/// A connection's place; given back when dropped.
+#[derive(Debug)]
+pub struct Permit {
+    limits: Arc<ConnectionLimits>,
+    listener: IntGauge,
+    /// Set where addresses are counted.
+    address: Option<IpAddr>,
+}
+
+const SHARDS: usize = 16;
+
+impl ConnectionLimits {
+    /// Counts from zero.
+    pub fn new(most: usize, most_per_address: usize) -> Arc<Self> {
+        Arc::new(Self {
+            most: AtomicUsize::new(most),
+            most_per_address: AtomicUsize::new(most_per_address),
+            open: AtomicUsize::new(0),
+            by_address: std::array::from_fn(|_| Mutex::default()),
+        })
+    }
+
+    /// Connections open now.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// A place for one more connection, or the limit that has none.
+    ///
+    /// `listener` is the gauge of the listener's open connections, `most` its limit.
+    pub fn admit(self: &Arc<Self>, peer: IpAddr, listener: &IntGauge, most: usize) -> Result<Permit, Full> {
+        // The permit is made first, so that whatever has been counted is given back on the way out.
+        let mut permit = Permit { limits: Arc::clone(self), listener: listener.clone(), address: None };
+        let open = self.open.fetch_add(1, Ordering::Relaxed);
+        listener.inc();
+        let on_listener = usize::try_from(listener.get()).unwrap_or(0).saturating_sub(1);
+        let reaches = |count: usize, most: usize| most != 0 && count >= most;
+        if reaches(open, self.most.load(Ordering::Relaxed)) {
+            return Err(Full::Process);
+        }
+        if reaches(on_listener, most) {
+            return Err(Full::Listener);
+        }
+        let most_per_address = self.most_per_address.load(Ordering::Relaxed);
+        if most_per_address != 0 {
+            let address = network_of(peer);
+            let mut counts = self.shard(address).lock().unwrap_or_else(PoisonError::into_inner);
+            let count = counts.entry(address).or_default();
+            if *count >= most_per_address {
+                return Err(Full::Address);
+            }
+            *count += 1;
+            permit.address = Some(address);
+        }
+        Ok(permit)
+    }
+
+    fn shard(&self, address: IpAddr) -> &Mutex<HashMap<IpAddr, usize>> {
+        let last = match address {
+            IpAddr::V4(address) => address.octets()[3],
+            IpAddr::V6(address) => address.octets()[7],
+        };
+        &self.by_address[usize::from(last) % SHARDS]
+    }
+}
+
+/// What counts as one address: an IPv4 address, or the /64 that one IPv6 customer has.
+fn network_of(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.limits.open.fetch_sub(1, Ordering::Relaxed);
+        self.listener.dec();
+        if let Some(address) = self.address {
+            let mut counts = self.limits.shard(address).lock().unwrap_or_else(PoisonError::into_inner);
+            if let Entry::Occupied(mut entry) = counts.entry(address) {
+                *entry.get_mut() -= 1;
+                if *entry.get() == 0 {
+                    entry.remove();
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn each_limit_refuses_one_more_and_takes_it_once_one_has_left() {
+        let limits = ConnectionLimits::new(3, 2);
+        let listener = IntGauge::new("open", "for the test").unwrap();
+        let admit = |peer: &str, most| limits.admit(address(peer), &listener, most);
+        let first = admit("192.0.2.1", 0).unwrap();
+        let _second = admit("::ffff:192.0.2.1", 0).unwrap();
+        assert_eq!(admit("192.0.2.1", 0).unwrap_err(), Full::Address);
+        assert_eq!(admit("192.0.2.2", 2).unwrap_err(), Full::Listener);
+        let _third = admit("192.0.2.2", 0).unwrap();
+        assert_eq!(admit("192.0.2.3", 0).unwrap_err(), Full::Process);
+        drop(first);
+        let _again = admit("192.0.2.1", 3).unwrap();
+        assert_eq!((limits.open(), listener.get()), (3, 3), "refusals leave nothing counted");
+    }
+
+    #[test]
+    fn one_ipv6_network_counts_as_one_address() {
+        let limits = ConnectionLimits::new(0, 1);
+        let listener = IntGauge::new("open", "for the test").unwrap();
+        let _one = limits.admit(address("2001:db8::1"), &listener, 0).unwrap();
+        assert_eq!(limits.admit(address("2001:db8::2:3"), &listener, 0).unwrap_err(), Full::Address);
+        assert!(limits.admit(address("2001:db8:0:1::1"), &listener, 0).is_ok());
+    }
+
+    #[test]
+    fn addresses_that_have_left_take_no_memory() {
+        let limits = ConnectionLimits::new(0, 1);
+        let listener = IntGauge::new("open", "for the test").unwrap();
+        for last in 0..=255u8 {
+            drop(limits.admit([192, 0, 2, last].into(), &listener, 0).unwrap());
+        }
+        assert!(limits.by_address.iter().all(|shard| shard.lock().unwrap().is_empty()));
+    }
+}

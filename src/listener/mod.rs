@@ -1,0 +1,329 @@
+//! From the bound address to the application: accept, limit, TLS, detect.
+//!
+//! A listener knows nothing of what applications do: it hands them a [`Connection`] that says what it speaks. Only
+//! Flash policy requests are answered right here.
+
+pub mod config;
+pub mod connection;
+pub mod detect;
+mod flash;
+pub mod limits;
+mod socket;
+pub mod tls;
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use log::{debug, warn};
+use pingora::apps::ServerApp;
+use pingora::server::ShutdownWatch;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+pub use config::{Config, FlashPolicy};
+pub use connection::{Connection, Info, NoHead, Parts, Protocol, TlsInfo};
+use detect::{Detected, detect};
+pub use limits::{ConnectionLimits, Permit};
+use socket::BoundSocket;
+
+use crate::deadline::Deadlines;
+use crate::http::answers;
+use crate::metrics::ListenerMetrics;
+use crate::transport::{Socket, Transport};
+use crate::wire::flash::{AllowRule, Policy};
+
+/// One bound address, ready to accept.
+pub struct Listener {
+    name: Arc<str>,
+    socket: BoundSocket,
+    settings: Arc<Settings>,
+}
+
+/// What all listeners of one gateway share.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Places for connections.
+    pub limits: Arc<ConnectionLimits>,
+    /// The clock of coarse deadlines.
+    pub deadlines: Arc<Deadlines>,
+    /// The answer to Flash policy requests.
+    pub flash_policy: Policy,
+    /// How long a client of a `flash_policy` listener may take.
+    pub flash_timeout: Duration,
+    /// How long a client may take to begin its first request.
+    pub first_bytes: Duration,
+}
+
+/// Everything that a connection's task needs.
+struct Settings {
+    name: Arc<str>,
+    config: Config,
+    tls: Option<TlsAcceptor>,
+    tcp_upstream: Option<Arc<str>>,
+    shared: Shared,
+    metrics: ListenerMetrics,
+}
+
+/// Why a listener can't be built.
+#[derive(Debug)]
+pub struct BuildError {
+    listener: String,
+    what: String,
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "listener {}: {}", self.listener, self.what)
+    }
+}
+
+impl std::error::Error for BuildError {}
+
+/// How long the accept loop pauses when the process is out of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+impl Listener {
+    /// Loads the certificates and binds the address; accepts nothing yet.
+    ///
+    /// # Errors
+    /// A certificate that can't be used, or an address that can't be bound.
+    pub fn bind(config: &Config, shared: Shared, metrics: ListenerMetrics) -> Result<Self, BuildError> {
+        let fail = |what: String| BuildError { listener: config.name(), what };
+        let alpn: &[&str] = match config.protocol {
+            config::Protocol::Http if config.http2 => &["h2", "http/1.1"],
+            config::Protocol::Http => &["http/1.1"],
+            config::Protocol::Tcp | config::Protocol::FlashPolicy => &[],
+        };
+        let tls = match &config.tls {
+            Some(tls) => Some(tls::server_config(tls, alpn).map_err(|error| fail(error.to_string()))?.into()),
+            None => None,
+        };
+        let socket = BoundSocket::bind(&config.address, config.backlog)
+            .map_err(|error| fail(format!("{} can't be bound: {error}", config.address)))?;
+        let name: Arc<str> = config.name().into();
+        let detected_tcp = config.detect.as_ref().and_then(|detect| detect.tcp.as_deref());
+        let settings = Settings {
+            name: Arc::clone(&name),
+            tls,
+            tcp_upstream: config.upstream.as_deref().or(detected_tcp).map(Arc::from),
+            config: config.clone(),
+            shared,
+            metrics,
+        };
+        Ok(Self { name, socket, settings: Arc::new(settings) })
+    }
+
+    /// The name in routes, logs and metrics.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Where it is bound, with the port that the kernel chose.
+    pub fn address(&self) -> String {
+        self.socket.address()
+    }
+
+    /// Accepts until `stop` says so, each connection in a task of its own.
+    pub async fn run<A>(self, app: Arc<A>, mut stop: ShutdownWatch)
+    where
+        A: ServerApp + Send + Sync + 'static,
+    {
+        let Self { name, socket, settings } = self;
+        let acceptor = match socket.start() {
+            Ok(acceptor) => acceptor,
+            Err(error) => return warn!("listener {name}: can't accept: {error}"),
+        };
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                _ = stop.wait_for(|&stopping| stopping) => return,
+                accepted = acceptor.accept() => accepted,
+            };
+            match accepted {
+                Ok(socket) => settings.admit(socket, &app, &stop),
+                Err(error) if is_about_one_connection(&error) => debug!("listener {name}: accept: {error}"),
+                Err(error) => {
+                    // Out of descriptors or memory: those that are open come first, new ones wait in the kernel.
+                    warn!("listener {name}: can't accept, pausing {ACCEPT_PAUSE:?}: {error}");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+/// Whether an accept failed because of the one connection that it was about (accept(2)).
+fn is_about_one_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | WouldBlock)
+}
+
+impl Settings {
+    fn admit<A>(self: &Arc<Self>, socket: Socket, app: &Arc<A>, stop: &ShutdownWatch)
+    where
+        A: ServerApp + Send + Sync + 'static,
+    {
+        let settings = self;
+        let unknown = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let peer = socket.peer_addr().unwrap_or(unknown);
+        let local = socket.local_addr().unwrap_or(unknown);
+        match settings.shared.limits.admit(peer.ip(), &settings.metrics.open, settings.config.max_connections) {
+            Ok(permit) => {
+                settings.metrics.accepted.inc();
+                socket.tune();
+                let connection = Accepted { socket, peer, local, permit, settings: Arc::clone(settings) };
+                let (app, stop) = (Arc::clone(app), stop.clone());
+                tokio::spawn(async move {
+                    if let Some(connection) = connection.prepare().await {
+                        app.process_new(Box::new(connection), &stop).await;
+                    }
+                });
+            }
+            Err(full) => {
+                settings.metrics.refused(full.word());
+                settings.refuse(&socket);
+            }
+        }
+    }
+
+    /// Says no at once: an answer where plain HTTP is expected, else a reset. Never waits.
+    fn refuse(&self, socket: &Socket) {
+        let http = self.config.protocol == config::Protocol::Http && self.tls.is_none();
+        if http && let Socket::Tcp(stream) = socket {
+            let body = b"Too many connections.";
+            let answer = answers::write_closing(503, answers::REFUSAL_FIELDS, body);
+            let _ = stream.try_write(&answer);
+        } else {
+            socket.reset_on_close();
+        }
+    }
+}
+
+/// A connection that has its place and nothing else yet.
+struct Accepted {
+    socket: Socket,
+    peer: SocketAddr,
+    local: SocketAddr,
+    permit: Permit,
+    settings: Arc<Settings>,
+}
+
+impl Accepted {
+    /// TLS and detection; `None` when there is nothing left for an application to do.
+    async fn prepare(self) -> Option<Connection> {
+        let Self { socket, peer, local, permit, settings } = self;
+        let accepted = Instant::now();
+        let plain = socket;
+        let (transport, tls, http2_agreed, http_agreed) = match &settings.tls {
+            Some(acceptor) if settings.speaks_tls(&plain).await? => {
+                let (transport, info, alpn) = settings.handshake(acceptor, plain).await?;
+                let http2 = alpn.as_deref() == Some(b"h2");
+                (transport, Some(info), http2, alpn.is_some())
+            }
+            _ => (Transport::Plain(plain), None, false, false),
+        };
+        let info = Arc::new(Info { listener: Arc::clone(&settings.name), peer, local, tls, accepted });
+        let deadline = settings.shared.deadlines.register();
+        let mut parts = Parts { transport, held: BytesMut::new(), info, deadline, permit };
+        let tcp = || settings.tcp_upstream.clone();
+        match settings.config.protocol {
+            config::Protocol::Tcp => return Some(Connection::new(parts, Protocol::Raw, tcp())),
+            config::Protocol::FlashPolicy => {
+                let Shared { flash_policy, flash_timeout, .. } = &settings.shared;
+                flash::serve(parts, flash_policy, *flash_timeout).await;
+                return None;
+            }
+            config::Protocol::Http => {}
+        }
+        if http_agreed {
+            let protocol = if http2_agreed { Protocol::Http2 } else { Protocol::Http1 };
+            return Some(Connection::new(parts, protocol, None));
+        }
+        let detecting = settings.config.detect.as_ref();
+        let delay = detecting.map_or(settings.shared.first_bytes, |detect| detect.inspect_delay);
+        let detected = detect(&mut parts.transport, &mut parts.held, delay).await;
+        settings.metrics.detected(detected.word());
+        match detected {
+            Detected::Http2 if settings.config.http2 => Some(Connection::new(parts, Protocol::Http2, None)),
+            Detected::Http1 | Detected::Http2 => Some(Connection::new(parts, Protocol::Http1, None)),
+            Detected::FlashPolicy if detecting.is_some_and(|detect| detect.flash_policy) => {
+                flash::answer(parts, &settings.shared.flash_policy).await;
+                None
+            }
+            Detected::Other | Detected::Silent | Detected::FlashPolicy if settings.tcp_upstream.is_some() => {
+                Some(Connection::new(parts, Protocol::Raw, tcp()))
+            }
+            // Without detection, what does not look like HTTP is told so by the HTTP engine.
+            Detected::Other if detecting.is_none() => Some(Connection::new(parts, Protocol::Http1, None)),
+            Detected::Other | Detected::FlashPolicy | Detected::Silent | Detected::Gone => None,
+        }
+    }
+}
+
+impl Settings {
+    /// Whether TLS is to be spoken: always, unless plain connections are served on the same port too. Then the first
+    /// byte tells, which stays in the kernel. `None`: the client said nothing in time.
+    async fn speaks_tls(&self, socket: &Socket) -> Option<bool> {
+        /// The content type of a TLS record that carries a handshake (RFC 8446 5.1).
+        const HANDSHAKE: u8 = 0x16;
+        let Some(detect) = self.config.detect.as_ref().filter(|detect| detect.plain) else { return Some(true) };
+        let Socket::Tcp(stream) = socket else { return Some(true) };
+        let mut first = [0];
+        match timeout(detect.inspect_delay, stream.peek(&mut first)).await {
+            Ok(Ok(1..)) => Some(first[0] == HANDSHAKE),
+            Ok(Ok(0) | Err(_)) => None,
+            // Silence is left to detection, which knows whether a TCP upstream takes it.
+            Err(_) => Some(false),
+        }
+    }
+
+    async fn handshake(&self, acceptor: &TlsAcceptor, socket: Socket) -> Option<(Transport, TlsInfo, Option<Vec<u8>>)> {
+        let limit = self.config.tls.as_ref().map_or(Duration::ZERO, |tls| tls.handshake_timeout);
+        let accepted = if limit.is_zero() {
+            acceptor.accept(socket).await
+        } else {
+            timeout(limit, acceptor.accept(socket)).await.unwrap_or_else(|late| Err(late.into()))
+        };
+        let stream = match accepted {
+            Ok(stream) => stream,
+            Err(error) => {
+                self.metrics.tls_failed.inc();
+                debug!("listener {}: TLS handshake failed: {error}", self.name);
+                return None;
+            }
+        };
+        self.metrics.tls_ok.inc();
+        let session = stream.get_ref().1;
+        let info = TlsInfo {
+            server_name: session.server_name().map(str::to_owned),
+            version: session.protocol_version().and_then(|version| version.as_str()).unwrap_or("TLS"),
+            cipher: session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown"),
+        };
+        let alpn = session.alpn_protocol().map(<[u8]>::to_vec);
+        Some((Transport::Tls(Box::new(stream.into())), info, alpn))
+    }
+}
+
+/// The policy that the configuration describes.
+///
+/// # Errors
+/// A file that can't be read, or that is no policy; a rule that can't be written as one.
+pub fn flash_policy(config: &FlashPolicy) -> Result<Policy, BuildError> {
+    let fail = |what: String| BuildError { listener: "flash_policy".to_owned(), what };
+    match &config.file {
+        Some(file) => {
+            let xml = std::fs::read(file)
+                .map_err(|error| fail(format!("{}: this file can't be read: {error}", file.display())))?;
+            Policy::from_xml(&xml).map_err(|error| fail(format!("{}: {error}", file.display())))
+        }
+        None => {
+            let rule =
+                |allow: &config::FlashAllow| AllowRule { domain: allow.domain.clone(), ports: allow.ports.clone() };
+            let rules: Vec<AllowRule> = config.allow.iter().map(rule).collect();
+            Policy::from_rules(&rules).map_err(|error| fail(error.to_string()))
+        }
+    }
+}

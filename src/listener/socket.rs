@@ -1,0 +1,130 @@
+//! The bound socket beneath a listener: TCP over IPv4 and IPv6, or a Unix socket.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, Protocol, SockAddr, Type};
+use tokio::net::{TcpListener, UnixListener};
+
+use crate::address::BindAddress;
+use crate::transport::Socket;
+
+/// A socket that listens, and needs no runtime yet.
+#[derive(Debug)]
+pub(super) enum BoundSocket {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener, SocketFile),
+}
+
+/// A socket that accepts.
+#[derive(Debug)]
+pub(super) enum Acceptor {
+    Tcp(TcpListener),
+    Unix(UnixListener, #[expect(dead_code, reason = "removes the file when dropped")] SocketFile),
+}
+
+/// The file of a Unix socket; removed with the listener.
+#[derive(Debug)]
+pub(super) struct SocketFile(PathBuf);
+
+impl BoundSocket {
+    pub(super) fn bind(address: &BindAddress, backlog: u32) -> io::Result<Self> {
+        let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+        match address {
+            BindAddress::Inet(address) => {
+                let socket = socket2::Socket::new(Domain::for_address(*address), Type::STREAM, Some(Protocol::TCP))?;
+                socket.set_reuse_address(true)?;
+                if address.is_ipv6() {
+                    // [::] takes IPv4 too, whatever the system's default is.
+                    socket.set_only_v6(false)?;
+                }
+                Self::listen(&socket, &(*address).into(), backlog)?;
+                Ok(Self::Tcp(socket.into()))
+            }
+            BindAddress::Unix(path) => {
+                remove_stale(path);
+                let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+                Self::listen(&socket, &SockAddr::unix(path)?, backlog)?;
+                Ok(Self::Unix(socket.into(), SocketFile(path.clone())))
+            }
+        }
+    }
+
+    fn listen(socket: &socket2::Socket, address: &SockAddr, backlog: i32) -> io::Result<()> {
+        socket.set_nonblocking(true)?;
+        socket.bind(address)?;
+        socket.listen(backlog)
+    }
+
+    /// Begins to accept, within a runtime.
+    pub(super) fn start(self) -> io::Result<Acceptor> {
+        match self {
+            Self::Tcp(listener) => TcpListener::from_std(listener).map(Acceptor::Tcp),
+            Self::Unix(listener, file) => Ok(Acceptor::Unix(UnixListener::from_std(listener)?, file)),
+        }
+    }
+
+    pub(super) fn address(&self) -> String {
+        match self {
+            Self::Tcp(listener) => {
+                listener.local_addr().as_ref().map_or_else(io::Error::to_string, SocketAddr::to_string)
+            }
+            Self::Unix(_, file) => format!("unix:{}", file.0.display()),
+        }
+    }
+}
+
+impl Acceptor {
+    pub(super) async fn accept(&self) -> io::Result<Socket> {
+        match self {
+            Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| Socket::Tcp(stream)),
+            Self::Unix(listener, _) => listener.accept().await.map(|(stream, _)| Socket::Unix(stream)),
+        }
+    }
+}
+
+/// Removes a socket file that nobody listens on any more; anything else is left for bind to complain about.
+fn remove_stale(path: &Path) {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_unix_socket_replaces_a_stale_file_and_cleans_up_but_never_removes_a_live_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "a stale file");
+        let address = BindAddress::Unix(path.clone());
+        let listener = BoundSocket::bind(&address, 16).unwrap();
+        assert!(BoundSocket::bind(&address, 16).is_err(), "a live listener keeps its file");
+        drop(listener);
+        assert!(!path.exists());
+        std::fs::write(&path, "not a socket").unwrap();
+        assert!(BoundSocket::bind(&address, 16).is_err());
+        assert!(path.exists(), "a file of somebody else's");
+    }
+
+    #[tokio::test]
+    async fn the_unspecified_ipv6_address_takes_ipv4_too() {
+        let bound = BoundSocket::bind(&":0".parse().unwrap(), 16).unwrap();
+        let port = bound.address().rsplit(':').next().unwrap().parse::<u16>().unwrap();
+        let listener = bound.start().unwrap();
+        let (accepted, client) = tokio::join!(listener.accept(), tokio::net::TcpStream::connect(("127.0.0.1", port)));
+        assert!(accepted.is_ok() && client.is_ok());
+    }
+}

@@ -1,0 +1,210 @@
+//! What the gateway counts, in Prometheus' terms. Handles are looked up once, when their owner is built.
+
+use std::sync::Arc;
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+/// Every family of one gateway.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    connections_open: IntGaugeVec,
+    connections: IntCounterVec,
+    connections_refused: IntCounterVec,
+    detected: IntCounterVec,
+    tls_handshakes: IntCounterVec,
+    requests: IntCounterVec,
+    request_seconds: HistogramVec,
+    refusals: IntCounterVec,
+    tunnels_open: IntGaugeVec,
+    tunnels: IntCounterVec,
+    upgrades_refused: IntCounterVec,
+    tunnels_closed: IntCounterVec,
+    tunnel_bytes: IntCounterVec,
+    /// Panics that ended one connection or task each.
+    pub panics: IntCounter,
+    /// Access-log lines that were given up because the log could not keep pace or the disk was full.
+    pub access_log_lost: IntCounter,
+}
+
+/// What one listener counts.
+#[derive(Clone, Debug)]
+pub struct ListenerMetrics {
+    /// Connections open now.
+    pub open: IntGauge,
+    /// Connections accepted.
+    pub accepted: IntCounter,
+    /// TLS handshakes that succeeded.
+    pub tls_ok: IntCounter,
+    /// TLS handshakes that failed or took too long.
+    pub tls_failed: IntCounter,
+    refused: IntCounterVec,
+    detected: IntCounterVec,
+    name: Arc<str>,
+}
+
+/// What one upstream counts; `-` stands for the gateway's own answers.
+#[derive(Clone, Debug)]
+pub struct UpstreamMetrics {
+    /// Answers by the first digit of their status, from 1xx to 5xx.
+    requests: [IntCounter; 5],
+    /// From the whole request head to the last byte of the answer.
+    pub seconds: Histogram,
+    /// Tunnels open now.
+    pub tunnels_open: IntGauge,
+    /// WebSocket tunnels opened.
+    pub websockets: IntCounter,
+    /// Raw TCP tunnels opened.
+    pub raw: IntCounter,
+    /// Upgrade requests that the server answered with something other than 101.
+    pub upgrades_refused: IntCounter,
+    /// Bytes that tunnels carried from clients to servers.
+    pub bytes_in: IntCounter,
+    /// Bytes that tunnels carried from servers to clients.
+    pub bytes_out: IntCounter,
+    closed: IntCounterVec,
+    name: Arc<str>,
+}
+
+impl Metrics {
+    /// Fresh families at zero.
+    ///
+    /// # Errors
+    /// Two families of one name: a fault of the program, not of its input.
+    pub fn new() -> Result<Arc<Self>, prometheus::Error> {
+        let registry = Registry::new_custom(Some("sockgate".to_owned()), None)?;
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let family = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(family.clone())).map(|()| family)
+        };
+        let gauge = |name: &str, help: &str, labels: &[&str]| {
+            let family = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(family.clone())).map(|()| family)
+        };
+        let plain = |name: &str, help: &str| {
+            let metric = IntCounter::new(name, help)?;
+            registry.register(Box::new(metric.clone())).map(|()| metric)
+        };
+        let buckets = vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0];
+        let seconds = HistogramVec::new(
+            HistogramOpts::new("request_seconds", "Time of requests, long polls included").buckets(buckets),
+            &["upstream"],
+        )?;
+        registry.register(Box::new(seconds.clone()))?;
+        Ok(Arc::new(Self {
+            connections_open: gauge("connections_open", "Client connections open now", &["listener"])?,
+            connections: counter("connections_total", "Client connections accepted", &["listener"])?,
+            connections_refused: counter("connections_refused_total", "Refused by a limit", &["listener", "limit"])?,
+            detected: counter("detected_total", "What connections turned out to speak", &["listener", "protocol"])?,
+            tls_handshakes: counter("tls_handshakes_total", "TLS handshakes of clients", &["listener", "result"])?,
+            requests: counter("requests_total", "Requests answered", &["upstream", "class"])?,
+            request_seconds: seconds,
+            refusals: counter("refusals_total", "Requests that the gateway answered by itself", &["reason"])?,
+            tunnels_open: gauge("tunnels_open", "Tunnels open now", &["upstream"])?,
+            tunnels: counter("tunnels_total", "Tunnels opened", &["upstream", "kind"])?,
+            upgrades_refused: counter("upgrades_refused_total", "Upgrades answered without 101", &["upstream"])?,
+            tunnels_closed: counter("tunnels_closed_total", "Tunnels closed, by whom", &["upstream", "by"])?,
+            tunnel_bytes: counter("tunnel_bytes_total", "Bytes that tunnels carried", &["upstream", "direction"])?,
+            panics: plain("panics_total", "Panics, each the end of one connection or task")?,
+            access_log_lost: plain("access_log_lost_total", "Access-log lines given up")?,
+            registry,
+        }))
+    }
+
+    /// The handles of one listener.
+    pub fn listener(&self, name: &str) -> ListenerMetrics {
+        ListenerMetrics {
+            open: self.connections_open.with_label_values(&[name]),
+            accepted: self.connections.with_label_values(&[name]),
+            tls_ok: self.tls_handshakes.with_label_values(&[name, "ok"]),
+            tls_failed: self.tls_handshakes.with_label_values(&[name, "failed"]),
+            refused: self.connections_refused.clone(),
+            detected: self.detected.clone(),
+            name: name.into(),
+        }
+    }
+
+    /// The handles of one upstream.
+    pub fn upstream(&self, name: &str) -> UpstreamMetrics {
+        let class = |class: &str| self.requests.with_label_values(&[name, class]);
+        UpstreamMetrics {
+            requests: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(class),
+            seconds: self.request_seconds.with_label_values(&[name]),
+            tunnels_open: self.tunnels_open.with_label_values(&[name]),
+            websockets: self.tunnels.with_label_values(&[name, "websocket"]),
+            raw: self.tunnels.with_label_values(&[name, "tcp"]),
+            upgrades_refused: self.upgrades_refused.with_label_values(&[name]),
+            bytes_in: self.tunnel_bytes.with_label_values(&[name, "in"]),
+            bytes_out: self.tunnel_bytes.with_label_values(&[name, "out"]),
+            closed: self.tunnels_closed.clone(),
+            name: name.into(),
+        }
+    }
+
+    /// Counts an answer of the gateway's own.
+    pub fn refused(&self, reason: &str) {
+        self.refusals.with_label_values(&[reason]).inc();
+    }
+
+    /// Everything in Prometheus' text format 0.0.4.
+    pub fn render(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        // Writing to memory fails only for families without metrics, which are skipped by gather().
+        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        text
+    }
+}
+
+impl ListenerMetrics {
+    /// Counts a connection that a limit refused.
+    pub fn refused(&self, limit: &str) {
+        self.refused.with_label_values(&[&self.name, limit]).inc();
+    }
+
+    /// Counts what a connection turned out to speak.
+    pub fn detected(&self, protocol: &str) {
+        self.detected.with_label_values(&[&self.name, protocol]).inc();
+    }
+}
+
+impl UpstreamMetrics {
+    /// Counts an answer.
+    pub fn answered(&self, status: u16) {
+        let class = usize::from(status / 100).clamp(1, 5) - 1;
+        self.requests[class].inc();
+    }
+
+    /// Counts the end of a tunnel.
+    pub fn closed(&self, by: &str) {
+        self.closed.with_label_values(&[&self.name, by]).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_rendered_under_the_names_of_their_owners() {
+        let metrics = Metrics::new().unwrap();
+        metrics.listener("web").accepted.inc();
+        let upstream = metrics.upstream("app");
+        upstream.answered(204);
+        upstream.answered(599);
+        upstream.closed("client");
+        metrics.refused("no_route");
+        let text = String::from_utf8(metrics.render()).unwrap();
+        for line in [
+            r#"sockgate_connections_total{listener="web"} 1"#,
+            r#"sockgate_requests_total{class="2xx",upstream="app"} 1"#,
+            r#"sockgate_requests_total{class="5xx",upstream="app"} 1"#,
+            r#"sockgate_tunnels_closed_total{by="client",upstream="app"} 1"#,
+            r#"sockgate_refusals_total{reason="no_route"} 1"#,
+        ] {
+            assert!(text.contains(line), "{line} in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! From an upstream to an open connection of its own: the way that tunnels take to a server.
+
+use log::debug;
+
+use super::exchange::Line;
+use crate::http::Refusal;
+use crate::snapshot::Pool;
+use crate::transport::Transport;
+use crate::upstream::{Lease, PickError, PickKey, Tried};
+
+/// Connects to the server that the balance picks, and to others if that fails. The line learns who was tried.
+pub(super) async fn connect(pool: &Pool, key: &PickKey, line: &mut Line) -> Result<(Lease, Transport), Refusal> {
+    let upstream = &pool.upstream;
+    let mut tried = Tried::default();
+    while line.tries as usize <= upstream.config().connect_retries {
+        let lease = match upstream.pick(key, &mut tried).await {
+            Ok(lease) => lease,
+            // Every other server was tried: what failed is the connecting.
+            Err(PickError::NoServer) if line.tries > 0 => break,
+            Err(error) => return Err(refusal(error)),
+        };
+        line.tries += 1;
+        line.taken(&lease);
+        match upstream.connect(lease.server()).await {
+            Ok(server) => {
+                lease.connected();
+                return Ok((lease, server));
+            }
+            Err(error) => {
+                debug!("upstream {}: {} can't be connected to: {error}", upstream.name(), lease.server().name());
+                lease.connect_failed();
+            }
+        }
+    }
+    Err(Refusal::ConnectFailed)
+}
+
+/// Why there is no server, as an answer.
+pub(super) fn refusal(error: PickError) -> Refusal {
+    match error {
+        PickError::NoServer => Refusal::NoServer,
+        PickError::QueueFull => Refusal::QueueFull,
+        PickError::QueueTimeout => Refusal::QueueTimeout,
+    }
+}

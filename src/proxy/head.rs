@@ -1,0 +1,165 @@
+//! One HTTP/1 request head, checked and read: what the engine may see of it, and what a decision looks at.
+
+use std::net::IpAddr;
+
+use bytes::BytesMut;
+
+use crate::http::framing::{Body, request_body};
+use crate::http::upgrade::{Opening, opening};
+use crate::http::{Forwarding, Refusal};
+use crate::listener::Info;
+use crate::request::{Headers, Path, Request, host_name};
+
+/// Most fields that can be read, whatever `limits.headers` says; Pingora's own limit.
+pub(super) const MOST_FIELDS: usize = 256;
+
+/// What a request is, after the checks that every request has to pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// An exchange for the engine.
+    Exchange(Body),
+    /// The opening of a WebSocket.
+    Upgrade(Opening),
+}
+
+/// A head, parsed where it lies.
+pub(super) struct Head<'a> {
+    pub(super) method: &'a str,
+    /// As sent: a path and query, a whole URL, `*`.
+    target: &'a str,
+    pub(super) minor_version: u8,
+    pub(super) fields: &'a [httparse::Header<'a>],
+}
+
+/// Parses a head into `fields`, which the result borrows.
+pub(super) fn parse<'a>(
+    bytes: &'a BytesMut,
+    fields: &'a mut [httparse::Header<'a>],
+    most_fields: usize,
+) -> Result<Head<'a>, Refusal> {
+    let mut request = httparse::Request::new(fields);
+    match request.parse(bytes) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HeadTooLarge),
+        Ok(httparse::Status::Partial) | Err(_) => return Err(Refusal::BadRequest),
+    }
+    let (Some(method), Some(target), Some(minor_version)) = (request.method, request.path, request.version) else {
+        return Err(Refusal::BadRequest);
+    };
+    if most_fields != 0 && request.headers.len() > most_fields {
+        return Err(Refusal::HeadTooLarge);
+    }
+    Ok(Head { method, target, minor_version, fields: request.headers })
+}
+
+impl<'a> Head<'a> {
+    /// What the request is; refuses what could be read in two ways, and what the limits do not allow.
+    pub(super) fn kind(&self, most_body: u64) -> Result<Kind, Refusal> {
+        if self.method == "CONNECT" {
+            return Err(Refusal::Method);
+        }
+        let body = request_body(self.minor_version, self.fields).map_err(Refusal::Malformed)?;
+        if let Body::Length(length) = body
+            && most_body != 0
+            && length > most_body
+        {
+            return Err(Refusal::BodyTooLarge);
+        }
+        let headers = Headers::Fields(self.fields);
+        Ok(match opening(self.method, self.minor_version, &headers) {
+            Some(opening) => Kind::Upgrade(opening),
+            None => Kind::Exchange(body),
+        })
+    }
+
+    /// The host asked for, as sent: of the URL if the target is one, else of `Host` (RFC 9112 3.2.2).
+    pub(super) fn authority(&self) -> Option<&'a str> {
+        let host = || self.fields.iter().find(|field| field.name.eq_ignore_ascii_case("host"));
+        split_url(self.target).map(|(authority, _)| authority).or_else(|| std::str::from_utf8(host()?.value).ok())
+    }
+
+    /// The path and query.
+    pub(super) fn path_and_query(&self) -> &'a str {
+        split_url(self.target).map_or(self.target, |(_, rest)| if rest.is_empty() { "/" } else { rest })
+    }
+
+    /// What a decision looks at.
+    pub(super) fn request(&self, info: &'a Info, forwarding: &Forwarding) -> Result<Request<'a>, Refusal> {
+        let headers = Headers::Fields(self.fields);
+        let (path, query) = split_query(self.path_and_query());
+        Ok(Request {
+            method: self.method,
+            host: self.authority().map(host_name),
+            path: Path::read(path).map_err(Refusal::BadPath)?,
+            query,
+            headers,
+            websocket: opening(self.method, self.minor_version, &headers).is_some(),
+            listener: &info.listener,
+            secure: info.tls.is_some(),
+            client: client(info, forwarding, headers),
+        })
+    }
+}
+
+pub(super) fn client(info: &Info, forwarding: &Forwarding, headers: Headers<'_>) -> IpAddr {
+    forwarding.client(info.peer.ip(), headers)
+}
+
+/// Path and query apart.
+pub(super) fn split_query(target: &str) -> (&str, Option<&str>) {
+    target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)))
+}
+
+/// The authority and the rest of an absolute URL.
+fn split_url(target: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = target.split_once("://")?;
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return None;
+    }
+    Some(rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::framing::Malformed;
+
+    fn kind(head: &str) -> Result<Kind, Refusal> {
+        let bytes = BytesMut::from(head);
+        parse(&bytes, &mut [httparse::EMPTY_HEADER; 8], 4)?.kind(100)
+    }
+
+    #[test]
+    fn requests_are_told_from_upgrades_and_from_nonsense() {
+        for (head, expected) in [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Ok(Kind::Exchange(Body::None))),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n", Ok(Kind::Exchange(Body::Length(100)))),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+                Ok(Kind::Upgrade(Opening::Hybi)),
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+                Ok(Kind::Exchange(Body::None)),
+            ),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 101\r\n\r\n", Err(Refusal::BodyTooLarge)),
+            ("GET / HTTP/1.1\r\n\r\n", Err(Refusal::Malformed(Malformed::Host))),
+            ("CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", Err(Refusal::Method)),
+            ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", Err(Refusal::BadRequest)),
+            ("nonsense\r\n\r\n", Err(Refusal::BadRequest)),
+            ("GET / HTTP/1.1\r\nHost: a\r\na:\r\nb:\r\nc:\r\nd:\r\n\r\n", Err(Refusal::HeadTooLarge)),
+        ] {
+            assert_eq!(kind(head), expected, "{head}");
+        }
+    }
+
+    #[test]
+    fn a_whole_url_says_host_and_path() {
+        let bytes = BytesMut::from("GET http://Real:81?x HTTP/1.1\r\nHost: other\r\n\r\n");
+        let mut fields = [httparse::EMPTY_HEADER; 4];
+        let head = parse(&bytes, &mut fields, 4).unwrap();
+        assert_eq!(head.authority(), Some("Real:81"));
+        assert_eq!(split_url("https://a/b?c://d"), Some(("a", "/b?c://d")));
+        assert_eq!(split_url("/a?b=http://c"), None);
+    }
+}

@@ -1,0 +1,82 @@
+//! One HTTP/1 connection: head after head, each checked before any engine sees it.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use bytes::BytesMut;
+use pingora::server::ShutdownWatch;
+
+use super::engine::HttpEngine;
+use super::exchange::Line;
+use super::head::{self, Kind};
+use super::{Core, websocket};
+use crate::http::answers::{REFUSAL_FIELDS, write_closing};
+use crate::http::{Limits, Refusal};
+use crate::listener::{Connection, NoHead};
+
+/// Serves the connection to its end, or until it becomes a tunnel.
+pub(super) async fn serve(
+    core: &Arc<Core>,
+    engine: &dyn HttpEngine,
+    mut connection: Box<Connection>,
+    shutdown: &ShutdownWatch,
+) {
+    let mut stopping = shutdown.clone();
+    let mut first = true;
+    loop {
+        let (timeouts, limits) = {
+            let snapshot = core.snapshot.load();
+            (snapshot.config.timeouts.clone(), snapshot.config.limits.clone())
+        };
+        let idle = if first { timeouts.head } else { timeouts.keep_alive };
+        let most = usize::try_from(limits.head.as_u64()).unwrap_or(usize::MAX);
+        let head = tokio::select! {
+            biased;
+            head = connection.read_head(idle, timeouts.head, most) => head,
+            // An idle connection ends here; a request whose head is on its way is not waited for.
+            _ = stopping.wait_for(|&stopping| stopping), if !first => return,
+        };
+        first = false;
+        let head = match head {
+            Ok(head) => head,
+            Err(NoHead::Gone | NoHead::Idle) => return,
+            Err(NoHead::Late) => return refuse(core, *connection, Refusal::HeadTimeout, None).await,
+            Err(NoHead::TooLarge) => return refuse(core, *connection, Refusal::HeadTooLarge, None).await,
+        };
+        match kind(&head, &limits) {
+            Ok(Kind::Exchange(body)) => {
+                connection.expect(body);
+                match engine.serve_http1(connection, head, shutdown).await {
+                    Some(reusable) => connection = reusable,
+                    None => return,
+                }
+            }
+            Ok(Kind::Upgrade(opening)) => return websocket::serve(core, *connection, &head, opening).await,
+            Err(refusal) => return refuse(core, *connection, refusal, Some(&head)).await,
+        }
+    }
+}
+
+fn kind(head: &BytesMut, limits: &Limits) -> Result<Kind, Refusal> {
+    let mut fields = [httparse::EMPTY_HEADER; head::MOST_FIELDS];
+    head::parse(head, &mut fields, limits.headers)?.kind(limits.body.as_u64())
+}
+
+/// Answers, logs and closes.
+async fn refuse(core: &Core, connection: Connection, refusal: Refusal, head: Option<&BytesMut>) {
+    let mut line = Line::new(connection.info(), "HTTP/1.1", SystemTime::now(), Instant::now());
+    line.status = refusal.status();
+    line.closed_by = refusal.word();
+    if let Some(head) = head {
+        let mut fields = [httparse::EMPTY_HEADER; head::MOST_FIELDS];
+        if let Ok(head) = head::parse(head, &mut fields, 0) {
+            line.asked(head.method, head.authority(), head.path_and_query());
+        }
+    }
+    let body = refusal.to_string();
+    line.bytes_out = body.len() as u64;
+    connection.answer_and_close(&write_closing(refusal.status(), REFUSAL_FIELDS, body.as_bytes())).await;
+    core.metrics.refused(refusal.word());
+    core.snapshot.load().local.answered(refusal.status());
+    core.access_log.write(line.finish());
+}

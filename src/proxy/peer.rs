@@ -1,0 +1,85 @@
+//! A server as Pingora's connector wants it described.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora::protocols::l4::ext::TcpKeepalive;
+use pingora::protocols::tls::CaType;
+
+use pingora::upstreams::peer::HttpPeer;
+use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
+use pingora::{Error, ErrorType, Result};
+
+use crate::snapshot::Pool;
+use crate::upstream::{Endpoint, Server, Upstream};
+
+/// What TLS needs, in Pingora's types; made once for each upstream.
+struct PeerTls {
+    authorities: Option<Arc<CaType>>,
+    identity: Option<Arc<CertKey>>,
+}
+
+/// Describes a server of the pool.
+pub(super) fn of(pool: &Pool, server: &Server) -> Result<Box<HttpPeer>> {
+    let upstream = &pool.upstream;
+    let unresolved = || Error::explain(ErrorType::ConnectError, format!("{} has no address yet", server.name()));
+    let name = match upstream.tls() {
+        None => None,
+        Some(tls) => {
+            let unnamed = |fault: String| Error::explain(ErrorType::ConnectError, fault);
+            Some(tls.server_name(server).map_err(unnamed)?.to_str().into_owned())
+        }
+    };
+    let secure = name.is_some();
+    let name = name.unwrap_or_default();
+    let mut peer = match server.endpoint().ok_or_else(unresolved)? {
+        Endpoint::Inet(address) => HttpPeer::new(address, secure, name),
+        Endpoint::Unix(path) => {
+            let path =
+                path.to_str().ok_or_else(|| Error::explain(ErrorType::ConnectError, "a path that is no text"))?;
+            HttpPeer::new_uds(path, secure, name)?
+        }
+    };
+    let timeouts = &upstream.config().timeouts;
+    let set = |time: Duration| (!time.is_zero()).then_some(time);
+    let options = &mut peer.options;
+    options.connection_timeout = set(timeouts.connect);
+    options.total_connection_timeout = set(timeouts.connect);
+    options.read_timeout = set(timeouts.first_byte);
+    options.write_timeout = set(timeouts.write);
+    options.idle_timeout = Some(timeouts.keep_alive);
+    options.tcp_keepalive = Some(TcpKeepalive {
+        idle: Duration::from_secs(45),
+        interval: Duration::from_secs(15),
+        count: 5,
+        user_timeout: Duration::from_secs(90),
+    });
+    if let Some(tls) = upstream.tls() {
+        options.verify_cert = tls.verify();
+        options.verify_hostname = tls.verify();
+        let made = pool.engine.get_or_init(|| Box::new(PeerTls::of(upstream)));
+        if let Some(made) = made.downcast_ref::<PeerTls>() {
+            peer.options.ca.clone_from(&made.authorities);
+            peer.client_cert_key.clone_from(&made.identity);
+        }
+    }
+    // Servers of two upstreams may share an address and differ in what Pingora's pool does not look at.
+    peer.group_key = pool.group;
+    Ok(Box::new(peer))
+}
+
+impl PeerTls {
+    fn of(upstream: &Upstream) -> Self {
+        let tls = upstream.tls();
+        let own_authorities = upstream.config().tls.as_ref().is_some_and(|tls| tls.ca.is_some());
+        let authorities = tls.filter(|_| own_authorities).map(|tls| {
+            let wrap = |root: &rustls_pki_types::CertificateDer<'_>| WrappedX509::new(root.to_vec(), parse_x509);
+            tls.roots().iter().map(wrap).collect::<Vec<_>>().into()
+        });
+        let identity = tls.and_then(|tls| tls.identity()).map(|identity| {
+            let chain = identity.chain.iter().map(|certificate| certificate.to_vec()).collect();
+            Arc::new(CertKey::new(chain, identity.key.secret_der().to_vec()))
+        });
+        Self { authorities, identity }
+    }
+}

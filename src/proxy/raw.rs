@@ -1,0 +1,44 @@
+//! Raw connections: pick a server, connect, and carry every byte both ways.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use bytes::BytesMut;
+
+use super::Core;
+use super::connect::connect;
+use super::exchange::Line;
+use super::tunnel::Tunnel;
+use crate::listener::{Connection, Parts};
+use crate::snapshot::Pool;
+use crate::upstream::PickKey;
+
+/// Serves a raw connection in a task of its own.
+pub(super) fn serve(core: &Arc<Core>, connection: Connection) {
+    let pool = connection.tcp_upstream().and_then(|name| core.snapshot.load().pools.get(name).cloned());
+    let line = Box::new(Line::new(connection.info(), "TCP", SystemTime::now(), Instant::now()));
+    if let Some(pool) = pool {
+        tokio::spawn(run(Arc::clone(core), pool, line, connection.into_parts()));
+    }
+}
+
+async fn run(core: Arc<Core>, pool: Arc<Pool>, mut line: Box<Line>, client: Parts) {
+    let key = PickKey { client: client.info.peer.ip() };
+    match connect(&pool, &key, &mut line).await {
+        Ok((lease, server)) => {
+            let metrics = pool.metrics.clone();
+            metrics.raw.inc();
+            let idle = pool.upstream.config().timeouts.tunnel_idle;
+            drop(pool);
+            let tunnel = Tunnel { core, line, lease, metrics };
+            tunnel.carry(client, server, BytesMut::new(), 0, idle, false).await;
+        }
+        Err(refusal) => {
+            core.metrics.refused(refusal.word());
+            line.closed_by = refusal.word();
+            // A reset says plainly that this was no proper end.
+            client.transport.socket().reset_on_close();
+            core.access_log.write(line.finish());
+        }
+    }
+}

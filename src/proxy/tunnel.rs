@@ -1,0 +1,73 @@
+//! A tunnel from its opening to its line in the access log: counted, carried, told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+
+use super::Core;
+use super::exchange::Line;
+use crate::access_log::Event;
+use crate::listener::Parts;
+use crate::metrics::UpstreamMetrics;
+use crate::transport::Transport;
+use crate::tunnel::{Ends, carry};
+use crate::upstream::Lease;
+
+/// An open tunnel and what is told of it when it ends.
+pub(super) struct Tunnel {
+    pub(super) core: Arc<Core>,
+    pub(super) line: Box<Line>,
+    pub(super) lease: Lease,
+    pub(super) metrics: UpstreamMetrics,
+}
+
+impl Tunnel {
+    /// Carries until the end, then counts and logs. `first` came from the server with the answer, whose head are its
+    /// first `head` bytes.
+    pub(super) async fn carry(
+        mut self,
+        client: Parts,
+        server: Transport,
+        first: BytesMut,
+        head: usize,
+        idle: Duration,
+        frames: bool,
+    ) {
+        if self.core.access_log.tells_openings() {
+            self.core.access_log.write(self.line.now(Event::Open));
+        }
+        let open = OpenGauge::new(&self.metrics);
+        let Parts { transport, held, deadline, permit, .. } = client;
+        let ends = Ends { client: transport, from_client: held, server, from_server: first, head };
+        let closed = carry(ends, idle, &deadline, frames).await;
+        drop((open, permit, self.lease));
+        self.metrics.bytes_in.inc_by(closed.bytes_in);
+        self.metrics.bytes_out.inc_by(closed.bytes_out);
+        self.metrics.closed(closed.end.word());
+        self.line.event = Event::Close;
+        self.line.bytes_in = closed.bytes_in;
+        self.line.bytes_out = closed.bytes_out;
+        self.line.messages_in = closed.seen_in.messages;
+        self.line.messages_out = closed.seen_out.messages;
+        self.line.closed_by = closed.end.word();
+        self.line.close_code = closed.seen_in.close.or(closed.seen_out.close);
+        self.core.access_log.write(self.line.finish());
+    }
+}
+
+/// Counts a tunnel among the open ones until dropped.
+struct OpenGauge(prometheus::IntGauge);
+
+impl OpenGauge {
+    fn new(metrics: &UpstreamMetrics) -> Self {
+        metrics.tunnels_open.inc();
+        Self(metrics.tunnels_open.clone())
+    }
+}
+
+impl Drop for OpenGauge {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

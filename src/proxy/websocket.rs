@@ -1,0 +1,245 @@
+//! The opening of a WebSocket over HTTP/1.1: route, pick, connect, ask, and carry.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use bytes::BytesMut;
+use log::debug;
+
+use super::Core;
+use super::connect::connect;
+use super::exchange::Line;
+use super::head;
+use super::tunnel::Tunnel;
+use crate::http::answers::{REFUSAL_FIELDS, write_closing};
+use crate::http::forwarding::Seen;
+use crate::http::hop_by_hop::{is_hop_by_hop, is_nominated};
+use crate::http::upgrade::Opening;
+use crate::http::{Forwarding, Refusal};
+use crate::listener::{Connection, Info, Parts};
+use crate::request::{Headers, Request, elements};
+use crate::router::{Action, Decision, Route};
+use crate::snapshot::{Pool, Snapshot};
+use crate::transport::Transport;
+use crate::tunnel::handshake::{self, Answer, NoAnswer, ask};
+use crate::upstream::config::{HostHeader, Kind};
+use crate::upstream::{Lease, PickKey};
+
+/// Serves one upgrade request. What takes long runs in a task of its own, so that the large one that has served HTTP
+/// so far can end.
+pub(super) async fn serve(core: &Arc<Core>, connection: Connection, head: &BytesMut, opening: Opening) {
+    let snapshot = core.snapshot.load_full();
+    let info = Arc::clone(connection.info());
+    let mut line = Line::new(&info, "WebSocket", SystemTime::now(), Instant::now());
+    let way = way(&snapshot, &info, head, &mut line);
+    let answer = match way {
+        Ok(Way::Carry(way)) => {
+            let attempt = Attempt { core: Arc::clone(core), way, opening, line: Box::new(line) };
+            tokio::spawn(attempt.run(connection.into_parts()));
+            return;
+        }
+        Ok(Way::Answer(answer)) => answer,
+        Err(refusal) => {
+            core.metrics.refused(refusal.word());
+            refused(&mut line, refusal)
+        }
+    };
+    snapshot.local.answered(line.status);
+    connection.answer_and_close(&answer).await;
+    core.access_log.write(line.finish());
+}
+
+fn refused(line: &mut Line, refusal: Refusal) -> Vec<u8> {
+    line.status = refusal.status();
+    line.closed_by = refusal.word();
+    write_closing(refusal.status(), REFUSAL_FIELDS, refusal.to_string().as_bytes())
+}
+
+/// What an upgrade request leads to.
+enum Way {
+    Carry(Carry),
+    Answer(Vec<u8>),
+}
+
+/// All that is needed to ask a server.
+struct Carry {
+    pool: Arc<Pool>,
+    key: PickKey,
+    /// The request as servers get it.
+    head: Vec<u8>,
+}
+
+fn way(snapshot: &Snapshot, info: &Info, head: &BytesMut, line: &mut Line) -> Result<Way, Refusal> {
+    let said = &snapshot.config;
+    let mut fields = [httparse::EMPTY_HEADER; head::MOST_FIELDS];
+    let parsed = head::parse(head, &mut fields, said.limits.headers)?;
+    line.asked(parsed.method, parsed.authority(), parsed.path_and_query());
+    line.client = head::client(info, &said.forwarding, Headers::Fields(parsed.fields));
+    let request = parsed.request(info, &said.forwarding)?;
+    let route = match snapshot.router.route(&request) {
+        Decision::To(route) => route,
+        Decision::Nowhere => return Err(Refusal::NoRoute),
+        Decision::Ambiguous => return Err(Refusal::AmbiguousPath),
+    };
+    line.route = Some(Arc::clone(&route.name));
+    let Action::Upstream(name) = &route.action else {
+        return Ok(Way::Answer(local_answer(&route, &request, &parsed, line)));
+    };
+    let pool = Arc::clone(snapshot.pools.get(name).ok_or(Refusal::NoRoute)?);
+    if pool.upstream.config().kind == Kind::SocketIo {
+        line.engine_io(&request.path.canonical, request.query);
+    }
+    line.request_id = said.forwarding.request_id(info.peer.ip(), request.headers);
+    let head = upstream_head(&parsed, info, &said.forwarding, &pool.upstream.config().host, &line.request_id);
+    Ok(Way::Carry(Carry { key: PickKey { client: request.client }, head, pool }))
+}
+
+fn local_answer(route: &Route, request: &Request<'_>, head: &head::Head<'_>, line: &mut Line) -> Vec<u8> {
+    match &route.action {
+        Action::Respond(respond) => {
+            line.status = respond.status;
+            let fields = respond.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+            write_closing(respond.status, fields, respond.body.as_bytes())
+        }
+        Action::Redirect(redirect) => {
+            line.status = redirect.status;
+            let location = redirect.location(request.secure, head.authority(), head.path_and_query());
+            write_closing(redirect.status, [("location", location.as_str())], b"")
+        }
+        Action::Upstream(_) => refused(line, Refusal::NoRoute),
+    }
+}
+
+/// The request as servers get it: the client's fields in their order and spelling, which old servers mind, but for
+/// those of the connection and those that say who the client is.
+fn upstream_head(
+    head: &head::Head<'_>,
+    info: &Info,
+    forwarding: &Forwarding,
+    host: &HostHeader,
+    request_id: &str,
+) -> Vec<u8> {
+    let headers = Headers::Fields(head.fields);
+    let peer = info.peer.ip();
+    let mut written = Vec::with_capacity(1024);
+    let mut field = |name: &str, value: &[u8]| {
+        written.extend_from_slice(name.as_bytes());
+        written.extend_from_slice(b": ");
+        written.extend_from_slice(value);
+        written.extend_from_slice(b"\r\n");
+    };
+    let set_host = match host {
+        HostHeader::Set(host) => Some(host.as_str()),
+        HostHeader::Keep => head.authority(),
+    };
+    if let Some(host) = set_host {
+        field("Host", host.as_bytes());
+    }
+    // The name of the protocol as the client spells it: Hixie-76 servers compare it with `WebSocket`.
+    let protocol = headers.all("upgrade").flat_map(elements).find(|name| name.eq_ignore_ascii_case(b"websocket"));
+    field("Upgrade", protocol.unwrap_or(b"websocket"));
+    field("Connection", b"Upgrade");
+    let nominated = |name: &str| headers.all("connection").any(|value| is_nominated(value, name));
+    for sent in head.fields {
+        let ours = sent.name.eq_ignore_ascii_case("host") || sent.name.eq_ignore_ascii_case("content-length");
+        if !ours && !is_hop_by_hop(sent.name) && !nominated(sent.name) && !forwarding.replaces(sent.name, peer) {
+            field(sent.name, sent.value);
+        }
+    }
+    let seen =
+        Seen { peer, local_port: info.local.port(), secure: info.tls.is_some(), authority: head.authority(), headers };
+    forwarding.tell(&seen, request_id, |name, value| field(name, value.as_bytes()));
+    written.extend_from_slice(b"\r\n");
+    [format!("{} {} HTTP/1.1\r\n", head.method, head.path_and_query()).as_bytes(), &written].concat()
+}
+
+/// One upgrade request on its way to a server.
+struct Attempt {
+    core: Arc<Core>,
+    way: Carry,
+    opening: Opening,
+    line: Box<Line>,
+}
+
+impl Attempt {
+    async fn run(mut self, mut client: Parts) {
+        let (lease, mut server) = match self.connect(&mut client).await {
+            Ok(connected) => connected,
+            Err(failure) => return self.fail(client, failure).await,
+        };
+        let timeouts = lease.upstream().config().timeouts.clone();
+        let answer = ask(&mut client, &mut server, &self.way.head, self.opening, timeouts.first_byte).await;
+        self.line.first_byte = Some(self.line.elapsed());
+        let metrics = self.way.pool.metrics.clone();
+        match answer {
+            Ok(Answer::Switched { first, head }) => {
+                metrics.answered(101);
+                metrics.websockets.inc();
+                self.line.status = 101;
+                // What the request weighed is not kept for the hours that a socket lives.
+                let Self { core, opening, line, way } = self;
+                drop(way);
+                let tunnel = Tunnel { core, line, lease, metrics };
+                tunnel.carry(client, server, first, head, timeouts.tunnel_idle, opening == Opening::Hybi).await;
+            }
+            Ok(Answer::Refused(answer)) => {
+                metrics.answered(answer.status);
+                metrics.upgrades_refused.inc();
+                self.line.status = answer.status;
+                self.line.closed_by = "server";
+                match answer.relay(&mut client.transport, &mut server, timeouts.first_byte).await {
+                    Ok(written) => self.line.bytes_out = written,
+                    Err(error) => {
+                        debug!("an answer to an upgrade was cut: {error}");
+                        client.transport.socket().reset_on_close();
+                    }
+                }
+                self.log();
+            }
+            Err(no_answer) => self.fail(client, Failure::from(no_answer)).await,
+        }
+    }
+
+    /// Connects, and gives up when the client leaves meanwhile.
+    async fn connect(&mut self, client: &mut Parts) -> Result<(Lease, Transport), Failure> {
+        tokio::select! {
+            biased;
+            connected = connect(&self.way.pool, &self.way.key, &mut self.line) => connected.map_err(Failure::Refuse),
+            () = handshake::gone(client) => Err(Failure::ClientGone),
+        }
+    }
+
+    async fn fail(mut self, client: Parts, failure: Failure) {
+        let pool = Arc::clone(&self.way.pool);
+        match failure {
+            Failure::ClientGone => self.line.closed_by = "client",
+            Failure::Refuse(refusal) => {
+                self.core.metrics.refused(refusal.word());
+                pool.metrics.answered(refusal.status());
+                let answer = refused(&mut self.line, refusal);
+                client.answer_and_close(&answer).await;
+            }
+        }
+        self.log();
+    }
+
+    fn log(self) {
+        self.core.access_log.write(self.line.finish());
+    }
+}
+
+/// Why an attempt ended before there was an answer.
+enum Failure {
+    ClientGone,
+    Refuse(Refusal),
+}
+
+impl From<NoAnswer> for Failure {
+    fn from(no_answer: NoAnswer) -> Self {
+        match no_answer {
+            NoAnswer::ClientGone => Self::ClientGone,
+            NoAnswer::ServerGone | NoAnswer::Garbage => Self::Refuse(Refusal::BadAnswer),
+            NoAnswer::Late => Self::Refuse(Refusal::AnswerTimeout),
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! All that a decision may look at: a borrowed view of one request, whatever engine read it.
+
+pub mod path;
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use ::http::HeaderMap;
+
+pub use path::Path;
+
+/// One request, as routers and balances see it.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// The method, as sent.
+    pub method: &'a str,
+    /// The host asked for: lower case, without port or final dot. `None` where the client named none (HTTP/1.0).
+    pub host: Option<Cow<'a, str>>,
+    /// The path, read the way a server would read it.
+    pub path: Path<'a>,
+    /// What follows the `?`, as sent.
+    pub query: Option<&'a str>,
+    /// The header fields.
+    pub headers: Headers<'a>,
+    /// Whether the request opens a WebSocket, by the strict rules of [`crate::http::upgrade`].
+    pub websocket: bool,
+    /// The listener that it came in by.
+    pub listener: &'a str,
+    /// Whether the client speaks TLS to the gateway.
+    pub secure: bool,
+    /// The client: the peer of the connection, or who a trusted proxy says it is.
+    pub client: IpAddr,
+}
+
+impl<'a> Request<'a> {
+    /// The first value of a parameter of the query, not decoded.
+    pub fn query_value(&self, name: &str) -> Option<&'a str> {
+        self.query?.split('&').find_map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (key == name).then_some(value)
+        })
+    }
+
+    /// The first cookie of this name (RFC 6265), over all `Cookie` fields: HTTP/2 clients send several.
+    pub fn cookie(&self, name: &str) -> Option<&'a str> {
+        self.headers.all("cookie").filter_map(|value| std::str::from_utf8(value).ok()).find_map(|cookies| {
+            cookies.split(';').find_map(|pair| {
+                let (key, value) = pair.trim().split_once('=')?;
+                (key == name).then_some(value)
+            })
+        })
+    }
+}
+
+/// Header fields, borrowed from whoever parsed them.
+#[derive(Clone, Copy, Debug)]
+pub enum Headers<'a> {
+    /// A parsed map, as the HTTP/2 and Pingora engines have it.
+    Map(&'a HeaderMap),
+    /// Fields in the order of the wire.
+    Fields(&'a [httparse::Header<'a>]),
+}
+
+impl<'a> Headers<'a> {
+    /// The first value of a field; `name` in lower case.
+    pub fn get(&self, name: &str) -> Option<&'a [u8]> {
+        match self {
+            Self::Map(map) => map.get(name).map(|value| value.as_bytes()),
+            Self::Fields(fields) => {
+                fields.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
+            }
+        }
+    }
+
+    /// Every value of a field, in order; `name` in lower case.
+    pub fn all(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        let (map, fields) = match *self {
+            Self::Map(map) => (Some(map.get_all(name).into_iter().map(|value| value.as_bytes())), None),
+            Self::Fields(fields) => {
+                let name = name.to_owned();
+                let matching = fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(&name));
+                (None, Some(matching.map(|field| field.value)))
+            }
+        };
+        map.into_iter().flatten().chain(fields.into_iter().flatten())
+    }
+
+    /// Whether an element of the field's comma-separated lists is `token`, whatever the case (RFC 9110 5.6.1).
+    pub fn lists(&self, name: &str, token: &str) -> bool {
+        let holds = |value: &[u8]| elements(value).any(|element| element.eq_ignore_ascii_case(token.as_bytes()));
+        match self {
+            Self::Map(map) => map.get_all(name).into_iter().any(|value| holds(value.as_bytes())),
+            Self::Fields(fields) => {
+                fields.iter().any(|field| field.name.eq_ignore_ascii_case(name) && holds(field.value))
+            }
+        }
+    }
+}
+
+/// The elements of a comma-separated list, without the white space around them and without empty ones.
+pub fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
+}
+
+/// A host as clients write it (`Example.com:8080`, `[::1]:80`, `example.com.`) without port, final dot and upper case.
+pub fn host_name(authority: &str) -> Cow<'_, str> {
+    let host = match authority.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').map_or(authority, |(inside, _)| &authority[..inside.len() + 2]),
+        None => authority.split_once(':').map_or(authority, |(host, _)| host),
+    };
+    let host = host.strip_suffix('.').unwrap_or(host);
+    if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(host.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(host)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_lose_port_dot_and_case() {
+        for (written, host) in [
+            ("Example.COM:8080", "example.com"),
+            ("example.com.", "example.com"),
+            ("example.com", "example.com"),
+            ("[::1]:80", "[::1]"),
+            ("[::1", "[::1"),
+            ("", ""),
+        ] {
+            assert_eq!(host_name(written), host, "{written}");
+        }
+    }
+
+    #[test]
+    fn lists_are_searched_element_by_element_over_all_fields_of_the_name() {
+        let fields = [
+            httparse::Header { name: "Connection", value: b"keep-alive , UPGRADE" },
+            httparse::Header { name: "connection", value: b"x" },
+        ];
+        let headers = Headers::Fields(&fields);
+        assert!(headers.lists("connection", "upgrade") && headers.lists("connection", "x"));
+        assert!(!headers.lists("connection", "up") && !headers.lists("upgrade", "x"));
+        let mut map = HeaderMap::new();
+        map.append("connection", "a, b".parse().unwrap());
+        map.append("connection", "c".parse().unwrap());
+        assert!(Headers::Map(&map).lists("connection", "c"));
+        assert_eq!(Headers::Map(&map).all("connection").count(), 2);
+        assert_eq!(headers.all("connection").count(), 2);
+    }
+
+    #[test]
+    fn queries_and_cookies_are_found_by_their_whole_name() {
+        let fields = [
+            httparse::Header { name: "Cookie", value: b"a=1; io=abc" },
+            httparse::Header { name: "Cookie", value: b"b=2" },
+        ];
+        let request = Request {
+            method: "GET",
+            host: None,
+            path: Path::read("/").unwrap(),
+            query: Some("xsid=no&sid=yes&flag"),
+            headers: Headers::Fields(&fields),
+            websocket: false,
+            listener: "web",
+            secure: false,
+            client: [127, 0, 0, 1].into(),
+        };
+        assert_eq!(request.query_value("sid"), Some("yes"));
+        assert_eq!(request.query_value("flag"), Some(""));
+        assert_eq!(request.query_value("id"), None);
+        assert_eq!((request.cookie("io"), request.cookie("b"), request.cookie("o")), (Some("abc"), Some("2"), None));
+    }
+}

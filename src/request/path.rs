@@ -1,0 +1,197 @@
+//! Paths as servers read them: the canonical copy that routes are matched against, while the original is forwarded.
+//!
+//! Servers disagree on one thing: whether `%2F` and `\` separate segments. Where a path holds one, both readings are
+//! kept; a router that would decide differently for the two refuses the request (see [`crate::router`]).
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// A path and how it is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Path<'a> {
+    /// Unreserved characters decoded, dot segments resolved, empty segments dropped (RFC 3986 6.2.2).
+    pub canonical: Cow<'a, str>,
+    /// The same with `%2F`, `%5C` and `\` taken for separators, where that makes a difference.
+    pub loose: Option<String>,
+}
+
+/// Why a path is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// It does not begin with `/`.
+    NotAbsolute,
+    /// Its dot segments climb above the root.
+    AboveRoot,
+    /// It holds a control character, plain or encoded.
+    ControlCharacter,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotAbsolute => "the path does not begin with /",
+            Self::AboveRoot => "the path climbs above the root",
+            Self::ControlCharacter => "the path holds a control character",
+        })
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl<'a> Path<'a> {
+    /// Reads a path (no query); borrows it whole in the usual case, where it is canonical as it stands.
+    pub fn read(path: &'a str) -> Result<Self, Refused> {
+        if path == "*" {
+            return Ok(Self { canonical: Cow::Borrowed(path), loose: None });
+        }
+        if !path.starts_with('/') {
+            return Err(Refused::NotAbsolute);
+        }
+        if is_plain(path.as_bytes()) {
+            return Ok(Self { canonical: Cow::Borrowed(path), loose: None });
+        }
+        let canonical = resolve(&decode(path, false)?)?;
+        let loose = resolve(&decode(path, true)?)?;
+        let loose = (loose != canonical).then_some(loose);
+        Ok(Self { canonical: Cow::Owned(canonical), loose })
+    }
+}
+
+/// Whether nothing in the path needs a second look: no escapes, no empty or dot segments, no odd bytes.
+fn is_plain(path: &[u8]) -> bool {
+    let mut after_slash = false;
+    for &byte in path {
+        match byte {
+            b'%' | b'\\' | 0..=0x20 | 0x7f => return false,
+            b'/' | b'.' if after_slash => return false,
+            _ => after_slash = byte == b'/',
+        }
+    }
+    true
+}
+
+/// Decodes the escapes of unreserved characters; with `loose`, those of separators too, and turns `\` into `/`.
+fn decode(path: &str, loose: bool) -> Result<String, Refused> {
+    let bytes = path.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let escaped = (byte == b'%').then(|| bytes.get(at + 1..at + 3).and_then(escape)).flatten();
+        at += if escaped.is_some() { 3 } else { 1 };
+        match escaped.unwrap_or(byte) {
+            0..=0x1f | 0x7f => return Err(Refused::ControlCharacter),
+            b'/' | b'\\' if loose => decoded.push(b'/'),
+            plain if escaped.is_none() || is_unreserved(plain) => decoded.push(plain),
+            _ => decoded.extend(bytes[at - 3..at].iter().map(u8::to_ascii_uppercase)),
+        }
+    }
+    Ok(String::from_utf8_lossy(&decoded).into_owned())
+}
+
+/// RFC 3986 2.3.
+fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+fn escape(digits: &[u8]) -> Option<u8> {
+    let value = |digit: u8| char::from(digit).to_digit(16);
+    u8::try_from(value(digits[0])? * 16 + value(digits[1])?).ok()
+}
+
+/// Resolves dot segments and drops empty ones; a final slash stays.
+fn resolve(path: &str) -> Result<String, Refused> {
+    let mut segments: Vec<&str> = Vec::new();
+    let mut directory = false;
+    for segment in path.split('/').skip(1) {
+        directory = matches!(segment, "" | "." | "..");
+        match segment {
+            "" | "." => {}
+            ".." => {
+                segments.pop().ok_or(Refused::AboveRoot)?;
+            }
+            _ => segments.push(segment),
+        }
+    }
+    let mut resolved = String::with_capacity(path.len());
+    for segment in &segments {
+        resolved.push('/');
+        resolved.push_str(segment);
+    }
+    if directory || segments.is_empty() {
+        resolved.push('/');
+    }
+    Ok(resolved)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn canonical(path: &str) -> String {
+        Path::read(path).unwrap().canonical.into_owned()
+    }
+
+    #[test]
+    fn usual_paths_are_borrowed_as_they_stand() {
+        for path in ["/", "/socket.io/", "/a/b.c", "/a~b_c-d", "/ü", "/a..b", "*"] {
+            let read = Path::read(path).unwrap();
+            assert!(matches!(read.canonical, Cow::Borrowed(same) if same == path), "{path}");
+            assert_eq!(read.loose, None);
+        }
+    }
+
+    #[test]
+    fn equal_paths_read_the_same() {
+        for (written, read) in [
+            ("//socket.io///x", "/socket.io/x"),
+            ("/a/./b/../c", "/a/c"),
+            ("/a/b/..", "/a/"),
+            ("/a/.", "/a/"),
+            ("/%73ocket%2Eio/", "/socket.io/"),
+            ("/a/%2e%2E/b", "/b"),
+            ("/a%20b%c3%bc", "/a%20b%C3%BC"),
+            ("/100%", "/100%"),
+            ("/%zz", "/%zz"),
+            ("/.well-known/x", "/.well-known/x"),
+        ] {
+            assert_eq!(canonical(written), read, "{written}");
+        }
+    }
+
+    #[test]
+    fn encoded_separators_keep_both_readings() {
+        let read = Path::read("/api%2fadmin/..%5Cx").unwrap();
+        assert_eq!(read.canonical, "/api%2Fadmin/..%5Cx");
+        assert_eq!(read.loose.as_deref(), Some("/api/x"));
+        assert_eq!(Path::read("/a\\b").unwrap().loose.as_deref(), Some("/a/b"));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        assert_eq!(Path::read("/.."), Err(Refused::AboveRoot));
+        assert_eq!(Path::read("/a/%2e%2e/%2e%2e/b"), Err(Refused::AboveRoot));
+        assert_eq!(Path::read("/..%2f"), Err(Refused::AboveRoot));
+        assert_eq!(Path::read("/a%00"), Err(Refused::ControlCharacter));
+        assert_eq!(Path::read("/a\u{1}"), Err(Refused::ControlCharacter));
+        assert_eq!(Path::read("a"), Err(Refused::NotAbsolute));
+        assert_eq!(Path::read(""), Err(Refused::NotAbsolute));
+    }
+
+    proptest! {
+        #[test]
+        fn a_canonical_path_is_its_own_canonical_form(path in "/[a-c./%2eEfF5C\\\\]{0,24}") {
+            if let Ok(read) = Path::read(&path) {
+                let again = Path::read(&read.canonical).unwrap();
+                prop_assert_eq!(&again.canonical, &read.canonical);
+                prop_assert!(!read.canonical.split('/').skip(1).any(|segment| segment == "." || segment == ".."));
+            }
+        }
+
+        #[test]
+        fn no_path_panics(path in ".{0,64}") {
+            let _ = Path::read(&path);
+        }
+    }
+}

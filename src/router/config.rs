@@ -1,0 +1,132 @@
+//! What the operator says about routes: what to match, and where a match goes.
+
+use std::collections::BTreeMap;
+
+use serde::de::{self, SeqAccess, Visitor, value::SeqAccessDeserializer};
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// One entry of `routes`: the first whose `match` holds decides. Exactly one of `upstream`, `respond` and `redirect`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The name in logs and metrics. Default: the upstream, or `respond` or `redirect`, and the route's place in the list.
+    pub name: Option<String>,
+    /// What has to hold; everything, where it is left out.
+    #[serde(rename = "match")]
+    pub matches: Match,
+    /// Carry the request to this upstream.
+    pub upstream: Option<String>,
+    /// Answer it here.
+    pub respond: Option<Respond>,
+    /// Send the client elsewhere.
+    pub redirect: Option<Redirect>,
+}
+
+/// `routes[].match`: every key that is given has to hold, `path` and `path_exact` together as one key; a list holds when
+/// one of its entries does.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Match {
+    /// `example.com` or `*.example.com` (one or more labels in front); the port is not looked at.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    pub host: OneOrMany,
+    /// Paths that begin with these segments: `/app` and `/app/` match `/app` and `/app/x`, not `/apple`.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    pub path: OneOrMany,
+    /// Paths that are exactly these.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    pub path_exact: OneOrMany,
+    /// Methods, upper case.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    pub method: OneOrMany,
+    /// Headers: the whole value or one element of its comma-separated list, whatever the case; `*` for any value.
+    pub headers: BTreeMap<String, String>,
+    /// Parameters of the query: the exact value, or `*` for any.
+    pub query: BTreeMap<String, String>,
+    /// `websocket`: only requests that open a WebSocket.
+    pub upgrade: Option<Upgrade>,
+    /// Names of listeners.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    pub listener: OneOrMany,
+}
+
+/// A protocol to switch to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Upgrade {
+    /// WebSocket (RFC 6455), or its draft Hixie-76.
+    Websocket,
+}
+
+/// `routes[].respond`: an answer of the gateway's own.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Respond {
+    /// Default 200.
+    pub status: u16,
+    /// Default: `content-type: text/plain; charset=utf-8` when there is a body.
+    pub headers: BTreeMap<String, String>,
+    /// Default: empty.
+    pub body: String,
+}
+
+impl Default for Respond {
+    fn default() -> Self {
+        Self { status: 200, headers: BTreeMap::new(), body: String::new() }
+    }
+}
+
+/// `routes[].redirect`: what is left out is kept from the request.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Redirect {
+    /// 301, 302, 303, 307 or 308. Default 308, which keeps method and body.
+    pub status: u16,
+    /// `http` or `https`.
+    pub scheme: Option<String>,
+    /// A host without a port.
+    pub host: Option<String>,
+    /// A port; the scheme's own is not written. Default: the scheme's own when `scheme` is given, else the request's.
+    pub port: Option<u16>,
+    /// A path in place of the request's path and query.
+    pub path: Option<String>,
+}
+
+impl Default for Redirect {
+    fn default() -> Self {
+        Self { status: 308, scheme: None, host: None, port: None, path: None }
+    }
+}
+
+/// One text, or a list of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct OneOrMany(pub Vec<String>);
+
+impl OneOrMany {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = OneOrMany;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a text or a list of texts")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<OneOrMany, E> {
+                Ok(OneOrMany(vec![text.to_owned()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<OneOrMany, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(OneOrMany)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}

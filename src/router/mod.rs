@@ -1,0 +1,152 @@
+//! Where a request goes: the first route whose match holds.
+//!
+//! Matching looks at the canonical copy of the path; the original is what servers get. A path with encoded separators
+//! is matched in both of its readings, and refused where they lead to different routes.
+
+pub mod config;
+mod matcher;
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+pub use config::Config;
+
+use crate::request::Request;
+use config::{Redirect, Respond};
+use matcher::Matcher;
+
+/// Decides where requests go. [`Routes`] is the one that the configuration describes; programs may bring their own.
+///
+/// It is asked once for each request, on the thread that serves it, and must not block.
+pub trait Router: Send + Sync {
+    /// The route of a request.
+    fn route(&self, request: &Request<'_>) -> Decision;
+}
+
+/// What a router says.
+#[derive(Clone, Debug)]
+pub enum Decision {
+    /// The request goes this way.
+    To(Arc<Route>),
+    /// No route matches: 404.
+    Nowhere,
+    /// The path can be read in two ways that lead to different routes: 400.
+    Ambiguous,
+}
+
+/// A way to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The name in logs and metrics.
+    pub name: Arc<str>,
+    /// What happens there.
+    pub action: Action,
+}
+
+/// What happens to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It is carried to the upstream of this name.
+    Upstream(Arc<str>),
+    /// It is answered here.
+    Respond(Respond),
+    /// The client is sent elsewhere.
+    Redirect(Redirect),
+}
+
+/// The routes of the configuration.
+///
+/// Hosts are looked up in a table, so that a thousand of them cost no more than one; the other conditions of the
+/// routes that are left are tried in order.
+#[derive(Debug, Default)]
+pub struct Routes {
+    routes: Vec<(Matcher, Arc<Route>)>,
+    /// For each exact host, the routes that could match it, in order.
+    by_host: HashMap<String, Vec<u32>>,
+    /// The routes that could match any other host, in order.
+    others: Vec<u32>,
+}
+
+impl Routes {
+    /// Builds the table; the configuration has been checked already.
+    pub fn build(configs: &[Config]) -> Self {
+        let mut routes = Self::default();
+        for (place, config) in configs.iter().enumerate() {
+            let action = match (&config.upstream, &config.respond, &config.redirect) {
+                (Some(upstream), ..) => Action::Upstream(upstream.as_str().into()),
+                (None, Some(respond), _) => Action::Respond(respond.clone()),
+                (None, None, redirect) => Action::Redirect(redirect.clone().unwrap_or_default()),
+            };
+            let name = config.name.clone().unwrap_or_else(|| match &action {
+                Action::Upstream(upstream) => upstream.to_string(),
+                Action::Respond(_) => format!("respond-{}", place + 1),
+                Action::Redirect(_) => format!("redirect-{}", place + 1),
+            });
+            routes.routes.push((Matcher::build(&config.matches), Arc::new(Route { name: name.into(), action })));
+        }
+        let exact: Vec<String> =
+            routes.routes.iter().flat_map(|(matcher, _)| matcher.exact_hosts()).map(str::to_owned).collect();
+        for host in exact {
+            let could = routes.indexes(|matcher| matcher.host_matches(Some(&host)));
+            routes.by_host.insert(host, could);
+        }
+        routes.others = routes.indexes(Matcher::takes_unlisted_hosts);
+        routes
+    }
+
+    fn indexes(&self, could_match: impl Fn(&Matcher) -> bool) -> Vec<u32> {
+        (0u32..).zip(&self.routes).filter(|(_, (matcher, _))| could_match(matcher)).map(|(index, _)| index).collect()
+    }
+
+    fn first(&self, request: &Request<'_>, path: &str) -> Option<&Arc<Route>> {
+        let listed = request.host.as_deref().and_then(|host| self.by_host.get(host));
+        let mut candidates = listed.unwrap_or(&self.others).iter().map(|&index| &self.routes[index as usize]);
+        candidates.find(|(matcher, _)| matcher.matches(request, path)).map(|(_, route)| route)
+    }
+}
+
+impl Router for Routes {
+    fn route(&self, request: &Request<'_>) -> Decision {
+        let strict = self.first(request, &request.path.canonical);
+        if let Some(loose) = &request.path.loose {
+            let other = self.first(request, loose);
+            if strict.map(Arc::as_ptr) != other.map(Arc::as_ptr) {
+                return Decision::Ambiguous;
+            }
+        }
+        strict.map_or(Decision::Nowhere, |route| Decision::To(Arc::clone(route)))
+    }
+}
+
+impl Redirect {
+    /// The `Location` for a request: what the redirect does not say is kept.
+    ///
+    /// `authority` is the host as the client sent it, with its port; `target` the path and query as sent.
+    pub fn location(&self, secure: bool, authority: Option<&str>, target: &str) -> String {
+        let scheme = self.scheme.as_deref().unwrap_or(if secure { "https" } else { "http" });
+        let authority = authority.unwrap_or("");
+        let (host, sent_port) = split_port(authority);
+        let host = self.host.as_deref().unwrap_or(host);
+        let default_port = if scheme == "https" { 443 } else { 80 };
+        let port = match (self.port, &self.scheme) {
+            (Some(port), _) => Some(port),
+            (None, Some(_)) => None,
+            (None, None) => sent_port,
+        };
+        let port =
+            port.filter(|&port| port != default_port).map_or(Cow::Borrowed(""), |port| format!(":{port}").into());
+        let target = self.path.as_deref().unwrap_or(target);
+        if host.is_empty() { target.to_owned() } else { format!("{scheme}://{host}{port}{target}") }
+    }
+}
+
+fn split_port(authority: &str) -> (&str, Option<u16>) {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port.parse().ok()),
+        _ => (authority, None),
+    }
+}
+
+#[cfg(test)]
+mod tests;

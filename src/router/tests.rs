@@ -1,0 +1,155 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::request::{Headers, Path};
+
+fn routes(json: &str) -> Routes {
+    Routes::build(&serde_json::from_str::<Vec<Config>>(json).unwrap())
+}
+
+/// A request in a line: `GET host/path?query`, and its header fields.
+fn ask(routes: &Routes, line: &str, fields: &[(&str, &str)]) -> String {
+    let (method, url) = line.split_once(' ').unwrap();
+    let (host, target) = url.split_at(url.find('/').unwrap());
+    let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+    let fields: Vec<_> =
+        fields.iter().map(|(name, value)| httparse::Header { name, value: value.as_bytes() }).collect();
+    let headers = Headers::Fields(&fields);
+    let request = Request {
+        method,
+        host: (!host.is_empty()).then(|| crate::request::host_name(host)),
+        path: Path::read(path).unwrap(),
+        query,
+        headers,
+        websocket: crate::http::upgrade::opening(method, 1, &headers).is_some(),
+        listener: "web",
+        secure: false,
+        client: [127, 0, 0, 1].into(),
+    };
+    match routes.route(&request) {
+        Decision::To(route) => route.name.to_string(),
+        Decision::Nowhere => "nowhere".to_owned(),
+        Decision::Ambiguous => "ambiguous".to_owned(),
+    }
+}
+
+const WEBSOCKET: [(&str, &str); 2] = [("Connection", "keep-alive, Upgrade"), ("Upgrade", "WebSocket")];
+
+#[test]
+fn prefixes_end_at_segments() {
+    let routes = routes(
+        r#"[{"match": {"path": "/socket.io/"}, "upstream": "sockets"}, {"match": {"path": "/app"}, "upstream": "app"},
+            {"match": {"path_exact": "/exact"}, "upstream": "exact"}]"#,
+    );
+    for (line, name) in [
+        ("GET /socket.io/?EIO=4", "sockets"),
+        ("GET /socket.io", "sockets"),
+        ("GET /socket.io/1/websocket/abc", "sockets"),
+        ("GET /socket.iox/", "nowhere"),
+        ("GET //socket.io/", "sockets"),
+        ("GET /%73ocket.io/", "sockets"),
+        ("GET /x/../socket.io/", "sockets"),
+        ("GET /app", "app"),
+        ("GET /app/", "app"),
+        ("GET /apple", "nowhere"),
+        ("GET /exact", "exact"),
+        ("GET /exact/", "nowhere"),
+    ] {
+        assert_eq!(ask(&routes, line, &[]), name, "{line}");
+    }
+}
+
+#[test]
+fn hosts_match_exactly_or_under_a_wildcard_and_never_by_port() {
+    let routes = routes(
+        r#"[{"match": {"host": "*.example.com"}, "upstream": "under"},
+            {"match": {"host": ["Api.example.com", "other.org"]}, "upstream": "api"}, {"upstream": "rest"}]"#,
+    );
+    assert_eq!(ask(&routes, "GET api.example.com:8080/", &[]), "under", "first match wins");
+    assert_eq!(ask(&routes, "GET a.b.example.com/", &[]), "under");
+    assert_eq!(ask(&routes, "GET example.com/", &[]), "rest");
+    assert_eq!(ask(&routes, "GET badexample.com/", &[]), "rest");
+    assert_eq!(ask(&routes, "GET Other.ORG./", &[]), "api");
+    assert_eq!(ask(&routes, "GET /", &[]), "rest");
+}
+
+#[test]
+fn upgrade_header_matcher() {
+    let listed = routes(
+        r#"[{"match": {"headers": {"Upgrade": "websocket"}}, "upstream": "by-header"},
+            {"match": {"upgrade": "websocket"}, "upstream": "by-upgrade"}, {"upstream": "rest"}]"#,
+    );
+    assert_eq!(ask(&listed, "GET /any", &WEBSOCKET), "by-header");
+    assert_eq!(ask(&listed, "GET /any", &[("Upgrade", "h2c, websocket")]), "by-header");
+    assert_eq!(ask(&listed, "GET /any", &[("Upgrade", "h2c")]), "rest");
+    let strict = routes(r#"[{"match": {"upgrade": "websocket"}, "upstream": "sockets"}]"#);
+    assert_eq!(ask(&strict, "GET /any", &WEBSOCKET), "sockets");
+    assert_eq!(ask(&strict, "GET /any", &WEBSOCKET[1..]), "nowhere", "an Upgrade alone opens nothing");
+    assert_eq!(ask(&strict, "POST /any", &WEBSOCKET), "nowhere");
+}
+
+#[test]
+fn methods_headers_queries_and_listeners_all_have_to_hold() {
+    let routes = routes(
+        r#"[{"match": {"method": ["GET", "HEAD"], "headers": {"x-v": "2", "x-any": "*"},
+                       "query": {"transport": "polling", "t": "*"}, "listener": ["web"]}, "upstream": "all"},
+            {"match": {"listener": "other"}, "upstream": "other"}]"#,
+    );
+    let fields = [("X-V", "1, 2"), ("X-Any", "")];
+    assert_eq!(ask(&routes, "GET /?transport=polling&t=1", &fields), "all");
+    assert_eq!(ask(&routes, "POST /?transport=polling&t=1", &fields), "nowhere");
+    assert_eq!(ask(&routes, "GET /?transport=websocket&t=1", &fields), "nowhere");
+    assert_eq!(ask(&routes, "GET /?transport=polling", &fields), "nowhere");
+    assert_eq!(ask(&routes, "GET /?transport=polling&t=1", &fields[..1]), "nowhere");
+    assert_eq!(ask(&routes, "GET /?transport=polling&t=1", &[("X-V", "3"), ("X-Any", "")]), "nowhere");
+}
+
+#[test]
+fn a_path_with_two_readings_is_refused_only_where_they_part() {
+    let routes = routes(r#"[{"match": {"path": "/admin"}, "upstream": "admin"}, {"upstream": "rest"}]"#);
+    assert_eq!(ask(&routes, "GET /projects/group%2Fname", &[]), "rest");
+    assert_eq!(ask(&routes, "GET /x/..%2Fadmin", &[]), "ambiguous");
+    assert_eq!(ask(&routes, "GET /admin%2Fx", &[]), "ambiguous");
+    assert_eq!(ask(&routes, "GET /admin/a%2Fb", &[]), "admin");
+}
+
+#[test]
+fn redirects_keep_what_they_do_not_say() {
+    let redirect = |json: &str| serde_json::from_str::<Redirect>(json).unwrap();
+    let to_https = redirect(r#"{"scheme": "https"}"#);
+    assert_eq!(to_https.location(false, Some("a.example:8080"), "/x?y=1"), "https://a.example/x?y=1");
+    let port = redirect(r#"{"scheme": "https", "port": 8443}"#);
+    assert_eq!(port.location(false, Some("[::1]:80"), "/"), "https://[::1]:8443/");
+    let host = redirect(r#"{"host": "www.example.com"}"#);
+    assert_eq!(host.location(false, Some("example.com:8080"), "/"), "http://www.example.com:8080/");
+    assert_eq!(redirect(r#"{"path": "/new"}"#).location(true, Some("a"), "/old?x"), "https://a/new");
+    assert_eq!(redirect(r#"{"path": "/new"}"#).location(true, None, "/old"), "/new");
+}
+
+proptest! {
+    /// The table of hosts is only a short cut: it decides as trying every route in order would.
+    #[test]
+    fn the_first_match_wins_whatever_the_table_says(
+        hosts in prop::collection::vec(prop::option::of("(\\*\\.)?[ab](\\.[ab]){0,2}"), 1..8),
+        asked in "[ab](\\.[ab]){0,3}",
+    ) {
+        let configs: Vec<Config> = hosts.iter().enumerate().map(|(place, host)| Config {
+            name: Some(place.to_string()),
+            matches: config::Match {
+                host: config::OneOrMany(host.iter().cloned().collect()),
+                ..config::Match::default()
+            },
+            upstream: Some("any".to_owned()),
+            ..Config::default()
+        }).collect();
+        let expected = hosts.iter().position(|host| match host.as_deref() {
+            None => true,
+            Some(host) => match host.strip_prefix("*.") {
+                Some(under) => asked.ends_with(&format!(".{under}")),
+                None => host == asked,
+            },
+        });
+        let got = ask(&Routes::build(&configs), &format!("GET {asked}/"), &[]);
+        prop_assert_eq!(got, expected.map_or("nowhere".to_owned(), |place| place.to_string()));
+    }
+}

@@ -1,0 +1,69 @@
+//! Everything that was built from one configuration, swapped whole: a request sees one snapshot from its head to its end.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use crate::config::Config;
+use crate::metrics::{Metrics, UpstreamMetrics};
+use crate::router::{Router, Routes};
+use crate::upstream::{self, Upstream};
+
+/// One configuration, built.
+pub struct Snapshot {
+    /// What the operator said.
+    pub config: Config,
+    /// Where requests go.
+    pub router: Arc<dyn Router>,
+    /// The upstreams by name.
+    pub pools: HashMap<Arc<str>, Arc<Pool>>,
+    /// What the gateway's own answers count.
+    pub local: UpstreamMetrics,
+}
+
+/// An upstream and what it counts.
+pub struct Pool {
+    /// The servers.
+    pub upstream: Arc<Upstream>,
+    /// The counters.
+    pub metrics: UpstreamMetrics,
+    /// A number that no other upstream of this process has: connections of two upstreams are never mixed.
+    pub group: u64,
+    /// What the HTTP engine derives from the upstream, once.
+    pub engine: OnceLock<Box<dyn Any + Send + Sync>>,
+}
+
+static NEXT_GROUP: AtomicU64 = AtomicU64::new(1);
+
+impl Pool {
+    fn new(upstream: Arc<Upstream>, metrics: UpstreamMetrics) -> Self {
+        Self { upstream, metrics, group: NEXT_GROUP.fetch_add(1, Ordering::Relaxed), engine: OnceLock::new() }
+    }
+}
+
+impl Snapshot {
+    /// Builds upstreams and routes; `router` stands in for the routes of the configuration where a program brings one.
+    ///
+    /// # Errors
+    /// The first upstream that can't be built.
+    pub fn build(
+        config: Config,
+        router: Option<Arc<dyn Router>>,
+        metrics: &Metrics,
+    ) -> Result<Self, upstream::BuildError> {
+        let mut pools = HashMap::new();
+        for (name, said) in &config.upstreams {
+            let upstream = Upstream::build(name, said)?;
+            let pool = Pool::new(upstream, metrics.upstream(name));
+            pools.insert(Arc::from(name.as_str()), Arc::new(pool));
+        }
+        let router = router.unwrap_or_else(|| Arc::new(Routes::build(&config.routes)));
+        Ok(Self { router, pools, local: metrics.upstream("-"), config })
+    }
+
+    /// Whether traffic can be taken: every upstream has a server, or waits for none to be checked any more.
+    pub fn ready(&self) -> bool {
+        self.pools.values().all(|pool| pool.upstream.ready())
+    }
+}

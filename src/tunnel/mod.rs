@@ -1,0 +1,9 @@
+//! What carries bytes once a connection has left HTTP, or never was HTTP: WebSockets and raw TCP.
+//!
+//! A tunnel holds no buffer while it is silent, no timer of its own, and no queue: bytes go from one socket to the
+//! other in the task that waits for both.
+
+pub mod copy;
+pub mod handshake;
+
+pub use copy::{Closed, End, Ends, carry};

@@ -1,0 +1,399 @@
+//! What the operator says about an upstream: its servers, how to choose among them and how to know that they live.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::de::{self, MapAccess, Unexpected, Visitor, value::MapAccessDeserializer};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::address::ServerAddress;
+
+/// One entry of `upstreams`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// What the servers speak; chooses the defaults of `balance` and `health`. Default `http`.
+    #[serde(default)]
+    pub kind: Kind,
+    /// How new work is placed. Default `client_ip` for `socket.io`, else `round_robin`.
+    #[serde(default)]
+    pub balance: Option<Balance>,
+    /// The servers; at least one.
+    pub servers: Vec<ServerConfig>,
+    /// Waiting room for when every server has its `max_connections`.
+    #[serde(default)]
+    pub queue: Queue,
+    /// TLS to the servers; without it they are spoken to in plain.
+    #[serde(default)]
+    pub tls: Option<Tls>,
+    /// Active checks.
+    #[serde(default)]
+    pub health: Health,
+    /// Passive ejection after connect failures.
+    #[serde(default)]
+    pub ejection: Ejection,
+    /// Times that rule a connection to a server.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+    /// How many other servers are tried after a failed connect. Default 3.
+    #[serde(default = "default_retries")]
+    pub connect_retries: usize,
+    /// The `Host` that servers see: `keep` (what the client sent) or a fixed value. Default `keep`.
+    #[serde(default)]
+    pub host: HostHeader,
+}
+
+impl Config {
+    /// The chosen balance, or the default of the kind.
+    pub fn balance(&self) -> Balance {
+        self.balance.unwrap_or(match self.kind {
+            Kind::SocketIo => Balance::ClientIp,
+            Kind::Http | Kind::Tcp => Balance::RoundRobin,
+        })
+    }
+
+    /// The chosen check, or the default of the kind.
+    pub fn health_check(&self) -> Check {
+        self.health.check.unwrap_or(match self.kind {
+            Kind::SocketIo => Check::EngineIo,
+            Kind::Http | Kind::Tcp => Check::Tcp,
+        })
+    }
+}
+
+/// What the servers of an upstream speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub enum Kind {
+    /// HTTP and WebSocket.
+    #[default]
+    #[serde(rename = "http")]
+    Http,
+    /// Socket.IO or bare Engine.IO: sessions belong to servers.
+    #[serde(rename = "socket.io")]
+    SocketIo,
+    /// Raw TCP.
+    #[serde(rename = "tcp")]
+    Tcp,
+}
+
+/// How new work is placed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Balance {
+    /// Consistent hash (Ketama) of the client's address: the same client meets the same server.
+    ClientIp,
+    /// In turn, by weight.
+    RoundRobin,
+    /// The server with the fewest requests and tunnels in flight for its weight.
+    LeastConnections,
+    /// The less loaded of two servers drawn by weight.
+    RandomTwo,
+}
+
+/// One entry of `servers`: an address, or a map with more to say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServerConfig {
+    /// Where the server lives.
+    pub address: ServerAddress,
+    /// The name in logs and metrics. Default: the address.
+    pub name: Option<String>,
+    /// Its share of new work beside its peers, 1 to 256. Default 1.
+    pub weight: u16,
+    /// Most requests and tunnels in flight at once. Default 0, no limit.
+    pub max_connections: usize,
+}
+
+impl ServerConfig {
+    /// The name, or the address where no name was given.
+    pub fn name(&self) -> String {
+        self.name.clone().unwrap_or_else(|| self.address.to_string())
+    }
+}
+
+impl<'de> Deserialize<'de> for ServerConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Long {
+            address: ServerAddress,
+            #[serde(default)]
+            name: Option<String>,
+            #[serde(default = "one", deserialize_with = "weight")]
+            weight: u16,
+            #[serde(default)]
+            max_connections: usize,
+        }
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = ServerConfig;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a server: an address, or a map with `address`")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<ServerConfig, E> {
+                let address = text.parse().map_err(E::custom)?;
+                Ok(ServerConfig { address, name: None, weight: one(), max_connections: 0 })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ServerConfig, A::Error> {
+                let Long { address, name, weight, max_connections } =
+                    Long::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(ServerConfig { address, name, weight, max_connections })
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+/// `queue`: requests that wait for a server to have room.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Queue {
+    /// Most that may wait at once; one more is refused with 503. Default 1000.
+    pub size: usize,
+    /// Longest wait before 503. Default 5 s.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { size: 1000, timeout: Duration::from_secs(5) }
+    }
+}
+
+/// `tls`: how servers prove who they are, and how the gateway does.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// The name asked for (SNI) and verified. Default: the host in the server's address.
+    pub server_name: Option<String>,
+    /// Verify the server's certificate. Default true.
+    pub verify: bool,
+    /// A PEM file of the authorities to trust. Default: those of the system.
+    pub ca: Option<PathBuf>,
+    /// A client certificate to show (PEM chain); needs `key`.
+    pub cert: Option<PathBuf>,
+    /// The key of `cert`.
+    pub key: Option<PathBuf>,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self { server_name: None, verify: true, ca: None, cert: None, key: None }
+    }
+}
+
+/// `health`: the active check of each server.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Health {
+    /// What to ask. Default: `engine.io` for kind `socket.io`, else `tcp`.
+    pub check: Option<Check>,
+    /// Time from one check to the next, 1 s or more. Default 2 s.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+    /// Longest time for one check. Default 1 s.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// The share of `interval` by which each wait is varied at random, 0 to 0.5. Default 0.1.
+    pub jitter: f64,
+    /// Good checks in a row before a `down` server is `up`. Default 1.
+    pub rise: u32,
+    /// Bad checks in a row before an `up` server is `down`. Default 2.
+    pub fall: u32,
+    /// `http`: the method. Default `GET`.
+    pub method: String,
+    /// `http` and `engine.io`: the path. Default `/` for `http`, `/socket.io/` for `engine.io`.
+    pub path: Option<String>,
+    /// `http` and `engine.io`: headers to send, such as `Host`.
+    pub headers: std::collections::BTreeMap<String, String>,
+    /// `http`: the statuses that are good, as `200`, `200-399`. Default `200-399`.
+    pub status: StatusRange,
+    /// `http`: text that the first 64 KiB of the body must hold. Default: any body will do.
+    pub body: Option<String>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            check: None,
+            interval: Duration::from_secs(2),
+            timeout: Duration::from_secs(1),
+            jitter: 0.1,
+            rise: 1,
+            fall: 2,
+            method: "GET".to_owned(),
+            path: None,
+            headers: std::collections::BTreeMap::new(),
+            status: StatusRange { from: 200, to: 399 },
+            body: None,
+        }
+    }
+}
+
+/// What an active check asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub enum Check {
+    /// No active check: the server counts as up until it is ejected.
+    #[serde(rename = "none")]
+    None,
+    /// A connection can be opened.
+    #[serde(rename = "tcp")]
+    Tcp,
+    /// A request is answered with a good status.
+    #[serde(rename = "http")]
+    Http,
+    /// A session can be opened; it is closed again at once.
+    #[serde(rename = "engine.io")]
+    EngineIo,
+}
+
+/// A range of HTTP statuses, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "String")]
+pub struct StatusRange {
+    /// The lowest good status.
+    pub from: u16,
+    /// The highest good status.
+    pub to: u16,
+}
+
+impl StatusRange {
+    /// Whether `status` lies within.
+    pub fn contains(self, status: u16) -> bool {
+        (self.from..=self.to).contains(&status)
+    }
+}
+
+impl From<StatusRange> for String {
+    fn from(range: StatusRange) -> Self {
+        if range.from == range.to { range.from.to_string() } else { format!("{}-{}", range.from, range.to) }
+    }
+}
+
+impl<'de> Deserialize<'de> for StatusRange {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Range;
+        fn read<E: de::Error>(text: &str) -> Result<StatusRange, E> {
+            let (from, to) = text.split_once('-').unwrap_or((text, text));
+            match (from.trim().parse(), to.trim().parse()) {
+                (Ok(from), Ok(to)) if (100..=599).contains(&from) && from <= to && to <= 599 => {
+                    Ok(StatusRange { from, to })
+                }
+                _ => Err(E::custom(format!("`{text}` is not a status or a range such as 200-399"))),
+            }
+        }
+        impl Visitor<'_> for Range {
+            type Value = StatusRange;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a status such as 200, or a range such as 200-399")
+            }
+
+            fn visit_u64<E: de::Error>(self, status: u64) -> Result<StatusRange, E> {
+                read(&status.to_string())
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<StatusRange, E> {
+                read(text)
+            }
+        }
+        deserializer.deserialize_any(Range)
+    }
+}
+
+/// `ejection`: what repeated connect failures lead to, between checks.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ejection {
+    /// Connect failures in a row before the server is passed over; 0 turns ejection off. Default 3.
+    pub failures: u32,
+    /// How long it is passed over; a good check ends it early. Default 10 s.
+    #[serde(rename = "for", with = "humantime_serde")]
+    pub duration: Duration,
+}
+
+impl Default for Ejection {
+    fn default() -> Self {
+        Self { failures: 3, duration: Duration::from_secs(10) }
+    }
+}
+
+/// `timeouts` of an upstream; `0s` turns one off.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timeouts {
+    /// To open a connection, TLS included. Default 5 s.
+    #[serde(with = "humantime_serde")]
+    pub connect: Duration,
+    /// From the sent request to the first byte of its answer, and between two reads of the answer. Default 2 min:
+    /// a long poll of Socket.IO is answered within its ping interval, 25 s.
+    #[serde(with = "humantime_serde")]
+    pub first_byte: Duration,
+    /// For one write to make progress. Default 30 s.
+    #[serde(with = "humantime_serde")]
+    pub write: Duration,
+    /// How long an idle connection to a server is kept for reuse. Default 4 s, below the 5 s of Node.js.
+    #[serde(with = "humantime_serde")]
+    pub keep_alive: Duration,
+    /// How long a tunnel may stay silent in both directions. Default off: sockets of 24 h are normal.
+    #[serde(with = "humantime_serde")]
+    pub tunnel_idle: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            first_byte: Duration::from_secs(120),
+            write: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(4),
+            tunnel_idle: Duration::ZERO,
+        }
+    }
+}
+
+/// The `Host` that servers see.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(from = "String", into = "String")]
+pub enum HostHeader {
+    /// What the client sent.
+    #[default]
+    Keep,
+    /// Always this.
+    Set(String),
+}
+
+impl From<String> for HostHeader {
+    fn from(text: String) -> Self {
+        if text == "keep" { Self::Keep } else { Self::Set(text) }
+    }
+}
+
+impl From<HostHeader> for String {
+    fn from(host: HostHeader) -> Self {
+        match host {
+            HostHeader::Keep => "keep".to_owned(),
+            HostHeader::Set(value) => value,
+        }
+    }
+}
+
+fn one() -> u16 {
+    1
+}
+
+fn default_retries() -> usize {
+    3
+}
+
+fn weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
+    let weight = u16::deserialize(deserializer)?;
+    if (1..=256).contains(&weight) {
+        Ok(weight)
+    } else {
+        Err(de::Error::invalid_value(Unexpected::Unsigned(weight.into()), &"a whole number from 1 to 256"))
+    }
+}

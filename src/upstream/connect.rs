@@ -1,0 +1,99 @@
+//! Opens connections to servers, for tunnels and for checks.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+use tokio_rustls::{TlsConnector, TlsStream};
+
+use super::{Endpoint, Server, Upstream};
+use crate::transport::{Socket, Transport};
+
+impl Upstream {
+    /// Opens a connection to a server, TLS included, within `timeouts.connect`. A host with several addresses is tried
+    /// under each of them, and the one that answered comes first from then on.
+    pub async fn connect(&self, server: &Server) -> io::Result<Transport> {
+        let limit = self.config.timeouts.connect;
+        let connecting = async {
+            let socket = open(server, limit).await?;
+            socket.tune();
+            let Some(tls) = &self.tls else {
+                return Ok(Transport::Plain(socket));
+            };
+            let name = tls.server_name(server).map_err(io::Error::other)?;
+            let stream = TlsConnector::from(tls.client_config().clone()).connect(name, socket).await?;
+            Ok(Transport::Tls(Box::new(TlsStream::Client(stream))))
+        };
+        within(limit, connecting).await
+    }
+}
+
+async fn open(server: &Server, limit: Duration) -> io::Result<Socket> {
+    if let Some(Endpoint::Unix(path)) = server.endpoint() {
+        return UnixStream::connect(path).await.map(Socket::Unix);
+    }
+    let addresses = server.addresses();
+    // An address that swallows packets must leave time for the others.
+    let share = limit / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
+    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{} has no address yet", server.address()));
+    for (rank, &address) in addresses.iter().enumerate() {
+        match within(share, TcpStream::connect(address)).await {
+            Ok(stream) => {
+                if rank > 0 {
+                    let mut order = addresses.to_vec();
+                    order[..=rank].rotate_right(1);
+                    server.set_addresses(order);
+                }
+                return Ok(Socket::Tcp(stream));
+            }
+            Err(fault) => last = fault,
+        }
+    }
+    Err(last)
+}
+
+/// Zero is no limit.
+async fn within<T>(limit: Duration, connecting: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    if limit.is_zero() {
+        return connecting.await;
+    }
+    match timeout(limit, connecting).await {
+        Ok(result) => result,
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {limit:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
+    use super::super::testing::upstream;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_unix_socket_is_a_server_like_any_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let upstream = upstream(json!({ "servers": [format!("unix:{}", path.display())] }));
+        let server = &upstream.servers()[0];
+        assert_eq!(server.endpoint(), Some(Endpoint::Unix(path.as_path().into())));
+        let mut stream = upstream.connect(server).await.unwrap();
+        stream.write_all(b"ping").await.unwrap();
+        let mut bytes = [0; 4];
+        listener.accept().await.unwrap().0.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(&bytes, b"ping");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_connect_ends_at_its_limit() {
+        let silence = std::future::pending::<io::Result<()>>();
+        let fault = within(Duration::from_secs(3), silence).await.unwrap_err();
+        assert_eq!(fault.to_string(), "no connection within 3s");
+        assert_eq!(fault.kind(), io::ErrorKind::TimedOut);
+        assert!(within(Duration::ZERO, async { Ok(()) }).await.is_ok());
+    }
+}

@@ -1,0 +1,92 @@
+//! What a pick looks at: the client, and the servers that were tried before.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use super::server::ServerId;
+
+/// What placement may look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PickKey {
+    /// The client's address, as it came.
+    pub client: IpAddr,
+}
+
+impl PickKey {
+    /// The address that stands for the client: IPv4 in IPv6's clothes is IPv4, and an IPv6 client is its /64, since
+    /// one household or phone changes the lower half at will (RFC 8981).
+    pub fn placement(&self) -> IpAddr {
+        match self.client.to_canonical() {
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+            v4 => v4,
+        }
+    }
+}
+
+/// Servers that were tried for one request. The first few need no memory of their own.
+#[derive(Clone, Debug, Default)]
+pub struct Tried {
+    few: [ServerId; 4],
+    len: usize,
+    more: Vec<ServerId>,
+}
+
+impl Tried {
+    /// Adds a server.
+    pub fn add(&mut self, id: ServerId) {
+        if self.contains(id) {
+            return;
+        }
+        match self.few.get_mut(self.len) {
+            Some(free) => *free = id,
+            None => self.more.push(id),
+        }
+        self.len += 1;
+    }
+
+    /// Whether the server was tried.
+    pub fn contains(&self, id: ServerId) -> bool {
+        self.few.iter().take(self.len).chain(&self.more).any(|&tried| tried == id)
+    }
+
+    /// How many servers were tried.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether none was tried.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn placement(client: &str) -> String {
+        let client = client.parse().unwrap();
+        PickKey { client }.placement().to_string()
+    }
+
+    #[test]
+    fn an_ipv6_client_is_its_network_and_mapped_ipv4_is_ipv4() {
+        assert_eq!(placement("192.0.2.7"), "192.0.2.7");
+        assert_eq!(placement("::ffff:192.0.2.7"), "192.0.2.7");
+        assert_eq!(placement("2001:db8:1:2:aaaa::1"), "2001:db8:1:2::");
+        assert_eq!(placement("2001:db8:1:2:bbbb::2"), "2001:db8:1:2::");
+    }
+
+    #[test]
+    fn tried_servers_are_remembered_once_and_beyond_the_first_few() {
+        let mut tried = Tried::default();
+        assert!(tried.is_empty() && !tried.contains(ServerId::default()));
+        for number in [1, 2, 3, 3, 4, 5, 6, 6, 1] {
+            tried.add(ServerId::of(&number.to_string()));
+        }
+        assert_eq!(tried.len(), 6);
+        for number in 1..=6 {
+            assert!(tried.contains(ServerId::of(&number.to_string())));
+        }
+        assert!(!tried.contains(ServerId::of("7")));
+    }
+}

@@ -1,0 +1,69 @@
+//! Keeps the addresses of servers that are known by a host name.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::lookup_host;
+use tokio::time::{sleep, timeout};
+
+use super::server::Server;
+
+/// From one look-up to the next.
+const REFRESH: Duration = Duration::from_secs(10);
+/// The same where failed connects ask for it.
+const LEAST_GAP: Duration = Duration::from_secs(1);
+/// A resolver that is silent for longer than this is taken for dead.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Looks the name up once. The last good answer stays where the new one is none.
+pub(super) async fn look_up(server: &Server, host: &str, port: u16) -> Result<(), String> {
+    let found = match timeout(PATIENCE, lookup_host((host, port))).await {
+        Ok(Ok(found)) => found.collect(),
+        Ok(Err(fault)) => return Err(format!("`{host}` does not resolve: {fault}")),
+        Err(_) => return Err(format!("`{host}` does not resolve: no answer within {PATIENCE:?}")),
+    };
+    let known = server.addresses();
+    let addresses = merge(&known, found);
+    if addresses.is_empty() {
+        return Err(format!("`{host}` does not resolve: no address"));
+    }
+    if addresses != *known {
+        log::info!("server {}: {host} is at {addresses:?}", server.name());
+        server.set_addresses(addresses);
+    }
+    Ok(())
+}
+
+/// Waits until it is time for another look-up: after a while, or sooner when connects fail.
+pub(super) async fn next_turn(server: &Server) {
+    sleep(LEAST_GAP).await;
+    tokio::select! {
+        () = sleep(REFRESH - LEAST_GAP) => {}
+        () = server.lookup_wanted() => {}
+    }
+}
+
+/// The new addresses in the order that has proven itself: those known first, as they stood.
+fn merge(known: &[SocketAddr], mut found: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let mut seen = std::collections::HashSet::new();
+    found.retain(|address| seen.insert(*address));
+    found.sort_by_key(|address| known.iter().position(|known| known == address).unwrap_or(usize::MAX));
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(ports: &[u16]) -> Vec<SocketAddr> {
+        ports.iter().map(|&port| ([127, 0, 0, 1], port).into()).collect()
+    }
+
+    #[test]
+    fn an_address_that_served_well_stays_first_while_the_name_has_it() {
+        let merged = merge(&addresses(&[2, 1]), addresses(&[1, 2, 2, 3]));
+        assert_eq!(merged, addresses(&[2, 1, 3]));
+        assert_eq!(merge(&addresses(&[2]), addresses(&[3, 1])), addresses(&[3, 1]));
+        assert_eq!(merge(&[], addresses(&[3, 1])), addresses(&[3, 1]));
+    }
+}

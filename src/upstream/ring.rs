@@ -1,0 +1,59 @@
+//! The consistent hash ring (Ketama, as nginx and libmemcached have it): which servers a client meets, in which order.
+
+use std::io::Write;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use pingora_ketama::{Bucket, Continuum};
+
+use super::key::PickKey;
+use super::server::{Server, ServerId};
+
+/// Built once for a set of servers; 160 points for each unit of weight.
+pub(super) struct Ring {
+    continuum: Continuum,
+    /// The position of the server behind each point, in ring order.
+    points: Box<[u16]>,
+}
+
+impl Ring {
+    pub(super) fn build(servers: &[Arc<Server>]) -> Self {
+        let nodes: Vec<SocketAddr> = servers.iter().map(|server| node(server.name())).collect();
+        let buckets: Vec<Bucket> =
+            nodes.iter().zip(servers).map(|(&node, server)| Bucket::new(node, server.weight())).collect();
+        let continuum = Continuum::new(&buckets);
+        let positions: std::collections::HashMap<_, _> = nodes.iter().zip(0u16..).collect();
+        let mut points = Vec::new();
+        let mut index = 0;
+        while let Some(node) = continuum.get_addr(&mut index) {
+            points.push(positions[node]);
+            if index == 0 {
+                break;
+            }
+        }
+        Self { continuum, points: points.into() }
+    }
+
+    /// The servers from the client's point onwards, once round the ring; a server comes once for each of its points.
+    pub(super) fn walk(&self, key: &PickKey) -> impl Iterator<Item = usize> + '_ {
+        // The text of the address, as nginx hashes `$remote_addr`; written to the stack.
+        let mut text = [0; 48];
+        let mut rest = &mut text[..];
+        let written = match write!(rest, "{}", key.placement()) {
+            Ok(()) => 48 - rest.len(),
+            Err(_) => 48,
+        };
+        let start = self.continuum.node_idx(&text[..written]);
+        let (before, after) = self.points.split_at(start.min(self.points.len()));
+        after.iter().chain(before).map(|&position| usize::from(position))
+    }
+}
+
+/// What a server is called on the ring: its address, or for other names an address out of their hash.
+fn node(name: &str) -> SocketAddr {
+    name.parse().unwrap_or_else(|_| {
+        // fd00::/8 belongs to nobody (RFC 4193), and no server has port 0.
+        let address = Ipv6Addr::from_bits((0xfd53_6f63_6b67_6174 << 64) | u128::from(ServerId::of(name).to_bits()));
+        SocketAddr::new(address.into(), 0)
+    })
+}

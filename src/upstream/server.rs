@@ -1,0 +1,416 @@
+//! One server: who it is, how it fares and how much it carries.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::config::{Check, ServerConfig};
+use crate::address::ServerAddress;
+
+/// A server of an upstream.
+pub struct Server {
+    id: ServerId,
+    name: Arc<str>,
+    address: ServerAddress,
+    weight: u32,
+    max_connections: usize,
+    life: Arc<Life>,
+}
+
+/// What happens to a server while it is configured; outlives a reload that leaves name and address as they are.
+struct Life {
+    born: Instant,
+    health: AtomicU8,
+    draining: AtomicBool,
+    /// Milliseconds after `born`; 0 while the server isn't ejected.
+    ejected_until: AtomicU64,
+    failures_in_a_row: AtomicU32,
+    in_flight: AtomicUsize,
+    total: AtomicU64,
+    connect_failures: AtomicU64,
+    report: Mutex<Report>,
+    /// What the host name resolved to, best first; empty until it did. The address itself for the other forms.
+    resolved: ArcSwap<Vec<SocketAddr>>,
+    unix: Option<Arc<Path>>,
+    check_now: Notify,
+    resolve_now: Notify,
+}
+
+struct Report {
+    since: SystemTime,
+    last_check: Option<CheckReport>,
+}
+
+/// Names a server over reloads, in session tables and cookies: a hash of its name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServerId(u64);
+
+impl ServerId {
+    /// The id of the server called `name`: FNV-1a, which is the same in every build and on every machine.
+    pub fn of(name: &str) -> Self {
+        Self(
+            name.bytes()
+                .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)),
+        )
+    }
+
+    /// The number behind the id.
+    pub fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// The id behind a number.
+    pub fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+}
+
+impl fmt::Display for ServerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// How a server fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// No check has ended yet.
+    Starting,
+    /// It takes work.
+    Up,
+    /// Its checks fail.
+    Down,
+    /// It keeps its sessions and gets no new ones.
+    Draining,
+}
+
+impl State {
+    /// The word for it in logs, metrics and the status page.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// Where a server is reached right now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// An IP address and a port.
+    Inet(SocketAddr),
+    /// The path of a Unix stream socket.
+    Unix(Arc<Path>),
+}
+
+/// A server's state and how it came to it.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The state.
+    pub state: State,
+    /// When the checks last changed their verdict.
+    pub since: SystemTime,
+    /// What is left of an ejection.
+    pub ejected: Option<Duration>,
+    /// The last check, if one has ended.
+    pub last_check: Option<CheckReport>,
+}
+
+/// One check that has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckReport {
+    /// Whether the server passed.
+    pub good: bool,
+    /// What was seen, in a few words.
+    pub text: String,
+    /// When it ended.
+    pub at: SystemTime,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// What the checks say, apart from what the operator wishes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Health {
+    Starting,
+    Up,
+    Down,
+}
+
+impl Server {
+    /// A server as configured: the one in `known` if nothing changed, a new one with its life if name and address are
+    /// the same, else a fresh one.
+    pub(super) fn adopt(said: &ServerConfig, check: Check, known: &[Arc<Self>]) -> Result<Arc<Self>, String> {
+        let name = said.name();
+        let weight = u32::from(said.weight);
+        if weight == 0 {
+            return Err(format!("server `{name}` has weight 0: expected 1 to 256"));
+        }
+        let id = ServerId::of(&name);
+        let same = known.iter().find(|server| server.id == id && server.address == said.address);
+        if let Some(same) = same
+            && (same.weight, same.max_connections) == (weight, said.max_connections)
+        {
+            return Ok(same.clone());
+        }
+        Ok(Arc::new(Self {
+            id,
+            name: name.into(),
+            address: said.address.clone(),
+            weight,
+            max_connections: said.max_connections,
+            life: same.map_or_else(|| Arc::new(Life::new(&said.address, check)), |same| same.life.clone()),
+        }))
+    }
+
+    /// What session tables and cookies call it.
+    pub fn id(&self) -> ServerId {
+        self.id
+    }
+
+    /// What logs and metrics call it.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// The address as configured.
+    pub fn address(&self) -> &ServerAddress {
+        &self.address
+    }
+
+    /// Its share of new work beside its peers.
+    pub fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    /// Most requests and tunnels in flight at once; 0 for no limit.
+    pub fn max_connections(&self) -> usize {
+        self.max_connections
+    }
+
+    /// How it fares.
+    pub fn state(&self) -> State {
+        match self.health() {
+            Health::Down => State::Down,
+            _ if self.life.draining.load(Relaxed) => State::Draining,
+            Health::Starting => State::Starting,
+            Health::Up => State::Up,
+        }
+    }
+
+    /// How it fares and why; for people, not for the path of a request.
+    pub fn status(&self) -> Status {
+        let report = self.report();
+        Status {
+            state: self.state(),
+            since: report.since,
+            ejected: self.ejected(),
+            last_check: report.last_check.clone(),
+        }
+    }
+
+    /// What is left of an ejection; `None` while the server isn't ejected.
+    pub fn ejected(&self) -> Option<Duration> {
+        let until = self.life.ejected_until.load(Relaxed);
+        if until == 0 {
+            return None;
+        }
+        Duration::from_millis(until).checked_sub(self.life.born.elapsed()).filter(|left| !left.is_zero())
+    }
+
+    /// Whether the operator took it out of new work; also told while it is down.
+    pub fn is_draining(&self) -> bool {
+        self.life.draining.load(Relaxed)
+    }
+
+    /// Requests and tunnels in flight.
+    pub fn in_flight(&self) -> usize {
+        self.life.in_flight.load(Relaxed)
+    }
+
+    /// Requests and tunnels that were ever given to it.
+    pub fn total(&self) -> u64 {
+        self.life.total.load(Relaxed)
+    }
+
+    /// Connects that ever failed.
+    pub fn connect_failures(&self) -> u64 {
+        self.life.connect_failures.load(Relaxed)
+    }
+
+    /// Where it is reached right now; `None` while its host name has never resolved.
+    pub fn endpoint(&self) -> Option<Endpoint> {
+        match &self.life.unix {
+            Some(path) => Some(Endpoint::Unix(path.clone())),
+            None => self.life.resolved.load().first().copied().map(Endpoint::Inet),
+        }
+    }
+
+    /// Every address it is known under, best first; none for a Unix socket.
+    pub(super) fn addresses(&self) -> Arc<Vec<SocketAddr>> {
+        self.life.resolved.load_full()
+    }
+
+    pub(super) fn set_addresses(&self, addresses: Vec<SocketAddr>) {
+        self.life.resolved.store(Arc::new(addresses));
+    }
+
+    /// Whether new work may go there: up, neither draining nor ejected.
+    pub(super) fn is_healthy(&self) -> bool {
+        self.state() == State::Up && self.ejected().is_none()
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.max_connections == 0 || self.life.in_flight.load(SeqCst) < self.max_connections
+    }
+
+    /// Takes a place if there is one.
+    pub(super) fn try_acquire(&self) -> bool {
+        let in_flight = &self.life.in_flight;
+        let taken = self.max_connections == 0
+            || in_flight
+                .fetch_update(SeqCst, SeqCst, |count| (count < self.max_connections).then_some(count + 1))
+                .is_ok();
+        if taken {
+            if self.max_connections == 0 {
+                in_flight.fetch_add(1, SeqCst);
+            }
+            self.life.total.fetch_add(1, Relaxed);
+        }
+        taken
+    }
+
+    /// Takes a place, beyond the limit if need be.
+    pub(super) fn acquire(&self) {
+        self.life.in_flight.fetch_add(1, SeqCst);
+        self.life.total.fetch_add(1, Relaxed);
+    }
+
+    /// Gives a place back.
+    pub(super) fn release(&self) {
+        self.life.in_flight.fetch_sub(1, SeqCst);
+    }
+
+    /// Counts a failed connect, has the name looked up again, and returns how many failed in a row.
+    pub(super) fn connect_failed(&self) -> u32 {
+        self.life.connect_failures.fetch_add(1, Relaxed);
+        self.life.resolve_now.notify_one();
+        self.life.failures_in_a_row.fetch_add(1, Relaxed).saturating_add(1)
+    }
+
+    pub(super) fn connected(&self) {
+        // Read first: a shared counter that is written on every request costs every core.
+        if self.life.failures_in_a_row.load(Relaxed) != 0 {
+            self.life.failures_in_a_row.store(0, Relaxed);
+        }
+    }
+
+    pub(super) fn failures_in_a_row(&self) -> u32 {
+        self.life.failures_in_a_row.load(Relaxed)
+    }
+
+    /// Ejects the server, and has it checked at once. False if it was ejected already.
+    pub(super) fn eject(&self, duration: Duration) -> bool {
+        if self.ejected().is_some() {
+            return false;
+        }
+        let until = self.life.born.elapsed() + duration;
+        self.life.ejected_until.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX).max(1), Relaxed);
+        self.life.check_now.notify_one();
+        true
+    }
+
+    /// Sets or lifts draining. False if nothing changed.
+    pub(super) fn set_draining(&self, draining: bool) -> bool {
+        self.life.draining.swap(draining, Relaxed) != draining
+    }
+
+    pub(super) fn health(&self) -> Health {
+        match self.life.health.load(Relaxed) {
+            0 => Health::Starting,
+            1 => Health::Up,
+            _ => Health::Down,
+        }
+    }
+
+    /// Sets the verdict of the checks. False if it was the same before.
+    pub(super) fn set_health(&self, health: Health) -> bool {
+        let changed = self.life.health.swap(health as u8, SeqCst) != health as u8;
+        if changed {
+            self.report().since = SystemTime::now();
+        }
+        changed
+    }
+
+    /// Notes a check; a good one ends an ejection.
+    pub(super) fn checked(&self, check: CheckReport) {
+        if check.good {
+            self.connected();
+            self.life.ejected_until.store(0, Relaxed);
+        }
+        self.report().last_check = Some(check);
+    }
+
+    /// Resolves when somebody wants to know at once how the server fares.
+    pub(super) async fn check_wanted(&self) {
+        self.life.check_now.notified().await;
+    }
+
+    /// Resolves when a connect has failed, so that the name may have moved.
+    pub(super) async fn lookup_wanted(&self) {
+        self.life.resolve_now.notified().await;
+    }
+
+    fn report(&self) -> std::sync::MutexGuard<'_, Report> {
+        self.life.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Life {
+    fn new(address: &ServerAddress, check: Check) -> Self {
+        let (resolved, unix) = match address {
+            ServerAddress::Inet(address) => (vec![*address], None),
+            ServerAddress::Name(..) => (Vec::new(), None),
+            ServerAddress::Unix(path) => (Vec::new(), Some(path.as_path().into())),
+        };
+        // Nobody will ever tell of a server without checks; only a name has to resolve first.
+        let known_up = check == Check::None && !matches!(address, ServerAddress::Name(..));
+        let health = if known_up { Health::Up } else { Health::Starting };
+        Self {
+            born: Instant::now(),
+            health: AtomicU8::new(health as u8),
+            draining: AtomicBool::new(false),
+            ejected_until: AtomicU64::new(0),
+            failures_in_a_row: AtomicU32::new(0),
+            in_flight: AtomicUsize::new(0),
+            total: AtomicU64::new(0),
+            connect_failures: AtomicU64::new(0),
+            report: Mutex::new(Report { since: SystemTime::now(), last_check: None }),
+            resolved: ArcSwap::from_pointee(resolved),
+            unix,
+            check_now: Notify::new(),
+            resolve_now: Notify::new(),
+        }
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("name", &self.name)
+            .field("state", &self.state())
+            .field("in_flight", &self.in_flight())
+            .finish_non_exhaustive()
+    }
+}

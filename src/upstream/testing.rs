@@ -1,0 +1,29 @@
+//! What the tests of this module share.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use serde_json::{Value, json};
+
+use super::{Config, PickKey, Upstream};
+
+/// A configuration as an operator would write it, but without checks unless it asks for them.
+pub(super) fn config(mut said: Value) -> Config {
+    said.as_object_mut().unwrap().entry("health").or_insert(json!({ "check": "none" }));
+    serde_json::from_value(said).unwrap()
+}
+
+pub(super) fn upstream(said: Value) -> Arc<Upstream> {
+    Upstream::build("test", &config(said)).unwrap()
+}
+
+/// The client with this number.
+pub(super) fn client(number: u32) -> PickKey {
+    PickKey { client: Ipv4Addr::from_bits(0xc000_0200 + number).into() }
+}
+
+/// The result of a future that has nothing to wait for, as a pick that finds a server at once.
+pub(super) fn at_once<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().expect("it has to wait")
+}

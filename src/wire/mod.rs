@@ -1,0 +1,11 @@
+//! Pure readers and writers of bytes: what strangers send becomes a value here, and I/O lives elsewhere.
+
+pub mod engine_io;
+pub mod flash;
+pub mod sniff;
+pub mod websocket;
+
+#[cfg(test)]
+pub mod checks;
+#[cfg(test)]
+mod corpus;

@@ -1,0 +1,430 @@
+//! Follows WebSocket frames (RFC 6455, section 5.2) by their headers alone, while others carry the bytes.
+
+use std::fmt;
+
+/// Follows one direction of a WebSocket, wherever its bytes are split; keeps no payload and allocates nothing.
+///
+/// It asks for no more than it needs to know where frames begin and end: extension bits (RSV1 to 3) are accepted, so
+/// `permessage-deflate` passes, and so are both masked and unmasked frames and lengths written longer than need be.
+#[derive(Clone, Debug, Default)]
+pub struct FrameTracker {
+    /// Payload bytes of the current frame that are still to come.
+    remaining: u64,
+    /// A header that has come only in part, and how much of it is here.
+    header: [u8; LONGEST_HEADER],
+    have: u8,
+    /// Between the first and the last fragment of a message.
+    in_message: bool,
+    /// The current frame is the last one of its message.
+    ends_message: bool,
+}
+
+/// What one direction has carried so far; a tracker only adds to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Frames whose last byte has passed, control frames included.
+    pub frames: u64,
+    /// Text and binary messages whose last byte has passed.
+    pub messages: u64,
+    /// The status code of the first Close frame; 1005 when it has none (RFC 6455, section 7.1.5).
+    pub close: Option<u16>,
+}
+
+impl FrameTracker {
+    /// A tracker at the start of a stream: right behind the `101` of the handshake.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Walks over the next bytes of the stream and returns the last place in them that lies between two frames, as an
+    /// offset: what stands before it may be sent, then a frame of one's own. `None` if no such place is in here.
+    ///
+    /// # Errors
+    /// The first header that breaks the protocol. From then on nothing is known: the tracker counts no more and is
+    /// never again at a boundary.
+    pub fn advance(&mut self, bytes: &[u8], seen: &mut Seen) -> Result<Option<usize>, Violation> {
+        let mut boundary = self.at_boundary().then_some(0);
+        let mut rest = bytes;
+        let mut remaining = self.remaining;
+        loop {
+            if remaining == 0 {
+                let taken = match rest.first_chunk() {
+                    // Nearly every header stands whole in one piece with room behind it: read it in place.
+                    Some(header) if self.have == 0 => {
+                        remaining = self.begin_frame(header, seen)?;
+                        header_length(header[0], header[1])
+                    }
+                    _ => {
+                        let Some((header, taken)) = self.take_header(rest) else {
+                            self.remaining = 0;
+                            return Ok(boundary);
+                        };
+                        remaining = self.begin_frame(&header, seen)?;
+                        taken
+                    }
+                };
+                rest = &rest[taken..];
+            }
+            if remaining > rest.len() as u64 {
+                self.remaining = remaining - rest.len() as u64;
+                return Ok(boundary);
+            }
+            // No more than there is in the slice, so it fits a usize.
+            rest = &rest[remaining as usize..];
+            remaining = 0;
+            seen.frames += 1;
+            seen.messages += u64::from(self.ends_message);
+            boundary = Some(bytes.len() - rest.len());
+            if rest.is_empty() {
+                self.remaining = 0;
+                return Ok(boundary);
+            }
+        }
+    }
+
+    /// Whether the stream is between two frames, where a Close frame may be put in.
+    pub fn at_boundary(&self) -> bool {
+        self.remaining == 0 && self.have == 0
+    }
+
+    /// Whether a message has begun whose last fragment has not. A control frame is welcome there, but to close now is
+    /// to cut that message.
+    pub fn in_message(&self) -> bool {
+        self.in_message
+    }
+
+    /// A whole header, and how many of the bytes belong to it; or all bytes are put aside until it is whole.
+    fn take_header(&mut self, bytes: &[u8]) -> Option<([u8; LONGEST_HEADER], usize)> {
+        let have = usize::from(self.have);
+        let mut header = self.header;
+        let fits = bytes.len().min(LONGEST_HEADER - have);
+        header[have..have + fits].copy_from_slice(&bytes[..fits]);
+        let available = have + fits;
+        if available >= 2 && available >= header_length(header[0], header[1]) {
+            self.have = 0;
+            return Some((header, header_length(header[0], header[1]) - have));
+        }
+        self.header = header;
+        self.have = available as u8;
+        None
+    }
+
+    /// How many payload bytes follow this header.
+    fn begin_frame(&mut self, header: &[u8; LONGEST_HEADER], seen: &mut Seen) -> Result<u64, Violation> {
+        let (fin, opcode) = (header[0] & FIN != 0, header[0] & 0x0f);
+        let length = self.judge(header).inspect_err(|_| self.remaining = u64::MAX)?;
+        let data = opcode < CLOSE;
+        self.ends_message = data && fin;
+        if data {
+            self.in_message = !fin;
+        }
+        if opcode == CLOSE {
+            let code = close_code(header);
+            seen.close.get_or_insert(code);
+        }
+        Ok(length)
+    }
+
+    /// How many payload bytes follow this header, or what is wrong with it.
+    fn judge(&self, header: &[u8; LONGEST_HEADER]) -> Result<u64, Violation> {
+        let (fin, opcode, short) = (header[0] & FIN != 0, header[0] & 0x0f, header[1] & 0x7f);
+        let length = match short {
+            126 => u64::from(u16::from_be_bytes([header[2], header[3]])),
+            127 => {
+                let [_, _, long @ .., _, _, _, _] = *header;
+                u64::from_be_bytes(long)
+            }
+            _ => u64::from(short),
+        };
+        match opcode {
+            CONTINUATION if !self.in_message => Err(Violation::UnexpectedContinuation),
+            TEXT | BINARY if self.in_message => Err(Violation::MessageInsideMessage),
+            CONTINUATION | TEXT | BINARY if length >> 63 != 0 => Err(Violation::LengthTooLarge),
+            CONTINUATION | TEXT | BINARY => Ok(length),
+            CLOSE..=PONG if !fin => Err(Violation::FragmentedControl),
+            CLOSE..=PONG if short > 125 => Err(Violation::ControlTooLong),
+            CLOSE if length == 1 => Err(Violation::HalfCloseCode),
+            CLOSE => Ok(length.saturating_sub(2)),
+            PING | PONG => Ok(length),
+            _ => Err(Violation::ReservedOpcode(opcode)),
+        }
+    }
+}
+
+/// How a stream broke the protocol (RFC 6455, section 5). Its bytes may still be carried, only not understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Violation {
+    /// An opcode of 3 to 7 or 11 to 15.
+    ReservedOpcode(u8),
+    /// A 64-bit length with its highest bit set.
+    LengthTooLarge,
+    /// A Close, Ping or Pong of more than 125 bytes.
+    ControlTooLong,
+    /// A Close, Ping or Pong without FIN.
+    FragmentedControl,
+    /// A continuation where no message has begun.
+    UnexpectedContinuation,
+    /// A new message before the last fragment of the one before.
+    MessageInsideMessage,
+    /// A Close frame with one byte of the two that its code needs.
+    HalfCloseCode,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ReservedOpcode(opcode) => write!(f, "reserved opcode {opcode:#x}"),
+            Self::LengthTooLarge => write!(f, "payload length above 2^63"),
+            Self::ControlTooLong => write!(f, "control frame of more than 125 bytes"),
+            Self::FragmentedControl => write!(f, "fragmented control frame"),
+            Self::UnexpectedContinuation => write!(f, "continuation of no message"),
+            Self::MessageInsideMessage => write!(f, "message inside a fragmented message"),
+            Self::HalfCloseCode => write!(f, "close frame of one byte"),
+        }
+    }
+}
+
+impl std::error::Error for Violation {}
+
+/// A Close frame. A `reason` beyond 123 bytes is cut between two characters; `mask` is needed towards a server
+/// (RFC 6455, section 5.3) and forbidden towards a client.
+pub fn close_frame(code: u16, reason: &str, mask: Option<[u8; 4]>) -> Vec<u8> {
+    let reason = &reason[..reason.floor_char_boundary(LONGEST_REASON)];
+    let mut frame = Vec::with_capacity(8 + reason.len());
+    let masked = if mask.is_some() { MASKED } else { 0 };
+    frame.extend([FIN | CLOSE, masked | (2 + reason.len()) as u8]);
+    let mask = mask.inspect(|mask| frame.extend(mask)).unwrap_or_default();
+    let payload = code.to_be_bytes().into_iter().chain(reason.bytes());
+    frame.extend(payload.zip(mask.into_iter().cycle()).map(|(byte, key)| byte ^ key));
+    frame
+}
+
+const CONTINUATION: u8 = 0x0;
+const TEXT: u8 = 0x1;
+const BINARY: u8 = 0x2;
+const CLOSE: u8 = 0x8;
+const PING: u8 = 0x9;
+const PONG: u8 = 0xa;
+
+const FIN: u8 = 0x80;
+const MASKED: u8 = 0x80;
+
+/// Two bytes, a 64-bit length, a mask.
+const LONGEST_HEADER: usize = 14;
+
+/// 125 bytes of control payload without the two of the code.
+const LONGEST_REASON: usize = 123;
+
+/// How long the header is that starts with these two bytes. A Close frame's code counts as header, so that it is
+/// whole when it is read.
+fn header_length(first: u8, second: u8) -> usize {
+    let mask = if second & MASKED != 0 { 4 } else { 0 };
+    let length = match second & 0x7f {
+        126 => 2,
+        127 => 8,
+        short if first & 0x0f == CLOSE => usize::from(short.min(2)),
+        _ => 0,
+    };
+    2 + mask + length
+}
+
+/// The status code of a whole Close header.
+fn close_code(header: &[u8; LONGEST_HEADER]) -> u16 {
+    match *header {
+        [_, second, ..] if second & 0x7f == 0 => 1005,
+        [_, second, m0, m1, _, _, c0, c1, ..] if second & MASKED != 0 => u16::from_be_bytes([c0 ^ m0, c1 ^ m1]),
+        [_, _, c0, c1, ..] => u16::from_be_bytes([c0, c1]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn follow(bytes: &[u8]) -> (Result<Option<usize>, Violation>, Seen, FrameTracker) {
+        let (mut tracker, mut seen) = (FrameTracker::new(), Seen::default());
+        (tracker.advance(bytes, &mut seen), seen, tracker)
+    }
+
+    #[test]
+    fn the_examples_of_the_rfc_are_followed() {
+        // RFC 6455, section 5.7.
+        let hello: &[u8] = b"\x81\x05Hello";
+        let masked: &[u8] = b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58";
+        let fragments: &[u8] = b"\x01\x03Hel\x80\x02lo";
+        let ping: &[u8] = b"\x89\x05Hello";
+        let pong: &[u8] = b"\x8a\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58";
+        let long = [&b"\x82\x7e\x01\x00"[..], &[0; 256]].concat();
+        let longer = [&b"\x82\x7f\x00\x00\x00\x00\x00\x01\x00\x00"[..], &[0; 65536]].concat();
+        let all = [hello, masked, fragments, ping, pong, &long, &longer].concat();
+        let (end, seen, tracker) = follow(&all);
+        assert_eq!(end, Ok(Some(all.len())));
+        assert_eq!(seen, Seen { frames: 8, messages: 5, close: None });
+        assert!(tracker.at_boundary() && !tracker.in_message());
+    }
+
+    #[test]
+    fn a_ping_between_fragments_ends_no_message() {
+        let (end, seen, tracker) = follow(b"\x01\x03Hel\x89\x00");
+        assert_eq!(end, Ok(Some(7)));
+        assert_eq!(seen, Seen { frames: 2, messages: 0, close: None });
+        assert!(tracker.at_boundary() && tracker.in_message());
+    }
+
+    #[test]
+    fn the_last_boundary_stands_before_an_unfinished_frame() {
+        let (end, seen, tracker) = follow(b"\x81\x01a\x81\x05He");
+        assert_eq!(end, Ok(Some(3)));
+        assert_eq!(seen.frames, 1);
+        assert!(!tracker.at_boundary());
+        assert_eq!(follow(b"\x81").0, Ok(Some(0)));
+        let (mut tracker, mut seen) = (FrameTracker::new(), Seen::default());
+        assert_eq!(tracker.advance(b"\x81\x05H", &mut seen), Ok(Some(0)));
+        assert_eq!(tracker.advance(b"ell", &mut seen), Ok(None));
+        assert_eq!(tracker.advance(b"o", &mut seen), Ok(Some(1)));
+    }
+
+    #[test]
+    fn a_close_is_read_masked_plain_and_bare() {
+        assert_eq!(follow(b"\x88\x02\x03\xe8").1.close, Some(1000));
+        assert_eq!(follow(b"\x88\x82\x37\xfa\x21\x3d\x34\x12").1.close, Some(1000));
+        assert_eq!(follow(b"\x88\x00").1.close, Some(1005));
+        assert_eq!(follow(b"\x88\x80\x37\xfa\x21\x3d").1.close, Some(1005));
+        assert_eq!(follow(b"\x88\x02\x03\xe8\x88\x02\x03\xe9").1.close, Some(1000), "the first one tells why");
+        let (end, seen, tracker) = follow(b"\x88\x06\x03\xf4by");
+        assert_eq!((end, seen.close, seen.frames), (Ok(Some(0)), Some(1012), 0), "known before the reason ends");
+        assert!(!tracker.at_boundary());
+    }
+
+    #[test]
+    fn what_breaks_the_protocol_is_named() {
+        for (bytes, violation) in [
+            (&b"\x83\x00"[..], Violation::ReservedOpcode(3)),
+            (b"\x8f\x00", Violation::ReservedOpcode(15)),
+            (b"\x82\x7f\x80\x00\x00\x00\x00\x00\x00\x00", Violation::LengthTooLarge),
+            (b"\x89\x7e\x00\x7e", Violation::ControlTooLong),
+            (b"\x88\x7e\x00\x02", Violation::ControlTooLong),
+            (b"\x09\x00", Violation::FragmentedControl),
+            (b"\x80\x00", Violation::UnexpectedContinuation),
+            (b"\x01\x00\x81\x00", Violation::MessageInsideMessage),
+            (b"\x88\x01\x03", Violation::HalfCloseCode),
+        ] {
+            assert_eq!(follow(bytes).0, Err(violation), "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn after_a_violation_nothing_is_known_any_more() {
+        let (_, _, mut tracker) = follow(b"\x83\x00");
+        let mut seen = Seen::default();
+        assert_eq!(tracker.advance(b"\x81\x00\x81\x00", &mut seen), Ok(None));
+        assert_eq!(seen, Seen::default());
+        assert!(!tracker.at_boundary());
+    }
+
+    #[test]
+    fn a_tracker_is_small() {
+        assert!(size_of::<FrameTracker>() <= 32);
+    }
+
+    #[test]
+    fn close_frames_are_what_a_peer_expects() {
+        assert_eq!(close_frame(1012, "", None), b"\x88\x02\x03\xf4");
+        assert_eq!(close_frame(1012, "bye", None), b"\x88\x05\x03\xf4bye");
+        assert_eq!(close_frame(1000, "", Some([0x37, 0xfa, 0x21, 0x3d])), b"\x88\x82\x37\xfa\x21\x3d\x34\x12");
+        let cut = close_frame(1001, &"ä".repeat(100), None);
+        assert_eq!(cut.len(), 2 + 2 + 122);
+        assert!(std::str::from_utf8(&cut[4..]).is_ok());
+    }
+
+    /// A stream that keeps the protocol, the offsets between its frames, and what there is to see in it.
+    fn stream() -> impl Strategy<Value = (Vec<u8>, Vec<usize>, Seen)> {
+        let frame = (0u8..6, any::<bool>(), prop_oneof![0usize..130, 65530usize..65540], any::<Option<[u8; 4]>>());
+        prop::collection::vec(frame, 0..12).prop_map(|frames| {
+            let (mut bytes, mut boundaries, mut seen) = (Vec::new(), vec![0], Seen::default());
+            let mut in_message = false;
+            for (kind, fin, length, mask) in frames {
+                if kind == 5 {
+                    bytes.extend(close_frame(3000 + length as u16 % 1000, "because", mask));
+                    seen.close.get_or_insert(3000 + length as u16 % 1000);
+                } else {
+                    let control = kind >= 3;
+                    let (fin, length) = if control { (true, length % 126) } else { (fin, length) };
+                    let opcode = if control {
+                        PING + (kind - 3)
+                    } else if in_message {
+                        0
+                    } else {
+                        1 + kind % 2
+                    };
+                    bytes.push(if fin { FIN | opcode } else { opcode });
+                    let masked = if mask.is_some() { MASKED } else { 0 };
+                    match length {
+                        0..126 => bytes.push(masked | length as u8),
+                        126..65536 => {
+                            bytes.push(masked | 126);
+                            bytes.extend((length as u16).to_be_bytes());
+                        }
+                        _ => {
+                            bytes.push(masked | 127);
+                            bytes.extend((length as u64).to_be_bytes());
+                        }
+                    }
+                    bytes.extend(mask.iter().flatten());
+                    bytes.resize(bytes.len() + length, 0x88);
+                    if !control {
+                        in_message = !fin;
+                        seen.messages += u64::from(fin);
+                    }
+                }
+                seen.frames += 1;
+                boundaries.push(bytes.len());
+            }
+            (bytes, boundaries, seen)
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn any_split_sees_the_same(
+            (bytes, boundaries, expected) in stream(),
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
+            near in prop::collection::vec((any::<prop::sample::Index>(), 0usize..16), 0..20),
+        ) {
+            let mut ends: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+            ends.extend(near.iter().map(|(at, offset)| (at.get(&boundaries) + offset).min(bytes.len())));
+            ends.push(bytes.len());
+            ends.sort_unstable();
+            let (mut tracker, mut seen, mut from) = (FrameTracker::new(), Seen::default(), 0);
+            for end in ends {
+                let boundary = tracker.advance(&bytes[from..end], &mut seen).unwrap();
+                let expected = boundaries.iter().rev().find(|&&at| at <= end).filter(|&&at| at >= from);
+                prop_assert_eq!(boundary.map(|at| at + from), expected.copied());
+                prop_assert_eq!(tracker.at_boundary(), boundaries.contains(&end));
+                from = end;
+            }
+            prop_assert_eq!(seen, expected);
+        }
+
+        #[test]
+        fn hostile_bytes_end_the_same_in_one_piece_and_in_single_bytes(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let (whole, seen, tracker) = follow(&bytes);
+            let (mut single, mut single_seen) = (FrameTracker::new(), Seen::default());
+            let result = bytes.iter().try_for_each(|&byte| single.advance(&[byte], &mut single_seen).map(drop));
+            prop_assert_eq!(result, whole.map(drop));
+            prop_assert_eq!(single_seen, seen);
+            prop_assert_eq!(single.at_boundary(), tracker.at_boundary());
+        }
+
+        #[test]
+        fn every_close_frame_is_followed(code: u16, reason in ".{0,60}", mask: Option<[u8; 4]>) {
+            let frame = close_frame(code, &reason, mask);
+            let (end, seen, _) = follow(&frame);
+            prop_assert_eq!(end, Ok(Some(frame.len())));
+            prop_assert_eq!(seen, Seen { frames: 1, messages: 0, close: Some(code) });
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Black-box tests of the built program: real servers behind it, real clients before it, on loopback.
+//!
+//! One binary, since each further one would link Pingora again. A test is a short story; `support` hides the plumbing.
+
+mod layers;
+mod routing;
+mod support;

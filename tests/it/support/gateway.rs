@@ -1,0 +1,189 @@
+//! The gateway as a child process on ports of the kernel's choice.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+use super::{Client, eventually, within};
+
+/// A running gateway; ended when dropped, and its log printed when the test fails.
+pub struct Gateway {
+    child: Child,
+    folder: TempDir,
+    addresses: HashMap<String, String>,
+    log: Lines,
+    access_log: Lines,
+}
+
+/// Lines that a child has written so far.
+#[derive(Clone)]
+struct Lines(Arc<Mutex<Vec<String>>>, watch::Receiver<usize>);
+
+impl Gateway {
+    /// Starts a gateway and waits until it listens and is ready. Give every listener the port 0 and a name; an admin
+    /// address is added where the configuration has none.
+    pub async fn start(yaml: &str) -> Self {
+        let gateway = Self::start_unready(yaml).await;
+        eventually("the gateway is ready", async || gateway.admin("/readyz").await.status == 200).await;
+        gateway
+    }
+
+    /// Starts a gateway and waits until it listens; its servers may be down.
+    pub async fn start_unready(yaml: &str) -> Self {
+        let mut yaml = yaml.to_owned();
+        if !yaml.contains("\nadmin:") {
+            yaml.push_str("\nadmin: { address: 127.0.0.1:0 }\n");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sockgate.yaml");
+        std::fs::write(&file, &yaml).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_sockgate"))
+            .args(["run", "-c"])
+            .arg(&file)
+            .env("RUST_LOG", "info,sockgate=debug,pingora=warn,pingora_core=off,pingora_proxy=off")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let log = Lines::follow(child.stderr.take().unwrap());
+        let access_log = Lines::follow(child.stdout.take().unwrap());
+        // The admin listener and one for each `- ` entry under `listeners:` tell where they are.
+        let expected = 1 + count_listeners(&yaml);
+        let mut gateway = Self { child, folder, addresses: HashMap::new(), log, access_log };
+        let told = gateway.log.wait_for(|lines| addresses(lines).len() >= expected).await;
+        assert!(told, "the gateway ended before it listened:\n{}", gateway.log.all().join("\n"));
+        gateway.addresses = addresses(&gateway.log.all());
+        gateway
+    }
+
+    /// Runs a configuration that can't be built; gives the exit code and what was said.
+    pub async fn fails(yaml: &str) -> (i32, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sockgate.yaml");
+        std::fs::write(&file, yaml).unwrap();
+        let run = Command::new(env!("CARGO_BIN_EXE_sockgate")).args(["run", "-c"]).arg(&file).output();
+        let output = within("the gateway gives up", run).await.unwrap();
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// Where a listener is bound.
+    pub fn address(&self, listener: &str) -> SocketAddr {
+        self.addresses[listener].parse().unwrap()
+    }
+
+    /// A folder of the test's own, gone with the gateway.
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id().expect("the gateway runs")).unwrap())
+    }
+
+    /// Asks the admin address.
+    pub async fn admin(&self, path: &str) -> super::client::Answer {
+        Client::connect(self.address("admin")).await.get(path).await
+    }
+
+    /// The value of a metric, labels and all, as `/metrics` writes it; 0 where it is not there yet.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = self.admin("/metrics").await.text();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// Waits for a line of the access log that holds all of these.
+    pub async fn access_line(&self, parts: &[&str]) -> String {
+        let matching = |line: &String| parts.iter().all(|part| line.contains(part));
+        let what = format!("a line with {parts:?}");
+        let found = within(&what, self.access_log.wait_for(|all| all.iter().any(matching))).await;
+        assert!(found, "no line with {parts:?} in\n{}", self.access_log.all().join("\n"));
+        self.access_log.all().into_iter().find(matching).unwrap()
+    }
+
+    /// Waits for a line of the operators' log that holds this.
+    pub async fn log_line(&self, part: &str) {
+        let found = within(part, self.log.wait_for(|lines| lines.iter().any(|line| line.contains(part)))).await;
+        assert!(found, "no line with {part:?} in\n{}", self.log.all().join("\n"));
+    }
+
+    /// Every line of the access log so far.
+    pub fn access_lines(&self) -> Vec<String> {
+        self.access_log.all()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    /// Waits for the end; gives the exit code.
+    pub async fn ended(&mut self) -> i32 {
+        within("the gateway ends", self.child.wait()).await.unwrap().code().unwrap()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of the gateway\n{}", self.log.all().join("\n"));
+            eprintln!("--- access log\n{}", self.access_log.all().join("\n"));
+        }
+    }
+}
+
+fn count_listeners(yaml: &str) -> usize {
+    let after = yaml.split("listeners:").nth(1).expect("a configuration has listeners");
+    after.lines().skip(1).take_while(|line| line.is_empty() || line.starts_with([' ', '-', '#'])).fold(
+        0,
+        |count, line| {
+            let indent = line.len() - line.trim_start().len();
+            count + usize::from(line.trim_start().starts_with("- ") && indent <= 2)
+        },
+    )
+}
+
+/// `listening NAME ADDRESS`, as the gateway logs it.
+fn addresses(lines: &[String]) -> HashMap<String, String> {
+    let told = |line: &String| {
+        let (name, address) = line.split_once("] listening ")?.1.rsplit_once(' ')?;
+        Some((name.to_owned(), address.to_owned()))
+    };
+    lines.iter().filter_map(told).collect()
+}
+
+impl Lines {
+    fn follow(stream: impl AsyncRead + Unpin + Send + 'static) -> Self {
+        let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (count, counter) = watch::channel(0);
+        let written = Arc::clone(&lines);
+        tokio::spawn(async move {
+            let mut reader = BufReader::new(stream).lines();
+            while let Ok(Some(line)) = reader.next_line().await {
+                written.lock().unwrap().push(line);
+                count.send_modify(|count| *count += 1);
+            }
+        });
+        Self(lines, counter)
+    }
+
+    fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// Waits until the lines so far are as they should be; false when the child has ended before.
+    async fn wait_for(&self, mut is_so: impl FnMut(&[String]) -> bool) -> bool {
+        self.1.clone().wait_for(|_| is_so(&self.0.lock().unwrap())).await.is_ok() || is_so(&self.0.lock().unwrap())
+    }
+}

@@ -1,0 +1,33 @@
+//! The plumbing of the tests: the gateway as a child process, servers to stand behind it, clients to ask it.
+
+pub mod client;
+pub mod gateway;
+pub mod node;
+pub mod server;
+
+pub use client::Client;
+pub use gateway::Gateway;
+pub use server::{Echo, Scripted};
+
+use std::time::Duration;
+
+/// Longest wait for anything that has to happen; a test that reaches it has failed.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits for what has to happen, and says what it was when it does not.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what}: not within {PATIENCE:?}"),
+    }
+}
+
+/// Asks again and again until the answer is true; for states that nothing announces.
+pub async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    within(what, async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}

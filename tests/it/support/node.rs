@@ -1,0 +1,86 @@
+//! Real Socket.IO peers: servers and clients of `tests/node`, installed by `scripts/node-deps`.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+use super::within;
+
+/// A Node.js program that prints one line of JSON when it is ready, and ends when its standard input does.
+pub struct Node {
+    child: Child,
+    _stdin: Option<ChildStdin>,
+    lines: Lines<BufReader<ChildStdout>>,
+    /// The first line.
+    pub ready: Value,
+}
+
+impl Node {
+    /// Starts a Socket.IO server of a version: `v4`, `v2`, `v0.9`.
+    pub async fn server(version: &str, arguments: &[&str]) -> Self {
+        Self::start("server.js", &[&[version], arguments].concat()).await
+    }
+
+    /// Starts a program of `tests/node` that says when it is ready.
+    pub async fn start(program: &str, arguments: &[&str]) -> Self {
+        let mut child = command(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("node is installed");
+        let stdin = child.stdin.take();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let first = within("the Node.js program is ready", lines.next_line()).await.unwrap();
+        let first = first.unwrap_or_else(|| panic!("{program} {arguments:?} ended before it was ready"));
+        Self { child, _stdin: stdin, lines, ready: serde_json::from_str(&first).expect("a line of JSON") }
+    }
+
+    /// The port that it listens on.
+    pub fn port(&self) -> u16 {
+        u16::try_from(self.ready["port"].as_u64().unwrap()).unwrap()
+    }
+
+    /// The next line that it prints.
+    pub async fn next(&mut self) -> Value {
+        let line = within("a line of the Node.js program", self.lines.next_line()).await.unwrap().expect("not the end");
+        serde_json::from_str(&line).unwrap()
+    }
+
+    /// Ends it the hard way.
+    pub async fn kill(&mut self) {
+        self.child.kill().await.unwrap();
+    }
+}
+
+/// Runs a client of a version to its end; gives its summary. `patience` is in seconds.
+pub async fn client(version: &str, arguments: &[&str], patience: u64) -> Value {
+    let run = command("client.js").arg(version).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = tokio::time::timeout(std::time::Duration::from_secs(patience), run).await;
+    let output = output.unwrap_or_else(|_| panic!("client {version} {arguments:?}: not within {patience} s")).unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let summary = text.lines().last().unwrap_or("");
+    serde_json::from_str(summary)
+        .unwrap_or_else(|_| panic!("client {version}: {text}\n{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+/// The folder of the Node.js programs.
+pub fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/node")
+}
+
+fn command(program: &str) -> Command {
+    let folder = folder();
+    assert!(
+        folder.join("v4/node_modules").exists(),
+        "the Socket.IO peers are not installed: run ./scripts/node-deps (or ./scripts/test, which does)"
+    );
+    let mut command = Command::new("node");
+    command.arg(folder.join(program));
+    command
+}

@@ -1,0 +1,139 @@
+//! Servers in this process, to stand behind the gateway.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::Client;
+
+/// A server that does what the test says with each connection.
+pub struct Scripted {
+    address: SocketAddr,
+    accepted: Arc<AtomicUsize>,
+    running: AbortHandle,
+}
+
+impl Scripted {
+    /// `serve` is given each connection and its number, from 0.
+    pub async fn start<F>(serve: impl Fn(Client, usize) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Self::start_at(([127, 0, 0, 1], 0).into(), serve).await
+    }
+
+    /// At an address of the test's choice, such as the one of a server that has been stopped.
+    pub async fn start_at<F>(address: SocketAddr, serve: impl Fn(Client, usize) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(address).unwrap();
+        let listener: TcpListener = socket.listen(1024).unwrap();
+        let address = listener.local_addr().unwrap();
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&accepted);
+        let running = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (stream, _): (TcpStream, _) = listener.accept().await.unwrap();
+                let _ = stream.set_nodelay(true);
+                connections.spawn(serve(Client::over(stream), count.fetch_add(1, Ordering::SeqCst)));
+            }
+        });
+        Self { address, accepted, running: running.abort_handle() }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Connections so far, health checks included.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+}
+
+/// Stopping a server ends its connections too.
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
+
+/// An HTTP server that says who it is and shows what it was sent; it opens a WebSocket for whoever asks and echoes
+/// every byte after that.
+pub struct Echo(Scripted);
+
+impl Echo {
+    pub async fn start(id: &'static str) -> Self {
+        Self(Scripted::start(move |client, _| echo(id, client)).await)
+    }
+
+    pub async fn start_at(address: SocketAddr, id: &'static str) -> Self {
+        Self(Scripted::start_at(address, move |client, _| echo(id, client)).await)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.0.address()
+    }
+
+    pub fn accepted(&self) -> usize {
+        self.0.accepted()
+    }
+}
+
+/// Answers `id`, a line feed, and the request as it came: head and body. A connection that ends is just over.
+async fn echo(id: &'static str, mut client: Client) {
+    while let Some(request) = client.request().await {
+        let head = String::from_utf8_lossy(&request.head).into_owned();
+        if head.to_ascii_lowercase().contains("\r\nupgrade: websocket") {
+            let answer = format!(
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Server: {id}\r\n\
+                 Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+            );
+            if client.try_send(answer).await.is_ok() {
+                while let Some(bytes) = client.some().await {
+                    if client.try_send(bytes).await.is_err() {
+                        return;
+                    }
+                }
+                let _ = client.try_finish().await;
+            }
+            return;
+        }
+        let body = [id.as_bytes(), b"\n", &request.head, &request.body].concat();
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nX-Server: {id}\r\n\r\n", body.len());
+        if client.try_send([answer.as_bytes(), &body].concat()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// One request as a server reads it.
+pub struct Received {
+    pub head: Vec<u8>,
+    pub body: Vec<u8>,
+}
+
+/// The server's side of a connection.
+impl Client {
+    /// The next request; `None` when the peer has gone.
+    pub async fn request(&mut self) -> Option<Received> {
+        let head = self.some_until(b"\r\n\r\n").await?;
+        let text = String::from_utf8_lossy(&head).to_ascii_lowercase();
+        let length =
+            text.lines().find_map(|line| line.strip_prefix("content-length:")).map(|n| n.trim().parse().unwrap());
+        let mut body = Vec::new();
+        if let Some(length) = length {
+            body = self.some_of(length).await?;
+        } else if text.contains("transfer-encoding: chunked") {
+            body = self.some_until(b"0\r\n\r\n").await?;
+        }
+        Some(Received { head, body })
+    }
+}
