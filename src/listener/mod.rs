@@ -176,10 +176,14 @@ impl Settings {
                 socket.tune();
                 let connection = Accepted { socket, peer, local, permit, settings: Arc::clone(settings) };
                 let (app, stop) = (Arc::clone(app), stop.clone());
+                let metrics = settings.metrics.clone();
                 tokio::spawn(async move {
-                    if let Some(connection) = connection.prepare().await {
-                        app.process_new(Box::new(connection), &stop).await;
-                    }
+                    let serving = async {
+                        if let Some(connection) = connection.prepare().await {
+                            app.process_new(Box::new(connection), &stop).await;
+                        }
+                    };
+                    metrics.contain(serving).await;
                 });
             }
             Err(full) => {
@@ -238,9 +242,13 @@ impl Accepted {
             }
             config::Protocol::Http => {}
         }
+        if http2_agreed {
+            // The HTTP/2 engine would wait for the preface for ever.
+            let detected = detect(&mut parts.transport, &mut parts.held, settings.shared.first_bytes).await;
+            return (detected == Detected::Http2).then(|| Connection::new(parts, Protocol::Http2, None));
+        }
         if http_agreed {
-            let protocol = if http2_agreed { Protocol::Http2 } else { Protocol::Http1 };
-            return Some(Connection::new(parts, protocol, None));
+            return Some(Connection::new(parts, Protocol::Http1, None));
         }
         let detecting = settings.config.detect.as_ref();
         let delay = detecting.map_or(settings.shared.first_bytes, |detect| detect.inspect_delay);
