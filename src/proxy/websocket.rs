@@ -187,14 +187,21 @@ impl Attempt {
                 metrics.upgrades_refused.inc();
                 self.line.status = answer.status;
                 self.line.closed_by = "server";
-                match answer.relay(&mut client.transport, &mut server, timeouts.first_byte).await {
-                    Ok(written) => self.line.bytes_out = written,
+                let relayed = answer.relay(&mut client.transport, &mut server, timeouts.first_byte).await;
+                // The server has said all it will, which frees its place.
+                drop((server, lease));
+                match relayed {
+                    Ok(written) => {
+                        self.line.bytes_out = written;
+                        self.log();
+                        client.close().await;
+                    }
                     Err(error) => {
                         debug!("an answer to an upgrade was cut: {error}");
                         client.transport.socket().reset_on_close();
+                        self.log();
                     }
                 }
-                self.log();
             }
             Err(no_answer) => self.fail(client, Failure::from(no_answer)).await,
         }
