@@ -6,3 +6,4 @@ mod classic;
 mod layers;
 mod routing;
 mod support;
+mod websocket;

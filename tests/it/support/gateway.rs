@@ -43,6 +43,26 @@ impl Gateway {
         gateway
     }
 
+    /// A gateway whose one listener, `web`, leads to one upstream, `app`, of these servers, which are not checked.
+    /// `upstream` holds more keys of it in flow style, `more` more of the file.
+    pub async fn before(servers: &[SocketAddr], upstream: &str, more: &str) -> Self {
+        let servers: Vec<String> = servers.iter().map(|server| format!("\"{server}\"")).collect();
+        let servers = servers.join(", ");
+        let comma = if upstream.is_empty() { "" } else { ", " };
+        Self::start(&format!(
+            "
+listeners:
+  - {{ name: web, address: 127.0.0.1:0 }}
+routes:
+  - upstream: app
+upstreams:
+  app: {{ servers: [{servers}], health: {{ check: none }}{comma}{upstream} }}
+{more}
+"
+        ))
+        .await
+    }
+
     /// Starts a gateway and waits until it listens; its servers may be down.
     pub async fn start_unready(yaml: &str) -> Self {
         Self::spawn(yaml, &HashMap::new()).await
