@@ -9,6 +9,7 @@
 )]
 
 mod classic;
+mod health;
 mod layers;
 mod routing;
 mod support;
