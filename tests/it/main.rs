@@ -4,4 +4,5 @@
 
 mod layers;
 mod routing;
+mod socketio;
 mod support;
