@@ -12,6 +12,7 @@ mod classic;
 mod health;
 mod layers;
 mod routing;
+mod socketio;
 mod support;
 mod tls;
 mod websocket;
