@@ -4,6 +4,7 @@
 //! the connection, and which session belongs to which server, is the business of others.
 
 mod balance;
+mod acquaintance;
 pub mod config;
 mod connect;
 mod health;
