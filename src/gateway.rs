@@ -60,7 +60,7 @@ pub struct Builder {
 }
 
 /// Makes the HTTP engine once there is a balancer for it.
-type EngineMaker = Box<dyn FnOnce(Balancer, &Arc<ServerConf>) -> Arc<dyn HttpEngine>>;
+type EngineMaker = Box<dyn FnOnce(Balancer, &Arc<ServerConf>, Duration) -> Arc<dyn HttpEngine>>;
 
 /// Why a gateway can't be built.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ const GOODBYES: Duration = Duration::from_secs(1);
 impl Gateway {
     /// Starts from a configuration.
     pub fn builder(config: Config) -> Builder {
-        Builder { config, router: None, engine: Box::new(|balancer, conf| engine(balancer, conf)) }
+        Builder { config, router: None, engine: Box::new(engine) }
     }
 
     /// Where a listener is bound, by its name, with the port that the kernel chose.
@@ -139,7 +139,7 @@ impl Builder {
         P::CTX: Send + Sync,
         F: FnOnce(Balancer) -> P + 'static,
     {
-        self.engine = Box::new(|balancer, conf| engine(make(balancer), conf));
+        self.engine = Box::new(|balancer, conf, keep_alive| engine(make(balancer), conf, keep_alive));
         self
     }
 
@@ -176,6 +176,7 @@ impl Builder {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
+        let keep_alive = config.timeouts.keep_alive;
         let snapshot = Snapshot::build(config, router, &metrics).map_err(|error| fail(&error))?;
         let core = Arc::new(Core { snapshot: ArcSwap::from_pointee(snapshot), metrics, access_log });
         let conf = ServerConf {
@@ -188,27 +189,24 @@ impl Builder {
         };
         let mut server = Server::new_with_opt_and_conf(None, conf);
         server.bootstrap();
-        let engine = engine(Balancer::new(Arc::clone(&core)), &server.configuration);
+        let engine = engine(Balancer::new(Arc::clone(&core)), &server.configuration, keep_alive);
         let app = Arc::new(App::new(Arc::clone(&core), engine));
         Ok(Gateway { core, app, server, listeners, admin, limits, deadlines, log_writer, stop_asked: Arc::default() })
     }
 }
 
-/// Pingora's HTTP proxy around these hooks.
-fn engine<P>(hooks: P, conf: &Arc<ServerConf>) -> Arc<dyn HttpEngine>
+/// Pingora's HTTP proxy around these hooks; `keep_alive` is how long an HTTP/2 connection may be without a stream.
+fn engine<P>(hooks: P, conf: &Arc<ServerConf>, keep_alive: Duration) -> Arc<dyn HttpEngine>
 where
     P: ProxyHttp + Send + Sync + 'static,
     P::CTX: Send + Sync,
 {
     let mut proxy: HttpProxy<P> = http_proxy(conf, hooks);
     let mut options = HttpServerOptions::default();
-    options.h2_idle_timeout = Some(H2_IDLE);
+    options.h2_idle_timeout = (!keep_alive.is_zero()).then_some(keep_alive);
     proxy.server_options = Some(options);
     Arc::new(PingoraEngine::new(proxy))
 }
-
-/// How long an HTTP/2 connection may be without a stream.
-const H2_IDLE: Duration = Duration::from_secs(75);
 
 /// Every listener for traffic, and what runs beside them.
 struct Traffic {

@@ -222,13 +222,25 @@ impl Connection {
 }
 
 impl Parts {
-    /// Writes a last answer and closes the way that lets the client read it: the client's own bytes are read away for
-    /// a moment, since the kernel would answer them with a reset that overtakes the answer (RFC 9112 9.6).
+    /// Writes a last answer, then does as [`Self::close`].
     pub async fn answer_and_close(mut self, answer: &[u8]) {
         self.deadline.set(LINGER);
         let Self { transport, deadline, .. } = &mut self;
+        let written = tokio::select! {
+            written = transport.write_all(answer) => written.is_ok(),
+            () = deadline.expired() => false,
+        };
+        if written {
+            self.close().await;
+        }
+    }
+
+    /// Closes the way that lets the client read what was written last: the client's own bytes are read away for a
+    /// moment, since the kernel would answer them with a reset that overtakes the answer (RFC 9112 9.6).
+    pub async fn close(mut self) {
+        self.deadline.set(LINGER);
+        let Self { transport, deadline, .. } = &mut self;
         let linger = async {
-            transport.write_all(answer).await?;
             transport.shutdown().await?;
             let mut sink = [0; 2048];
             while transport.read(&mut sink).await? > 0 {}
@@ -241,7 +253,7 @@ impl Parts {
     }
 }
 
-/// How long a refused client may take to read its answer.
+/// How long a client may take to read a last answer.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Where the head ends that begins at the start of `bytes`, behind its blank line; the search begins at `from`.

@@ -62,7 +62,7 @@ fn kind(head: &BytesMut, limits: &Limits) -> Result<Kind, Refusal> {
     head::parse(head, &mut fields, limits.headers)?.kind(limits.body.as_u64())
 }
 
-/// Answers, logs and closes.
+/// Logs, answers and closes; in this order, since a client may be slow to take its leave.
 async fn refuse(core: &Core, connection: Connection, refusal: Refusal, head: Option<&BytesMut>) {
     let mut line = Line::new(connection.info(), "HTTP/1.1", SystemTime::now(), Instant::now());
     line.status = refusal.status();
@@ -75,8 +75,8 @@ async fn refuse(core: &Core, connection: Connection, refusal: Refusal, head: Opt
     }
     let body = refusal.to_string();
     line.bytes_out = body.len() as u64;
-    connection.answer_and_close(&write_closing(refusal.status(), REFUSAL_FIELDS, body.as_bytes())).await;
     core.metrics.refused(refusal.word());
     core.snapshot.load().local.answered(refusal.status());
     core.access_log.write(line.finish());
+    connection.answer_and_close(&write_closing(refusal.status(), REFUSAL_FIELDS, body.as_bytes())).await;
 }

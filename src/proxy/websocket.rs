@@ -35,7 +35,7 @@ pub(super) async fn serve(core: &Arc<Core>, connection: Connection, head: &Bytes
     let answer = match way {
         Ok(Way::Carry(way)) => {
             let attempt = Attempt { core: Arc::clone(core), way, opening, line: Box::new(line) };
-            tokio::spawn(attempt.run(connection.into_parts()));
+            tokio::spawn(Arc::clone(&core.metrics).contain(attempt.run(connection.into_parts())));
             return;
         }
         Ok(Way::Answer(answer)) => answer,
@@ -45,8 +45,8 @@ pub(super) async fn serve(core: &Arc<Core>, connection: Connection, head: &Bytes
         }
     };
     snapshot.local.answered(line.status);
-    connection.answer_and_close(&answer).await;
     core.access_log.write(line.finish());
+    connection.answer_and_close(&answer).await;
 }
 
 fn refused(line: &mut Line, refusal: Refusal) -> Vec<u8> {
@@ -187,16 +187,26 @@ impl Attempt {
                 metrics.upgrades_refused.inc();
                 self.line.status = answer.status;
                 self.line.closed_by = "server";
-                match answer.relay(&mut client.transport, &mut server, timeouts.first_byte).await {
-                    Ok(written) => self.line.bytes_out = written,
+                let relayed = answer.relay(&mut client.transport, &mut server, timeouts.first_byte).await;
+                // The server has said all it will, which frees its place.
+                drop((server, lease));
+                match relayed {
+                    Ok(written) => {
+                        self.line.bytes_out = written;
+                        self.log();
+                        client.close().await;
+                    }
                     Err(error) => {
                         debug!("an answer to an upgrade was cut: {error}");
                         client.transport.socket().reset_on_close();
+                        self.log();
                     }
                 }
-                self.log();
             }
-            Err(no_answer) => self.fail(client, Failure::from(no_answer)).await,
+            Err(no_answer) => {
+                drop((server, lease));
+                self.fail(client, Failure::from(no_answer)).await;
+            }
         }
     }
 
@@ -212,15 +222,18 @@ impl Attempt {
     async fn fail(mut self, client: Parts, failure: Failure) {
         let pool = Arc::clone(&self.way.pool);
         match failure {
-            Failure::ClientGone => self.line.closed_by = "client",
+            Failure::ClientGone => {
+                self.line.closed_by = "client";
+                self.log();
+            }
             Failure::Refuse(refusal) => {
                 self.core.metrics.refused(refusal.word());
                 pool.metrics.answered(refusal.status());
                 let answer = refused(&mut self.line, refusal);
+                self.log();
                 client.answer_and_close(&answer).await;
             }
         }
-        self.log();
     }
 
     fn log(self) {

@@ -189,7 +189,7 @@ fn write_head(response: &httparse::Response<'_, '_>) -> Vec<u8> {
 }
 
 impl Refused {
-    /// Passes the answer on, head and body, and ends the client's connection. Returns the bytes written.
+    /// Passes the answer on, head and body; the client's connection is to be closed then. Returns the bytes written.
     ///
     /// # Errors
     /// Either side broke, or was silent for longer than `patience` (zero is no limit).
@@ -231,7 +231,6 @@ impl Refused {
             }
         }
         client.flush().await?;
-        client.shutdown().await?;
         Ok(written)
     }
 }

@@ -1,6 +1,7 @@
 //! A raw HTTP client for byte-level cases: it sends just what it is told and shows just what came.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -47,9 +48,26 @@ pub fn upgrade(path: &str) -> String {
     )
 }
 
+async fn connected(address: SocketAddr) -> TcpStream {
+    let stream = within("connect", TcpStream::connect(address)).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+/// Makes the kernel reset the connection when it is dropped.
+pub(super) fn to_reset(stream: TcpStream) -> TcpStream {
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    stream
+}
+
 impl Client {
     pub async fn connect(address: SocketAddr) -> Self {
-        Self::over(within("connect", TcpStream::connect(address)).await.unwrap())
+        Self::over(connected(address).await)
+    }
+
+    /// A connection that is reset when it is dropped, instead of closed.
+    pub async fn connect_to_reset(address: SocketAddr) -> Self {
+        Self::over(to_reset(connected(address).await))
     }
 
     /// Connects from 127.0.0.x.
@@ -132,7 +150,7 @@ impl Client {
     /// Exactly this many bytes.
     pub async fn read(&mut self, length: usize) -> Vec<u8> {
         while self.held.len() < length {
-            assert!(self.more().await > 0, "the stream ended after {:?}", String::from_utf8_lossy(&self.held));
+            assert!(self.more().await > 0, "the stream ended after {}", self.tail());
         }
         self.held.drain(..length).collect()
     }
@@ -143,7 +161,7 @@ impl Client {
             if let Some(at) = self.held.windows(end.len()).position(|window| window == end) {
                 return self.held.drain(..at + end.len()).collect();
             }
-            assert!(self.more().await > 0, "the stream ended after {:?}", String::from_utf8_lossy(&self.held));
+            assert!(self.more().await > 0, "the stream ended after {}", self.tail());
         }
     }
 
@@ -151,6 +169,23 @@ impl Client {
     pub async fn read_all(&mut self) -> Vec<u8> {
         while self.more().await > 0 {}
         std::mem::take(&mut self.held)
+    }
+
+    /// The last of what has come, for people.
+    fn tail(&self) -> String {
+        let from = self.held.len().saturating_sub(500);
+        format!("{} bytes, the last of them {:?}", self.held.len(), String::from_utf8_lossy(&self.held[from..]))
+    }
+
+    /// Everything until the end, or the error that cuts it.
+    pub async fn ending(&mut self) -> std::io::Result<Vec<u8>> {
+        within("the end of the stream", self.stream.read_to_end(&mut self.held)).await?;
+        Ok(std::mem::take(&mut self.held))
+    }
+
+    /// Listens for a while; true when nothing came and the stream did not end. For what must not happen.
+    pub async fn stays_silent(&mut self, time: Duration) -> bool {
+        self.held.is_empty() && tokio::time::timeout(time, self.more()).await.is_err()
     }
 
     async fn more(&mut self) -> usize {

@@ -4,10 +4,11 @@ pub mod client;
 pub mod gateway;
 pub mod node;
 pub mod server;
+pub mod tls;
 
 pub use client::Client;
 pub use gateway::Gateway;
-pub use server::{Echo, Scripted};
+pub use server::{Echo, Puppet, Refusing, Scripted};
 
 use std::time::Duration;
 

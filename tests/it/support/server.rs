@@ -3,11 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::Client;
+use super::client::to_reset;
+use super::{Client, tls, within};
 
 /// A server that does what the test says with each connection.
 pub struct Scripted {
@@ -33,16 +36,43 @@ impl Scripted {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();
         socket.bind(address).unwrap();
-        let listener: TcpListener = socket.listen(1024).unwrap();
+        let listener = socket.listen(1024).unwrap();
+        Self::accept_from(listener, move |stream, number| serve(Client::over(stream), number))
+    }
+
+    /// Behind TLS; who fails the handshake is not served.
+    pub async fn start_tls<F>(
+        config: Arc<ServerConfig>,
+        serve: impl Fn(Client, usize) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let serve = Arc::new(serve);
+        Self::accept_from(listener, move |stream, number| {
+            let (config, serve) = (Arc::clone(&config), Arc::clone(&serve));
+            async move {
+                if let Some(client) = tls::accept(stream, config).await {
+                    serve(client, number).await;
+                }
+            }
+        })
+    }
+
+    fn accept_from<F>(listener: TcpListener, serve: impl Fn(TcpStream, usize) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let address = listener.local_addr().unwrap();
         let accepted = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&accepted);
         let running = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
-                let (stream, _): (TcpStream, _) = listener.accept().await.unwrap();
+                let (stream, _) = listener.accept().await.unwrap();
                 let _ = stream.set_nodelay(true);
-                connections.spawn(serve(Client::over(stream), count.fetch_add(1, Ordering::SeqCst)));
+                connections.spawn(serve(stream, count.fetch_add(1, Ordering::SeqCst)));
             }
         });
         Self { address, accepted, running: running.abort_handle() }
@@ -65,6 +95,55 @@ impl Drop for Scripted {
     }
 }
 
+/// A server that the test plays by hand: connections wait until they are accepted.
+pub struct Puppet(TcpListener);
+
+impl Puppet {
+    pub async fn start() -> Self {
+        Self(TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+
+    /// The next connection.
+    pub async fn accept(&self) -> Client {
+        Client::over(self.accepted().await)
+    }
+
+    /// The next connection; it is reset when it is dropped, instead of closed.
+    pub async fn accept_to_reset(&self) -> Client {
+        Client::over(to_reset(self.accepted().await))
+    }
+
+    /// Whether nobody connects for a while.
+    pub async fn stays_alone(&self, time: Duration) -> bool {
+        tokio::time::timeout(time, self.0.accept()).await.is_err()
+    }
+
+    async fn accepted(&self) -> TcpStream {
+        let (stream, _) = within("a connection to the server", self.0.accept()).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream
+    }
+}
+
+/// An address whose port is taken, and where every connection is refused.
+pub struct Refusing(tokio::net::TcpSocket);
+
+impl Refusing {
+    pub fn new() -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        Self(socket)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+}
+
 /// An HTTP server that says who it is and shows what it was sent; it opens a WebSocket for whoever asks and echoes
 /// every byte after that.
 pub struct Echo(Scripted);
@@ -72,6 +151,10 @@ pub struct Echo(Scripted);
 impl Echo {
     pub async fn start(id: &'static str) -> Self {
         Self(Scripted::start(move |client, _| echo(id, client)).await)
+    }
+
+    pub async fn start_tls(config: Arc<ServerConfig>, id: &'static str) -> Self {
+        Self(Scripted::start_tls(config, move |client, _| echo(id, client)).await)
     }
 
     pub async fn start_at(address: SocketAddr, id: &'static str) -> Self {
@@ -88,7 +171,7 @@ impl Echo {
 }
 
 /// Answers `id`, a line feed, and the request as it came: head and body. A connection that ends is just over.
-async fn echo(id: &'static str, mut client: Client) {
+pub async fn echo(id: &'static str, mut client: Client) {
     while let Some(request) = client.request().await {
         let head = String::from_utf8_lossy(&request.head).into_owned();
         if head.to_ascii_lowercase().contains("\r\nupgrade: websocket") {
