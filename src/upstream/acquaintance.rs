@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::Upstream;
 use super::http_client::{self, Answer};
 use super::server::Server;
-use super::Upstream;
 use crate::wire::engine_io::{Revision, SESSION_UNKNOWN, error_code};
 
 /// Longest time that one server is asked.
