@@ -12,6 +12,8 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 
 use super::exchange::{Exchange, Line};
+use super::learn::Learner;
+use super::place::Ask;
 use super::{Core, connect, head, peer};
 use crate::http::forwarding::Seen;
 use crate::http::hop_by_hop::{is_hop_by_hop, is_nominated};
@@ -19,8 +21,10 @@ use crate::http::{Refusal, answers};
 use crate::listener::Info;
 use crate::request::{Headers, Path, Request, host_name};
 use crate::router::{Action, Decision};
+use crate::snapshot::Pool;
 use crate::upstream::config::{HostHeader, Kind};
 use crate::upstream::{PickError, PickKey, Tried};
+use crate::wire::engine_io::{SESSION_UNKNOWN, error_code};
 
 /// Routes, picks, forwards, limits and logs. A `ProxyHttp` of a program's own can hold one and pass on the hooks that
 /// it does not change.
@@ -112,6 +116,9 @@ impl ProxyHttp for Balancer {
             info: None,
             route: None,
             pool: None,
+            ask: None,
+            learner: None,
+            error_body: None,
             lease: None,
             tried: Tried::default(),
             tries: 0,
@@ -187,7 +194,7 @@ impl ProxyHttp for Balancer {
         Ok(())
     }
 
-    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Exchange) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Exchange) -> Result<Box<HttpPeer>> {
         let fail = |ctx: &mut Exchange, refusal: Refusal| {
             ctx.refusal = Some(refusal);
             Err(Error::explain(ErrorType::HTTPStatus(refusal.status()), refusal.word()))
@@ -195,8 +202,12 @@ impl ProxyHttp for Balancer {
         let Some(pool) = ctx.pool.clone() else { return fail(ctx, Refusal::NoRoute) };
         // A place on a server that could not be reached is given back before another one is looked for.
         ctx.lease = None;
-        let key = PickKey { client: ctx.client };
-        let lease = match pool.upstream.pick(&key, &mut ctx.tried).await {
+        if ctx.ask.is_none() {
+            let (path, query) = head::split_query(target(session.req_header()));
+            ctx.ask = Some(Ask::new(&pool, PickKey { client: ctx.client }, path, query));
+        }
+        let Some(ask) = &ctx.ask else { return fail(ctx, Refusal::NoServer) };
+        let lease = match ask.place(&pool, &mut ctx.tried).await {
             Ok(lease) => lease,
             Err(PickError::NoServer) if ctx.tries > 0 => return fail(ctx, Refusal::ConnectFailed),
             Err(error) => return fail(ctx, connect::refusal(error)),
@@ -273,6 +284,10 @@ impl ProxyHttp for Balancer {
         });
         told?;
         join_cookies(request)?;
+        if ctx.ask.as_ref().is_some_and(Ask::opens_by_answer) {
+            // A compressed handshake could not be read as it passes; it is too short to be worth it anyway.
+            request.remove_header("accept-encoding");
+        }
         match ctx.pool.as_ref().map(|pool| &pool.upstream.config().host) {
             Some(HostHeader::Set(host)) => request.insert_header("Host", host)?,
             _ => {
@@ -296,6 +311,15 @@ impl ProxyHttp for Balancer {
             ctx.refusal = Some(Refusal::BadAnswer);
             return Error::e_explain(ErrorType::InvalidHTTPHeader, "101 to a request that was no upgrade");
         }
+        if let (Some(ask), Some(pool), Some(lease)) = (&ctx.ask, &ctx.pool, &ctx.lease)
+            && ask.session.is_some()
+        {
+            match response.status.as_u16() {
+                200 if ask.opens_by_answer() => ctx.learner = Some(Learner::new(Arc::clone(pool), lease.server().id())),
+                400 => ctx.error_body = Some(Vec::new()),
+                _ => {}
+            }
+        }
         let connection: Vec<Vec<u8>> =
             response.headers.get_all("connection").iter().map(|value| value.as_bytes().to_vec()).collect();
         let goes = |name: &str| {
@@ -306,6 +330,31 @@ impl ProxyHttp for Balancer {
             response.remove_header(&name);
         }
         Ok(())
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut Exchange,
+    ) -> Result<Option<Duration>> {
+        let bytes = body.as_deref().unwrap_or_default();
+        if let Some(learner) = &mut ctx.learner
+            && !learner.hear(bytes)
+        {
+            ctx.learner = None;
+        }
+        if let Some(error) = &mut ctx.error_body {
+            error.extend_from_slice(&bytes[..bytes.len().min(LONGEST_ERROR - error.len())]);
+            if end_of_stream && let (Some(code), Some(pool)) = (error_code(error), &ctx.pool) {
+                pool.metrics.engine_io_error(code);
+                if code == SESSION_UNKNOWN {
+                    forget(pool, ctx.ask.as_ref());
+                }
+            }
+        }
+        Ok(None)
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Exchange) -> FailToProxy {
@@ -378,6 +427,17 @@ impl Balancer {
         self.core.access_log.write(line.finish());
     }
 }
+
+/// Forgets a session that its server does not know any more: it was restarted, or has given the session up.
+fn forget(pool: &Pool, ask: Option<&Ask>) {
+    let begun = ask.and_then(|ask| ask.session.as_ref()?.begun.as_ref());
+    if let (Some(table), Some((key, _))) = (pool.sessions(), begun) {
+        table.forget(*key);
+    }
+}
+
+/// How much of an error answer is looked at.
+const LONGEST_ERROR: usize = 256;
 
 /// Writes a whole answer; the connection stays usable.
 async fn answer(session: &mut Session, mut header: ResponseHeader, body: Bytes) -> Result<()> {

@@ -5,6 +5,8 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::learn::Learner;
+use super::place::Ask;
 use crate::access_log::{Event, Record};
 use crate::http::Refusal;
 use crate::listener::Info;
@@ -23,6 +25,12 @@ pub struct Exchange {
     pub route: Option<Arc<Route>>,
     /// The upstream that it goes to.
     pub pool: Option<Arc<Pool>>,
+    /// What it says of its client and session.
+    pub(super) ask: Option<Ask>,
+    /// Learns from the answer, where it may open a session.
+    pub(super) learner: Option<Learner>,
+    /// The start of an error answer to a request of a session.
+    pub(super) error_body: Option<Vec<u8>>,
     /// Its place on a server.
     pub lease: Option<Lease>,
     /// Servers that could not be connected to.
