@@ -2,6 +2,7 @@
 //!
 //! One binary, since each further one would link Pingora again. A test is a short story; `support` hides the plumbing.
 
+mod http;
 mod layers;
 mod routing;
 mod support;
