@@ -1,7 +1,9 @@
 //! What the gateway counts, in Prometheus' terms. Handles are looked up once, when their owner is built.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -43,6 +45,7 @@ pub struct ListenerMetrics {
     pub tls_failed: IntCounter,
     refused: IntCounterVec,
     detected: IntCounterVec,
+    panics: IntCounter,
     name: Arc<str>,
 }
 
@@ -123,6 +126,7 @@ impl Metrics {
             tls_failed: self.tls_handshakes.with_label_values(&[name, "failed"]),
             refused: self.connections_refused.clone(),
             detected: self.detected.clone(),
+            panics: self.panics.clone(),
             name: name.into(),
         }
     }
@@ -144,6 +148,11 @@ impl Metrics {
         }
     }
 
+    /// Runs a task to its end; a panic in it is its end, is counted, and touches nobody else.
+    pub async fn contain(self: Arc<Self>, task: impl Future<Output = ()>) {
+        contain(&self.panics, task).await;
+    }
+
     /// Counts an answer of the gateway's own.
     pub fn refused(&self, reason: &str) {
         self.refusals.with_label_values(&[reason]).inc();
@@ -158,7 +167,19 @@ impl Metrics {
     }
 }
 
+async fn contain(panics: &IntCounter, task: impl Future<Output = ()>) {
+    // What the task held is dropped with it; counters and tables are never left half-changed across an await.
+    if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+        panics.inc();
+    }
+}
+
 impl ListenerMetrics {
+    /// As [`Metrics::contain`].
+    pub async fn contain(&self, task: impl Future<Output = ()>) {
+        contain(&self.panics, task).await;
+    }
+
     /// Counts a connection that a limit refused.
     pub fn refused(&self, limit: &str) {
         self.refused.with_label_values(&[&self.name, limit]).inc();
@@ -186,6 +207,14 @@ impl UpstreamMetrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_panic_ends_its_task_and_is_counted() {
+        let metrics = Metrics::new().unwrap();
+        Arc::clone(&metrics).contain(async { panic!("on purpose, in a test") }).await;
+        Arc::clone(&metrics).contain(async {}).await;
+        assert_eq!(metrics.panics.get(), 1);
+    }
 
     #[test]
     fn counts_are_rendered_under_the_names_of_their_owners() {

@@ -1,7 +1,5 @@
 //! What a fresh connection speaks, by its first bytes, within the inspect delay.
 
-use std::time::Duration;
-
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, timeout_at};
@@ -39,9 +37,8 @@ impl Detected {
     }
 }
 
-/// Reads until the first bytes tell, and leaves every byte in `held`.
-pub async fn detect<S: AsyncRead + Unpin>(stream: &mut S, held: &mut BytesMut, delay: Duration) -> Detected {
-    let deadline = Instant::now() + delay;
+/// Reads until the first bytes tell, and leaves every byte in `held`. Without a deadline, silence is waited out.
+pub async fn detect<S: AsyncRead + Unpin>(stream: &mut S, held: &mut BytesMut, deadline: Option<Instant>) -> Detected {
     loop {
         match sniff(held) {
             Verdict::Http1 => return Detected::Http1,
@@ -51,7 +48,12 @@ pub async fn detect<S: AsyncRead + Unpin>(stream: &mut S, held: &mut BytesMut, d
             Verdict::Incomplete => {}
         }
         held.reserve(1024);
-        match timeout_at(deadline, stream.read_buf(held)).await {
+        let reading = stream.read_buf(held);
+        let read = match deadline {
+            Some(deadline) => timeout_at(deadline, reading).await,
+            None => Ok(reading.await),
+        };
+        match read {
             Ok(Ok(1..)) => {}
             Ok(Ok(0) | Err(_)) => return Detected::Gone,
             Err(_) => return Detected::Silent,
@@ -61,6 +63,8 @@ pub async fn detect<S: AsyncRead + Unpin>(stream: &mut S, held: &mut BytesMut, d
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::io::AsyncWriteExt;
 
     use super::*;
@@ -76,7 +80,8 @@ mod tests {
             }
             if close { None } else { Some(theirs) }
         };
-        let (detected, _client) = tokio::join!(detect(&mut ours, &mut held, Duration::from_millis(500)), writing);
+        let deadline = Some(Instant::now() + Duration::from_millis(500));
+        let (detected, _client) = tokio::join!(detect(&mut ours, &mut held, deadline), writing);
         (detected, held.to_vec())
     }
 

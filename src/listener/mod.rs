@@ -20,7 +20,7 @@ use bytes::BytesMut;
 use log::{debug, warn};
 use pingora::apps::ServerApp;
 use pingora::server::ShutdownWatch;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 pub use config::{Config, FlashPolicy};
@@ -176,10 +176,14 @@ impl Settings {
                 socket.tune();
                 let connection = Accepted { socket, peer, local, permit, settings: Arc::clone(settings) };
                 let (app, stop) = (Arc::clone(app), stop.clone());
+                let metrics = settings.metrics.clone();
                 tokio::spawn(async move {
-                    if let Some(connection) = connection.prepare().await {
-                        app.process_new(Box::new(connection), &stop).await;
-                    }
+                    let serving = async {
+                        if let Some(connection) = connection.prepare().await {
+                            app.process_new(Box::new(connection), &stop).await;
+                        }
+                    };
+                    metrics.contain(serving).await;
                 });
             }
             Err(full) => {
@@ -216,10 +220,12 @@ impl Accepted {
     async fn prepare(self) -> Option<Connection> {
         let Self { socket, peer, local, permit, settings } = self;
         let accepted = Instant::now();
+        let mut undecided_until = settings.undecided_until();
         let plain = socket;
         let (transport, tls, http2_agreed, http_agreed) = match &settings.tls {
-            Some(acceptor) if settings.speaks_tls(&plain).await? => {
+            Some(acceptor) if settings.speaks_tls(&plain, undecided_until).await? => {
                 let (transport, info, alpn) = settings.handshake(acceptor, plain).await?;
+                undecided_until = settings.undecided_until();
                 let http2 = alpn.as_deref() == Some(b"h2");
                 (transport, Some(info), http2, alpn.is_some())
             }
@@ -238,13 +244,18 @@ impl Accepted {
             }
             config::Protocol::Http => {}
         }
+        if http2_agreed {
+            // The HTTP/2 engine would wait for the preface for ever.
+            let patience = settings.shared.first_bytes;
+            let until = (!patience.is_zero()).then(|| tokio::time::Instant::now() + patience);
+            let detected = detect(&mut parts.transport, &mut parts.held, until).await;
+            return (detected == Detected::Http2).then(|| Connection::new(parts, Protocol::Http2, None));
+        }
         if http_agreed {
-            let protocol = if http2_agreed { Protocol::Http2 } else { Protocol::Http1 };
-            return Some(Connection::new(parts, protocol, None));
+            return Some(Connection::new(parts, Protocol::Http1, None));
         }
         let detecting = settings.config.detect.as_ref();
-        let delay = detecting.map_or(settings.shared.first_bytes, |detect| detect.inspect_delay);
-        let detected = detect(&mut parts.transport, &mut parts.held, delay).await;
+        let detected = detect(&mut parts.transport, &mut parts.held, undecided_until).await;
         settings.metrics.detected(detected.word());
         match detected {
             Detected::Http2 if settings.config.http2 => Some(Connection::new(parts, Protocol::Http2, None)),
@@ -264,18 +275,26 @@ impl Accepted {
 }
 
 impl Settings {
+    /// When a client that can begin now has had its time to say what it speaks; `None` is never.
+    fn undecided_until(&self) -> Option<tokio::time::Instant> {
+        let delay = self.config.detect.as_ref().map_or(self.shared.first_bytes, |detect| detect.inspect_delay);
+        (!delay.is_zero()).then(|| tokio::time::Instant::now() + delay)
+    }
+
     /// Whether TLS is to be spoken: always, unless plain connections are served on the same port too. Then the first
-    /// byte tells, which stays in the kernel. `None`: the client said nothing in time.
-    async fn speaks_tls(&self, socket: &Socket) -> Option<bool> {
+    /// byte tells, which stays in the kernel. `None`: the client left.
+    async fn speaks_tls(&self, socket: &Socket, undecided_until: Option<tokio::time::Instant>) -> Option<bool> {
         /// The content type of a TLS record that carries a handshake (RFC 8446 5.1).
         const HANDSHAKE: u8 = 0x16;
-        let Some(detect) = self.config.detect.as_ref().filter(|detect| detect.plain) else { return Some(true) };
-        let Socket::Tcp(stream) = socket else { return Some(true) };
+        if !self.config.detect.as_ref().is_some_and(|detect| detect.plain) {
+            return Some(true);
+        }
+        let (Socket::Tcp(stream), Some(deadline)) = (socket, undecided_until) else { return Some(true) };
         let mut first = [0];
-        match timeout(detect.inspect_delay, stream.peek(&mut first)).await {
+        match timeout_at(deadline, stream.peek(&mut first)).await {
             Ok(Ok(1..)) => Some(first[0] == HANDSHAKE),
             Ok(Ok(0) | Err(_)) => None,
-            // Silence is left to detection, which knows whether a TCP upstream takes it.
+            // Silence is left to detection, whose time has passed with it, and which knows who takes it.
             Err(_) => Some(false),
         }
     }

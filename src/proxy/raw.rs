@@ -18,7 +18,8 @@ pub(super) fn serve(core: &Arc<Core>, connection: Connection) {
     let pool = connection.tcp_upstream().and_then(|name| core.snapshot.load().pools.get(name).cloned());
     let line = Box::new(Line::new(connection.info(), "TCP", SystemTime::now(), Instant::now()));
     if let Some(pool) = pool {
-        tokio::spawn(run(Arc::clone(core), pool, line, connection.into_parts()));
+        let serving = run(Arc::clone(core), pool, line, connection.into_parts());
+        tokio::spawn(Arc::clone(&core.metrics).contain(serving));
     }
 }
 

@@ -2,8 +2,18 @@
 //!
 //! One binary, since each further one would link Pingora again. A test is a short story; `support` hides the plumbing.
 
+#![allow(
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "nobody imports from a test, and an unwrap is an assertion in it"
+)]
+
+mod classic;
+mod health;
 mod http;
 mod layers;
 mod routing;
+mod socketio;
 mod support;
+mod tls;
 mod websocket;

@@ -313,7 +313,8 @@ async fn a_refusal_that_is_cut_is_seen_as_cut() {
 #[tokio::test]
 async fn eager_101() {
     const HANDSHAKES: usize = 1000;
-    let greeting = [SWITCH.as_bytes(), &frame(FIN | TEXT, b"hello", false), &frame(FIN | TEXT, b"again", false)].concat();
+    let greeting =
+        [SWITCH.as_bytes(), &frame(FIN | TEXT, b"hello", false), &frame(FIN | TEXT, b"again", false)].concat();
     let sent = greeting.clone();
     let server = Scripted::start(move |mut client, number| {
         let greeting = sent.clone();
@@ -507,7 +508,10 @@ async fn hixie_76() {
         assert_eq!(inside.read(17).await, b"\x00from the client\xff");
         inside.send("\0from the server: \u{fc}").await;
         inside.send(b"\xff\xff\x00").await;
-        assert_eq!(client.read(23).await, "\0from the server: \u{fc}".bytes().chain(*b"\xff\xff\0").collect::<Vec<_>>());
+        assert_eq!(
+            client.read(23).await,
+            "\0from the server: \u{fc}".bytes().chain(*b"\xff\xff\0").collect::<Vec<_>>()
+        );
         client.finish().await;
         assert_eq!(inside.ending().await.unwrap(), b"");
     }

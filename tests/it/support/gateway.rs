@@ -36,6 +36,13 @@ impl Gateway {
         gateway
     }
 
+    /// The same, with environment variables for the configuration.
+    pub async fn start_with(yaml: &str, variables: &HashMap<&str, String>) -> Self {
+        let gateway = Self::spawn(yaml, variables).await;
+        eventually("the gateway is ready", async || gateway.admin("/readyz").await.status == 200).await;
+        gateway
+    }
+
     /// A gateway whose one listener, `web`, leads to one upstream, `app`, of these servers, which are not checked.
     /// `upstream` holds more keys of it in flow style, `more` more of the file.
     pub async fn before(servers: &[SocketAddr], upstream: &str, more: &str) -> Self {
@@ -58,6 +65,10 @@ upstreams:
 
     /// Starts a gateway and waits until it listens; its servers may be down.
     pub async fn start_unready(yaml: &str) -> Self {
+        Self::spawn(yaml, &HashMap::new()).await
+    }
+
+    async fn spawn(yaml: &str, variables: &HashMap<&str, String>) -> Self {
         let mut yaml = yaml.to_owned();
         if !yaml.contains("\nadmin:") {
             yaml.push_str("\nadmin: { address: 127.0.0.1:0 }\n");
@@ -69,6 +80,7 @@ upstreams:
             .args(["run", "-c"])
             .arg(&file)
             .env("RUST_LOG", "info,sockgate=debug,pingora=warn,pingora_core=off,pingora_proxy=off")
+            .envs(variables)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

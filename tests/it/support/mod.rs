@@ -4,6 +4,7 @@ pub mod client;
 pub mod gateway;
 pub mod node;
 pub mod server;
+pub mod tls;
 
 pub use client::Client;
 pub use gateway::Gateway;

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::client::to_reset;
-use super::{Client, within};
+use super::{Client, tls, within};
 
 /// A server that does what the test says with each connection.
 pub struct Scripted {
@@ -35,16 +36,43 @@ impl Scripted {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();
         socket.bind(address).unwrap();
-        let listener: TcpListener = socket.listen(1024).unwrap();
+        let listener = socket.listen(1024).unwrap();
+        Self::accept_from(listener, move |stream, number| serve(Client::over(stream), number))
+    }
+
+    /// Behind TLS; who fails the handshake is not served.
+    pub async fn start_tls<F>(
+        config: Arc<ServerConfig>,
+        serve: impl Fn(Client, usize) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let serve = Arc::new(serve);
+        Self::accept_from(listener, move |stream, number| {
+            let (config, serve) = (Arc::clone(&config), Arc::clone(&serve));
+            async move {
+                if let Some(client) = tls::accept(stream, config).await {
+                    serve(client, number).await;
+                }
+            }
+        })
+    }
+
+    fn accept_from<F>(listener: TcpListener, serve: impl Fn(TcpStream, usize) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let address = listener.local_addr().unwrap();
         let accepted = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&accepted);
         let running = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
-                let (stream, _): (TcpStream, _) = listener.accept().await.unwrap();
+                let (stream, _) = listener.accept().await.unwrap();
                 let _ = stream.set_nodelay(true);
-                connections.spawn(serve(Client::over(stream), count.fetch_add(1, Ordering::SeqCst)));
+                connections.spawn(serve(stream, count.fetch_add(1, Ordering::SeqCst)));
             }
         });
         Self { address, accepted, running: running.abort_handle() }
@@ -125,6 +153,10 @@ impl Echo {
         Self(Scripted::start(move |client, _| echo(id, client)).await)
     }
 
+    pub async fn start_tls(config: Arc<ServerConfig>, id: &'static str) -> Self {
+        Self(Scripted::start_tls(config, move |client, _| echo(id, client)).await)
+    }
+
     pub async fn start_at(address: SocketAddr, id: &'static str) -> Self {
         Self(Scripted::start_at(address, move |client, _| echo(id, client)).await)
     }
@@ -139,7 +171,7 @@ impl Echo {
 }
 
 /// Answers `id`, a line feed, and the request as it came: head and body. A connection that ends is just over.
-async fn echo(id: &'static str, mut client: Client) {
+pub async fn echo(id: &'static str, mut client: Client) {
     while let Some(request) = client.request().await {
         let head = String::from_utf8_lossy(&request.head).into_owned();
         if head.to_ascii_lowercase().contains("\r\nupgrade: websocket") {
