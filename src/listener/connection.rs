@@ -269,9 +269,12 @@ fn head_end(bytes: &[u8], from: usize) -> Option<usize> {
 }
 
 impl Reading {
-    /// How many of the bytes at hand the engine may have.
-    fn take(&mut self, bytes: &[u8]) -> usize {
-        match self {
+    /// How many of the bytes at hand the engine may have. Fails at what is no chunked body, with [`InvalidData`]:
+    /// where it ends nobody can say.
+    ///
+    /// [`InvalidData`]: io::ErrorKind::InvalidData
+    fn take(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(match self {
             Self::Freely => bytes.len(),
             Self::Nothing => 0,
             Self::Length(left) => {
@@ -283,14 +286,13 @@ impl Reading {
                 taken
             }
             Self::Chunked(chunks) => {
-                // What is no chunked body is handed on as it is: the engine refuses it.
-                let taken = chunks.advance(bytes).unwrap_or(bytes.len());
+                let taken = chunks.advance(bytes).ok_or(io::ErrorKind::InvalidData)?;
                 if chunks.is_done() {
                     *self = Self::Nothing;
                 }
                 taken
             }
-        }
+        })
     }
 }
 
@@ -304,12 +306,12 @@ impl AsyncRead for Connection {
             let before = buf.filled().len();
             ready!(Pin::new(&mut this.transport).poll_read(cx, buf))?;
             let read = &buf.filled()[before..];
-            let taken = this.reading.take(read);
+            let taken = this.reading.take(read)?;
             this.held.extend_from_slice(&read[taken..]);
             buf.set_filled(before + taken);
         } else {
             let step = buf.remaining().min(this.held.len());
-            let taken = this.reading.take(&this.held[..step]);
+            let taken = this.reading.take(&this.held[..step])?;
             buf.put_slice(&this.held.split_to(taken));
         }
         Poll::Ready(Ok(()))

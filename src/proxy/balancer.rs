@@ -1,5 +1,6 @@
 //! The gateway's decisions as the hooks of Pingora's HTTP proxy.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -393,7 +394,10 @@ async fn answer(session: &mut Session, mut header: ResponseHeader, body: Bytes) 
 /// What an error of Pingora's means to the client; `None` when there is nobody left to tell.
 fn refusal_of(error: &Error) -> Option<Refusal> {
     let timed_out = matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
+    let cause = error.root_cause().downcast_ref::<io::Error>().map(io::Error::kind);
     match (error.esource(), error.etype()) {
+        // Said by the connection of a chunked body that is none.
+        (ErrorSource::Downstream, _) if cause == Some(io::ErrorKind::InvalidData) => Some(Refusal::BadRequest),
         (_, ErrorType::HTTPStatus(413)) => Some(Refusal::BodyTooLarge),
         (ErrorSource::Upstream, _) if timed_out => Some(Refusal::AnswerTimeout),
         (ErrorSource::Upstream, _) => Some(Refusal::BadAnswer),

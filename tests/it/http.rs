@@ -397,8 +397,16 @@ async fn what_could_be_read_in_two_ways_is_refused() {
         ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         ("GET / x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", 400),
-        ("GET /../x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
-        ("GET /a%00b HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: user@a\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a,b\r\n\r\n", 400),
+        ("GET http://user@a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        ("GET http:///x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        ("GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        ("GET a/b HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        ("GET * HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        ("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         ("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", 405),
         ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1025\r\n\r\n", 413),
         (&format!("GET /{long} HTTP/1.1\r\nHost: a\r\n\r\n"), 431),
@@ -426,7 +434,8 @@ async fn bare_line_feeds_in_a_head_are_mended() {
     client.send("GET /1 HTTP/1.1\nHost: a\n\nPOST /2 HTTP/1.1\nHost: a\nContent-Length: 2\n\nok").await;
     for path in ["GET /1", "POST /2"] {
         let text = client.answer().await.text();
-        assert!(text.contains(path) && text.lines().count() == text.matches("\r\n").count() + 2, "{text:?}");
+        assert!(text.contains(path), "{text:?}");
+        assert_eq!(text.matches('\n').count(), text.matches("\r\n").count() + 1, "but for the echo's own: {text:?}");
     }
 }
 
@@ -452,7 +461,6 @@ async fn chunks_that_are_not_to_the_letter_are_refused() {
         "5;x\nhello\r\n0\r\n\r\n",
         "5\rhello\r\n0\r\n\r\n",
         "5\r\r\nhello\r\n0\r\n\r\n",
-        "5 \r\nhello\r\n0\r\n\r\n\r\n",
         "5\r\nhelloX\r\n0\r\n\r\n",
         "5\r\nhello0\r\n\r\n",
         "-5\r\nhello\r\n0\r\n\r\n",
@@ -528,6 +536,8 @@ upstreams:
         ("/public/..%2fadmin", 400),
         ("/public/..%5Cadmin", 400),
         ("/public\\..\\admin", 400),
+        ("/../public", 400),
+        ("/public/a%00b", 400),
         ("/elsewhere", 404),
         ("/administrators", 404),
     ] {
@@ -788,12 +798,11 @@ upstreams:
     // Two wait, of either kind; one more is told at once.
     let mut waiting = Client::connect(web).await;
     waiting.send(get("/3")).await;
-    let queued = |count: usize| {
+    let queued = |count: i32| {
         let gateway = &gateway;
         async move {
             eventually("they wait", async || {
-                let status = gateway.admin("/status").await.text();
-                status.contains(&format!("\"queued\":{count}")) || status.contains(&format!("\"queued\": {count}"))
+                gateway.metric("sockgate_queue_waiting{upstream=\"app\"}").await == f64::from(count)
             })
             .await;
         }
@@ -811,7 +820,7 @@ upstreams:
     assert!(server.stays_alone(A_WHILE).await);
 
     // The first in the queue gets the first place.
-    drop(socket);
+    drop((socket, tunnel));
     let mut third = server.accept().await;
     assert!(third.request().await.unwrap().head.starts_with(b"GET /3"));
     third.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
