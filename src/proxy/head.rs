@@ -65,7 +65,9 @@ impl<'a> Head<'a> {
         let body = request_body(self.minor_version, self.fields).map_err(Refusal::Malformed)?;
         let of_url = split_url(self.target).map(|(authority, _)| authority.as_bytes());
         let host = self.fields.iter().find(|field| field.name.eq_ignore_ascii_case("host")).map(|host| host.value);
-        if of_url.is_some_and(|url| url.is_empty() || !is_authority(url)) || host.is_some_and(|host| !is_authority(host)) {
+        if of_url.is_some_and(|url| url.is_empty() || !is_authority(url))
+            || host.is_some_and(|host| !is_authority(host))
+        {
             return Err(Refusal::Malformed(Malformed::Host));
         }
         if let Body::Length(length) = body
@@ -98,8 +100,7 @@ impl<'a> Head<'a> {
         let (authority, rest) = split_url(self.target)?;
         let slash = if rest.starts_with('/') { "" } else { "/" };
         let mut head = BytesMut::new();
-        let start =
-            format!("{} {slash}{rest} HTTP/1.{}\r\nHost: {authority}\r\n", self.method, self.minor_version);
+        let start = format!("{} {slash}{rest} HTTP/1.{}\r\nHost: {authority}\r\n", self.method, self.minor_version);
         head.extend_from_slice(start.as_bytes());
         for field in self.fields.iter().filter(|field| !field.name.eq_ignore_ascii_case("host")) {
             for part in [field.name.as_bytes(), b": ", field.value, b"\r\n"] {

@@ -629,7 +629,10 @@ routes:
     for _ in 0..3 {
         let answer = client.get("/hello").await;
         assert_eq!((answer.status, answer.body.as_slice()), (200, b"hello\n".as_slice()));
-        assert_eq!((answer.header("x-mine"), answer.header("content-type")), (Some("yes"), Some("text/plain; charset=utf-8")));
+        assert_eq!(
+            (answer.header("x-mine"), answer.header("content-type")),
+            (Some("yes"), Some("text/plain; charset=utf-8"))
+        );
         client.send("HEAD /hello HTTP/1.1\r\nHost: a\r\n\r\n").await;
         let head = String::from_utf8(client.read_until(b"\r\n\r\n").await).unwrap().to_ascii_lowercase();
         assert!(head.contains("content-length: 6"), "{head}");
