@@ -114,6 +114,7 @@ impl ProxyHttp for Balancer {
             route: None,
             pool: None,
             lease: None,
+            reached: false,
             tried: Tried::default(),
             tries: 0,
             client: Ipv4Addr::LOCALHOST.into(),
@@ -194,6 +195,11 @@ impl ProxyHttp for Balancer {
             Err(Error::explain(ErrorType::HTTPStatus(refusal.status()), refusal.word()))
         };
         let Some(pool) = ctx.pool.clone() else { return fail(ctx, Refusal::NoRoute) };
+        if let Some(lease) = ctx.lease.as_ref().filter(|_| ctx.reached) {
+            // Asked again though it was reached: the server had closed a kept connection, and gets a new one.
+            ctx.reached = false;
+            return peer::of(&pool, lease.server());
+        }
         // A place on a server that could not be reached is given back before another one is looked for.
         ctx.lease = None;
         let key = PickKey { client: ctx.client };
@@ -236,6 +242,7 @@ impl ProxyHttp for Balancer {
         ctx: &mut Exchange,
     ) -> Result<()> {
         ctx.refusal = None;
+        ctx.reached = true;
         if let Some(lease) = &ctx.lease
             && !reused
         {

@@ -25,6 +25,8 @@ pub struct Exchange {
     pub pool: Option<Arc<Pool>>,
     /// Its place on a server.
     pub lease: Option<Lease>,
+    /// Whether its server has been connected to.
+    pub reached: bool,
     /// Servers that could not be connected to.
     pub tried: Tried,
     /// Servers asked so far.

@@ -705,6 +705,32 @@ async fn a_connection_that_the_server_has_closed_is_not_used_again() {
     }
 }
 
+/// The server closes a kept connection just when a request is on its way over it: nothing was answered, so what may be
+/// repeated is, on a new connection to the same server, which alone may know the session that it belongs to.
+#[tokio::test]
+async fn a_get_survives_the_end_of_a_kept_connection() {
+    let (server, other) = (Puppet::start().await, Puppet::start().await);
+    for servers in [vec![server.address()], vec![server.address(), other.address()]] {
+        let gateway = Gateway::before(&servers, "balance: client_ip", "").await;
+        let mut client = Client::connect(gateway.address("web")).await;
+        client.send("GET /1 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let (home, mut inside) = tokio::select! {
+            inside = server.accept() => (&server, inside),
+            inside = other.accept() => (&other, inside),
+        };
+        inside.request().await.unwrap();
+        inside.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+        assert_eq!(client.answer().await.status, 200);
+        client.send("GET /2 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert!(inside.request().await.unwrap().head.starts_with(b"GET /2"));
+        drop(inside);
+        let mut inside = home.accept().await;
+        assert!(inside.request().await.unwrap().head.starts_with(b"GET /2"));
+        inside.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        assert_eq!(client.answer().await.body, b"ok");
+    }
+}
+
 /// A server that takes a POST from a connection that was used before, and dies of it: it is not told to the next one.
 #[tokio::test]
 async fn a_request_that_was_sent_is_not_sent_again() {
