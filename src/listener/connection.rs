@@ -202,6 +202,11 @@ impl Connection {
         };
     }
 
+    /// See [`crate::transport::Socket::reset_on_close`].
+    pub fn reset_on_close(&self) {
+        self.transport.socket().reset_on_close();
+    }
+
     /// See [`Parts::answer_and_close`].
     pub async fn answer_and_close(self, answer: &[u8]) {
         self.into_parts().answer_and_close(answer).await;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use ::http::Version;
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -17,7 +18,7 @@ use super::{Core, connect, head, peer};
 use crate::http::forwarding::Seen;
 use crate::http::hop_by_hop::{is_hop_by_hop, is_nominated};
 use crate::http::{Refusal, answers};
-use crate::listener::Info;
+use crate::listener::{Connection, Info};
 use crate::request::{Headers, Path, Request, host_name};
 use crate::router::{Action, Decision};
 use crate::upstream::config::{HostHeader, Kind};
@@ -138,6 +139,7 @@ impl ProxyHttp for Balancer {
         session.set_read_timeout(set(timeouts.body));
         session.set_write_timeout(set(timeouts.write));
         session.set_total_drain_timeout(Some(DRAIN));
+        session.set_close_on_response_before_downstream_finish(false);
         let most = ctx.snapshot.config.limits.body.as_u64();
         let announced = content_length(session.req_header());
         let routed = match announced {
@@ -316,6 +318,20 @@ impl ProxyHttp for Balancer {
         Ok(())
     }
 
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        _ctx: &mut Exchange,
+    ) -> Result<()> {
+        if session.req_header().version < Version::HTTP_11 && response.headers.contains_key("transfer-encoding") {
+            // HTTP/1.0 has no chunks (RFC 9112 7): the body ends with the connection.
+            response.remove_header("transfer-encoding");
+            session.set_keepalive(None);
+        }
+        Ok(())
+    }
+
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Exchange) -> FailToProxy {
         let refusal = ctx.refusal.or_else(|| refusal_of(error));
         match refusal {
@@ -334,6 +350,16 @@ impl ProxyHttp for Balancer {
         }
         if self.core.access_log.is_on() {
             self.log(session, error, ctx, status);
+        }
+        // What follows is between the client and the gateway.
+        ctx.lease = None;
+        let whole = error.is_none() || ctx.refusal.is_some_and(|refusal| refusal.status() == status);
+        if !whole {
+            cut(session);
+        } else if ctx.refusal != Some(Refusal::BodyTimeout) {
+            // An answer may come before the end of the request: what is still on its way is read away, since a reset
+            // in reply to it would overtake the answer (RFC 9112 9.6).
+            let _ = session.drain_request_body().await;
         }
     }
 
@@ -396,6 +422,17 @@ async fn answer(session: &mut Session, mut header: ResponseHeader, body: Bytes) 
         session.write_response_body(Some(body), true).await?;
     }
     Ok(())
+}
+
+/// Lets the client see that an answer is cut: where its end is the end of the connection, that has to be a reset.
+fn cut(session: &Session) {
+    let until_close = session.response_written().is_some_and(|response| {
+        !response.headers.contains_key("content-length") && !response.headers.contains_key("transfer-encoding")
+    });
+    let stream = session.as_http1().filter(|_| until_close).map(|http1| http1.stream());
+    if let Some(connection) = stream.and_then(|stream| stream.as_any().downcast_ref::<Connection>()) {
+        connection.reset_on_close();
+    }
 }
 
 /// What an error of Pingora's means to the client; `None` when there is nobody left to tell.

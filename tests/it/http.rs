@@ -227,6 +227,24 @@ async fn http_1_0_clients_get_what_they_can_read() {
         assert!(!head.to_ascii_lowercase().contains("transfer-encoding"), "{head}");
         assert_eq!(got, body, "{answer}");
     }
+    // Not kept where the end of the connection is the end of the body, even if that was asked for.
+    let mut client = Client::connect(gateway.address("web")).await;
+    client.send("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").await;
+    let mut inside = server.accept().await;
+    inside.request().await.unwrap();
+    inside.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n").await;
+    let all = String::from_utf8(client.ending().await.unwrap()).unwrap();
+    assert!(all.ends_with("\r\n\r\nhello") && all.to_ascii_lowercase().contains("connection: close"), "{all}");
+    drop(inside);
+    // Cut where the server cut it.
+    let mut client = Client::connect(gateway.address("web")).await;
+    client.send("GET / HTTP/1.0\r\n\r\n").await;
+    let mut inside = server.accept().await;
+    inside.request().await.unwrap();
+    inside.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n").await;
+    client.read_until(b"half").await;
+    drop(inside);
+    assert!(client.ending().await.is_err(), "a reset, since a proper end would say that this was all");
     // Kept where both want it and the length is known.
     let mut client = Client::connect(gateway.address("web")).await;
     let mut inside = None;
@@ -499,7 +517,9 @@ async fn a_body_over_the_limit_is_refused_wherever_it_shows() {
                 break;
             }
         }
-        client.answer().await
+        let answer = client.answer().await;
+        assert_eq!(client.ending().await.unwrap(), b"", "no reset");
+        answer
     };
     let (answer, got) = tokio::join!(sending, inside.read_all());
     assert_eq!(answer.status, 413);
@@ -645,6 +665,32 @@ routes:
         // A body that nobody wants is read away.
         let answer = client.post("/hello", &numbered(300_000)).await;
         assert_eq!(answer.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_may_come_before_the_end_of_the_request() {
+    let server = Puppet::start().await;
+    let gateway = Gateway::before(&[server.address()], "", "").await;
+    let body = numbered(3_000_000);
+    for (head, ends) in [("", false), ("Connection: close\r\n", true)] {
+        let mut client = Client::connect(gateway.address("web")).await;
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{head}Content-Length: {}\r\n\r\n", body.len())).await;
+        let mut inside = server.accept().await;
+        inside.read_until(b"\r\n\r\n").await;
+        inside.send("HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno").await;
+        // The client speaks on; neither side may be stuck, and the client has to get the answer.
+        client.send(&body).await;
+        let answer = client.answer().await;
+        assert_eq!((answer.status, answer.body.as_slice()), (401, b"no".as_slice()));
+        inside.finish().await;
+        if ends {
+            assert_eq!(client.ending().await.unwrap(), b"", "no reset");
+        } else {
+            client.send("GET /next HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            let mut inside = server.accept().await;
+            assert!(inside.request().await.unwrap().head.starts_with(b"GET /next"));
+        }
     }
 }
 
