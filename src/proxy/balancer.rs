@@ -263,8 +263,10 @@ impl ProxyHttp for Balancer {
         let peer = ctx.peer();
         let sent = session.req_header();
         let authority = authority(sent);
-        let dropped: Vec<_> =
-            request.headers.keys().filter(|name| forwarding.replaces(name.as_str(), peer)).cloned().collect();
+        let headers = Headers::Map(&sent.headers);
+        let nominated = |name: &str| headers.all("connection").any(|value| is_nominated(value, name));
+        let goes = |name: &str| nominated(name) || forwarding.replaces(name, peer);
+        let dropped: Vec<_> = request.headers.keys().filter(|name| goes(name.as_str())).cloned().collect();
         for name in dropped {
             request.remove_header(&name);
         }
@@ -273,7 +275,7 @@ impl ProxyHttp for Balancer {
             local_port: ctx.info.as_ref().map_or(0, |info| info.local.port()),
             secure: ctx.secure(),
             authority,
-            headers: Headers::Map(&sent.headers),
+            headers,
         };
         let mut told = Ok(());
         forwarding.tell(&seen, &ctx.request_id, |name, value| {
