@@ -106,7 +106,7 @@ pub struct Parts {
     pub held: BytesMut,
     /// What is known of the peer.
     pub info: Arc<Info>,
-    /// The connection's deadline, off.
+    /// The connection's deadline.
     pub deadline: Deadline,
     /// Its place in the limits.
     pub permit: Permit,
@@ -157,11 +157,14 @@ impl Connection {
     /// Reads the next request head, blank line included, and leaves what follows for later.
     ///
     /// `idle` is how long the client may take to begin, `head` how long from there to the blank line; zero is no limit.
-    pub async fn read_head(&mut self, idle: Duration, head: Duration, most: usize) -> Result<BytesMut, NoHead> {
+    /// The first head has no `idle`: its time began with the connection, and the listener has set it.
+    pub async fn read_head(&mut self, idle: Option<Duration>, head: Duration, most: usize) -> Result<BytesMut, NoHead> {
         self.reading = Reading::Freely;
         let mut searched = 0;
         let mut begun = false;
-        self.deadline.set(idle);
+        if let Some(idle) = idle {
+            self.deadline.set(idle);
+        }
         loop {
             if !begun {
                 // Servers should pass over blank lines before a request (RFC 9112 2.2).
@@ -169,7 +172,9 @@ impl Connection {
                 self.held.advance(blank);
                 if !self.held.is_empty() {
                     begun = true;
-                    self.deadline.set(head);
+                    if idle.is_some() {
+                        self.deadline.set(head);
+                    }
                 }
             }
             if let Some(end) = head_end(&self.held, searched) {
@@ -441,7 +446,7 @@ mod tests {
     }
 
     async fn head(connection: &mut Connection) -> Result<String, NoHead> {
-        let head = connection.read_head(FOREVER, FOREVER, 64).await?;
+        let head = connection.read_head(Some(FOREVER), FOREVER, 64).await?;
         Ok(String::from_utf8_lossy(&head).into_owned())
     }
 
@@ -477,9 +482,25 @@ mod tests {
     async fn an_idle_client_and_a_slow_one_are_told_apart() {
         let second = Duration::from_secs(1);
         let (mut connection, mut client) = pair();
-        assert_eq!(connection.read_head(second, second, 64).await, Err(NoHead::Idle));
+        assert_eq!(connection.read_head(Some(second), second, 64).await, Err(NoHead::Idle));
         client.write_all(b"GET").await.unwrap();
-        assert_eq!(connection.read_head(second, second, 64).await, Err(NoHead::Late));
+        assert_eq!(connection.read_head(Some(second), second, 64).await, Err(NoHead::Late));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_of_the_first_head_is_not_put_off_by_its_beginning() {
+        let second = Duration::from_secs(1);
+        let (mut connection, mut client) = pair();
+        connection.deadline.set(2 * second);
+        let writing = tokio::spawn(async move {
+            tokio::time::sleep(second).await;
+            client.write_all(b"GET").await.unwrap();
+            client
+        });
+        let started = tokio::time::Instant::now();
+        assert_eq!(connection.read_head(None, 2 * second, 64).await, Err(NoHead::Late));
+        assert!((2 * second..3 * second).contains(&started.elapsed()), "{:?}", started.elapsed());
+        drop(writing.await.unwrap());
     }
 
     async fn read_body(body: Body, sent: &[u8], room: usize) -> (Vec<u8>, Vec<u8>) {

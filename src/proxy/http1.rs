@@ -28,7 +28,7 @@ pub(super) async fn serve(
             let snapshot = core.snapshot.load();
             (snapshot.config.timeouts.clone(), snapshot.config.limits.clone())
         };
-        let idle = if first { timeouts.head } else { timeouts.keep_alive };
+        let idle = (!first).then_some(timeouts.keep_alive);
         let most = usize::try_from(limits.head.as_u64()).unwrap_or(usize::MAX);
         let head = tokio::select! {
             biased;
