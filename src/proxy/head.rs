@@ -59,7 +59,8 @@ impl<'a> Head<'a> {
             return Err(Refusal::Method);
         }
         let path = self.path_and_query();
-        if !path.starts_with(['/', '?']) && !(path == "*" && self.method == "OPTIONS") || path.contains('#') {
+        let whole_server = path == "*" && self.method == "OPTIONS";
+        if !(whole_server || path.starts_with(['/', '?'])) || path.contains('#') {
             return Err(Refusal::BadRequest);
         }
         let body = request_body(self.minor_version, self.fields).map_err(Refusal::Malformed)?;
