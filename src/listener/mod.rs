@@ -233,6 +233,7 @@ impl Accepted {
         };
         let info = Arc::new(Info { listener: Arc::clone(&settings.name), peer, local, tls, accepted });
         let deadline = settings.shared.deadlines.register();
+        deadline.set(settings.shared.first_bytes);
         let mut parts = Parts { transport, held: BytesMut::new(), info, deadline, permit };
         let tcp = || settings.tcp_upstream.clone();
         match settings.config.protocol {
@@ -267,8 +268,11 @@ impl Accepted {
             Detected::Other | Detected::Silent | Detected::FlashPolicy if settings.tcp_upstream.is_some() => {
                 Some(Connection::new(parts, Protocol::Raw, tcp()))
             }
-            // Without detection, what does not look like HTTP is told so by the HTTP engine.
+            // Without detection, what does not look like HTTP, or stops in the middle of it, is told so in HTTP.
             Detected::Other if detecting.is_none() => Some(Connection::new(parts, Protocol::Http1, None)),
+            Detected::Silent if detecting.is_none() && !parts.held.is_empty() => {
+                Some(Connection::new(parts, Protocol::Http1, None))
+            }
             Detected::Other | Detected::FlashPolicy | Detected::Silent | Detected::Gone => None,
         }
     }

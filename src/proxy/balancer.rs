@@ -1,9 +1,11 @@
 //! The gateway's decisions as the hooks of Pingora's HTTP proxy.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use ::http::Version;
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -18,7 +20,7 @@ use super::{Core, connect, head, peer};
 use crate::http::forwarding::Seen;
 use crate::http::hop_by_hop::{is_hop_by_hop, is_nominated};
 use crate::http::{Refusal, answers};
-use crate::listener::Info;
+use crate::listener::{Connection, Info};
 use crate::request::{Headers, Path, Request, host_name};
 use crate::router::{Action, Decision};
 use crate::snapshot::Pool;
@@ -120,6 +122,7 @@ impl ProxyHttp for Balancer {
             learner: None,
             error_body: None,
             lease: None,
+            reached: false,
             tried: Tried::default(),
             tries: 0,
             client: Ipv4Addr::LOCALHOST.into(),
@@ -143,6 +146,7 @@ impl ProxyHttp for Balancer {
         session.set_read_timeout(set(timeouts.body));
         session.set_write_timeout(set(timeouts.write));
         session.set_total_drain_timeout(Some(DRAIN));
+        session.set_close_on_response_before_downstream_finish(false);
         let most = ctx.snapshot.config.limits.body.as_u64();
         let announced = content_length(session.req_header());
         let routed = match announced {
@@ -200,6 +204,11 @@ impl ProxyHttp for Balancer {
             Err(Error::explain(ErrorType::HTTPStatus(refusal.status()), refusal.word()))
         };
         let Some(pool) = ctx.pool.clone() else { return fail(ctx, Refusal::NoRoute) };
+        if let Some(lease) = ctx.lease.as_ref().filter(|_| ctx.reached) {
+            // Asked again though it was reached: the server had closed a kept connection, and gets a new one.
+            ctx.reached = false;
+            return peer::of(&pool, lease.server());
+        }
         // A place on a server that could not be reached is given back before another one is looked for.
         ctx.lease = None;
         if ctx.ask.is_none() {
@@ -246,6 +255,7 @@ impl ProxyHttp for Balancer {
         ctx: &mut Exchange,
     ) -> Result<()> {
         ctx.refusal = None;
+        ctx.reached = true;
         if let Some(lease) = &ctx.lease
             && !reused
         {
@@ -264,8 +274,10 @@ impl ProxyHttp for Balancer {
         let peer = ctx.peer();
         let sent = session.req_header();
         let authority = authority(sent);
-        let dropped: Vec<_> =
-            request.headers.keys().filter(|name| forwarding.replaces(name.as_str(), peer)).cloned().collect();
+        let headers = Headers::Map(&sent.headers);
+        let nominated = |name: &str| headers.all("connection").any(|value| is_nominated(value, name));
+        let goes = |name: &str| nominated(name) || forwarding.replaces(name, peer);
+        let dropped: Vec<_> = request.headers.keys().filter(|name| goes(name.as_str())).cloned().collect();
         for name in dropped {
             request.remove_header(&name);
         }
@@ -274,7 +286,7 @@ impl ProxyHttp for Balancer {
             local_port: ctx.info.as_ref().map_or(0, |info| info.local.port()),
             secure: ctx.secure(),
             authority,
-            headers: Headers::Map(&sent.headers),
+            headers,
         };
         let mut told = Ok(());
         forwarding.tell(&seen, &ctx.request_id, |name, value| {
@@ -357,6 +369,20 @@ impl ProxyHttp for Balancer {
         Ok(None)
     }
 
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        _ctx: &mut Exchange,
+    ) -> Result<()> {
+        if session.req_header().version < Version::HTTP_11 && response.headers.contains_key("transfer-encoding") {
+            // HTTP/1.0 has no chunks (RFC 9112 7): the body ends with the connection.
+            response.remove_header("transfer-encoding");
+            session.set_keepalive(None);
+        }
+        Ok(())
+    }
+
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Exchange) -> FailToProxy {
         let refusal = ctx.refusal.or_else(|| refusal_of(error));
         match refusal {
@@ -375,6 +401,16 @@ impl ProxyHttp for Balancer {
         }
         if self.core.access_log.is_on() {
             self.log(session, error, ctx, status);
+        }
+        // What follows is between the client and the gateway.
+        ctx.lease = None;
+        let whole = error.is_none() || ctx.refusal.is_some_and(|refusal| refusal.status() == status);
+        if !whole {
+            cut(session);
+        } else if ctx.refusal != Some(Refusal::BodyTimeout) {
+            // An answer may come before the end of the request: what is still on its way is read away, since a reset
+            // in reply to it would overtake the answer (RFC 9112 9.6).
+            let _ = session.drain_request_body().await;
         }
     }
 
@@ -450,10 +486,24 @@ async fn answer(session: &mut Session, mut header: ResponseHeader, body: Bytes) 
     Ok(())
 }
 
+/// Lets the client see that an answer is cut: where its end is the end of the connection, that has to be a reset.
+fn cut(session: &Session) {
+    let until_close = session.response_written().is_some_and(|response| {
+        !response.headers.contains_key("content-length") && !response.headers.contains_key("transfer-encoding")
+    });
+    let stream = session.as_http1().filter(|_| until_close).map(|http1| http1.stream());
+    if let Some(connection) = stream.and_then(|stream| stream.as_any().downcast_ref::<Connection>()) {
+        connection.reset_on_close();
+    }
+}
+
 /// What an error of Pingora's means to the client; `None` when there is nobody left to tell.
 fn refusal_of(error: &Error) -> Option<Refusal> {
     let timed_out = matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
+    let cause = error.root_cause().downcast_ref::<io::Error>().map(io::Error::kind);
     match (error.esource(), error.etype()) {
+        // Said by the connection of a chunked body that is none.
+        (ErrorSource::Downstream, _) if cause == Some(io::ErrorKind::InvalidData) => Some(Refusal::BadRequest),
         (_, ErrorType::HTTPStatus(413)) => Some(Refusal::BodyTooLarge),
         (ErrorSource::Upstream, _) if timed_out => Some(Refusal::AnswerTimeout),
         (ErrorSource::Upstream, _) => Some(Refusal::BadAnswer),

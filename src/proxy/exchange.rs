@@ -33,6 +33,8 @@ pub struct Exchange {
     pub(super) error_body: Option<Vec<u8>>,
     /// Its place on a server.
     pub lease: Option<Lease>,
+    /// Whether its server has been connected to.
+    pub reached: bool,
     /// Servers that could not be connected to.
     pub tried: Tried,
     /// Servers asked so far.

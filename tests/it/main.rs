@@ -9,10 +9,13 @@
 )]
 
 mod classic;
+mod forwarding;
 mod health;
+mod http;
 mod layers;
 mod routing;
 mod socketio;
 mod support;
+mod timeouts;
 mod tls;
 mod websocket;
