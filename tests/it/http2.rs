@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Request, Version};
-use tokio::net::TcpStream;
 use tokio::sync::{Barrier, mpsc};
 
+use crate::support::client::tcp;
 use crate::support::http2::{Http2, whole};
 use crate::support::tls::{Authority, TlsClient};
 use crate::support::{Client, Echo, Gateway, Scripted, within};
@@ -36,7 +36,7 @@ upstreams:
 }
 
 async fn plain(gateway: &Gateway) -> Http2 {
-    Http2::over(TcpStream::connect(gateway.address("plain")).await.unwrap()).await
+    Http2::over(tcp(gateway.address("plain")).await).await
 }
 
 async fn secure(gateway: &Gateway, tls: &TlsClient) -> Http2 {

@@ -8,6 +8,7 @@
     reason = "nobody imports from a test, and an unwrap is an assertion in it"
 )]
 
+mod detect;
 mod http2;
 mod layers;
 mod routing;

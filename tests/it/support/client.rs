@@ -39,6 +39,13 @@ impl Answer {
     }
 }
 
+/// A connection whose bytes leave at once, each write in a packet of its own.
+pub async fn tcp(address: SocketAddr) -> TcpStream {
+    let stream = within("connect", TcpStream::connect(address)).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
 /// The request that opens a WebSocket.
 pub fn upgrade(path: &str) -> String {
     format!(
@@ -49,7 +56,7 @@ pub fn upgrade(path: &str) -> String {
 
 impl Client {
     pub async fn connect(address: SocketAddr) -> Self {
-        Self::over(within("connect", TcpStream::connect(address)).await.unwrap())
+        Self::over(tcp(address).await)
     }
 
     /// Connects from 127.0.0.x.

@@ -137,8 +137,8 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- log of the gateway\n{}", self.log.all().join("\n"));
-            eprintln!("--- access log\n{}", self.access_log.all().join("\n"));
+            eprintln!("--- log of the gateway\n{}", self.log.last().join("\n"));
+            eprintln!("--- access log\n{}", self.access_log.last().join("\n"));
         }
     }
 }
@@ -180,6 +180,12 @@ impl Lines {
 
     fn all(&self) -> Vec<String> {
         self.0.lock().unwrap().clone()
+    }
+
+    /// As many as a person reads.
+    fn last(&self) -> Vec<String> {
+        let lines = self.all();
+        lines[lines.len().saturating_sub(100)..].to_vec()
     }
 
     /// Waits until the lines so far are as they should be; false when the child has ended before.
