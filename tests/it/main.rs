@@ -9,8 +9,10 @@
 )]
 
 mod detect;
+mod flash;
 mod http2;
 mod layers;
 mod routing;
 mod support;
+mod tcp;
 mod tls;
