@@ -12,6 +12,7 @@ mod detect;
 mod flash;
 mod http2;
 mod layers;
+mod limits;
 mod routing;
 mod support;
 mod tcp;

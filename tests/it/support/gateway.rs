@@ -38,6 +38,17 @@ impl Gateway {
 
     /// Starts a gateway and waits until it listens; its servers may be down.
     pub async fn start_unready(yaml: &str) -> Self {
+        Self::launch(yaml, Command::new(env!("CARGO_BIN_EXE_sockgate"))).await
+    }
+
+    /// The same with room for this many open files and no more.
+    pub async fn start_with_files(yaml: &str, files: usize) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_sockgate")]);
+        Self::launch(yaml, shell).await
+    }
+
+    async fn launch(yaml: &str, mut command: Command) -> Self {
         let mut yaml = yaml.to_owned();
         if !yaml.contains("\nadmin:") {
             yaml.push_str("\nadmin: { address: 127.0.0.1:0 }\n");
@@ -45,7 +56,7 @@ impl Gateway {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("sockgate.yaml");
         std::fs::write(&file, &yaml).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sockgate"))
+        let mut child = command
             .args(["run", "-c"])
             .arg(&file)
             .env("RUST_LOG", "info,sockgate=debug,pingora=warn,pingora_core=off,pingora_proxy=off")
