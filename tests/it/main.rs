@@ -8,6 +8,8 @@
     reason = "nobody imports from a test, and an unwrap is an assertion in it"
 )]
 
+mod admin;
+mod cli;
 mod detect;
 mod flash;
 mod http2;
