@@ -508,9 +508,14 @@ fn refusal_of(error: &Error) -> Option<Refusal> {
         (ErrorSource::Upstream, _) if timed_out => Some(Refusal::AnswerTimeout),
         (ErrorSource::Upstream, _) => Some(Refusal::BadAnswer),
         (ErrorSource::Downstream, ErrorType::ReadTimedout) => Some(Refusal::BodyTimeout),
+        // H2Error: the stream has been reset.
         (
             ErrorSource::Downstream,
-            ErrorType::ReadError | ErrorType::WriteError | ErrorType::WriteTimedout | ErrorType::ConnectionClosed,
+            ErrorType::ReadError
+            | ErrorType::WriteError
+            | ErrorType::WriteTimedout
+            | ErrorType::ConnectionClosed
+            | ErrorType::H2Error,
         ) => None,
         (ErrorSource::Downstream, _) => Some(Refusal::BadRequest),
         (ErrorSource::Internal | ErrorSource::Unset, _) => Some(Refusal::BadAnswer),

@@ -65,10 +65,24 @@ upstreams:
 
     /// Starts a gateway and waits until it listens; its servers may be down.
     pub async fn start_unready(yaml: &str) -> Self {
+<<<<<<< HEAD
         Self::spawn(yaml, &HashMap::new()).await
     }
 
     async fn spawn(yaml: &str, variables: &HashMap<&str, String>) -> Self {
+=======
+        Self::launch(yaml, Command::new(env!("CARGO_BIN_EXE_sockgate"))).await
+    }
+
+    /// The same with room for this many open files and no more.
+    pub async fn start_with_files(yaml: &str, files: usize) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_sockgate")]);
+        Self::launch(yaml, shell).await
+    }
+
+    async fn launch(yaml: &str, mut command: Command) -> Self {
+>>>>>>> refs/heads/edge
         let mut yaml = yaml.to_owned();
         if !yaml.contains("\nadmin:") {
             yaml.push_str("\nadmin: { address: 127.0.0.1:0 }\n");
@@ -76,7 +90,7 @@ upstreams:
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("sockgate.yaml");
         std::fs::write(&file, &yaml).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sockgate"))
+        let mut child = command
             .args(["run", "-c"])
             .arg(&file)
             .env("RUST_LOG", "info,sockgate=debug,pingora=warn,pingora_core=off,pingora_proxy=off")
@@ -169,8 +183,8 @@ upstreams:
 impl Drop for Gateway {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- log of the gateway\n{}", self.log.all().join("\n"));
-            eprintln!("--- access log\n{}", self.access_log.all().join("\n"));
+            eprintln!("--- log of the gateway\n{}", self.log.last().join("\n"));
+            eprintln!("--- access log\n{}", self.access_log.last().join("\n"));
         }
     }
 }
@@ -212,6 +226,12 @@ impl Lines {
 
     fn all(&self) -> Vec<String> {
         self.0.lock().unwrap().clone()
+    }
+
+    /// As many as a person reads.
+    fn last(&self) -> Vec<String> {
+        let lines = self.all();
+        lines[lines.len().saturating_sub(100)..].to_vec()
     }
 
     /// Waits until the lines so far are as they should be; false when the child has ended before.
