@@ -16,6 +16,7 @@
 pub mod access_log;
 pub mod address;
 pub mod admin;
+pub mod affinity;
 pub mod cli;
 pub mod config;
 pub mod deadline;

@@ -3,12 +3,13 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::config::Config;
+use crate::drain::Roster;
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::router::{Router, Routes};
-use crate::upstream::{self, Upstream};
+use crate::upstream::{self, ServerId, Upstream};
 
 /// One configuration, built.
 pub struct Snapshot {
@@ -32,13 +33,26 @@ pub struct Pool {
     pub group: u64,
     /// What the HTTP engine derives from the upstream, once.
     pub engine: OnceLock<Box<dyn Any + Send + Sync>>,
+    /// What is open on each server, for drains.
+    rosters: Mutex<HashMap<ServerId, Arc<Roster>>>,
 }
 
 static NEXT_GROUP: AtomicU64 = AtomicU64::new(1);
 
 impl Pool {
     fn new(upstream: Arc<Upstream>, metrics: UpstreamMetrics) -> Self {
-        Self { upstream, metrics, group: NEXT_GROUP.fetch_add(1, Ordering::Relaxed), engine: OnceLock::new() }
+        Self {
+            upstream,
+            metrics,
+            group: NEXT_GROUP.fetch_add(1, Ordering::Relaxed),
+            engine: OnceLock::new(),
+            rosters: Mutex::default(),
+        }
+    }
+
+    /// What is open on a server and can be told to leave.
+    pub fn roster(&self, server: ServerId) -> Arc<Roster> {
+        Arc::clone(self.rosters.lock().unwrap_or_else(PoisonError::into_inner).entry(server).or_default())
     }
 }
 

@@ -11,6 +11,7 @@ use super::exchange::Line;
 use super::tunnel::Tunnel;
 use crate::listener::{Connection, Parts};
 use crate::snapshot::Pool;
+use crate::tunnel::Listening;
 use crate::upstream::PickKey;
 
 /// Serves a raw connection in a task of its own.
@@ -27,12 +28,10 @@ async fn run(core: Arc<Core>, pool: Arc<Pool>, mut line: Box<Line>, client: Part
     let key = PickKey { client: client.info.peer.ip() };
     match connect(&pool, &key, &mut line).await {
         Ok((lease, server)) => {
-            let metrics = pool.metrics.clone();
-            metrics.raw.inc();
+            pool.metrics.raw.inc();
             let idle = pool.upstream.config().timeouts.tunnel_idle;
-            drop(pool);
-            let tunnel = Tunnel { core, line, lease, metrics };
-            tunnel.carry(client, server, BytesMut::new(), 0, idle, false).await;
+            let tunnel = Tunnel { core, line, lease, pool };
+            tunnel.carry(client, server, BytesMut::new(), 0, idle, Listening::default()).await;
         }
         Err(refusal) => {
             core.metrics.refused(refusal.word());

@@ -21,6 +21,7 @@ use crate::request::{Headers, Request, elements};
 use crate::router::{Action, Decision, Route};
 use crate::snapshot::{Pool, Snapshot};
 use crate::transport::Transport;
+use crate::tunnel::Listening;
 use crate::tunnel::handshake::{self, Answer, NoAnswer, ask};
 use crate::upstream::config::{HostHeader, Kind};
 use crate::upstream::{Lease, PickKey};
@@ -170,21 +171,22 @@ impl Attempt {
         let timeouts = lease.upstream().config().timeouts.clone();
         let answer = ask(&mut client, &mut server, &self.way.head, self.opening, timeouts.first_byte).await;
         self.line.first_byte = Some(self.line.elapsed());
-        let metrics = self.way.pool.metrics.clone();
+        let pool = Arc::clone(&self.way.pool);
         match answer {
             Ok(Answer::Switched { first, head }) => {
-                metrics.answered(101);
-                metrics.websockets.inc();
+                pool.metrics.answered(101);
+                pool.metrics.websockets.inc();
                 self.line.status = 101;
                 // What the request weighed is not kept for the hours that a socket lives.
                 let Self { core, opening, line, way } = self;
                 drop(way);
-                let tunnel = Tunnel { core, line, lease, metrics };
-                tunnel.carry(client, server, first, head, timeouts.tunnel_idle, opening == Opening::Hybi).await;
+                let listening = Listening { frames: opening == Opening::Hybi, overhear: None };
+                let tunnel = Tunnel { core, line, lease, pool };
+                tunnel.carry(client, server, first, head, timeouts.tunnel_idle, listening).await;
             }
             Ok(Answer::Refused(answer)) => {
-                metrics.answered(answer.status);
-                metrics.upgrades_refused.inc();
+                pool.metrics.answered(answer.status);
+                pool.metrics.upgrades_refused.inc();
                 self.line.status = answer.status;
                 self.line.closed_by = "server";
                 let relayed = answer.relay(&mut client.transport, &mut server, timeouts.first_byte).await;

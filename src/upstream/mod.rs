@@ -3,6 +3,7 @@
 //! [`Upstream::pick`] answers with a [`Lease`]: one place on one server, given back when it is dropped. What goes over
 //! the connection, and which session belongs to which server, is the business of others.
 
+mod acquaintance;
 mod balance;
 pub mod config;
 mod connect;

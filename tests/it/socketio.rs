@@ -332,3 +332,31 @@ async fn an_endless_htmlfile_answer_arrives_as_it_is_written() {
     assert_eq!(taken.status, 200);
     page.read_until(b"6:::1+").await;
 }
+
+/// hixie-76, which Safari 5 and Flash spoke: eight bytes follow the head without a length, with it or in a segment of their own.
+#[tokio::test]
+async fn the_oldest_websocket_dialect_passes() {
+    let pair = Pair::start("v0.9", &[]).await;
+    for at_once in [true, false] {
+        let handshake = Client::connect(pair.address()).await.get("/socket.io/1/").await.text();
+        let sid = handshake.split(':').next().unwrap();
+        let head = format!(
+            "GET /socket.io/1/websocket/{sid} HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\n\
+             Connection: Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Key1: 4 @1  46546xW%0l 1 5\r\n\
+             Sec-WebSocket-Key2: 12998 5 Y3 1  .P00\r\n\r\n"
+        );
+        let mut socket = Client::connect(pair.address()).await;
+        if at_once {
+            socket.send(head + "^n:ds[4U").await;
+        } else {
+            socket.send(head).await;
+            socket.send("^n:ds[4U").await;
+        }
+        assert_eq!(socket.answer().await.status, 101);
+        // The keys, the nonce and the answer to them are those of the draft.
+        assert_eq!(socket.read(16).await, b"8jKS'y:G*Co,Wxa-");
+        socket.read_until(b"\x001::\xff").await;
+        socket.send(b"\x005:1+::{\"name\":\"who\"}\xff").await;
+        socket.read_until(b"6:::1+").await;
+    }
+}
