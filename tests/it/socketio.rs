@@ -14,8 +14,8 @@ use crate::support::{Client, Gateway, eventually, within};
 /// Every transport, alone and on the way from one to the other.
 const TRANSPORTS: [&str; 3] = ["polling", "websocket", "polling,websocket"];
 
-/// As many clients as addresses that they come from.
-const MANY: [&str; 4] = ["--sessions", "24", "--local-addresses", "127.0.0.2-127.0.0.25"];
+/// As many clients as there are addresses to come from, and one more.
+const MANY: [&str; 4] = ["--sessions", "60", "--local-addresses", "127.0.0.2-127.0.0.60"];
 
 /// Two servers of one version, `a` and `b`, behind one gateway.
 struct Pair {
@@ -26,11 +26,11 @@ struct Pair {
 
 impl Pair {
     async fn start(version: &str, options: &[&str]) -> Self {
-        Self::behind(version, options, "detect: { tcp: raw, inspect_delay: 5s }").await
+        Self::behind(version, options, "detect: { tcp: raw, inspect_delay: 5s }", "client_ip").await
     }
 
-    /// Behind a listener of this kind.
-    async fn behind(version: &str, options: &[&str], listener: &str) -> Self {
+    /// Behind a listener of this kind, placed by this balance.
+    async fn behind(version: &str, options: &[&str], listener: &str, balance: &str) -> Self {
         let a = Node::server(version, &[&["--id", "a"], options].concat()).await;
         let b = Node::server(version, &[&["--id", "b"], options].concat()).await;
         let gateway = Gateway::start(&format!(
@@ -40,7 +40,7 @@ listeners:
 routes:
   - upstream: sessions
 upstreams:
-  sessions: {{ kind: socket.io, servers: [\"127.0.0.1:{a}\", \"127.0.0.1:{b}\"] }}
+  sessions: {{ kind: socket.io, balance: {balance}, servers: [\"127.0.0.1:{a}\", \"127.0.0.1:{b}\"] }}
   raw: {{ kind: tcp, servers: [\"127.0.0.1:{a}\"] }}
 ",
             a = a.port(),
@@ -190,7 +190,7 @@ async fn clients_of_every_age_come_in_by_tls() {
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
     let tls = format!("tls: {{ certificates: [{{ cert: {cert:?}, key: {key:?} }}] }}");
     for (server, version) in [("v4", "v4"), ("v2", "v2"), ("v0.9", "v0.9")] {
-        let pair = Pair::behind(server, &[], &tls).await;
+        let pair = Pair::behind(server, &[], &tls, "round_robin").await;
         let url = format!("https://{}", pair.address());
         for transports in TRANSPORTS {
             let options =
@@ -230,7 +230,7 @@ async fn python_clients_meet_version_4_servers_and_read_a_compressed_handshake()
         eprintln!("skipped: python-socketio is not installed, see scripts/node-deps");
         return;
     }
-    let pair = Pair::start("v4", &["--greeting", "5000"]).await;
+    let pair = Pair::behind("v4", &["--greeting", "5000"], "http2: false", "round_robin").await;
     for transports in TRANSPORTS {
         let mut run = Command::new(&python);
         run.arg(&script).args(["--url", &pair.url(), "--transports", transports]).args(MANY).kill_on_drop(true);
@@ -244,7 +244,20 @@ async fn python_clients_meet_version_4_servers_and_read_a_compressed_handshake()
 async fn many_clients_behind_one_address_keep_their_sessions() {
     let pair = Pair::start("v4", &[]).await;
     for transports in TRANSPORTS {
-        pair.all_well("v4", &["--transports", transports, "--sessions", "24", "--keep-alive"]).await;
+        pair.all_well("v4", &["--transports", transports, "--sessions", "60", "--keep-alive"]).await;
+    }
+}
+
+/// Placed in turn, nothing but the session id tells where a request belongs.
+#[tokio::test]
+async fn a_session_id_alone_leads_to_the_server_that_knows_it() {
+    for (server, version) in [("v4", "v4"), ("v4", "v2"), ("v2", "v2"), ("v0.9", "v0.9")] {
+        let pair = Pair::behind(server, &[], "http2: false", "round_robin").await;
+        for transports in TRANSPORTS {
+            let summary = pair.all_well(version, &["--transports", transports, "--sessions", "20"]).await;
+            let served = &summary["servers"];
+            assert!(served["a"].is_u64() && served["b"].is_u64(), "both serve: {served}");
+        }
     }
 }
 
