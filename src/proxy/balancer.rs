@@ -20,13 +20,13 @@ use super::{Core, connect, head, peer};
 use crate::http::forwarding::Seen;
 use crate::http::hop_by_hop::{is_hop_by_hop, is_nominated};
 use crate::http::{Refusal, answers};
-use crate::listener::{Connection, Info};
+use crate::listener::{Connection, Farewell, Info};
 use crate::request::{Headers, Path, Request, host_name};
 use crate::router::{Action, Decision};
 use crate::snapshot::Pool;
 use crate::upstream::config::{HostHeader, Kind};
-use crate::upstream::{PickError, PickKey, Tried};
-use crate::wire::engine_io::{SESSION_UNKNOWN, error_code};
+use crate::upstream::{Lease, PickError, PickKey, Tried};
+use crate::wire::engine_io::{SESSION_UNKNOWN, error_code, goodbye};
 
 /// Routes, picks, forwards, limits and logs. A `ProxyHttp` of a program's own can hold one and pass on the hooks that
 /// it does not change.
@@ -224,6 +224,7 @@ impl ProxyHttp for Balancer {
         ctx.tries += 1;
         ctx.queued = lease.waited();
         let peer = peer::of(&pool, lease.server());
+        announce(session, ctx, &pool, &lease);
         ctx.lease = Some(lease);
         peer
     }
@@ -393,6 +394,9 @@ impl ProxyHttp for Balancer {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Exchange) {
+        if let Some(info) = &ctx.info {
+            info.pending.take();
+        }
         let status = session.response_written().map_or(0, |response| response.status.as_u16());
         let metrics = ctx.pool.as_ref().map_or(&ctx.snapshot.local, |pool| &pool.metrics);
         if status != 0 {
@@ -464,6 +468,21 @@ impl Balancer {
     }
 }
 
+/// Lets the connection know that this is a poll, so that it can be ended politely when its session has to go. Streams of
+/// HTTP/2 share a connection, and are left to the deadline of the drain.
+fn announce(session: &Session, ctx: &Exchange, pool: &Pool, lease: &Lease) {
+    let poll = ctx.ask.as_ref().and_then(|ask| ask.polls(session.req_header().method.as_str()));
+    if let (Some(poll), Some(info), false) = (poll, &ctx.info, session.is_http2()) {
+        info.pending.announce(Farewell {
+            leave: pool.roster(lease.server().id()).add(),
+            body: goodbye(poll.revision, poll.jsonp),
+            jsonp: poll.jsonp.is_some(),
+            upstream: Arc::clone(lease.upstream().name()),
+            server: Arc::clone(lease.server().name()),
+        });
+    }
+}
+
 /// Forgets a session that its server does not know any more: it was restarted, or has given the session up.
 fn forget(pool: &Pool, ask: Option<&Ask>) {
     let begun = ask.and_then(|ask| ask.session.as_ref()?.begun.as_ref());
@@ -492,7 +511,7 @@ fn cut(session: &Session) {
         !response.headers.contains_key("content-length") && !response.headers.contains_key("transfer-encoding")
     });
     let stream = session.as_http1().filter(|_| until_close).map(|http1| http1.stream());
-    if let Some(connection) = stream.and_then(|stream| stream.as_any().downcast_ref::<Connection>()) {
+    if let Some(connection) = stream.and_then(|stream| Connection::beneath(&**stream)) {
         connection.reset_on_close();
     }
 }

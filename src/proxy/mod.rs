@@ -9,6 +9,7 @@ mod http1;
 mod learn;
 mod peer;
 mod place;
+mod poll;
 mod raw;
 mod tunnel;
 mod websocket;
