@@ -16,6 +16,7 @@ mod http2;
 mod layers;
 mod limits;
 mod routing;
+mod stop;
 mod support;
 mod tcp;
 mod tls;
