@@ -34,9 +34,9 @@ USER 10001:10001
 # from starting at all under allowPrivilegeEscalation: false.
 EXPOSE 80 443 843 9901
 
-# Asks /readyz; needs an `admin` in the configuration that listens on port 9901 of the loopback, or of all addresses.
+# Asks for /readyz at 127.0.0.1:9901: needs an `admin` in the configuration that listens there, or on 0.0.0.0:9901.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
-    CMD ["sockgate", "health", "--admin", "127.0.0.1:9901"]
+    CMD ["sockgate", "health"]
 
 # The gateway drains on SIGTERM, for up to `drain.deadline`, 30 s unless said otherwise: give `docker stop --time` more.
 STOPSIGNAL SIGTERM

@@ -70,8 +70,10 @@ pub struct Record {
     pub method: String,
     /// The host asked for.
     pub host: String,
-    /// Path and query as sent.
+    /// Path and query as sent, but for the id of a session, which would let whoever reads it take the session over.
     pub target: String,
+    /// A hash of that id: the same session has the same one in every line.
+    pub session: String,
     /// The status of the answer; 0 for raw connections and clients that left before one.
     pub status: u16,
     /// The route that matched.
@@ -305,6 +307,7 @@ impl Record {
         text("method", &self.method);
         text("host", &self.host);
         text("target", &self.target);
+        text("session", &self.session);
         text("route", self.route.as_deref().unwrap_or(""));
         text("upstream", self.upstream.as_deref().unwrap_or(""));
         text("server", self.server.as_deref().unwrap_or(""));
@@ -392,6 +395,7 @@ mod tests {
             method: "GET".to_owned(),
             host: "example.com".to_owned(),
             target: "/socket.io/?x=\"quoted\"".to_owned(),
+            session: String::new(),
             status: 101,
             route: Some("sockets".into()),
             upstream: Some("sockets".into()),

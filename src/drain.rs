@@ -1,8 +1,18 @@
-//! The pace at which the gateway lets go of what is open when it stops.
+//! Letting go: at what pace, and who may go now.
+//!
+//! A [`Roster`] lists what is open on one server: tunnels, and polls that wait for an answer. A [`Pace`] says how fast
+//! they are told to leave. How a tunnel or a poll says goodbye is its own affair; here is only whose turn it is.
 
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::task::AtomicWaker;
+use rand::Rng;
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep_until};
 
 /// `drain`: what happens from SIGTERM to the end.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -19,5 +29,177 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self { delay: Duration::ZERO, deadline: Duration::from_secs(30) }
+    }
+}
+
+/// How fast sessions and tunnels are let go.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pace {
+    /// How many in a second.
+    pub rate: f64,
+    /// The share by which each pause is varied at random, 0 to 1, so that clients do not come back in step.
+    pub jitter: f64,
+    /// What is left after this time goes at once.
+    pub deadline: Duration,
+}
+
+/// What is open on one server and can be told to leave.
+#[derive(Debug, Default)]
+pub struct Roster {
+    present: Mutex<Vec<Weak<Leave>>>,
+}
+
+/// One that can be told to leave; whoever serves it holds it for as long as it is open.
+#[derive(Debug, Default)]
+pub struct Leave {
+    told: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Leave {
+    /// Ready once it has been told; else the task is woken when it is.
+    pub fn poll_told(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.waker.register(cx.waker());
+        if self.told.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Waits until it is told.
+    pub async fn told(&self) {
+        poll_fn(|cx| self.poll_told(cx)).await;
+    }
+
+    fn tell(&self) {
+        self.told.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+}
+
+impl Roster {
+    /// Puts one more on the list, until its last holder drops it.
+    pub fn add(&self) -> Arc<Leave> {
+        let leave = Arc::new(Leave::default());
+        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        // Sweep when the list is about to grow: each entry is then looked at a bounded number of times.
+        if present.len() == present.capacity() {
+            present.retain(|entry| entry.strong_count() > 0);
+            if present.len() * 4 < present.capacity() {
+                let length = present.len();
+                present.shrink_to(length * 2);
+            }
+        }
+        present.push(Arc::downgrade(&leave));
+        leave
+    }
+
+    /// How many are open.
+    pub fn len(&self) -> usize {
+        let present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        present.iter().filter(|entry| entry.strong_count() > 0).count()
+    }
+
+    /// Whether nothing is open.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Tells the next one to leave; false when there is none.
+    pub fn tell_one(&self) -> bool {
+        let next = {
+            let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+            std::iter::from_fn(|| present.pop()).find_map(|entry| entry.upgrade())
+        };
+        next.is_some_and(|leave| {
+            leave.tell();
+            true
+        })
+    }
+
+    /// Tells everyone to leave; gives their number.
+    pub fn tell_all(&self) -> usize {
+        let mut told = 0;
+        while self.tell_one() {
+            told += 1;
+        }
+        told
+    }
+
+    /// Tells one after the other at the pace, those that come meanwhile too, until `over` says that nobody will come
+    /// any more, or the deadline has come and everybody has been told. Gives the number of those told.
+    pub async fn empty(&self, pace: Pace, mut over: impl FnMut() -> bool) -> usize {
+        let deadline = Instant::now() + pace.deadline;
+        let pause = Duration::from_secs_f64((1.0 / pace.rate.max(0.001)).min(3600.0));
+        let mut told = 0;
+        let mut next = Instant::now();
+        while Instant::now() < deadline {
+            if self.tell_one() {
+                told += 1;
+            } else if over() {
+                return told;
+            }
+            let share = rand::rng().random_range(-1.0..=1.0) * pace.jitter.clamp(0.0, 1.0);
+            next += pause.mul_f64(1.0 + share);
+            // After a standstill of the machine the pace is kept, not caught up with.
+            next = next.max(Instant::now() - pause);
+            sleep_until(next.min(deadline)).await;
+        }
+        told + self.tell_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pace(rate: f64, deadline: u64) -> Pace {
+        Pace { rate, jitter: 0.3, deadline: Duration::from_secs(deadline) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn everybody_is_told_once_and_at_the_pace() {
+        let roster = Roster::default();
+        let open: Vec<_> = (0..100).map(|_| roster.add()).collect();
+        let started = Instant::now();
+        let told = roster.empty(pace(50.0, 60), || true).await;
+        let took = started.elapsed();
+        assert_eq!(told, 100);
+        assert!(open.iter().all(|leave| leave.told.load(Ordering::Acquire)));
+        assert!((Duration::from_millis(1500)..Duration::from_millis(2500)).contains(&took), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_tells_whoever_is_left() {
+        let roster = Roster::default();
+        let open: Vec<_> = (0..100).map(|_| roster.add()).collect();
+        let started = Instant::now();
+        assert_eq!(roster.empty(pace(1.0, 3), || true).await, 100);
+        assert!(started.elapsed() < Duration::from_millis(3100));
+        assert!(open.iter().all(|leave| leave.told.load(Ordering::Acquire)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_left_by_itself_takes_no_turn_and_no_memory() {
+        let roster = Roster::default();
+        for _ in 0..10_000 {
+            drop(roster.add());
+        }
+        let stays = roster.add();
+        assert_eq!(roster.len(), 1);
+        assert!(roster.present.lock().unwrap().capacity() < 64);
+        assert!(roster.tell_one() && !roster.tell_one());
+        stays.told().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_come_during_the_drain_have_their_turn_too() {
+        let roster = Arc::new(Roster::default());
+        let emptying = tokio::spawn({
+            let roster = Arc::clone(&roster);
+            async move { roster.empty(pace(10.0, 60), || false).await }
+        });
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let late = roster.add();
+        late.told().await;
+        drop(late);
+        assert_eq!(emptying.await.unwrap(), 1);
     }
 }

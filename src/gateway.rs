@@ -16,7 +16,7 @@ use pingora::server::configuration::ServerConf;
 use pingora::server::{ListenFds, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::Service;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::access_log::{AccessLog, Writer};
 use crate::admin::{self, Admin};
@@ -39,6 +39,18 @@ pub struct Gateway {
     limits: Arc<ConnectionLimits>,
     deadlines: Arc<Deadlines>,
     log_writer: Writer,
+    stop_asked: Arc<Notify>,
+}
+
+/// Stops a running gateway from within the program, as SIGTERM does from without.
+#[derive(Clone, Debug)]
+pub struct Handle(Arc<Notify>);
+
+impl Handle {
+    /// Begins to drain; [`Gateway::run`] returns when that has ended.
+    pub fn stop(&self) {
+        self.0.notify_one();
+    }
 }
 
 /// Assembles a [`Gateway`].
@@ -49,7 +61,7 @@ pub struct Builder {
 }
 
 /// Makes the HTTP engine once there is a balancer for it.
-type EngineMaker = Box<dyn FnOnce(Balancer, &Arc<ServerConf>) -> Arc<dyn HttpEngine>>;
+type EngineMaker = Box<dyn FnOnce(Balancer, &Arc<ServerConf>, Duration) -> Arc<dyn HttpEngine>>;
 
 /// Why a gateway can't be built.
 #[derive(Debug)]
@@ -71,12 +83,22 @@ const GOODBYES: Duration = Duration::from_secs(1);
 impl Gateway {
     /// Starts from a configuration.
     pub fn builder(config: Config) -> Builder {
-        Builder { config, router: None, engine: Box::new(|balancer, conf| engine(balancer, conf)) }
+        Builder { config, router: None, engine: Box::new(engine) }
     }
 
-    /// Serves until SIGTERM or SIGINT; returns when everything has ended. Blocks the thread.
+    /// Where a listener is bound, by its name, with the port that the kernel chose.
+    pub fn address(&self, listener: &str) -> Option<String> {
+        self.listeners.iter().find(|bound| &**bound.name() == listener).map(Listener::address)
+    }
+
+    /// A way to stop it once it runs.
+    pub fn handle(&self) -> Handle {
+        Handle(Arc::clone(&self.stop_asked))
+    }
+
+    /// Serves until SIGTERM, SIGINT or [`Handle::stop`]; returns when everything has ended. Blocks the thread.
     pub fn run(self) {
-        let Self { core, app, mut server, listeners, admin, limits, deadlines, log_writer } = self;
+        let Self { core, app, mut server, listeners, admin, limits, deadlines, log_writer, stop_asked } = self;
         let (stop, stopping) = watch::channel(false);
         let ready = Arc::new(AtomicBool::new(true));
         let threads = server.configuration.threads;
@@ -95,7 +117,7 @@ impl Gateway {
         let drain = core.snapshot.load().config.drain.clone();
         let log = core.access_log.clone();
         drop(core);
-        let stopper = Stopper { drain, stop, ready, app, limits, deadlines, log };
+        let stopper = Stopper { drain, stop, stop_asked, ready, app, limits, deadlines, log };
         server.run(RunArgs { shutdown_signal: Box::new(stopper) });
         log_writer.finish();
     }
@@ -118,7 +140,7 @@ impl Builder {
         P::CTX: Send + Sync,
         F: FnOnce(Balancer) -> P + 'static,
     {
-        self.engine = Box::new(|balancer, conf| engine(make(balancer), conf));
+        self.engine = Box::new(|balancer, conf, keep_alive| engine(make(balancer), conf, keep_alive));
         self
     }
 
@@ -157,6 +179,7 @@ impl Builder {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
+        let keep_alive = config.timeouts.keep_alive;
         let snapshot = Snapshot::build(config, router, &metrics).map_err(|error| fail(&error))?;
         let core = Arc::new(Core { snapshot: ArcSwap::from_pointee(snapshot), metrics, access_log });
         let conf = ServerConf {
@@ -169,27 +192,24 @@ impl Builder {
         };
         let mut server = Server::new_with_opt_and_conf(None, conf);
         server.bootstrap();
-        let engine = engine(Balancer::new(Arc::clone(&core)), &server.configuration);
+        let engine = engine(Balancer::new(Arc::clone(&core)), &server.configuration, keep_alive);
         let app = Arc::new(App::new(Arc::clone(&core), engine));
-        Ok(Gateway { core, app, server, listeners, admin, limits, deadlines, log_writer })
+        Ok(Gateway { core, app, server, listeners, admin, limits, deadlines, log_writer, stop_asked: Arc::default() })
     }
 }
 
-/// Pingora's HTTP proxy around these hooks.
-fn engine<P>(hooks: P, conf: &Arc<ServerConf>) -> Arc<dyn HttpEngine>
+/// Pingora's HTTP proxy around these hooks; `keep_alive` is how long an HTTP/2 connection may be without a stream.
+fn engine<P>(hooks: P, conf: &Arc<ServerConf>, keep_alive: Duration) -> Arc<dyn HttpEngine>
 where
     P: ProxyHttp + Send + Sync + 'static,
     P::CTX: Send + Sync,
 {
     let mut proxy: HttpProxy<P> = http_proxy(conf, hooks);
     let mut options = HttpServerOptions::default();
-    options.h2_idle_timeout = Some(H2_IDLE);
+    options.h2_idle_timeout = (!keep_alive.is_zero()).then_some(keep_alive);
     proxy.server_options = Some(options);
     Arc::new(PingoraEngine::new(proxy))
 }
-
-/// How long an HTTP/2 connection may be without a stream.
-const H2_IDLE: Duration = Duration::from_secs(75);
 
 /// Every listener for traffic, and what runs beside them.
 struct Traffic {
@@ -207,6 +227,9 @@ impl Service for Traffic {
         tokio::spawn(Arc::clone(&self.deadlines).run());
         let snapshot = self.core.snapshot.load_full();
         let checks: Vec<_> = snapshot.pools.values().map(|pool| pool.upstream.start_checks()).collect();
+        for table in snapshot.pools.values().filter_map(|pool| pool.sessions()) {
+            tokio::spawn(table.run());
+        }
         let mut reopen = signal(SignalKind::user_defined1()).ok();
         for listener in self.listeners.take().unwrap_or_default() {
             info!("listening {} {}", listener.name(), listener.address());
@@ -270,6 +293,7 @@ impl Service for AdminService {
 struct Stopper {
     drain: drain::Config,
     stop: watch::Sender<bool>,
+    stop_asked: Arc<Notify>,
     ready: Arc<AtomicBool>,
     app: Arc<App>,
     limits: Arc<ConnectionLimits>,
@@ -293,6 +317,7 @@ impl Stopper {
         let mut interrupt = signal(SignalKind::interrupt())?;
         tokio::select! {
             _ = terminate.recv() => {}
+            () = self.stop_asked.notified() => {}
             _ = interrupt.recv() => {
                 info!("interrupted: stopping at once");
                 return Ok(());

@@ -1,8 +1,22 @@
 //! Sockgate: a programmable load balancer for web apps that live with sockets.
+//!
+//! Operators write YAML and run the `sockgate` program. Developers embed the same gateway:
+//!
+//! ```no_run
+//! use sockgate::{Config, Gateway};
+//!
+//! let config = Config::load("sockgate.yaml".as_ref())?.config;
+//! Gateway::builder(config).build()?.run();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A [`Router`] of one's own decides where requests go (`examples/custom_router.rs`); a `ProxyHttp` of one's own wraps
+//! the [`Balancer`] (`examples/own_proxy.rs`); a [`Balance`] of one's own picks servers.
 
 pub mod access_log;
 pub mod address;
 pub mod admin;
+pub mod affinity;
 pub mod cli;
 pub mod config;
 pub mod deadline;
@@ -19,3 +33,10 @@ pub mod transport;
 pub mod tunnel;
 pub mod upstream;
 pub mod wire;
+
+pub use config::Config;
+pub use gateway::Gateway;
+pub use proxy::{Balancer, Exchange};
+pub use request::Request;
+pub use router::{Action, Decision, Route, Router};
+pub use upstream::Balance;

@@ -1,7 +1,9 @@
 //! What the gateway counts, in Prometheus' terms. Handles are looked up once, when their owner is built.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -22,6 +24,9 @@ pub struct Metrics {
     tunnels_open: IntGaugeVec,
     tunnels: IntCounterVec,
     upgrades_refused: IntCounterVec,
+    upgrades_offered: IntCounterVec,
+    upgrades_reached: IntCounterVec,
+    handshake_errors: IntCounterVec,
     tunnels_closed: IntCounterVec,
     tunnel_bytes: IntCounterVec,
     /// Panics that ended one connection or task each.
@@ -43,6 +48,7 @@ pub struct ListenerMetrics {
     pub tls_failed: IntCounter,
     refused: IntCounterVec,
     detected: IntCounterVec,
+    panics: IntCounter,
     name: Arc<str>,
 }
 
@@ -61,11 +67,16 @@ pub struct UpstreamMetrics {
     pub raw: IntCounter,
     /// Upgrade requests that the server answered with something other than 101.
     pub upgrades_refused: IntCounter,
+    /// Sessions whose handshake offered a WebSocket.
+    pub upgrades_offered: IntCounter,
+    /// Of those, the ones that reached it.
+    pub upgrades_reached: IntCounter,
     /// Bytes that tunnels carried from clients to servers.
     pub bytes_in: IntCounter,
     /// Bytes that tunnels carried from servers to clients.
     pub bytes_out: IntCounter,
     closed: IntCounterVec,
+    engine_io_errors: IntCounterVec,
     name: Arc<str>,
 }
 
@@ -106,6 +117,13 @@ impl Metrics {
             tunnels_open: gauge("tunnels_open", "Tunnels open now", &["upstream"])?,
             tunnels: counter("tunnels_total", "Tunnels opened", &["upstream", "kind"])?,
             upgrades_refused: counter("upgrades_refused_total", "Upgrades answered without 101", &["upstream"])?,
+            upgrades_offered: counter(
+                "upgrades_offered_total",
+                "Sessions that were offered a WebSocket",
+                &["upstream"],
+            )?,
+            upgrades_reached: counter("upgrades_reached_total", "Of those, the ones that reached it", &["upstream"])?,
+            handshake_errors: counter("engine_io_errors_total", "Engine.IO errors by code", &["upstream", "code"])?,
             tunnels_closed: counter("tunnels_closed_total", "Tunnels closed, by whom", &["upstream", "by"])?,
             tunnel_bytes: counter("tunnel_bytes_total", "Bytes that tunnels carried", &["upstream", "direction"])?,
             panics: plain("panics_total", "Panics, each the end of one connection or task")?,
@@ -123,6 +141,7 @@ impl Metrics {
             tls_failed: self.tls_handshakes.with_label_values(&[name, "failed"]),
             refused: self.connections_refused.clone(),
             detected: self.detected.clone(),
+            panics: self.panics.clone(),
             name: name.into(),
         }
     }
@@ -137,11 +156,19 @@ impl Metrics {
             websockets: self.tunnels.with_label_values(&[name, "websocket"]),
             raw: self.tunnels.with_label_values(&[name, "tcp"]),
             upgrades_refused: self.upgrades_refused.with_label_values(&[name]),
+            upgrades_offered: self.upgrades_offered.with_label_values(&[name]),
+            upgrades_reached: self.upgrades_reached.with_label_values(&[name]),
+            engine_io_errors: self.handshake_errors.clone(),
             bytes_in: self.tunnel_bytes.with_label_values(&[name, "in"]),
             bytes_out: self.tunnel_bytes.with_label_values(&[name, "out"]),
             closed: self.tunnels_closed.clone(),
             name: name.into(),
         }
+    }
+
+    /// Runs a task to its end; a panic in it is its end, is counted, and touches nobody else.
+    pub async fn contain(self: Arc<Self>, task: impl Future<Output = ()>) {
+        contain(&self.panics, task).await;
     }
 
     /// Counts an answer of the gateway's own.
@@ -158,7 +185,19 @@ impl Metrics {
     }
 }
 
+async fn contain(panics: &IntCounter, task: impl Future<Output = ()>) {
+    // What the task held is dropped with it; counters and tables are never left half-changed across an await.
+    if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+        panics.inc();
+    }
+}
+
 impl ListenerMetrics {
+    /// As [`Metrics::contain`].
+    pub async fn contain(&self, task: impl Future<Output = ()>) {
+        contain(&self.panics, task).await;
+    }
+
     /// Counts a connection that a limit refused.
     pub fn refused(&self, limit: &str) {
         self.refused.with_label_values(&[&self.name, limit]).inc();
@@ -177,6 +216,11 @@ impl UpstreamMetrics {
         self.requests[class].inc();
     }
 
+    /// Counts an Engine.IO error answer, by its code (0 to 5).
+    pub fn engine_io_error(&self, code: u8) {
+        self.engine_io_errors.with_label_values(&[&*self.name, &code.to_string()]).inc();
+    }
+
     /// Counts the end of a tunnel.
     pub fn closed(&self, by: &str) {
         self.closed.with_label_values(&[&self.name, by]).inc();
@@ -186,6 +230,14 @@ impl UpstreamMetrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_panic_ends_its_task_and_is_counted() {
+        let metrics = Metrics::new().unwrap();
+        Arc::clone(&metrics).contain(async { panic!("on purpose, in a test") }).await;
+        Arc::clone(&metrics).contain(async {}).await;
+        assert_eq!(metrics.panics.get(), 1);
+    }
 
     #[test]
     fn counts_are_rendered_under_the_names_of_their_owners() {

@@ -106,7 +106,7 @@ pub struct Parts {
     pub held: BytesMut,
     /// What is known of the peer.
     pub info: Arc<Info>,
-    /// The connection's deadline, off.
+    /// The connection's deadline.
     pub deadline: Deadline,
     /// Its place in the limits.
     pub permit: Permit,
@@ -162,11 +162,14 @@ impl Connection {
     /// Reads the next request head, blank line included, and leaves what follows for later.
     ///
     /// `idle` is how long the client may take to begin, `head` how long from there to the blank line; zero is no limit.
-    pub async fn read_head(&mut self, idle: Duration, head: Duration, most: usize) -> Result<BytesMut, NoHead> {
+    /// The first head has no `idle`: its time began with the connection, and the listener has set it.
+    pub async fn read_head(&mut self, idle: Option<Duration>, head: Duration, most: usize) -> Result<BytesMut, NoHead> {
         self.reading = Reading::Freely;
         let mut searched = 0;
         let mut begun = false;
-        self.deadline.set(idle);
+        if let Some(idle) = idle {
+            self.deadline.set(idle);
+        }
         loop {
             if !begun {
                 // Servers should pass over blank lines before a request (RFC 9112 2.2).
@@ -174,7 +177,9 @@ impl Connection {
                 self.held.advance(blank);
                 if !self.held.is_empty() {
                     begun = true;
-                    self.deadline.set(head);
+                    if idle.is_some() {
+                        self.deadline.set(head);
+                    }
                 }
             }
             if let Some(end) = head_end(&self.held, searched) {
@@ -207,6 +212,11 @@ impl Connection {
         };
     }
 
+    /// See [`crate::transport::Socket::reset_on_close`].
+    pub fn reset_on_close(&self) {
+        self.transport.socket().reset_on_close();
+    }
+
     /// See [`Parts::answer_and_close`].
     pub async fn answer_and_close(self, answer: &[u8]) {
         self.into_parts().answer_and_close(answer).await;
@@ -227,13 +237,25 @@ impl Connection {
 }
 
 impl Parts {
-    /// Writes a last answer and closes the way that lets the client read it: the client's own bytes are read away for
-    /// a moment, since the kernel would answer them with a reset that overtakes the answer (RFC 9112 9.6).
+    /// Writes a last answer, then does as [`Self::close`].
     pub async fn answer_and_close(mut self, answer: &[u8]) {
         self.deadline.set(LINGER);
         let Self { transport, deadline, .. } = &mut self;
+        let written = tokio::select! {
+            written = transport.write_all(answer) => written.is_ok(),
+            () = deadline.expired() => false,
+        };
+        if written {
+            self.close().await;
+        }
+    }
+
+    /// Closes the way that lets the client read what was written last: the client's own bytes are read away for a
+    /// moment, since the kernel would answer them with a reset that overtakes the answer (RFC 9112 9.6).
+    pub async fn close(mut self) {
+        self.deadline.set(LINGER);
+        let Self { transport, deadline, .. } = &mut self;
         let linger = async {
-            transport.write_all(answer).await?;
             transport.shutdown().await?;
             let mut sink = [0; 2048];
             while transport.read(&mut sink).await? > 0 {}
@@ -246,7 +268,7 @@ impl Parts {
     }
 }
 
-/// How long a refused client may take to read its answer.
+/// How long a client may take to read a last answer.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Where the head ends that begins at the start of `bytes`, behind its blank line; the search begins at `from`.
@@ -262,9 +284,12 @@ fn head_end(bytes: &[u8], from: usize) -> Option<usize> {
 }
 
 impl Reading {
-    /// How many of the bytes at hand the engine may have.
-    fn take(&mut self, bytes: &[u8]) -> usize {
-        match self {
+    /// How many of the bytes at hand the engine may have. Fails at what is no chunked body, with [`InvalidData`]:
+    /// where it ends nobody can say.
+    ///
+    /// [`InvalidData`]: io::ErrorKind::InvalidData
+    fn take(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(match self {
             Self::Freely => bytes.len(),
             Self::Nothing => 0,
             Self::Length(left) => {
@@ -276,14 +301,13 @@ impl Reading {
                 taken
             }
             Self::Chunked(chunks) => {
-                // What is no chunked body is handed on as it is: the engine refuses it.
-                let taken = chunks.advance(bytes).unwrap_or(bytes.len());
+                let taken = chunks.advance(bytes).ok_or(io::ErrorKind::InvalidData)?;
                 if chunks.is_done() {
                     *self = Self::Nothing;
                 }
                 taken
             }
-        }
+        })
     }
 }
 
@@ -297,12 +321,12 @@ impl AsyncRead for Connection {
             let before = buf.filled().len();
             ready!(Pin::new(&mut this.transport).poll_read(cx, buf))?;
             let read = &buf.filled()[before..];
-            let taken = this.reading.take(read);
+            let taken = this.reading.take(read)?;
             this.held.extend_from_slice(&read[taken..]);
             buf.set_filled(before + taken);
         } else {
             let step = buf.remaining().min(this.held.len());
-            let taken = this.reading.take(&this.held[..step]);
+            let taken = this.reading.take(&this.held[..step])?;
             buf.put_slice(&this.held.split_to(taken));
         }
         Poll::Ready(Ok(()))
@@ -427,7 +451,7 @@ mod tests {
     }
 
     async fn head(connection: &mut Connection) -> Result<String, NoHead> {
-        let head = connection.read_head(FOREVER, FOREVER, 64).await?;
+        let head = connection.read_head(Some(FOREVER), FOREVER, 64).await?;
         Ok(String::from_utf8_lossy(&head).into_owned())
     }
 
@@ -463,9 +487,25 @@ mod tests {
     async fn an_idle_client_and_a_slow_one_are_told_apart() {
         let second = Duration::from_secs(1);
         let (mut connection, mut client) = pair();
-        assert_eq!(connection.read_head(second, second, 64).await, Err(NoHead::Idle));
+        assert_eq!(connection.read_head(Some(second), second, 64).await, Err(NoHead::Idle));
         client.write_all(b"GET").await.unwrap();
-        assert_eq!(connection.read_head(second, second, 64).await, Err(NoHead::Late));
+        assert_eq!(connection.read_head(Some(second), second, 64).await, Err(NoHead::Late));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_of_the_first_head_is_not_put_off_by_its_beginning() {
+        let second = Duration::from_secs(1);
+        let (mut connection, mut client) = pair();
+        connection.deadline.set(2 * second);
+        let writing = tokio::spawn(async move {
+            tokio::time::sleep(second).await;
+            client.write_all(b"GET").await.unwrap();
+            client
+        });
+        let started = tokio::time::Instant::now();
+        assert_eq!(connection.read_head(None, 2 * second, 64).await, Err(NoHead::Late));
+        assert!((2 * second..3 * second).contains(&started.elapsed()), "{:?}", started.elapsed());
+        drop(writing.await.unwrap());
     }
 
     async fn read_body(body: Body, sent: &[u8], room: usize) -> (Vec<u8>, Vec<u8>) {

@@ -185,15 +185,19 @@ impl Settings {
                 socket.tune();
                 let connection = Accepted { socket, peer, local, permit, settings: Arc::clone(settings) };
                 let (app, stop, mut stopping) = (Arc::clone(app), stop.clone(), stop.clone());
+                let metrics = settings.metrics.clone();
                 tokio::spawn(async move {
-                    let prepared = tokio::select! {
-                        biased;
-                        prepared = connection.prepare() => prepared,
-                        () = last_call(&mut stopping) => None,
+                    let serving = async {
+                        let prepared = tokio::select! {
+                            biased;
+                            prepared = connection.prepare() => prepared,
+                            () = last_call(&mut stopping) => None,
+                        };
+                        if let Some(connection) = prepared {
+                            app.process_new(Box::new(connection), &stop).await;
+                        }
                     };
-                    if let Some(connection) = prepared {
-                        app.process_new(Box::new(connection), &stop).await;
-                    }
+                    metrics.contain(serving).await;
                 });
             }
             Err(full) => {
@@ -243,6 +247,7 @@ impl Accepted {
         };
         let info = Arc::new(Info { listener: Arc::clone(&settings.name), peer, local, tls, accepted });
         let deadline = settings.shared.deadlines.register();
+        deadline.set(settings.shared.first_bytes);
         let mut parts = Parts { transport, held: BytesMut::new(), info, deadline, permit };
         let tcp = || settings.tcp_upstream.clone();
         match settings.config.protocol {
@@ -254,9 +259,15 @@ impl Accepted {
             }
             config::Protocol::Http => {}
         }
+        if http2_agreed {
+            // The HTTP/2 engine would wait for the preface for ever.
+            let patience = settings.shared.first_bytes;
+            let until = (!patience.is_zero()).then(|| tokio::time::Instant::now() + patience);
+            let detected = detect(&mut parts.transport, &mut parts.held, until).await;
+            return (detected == Detected::Http2).then(|| Connection::new(parts, Protocol::Http2, None));
+        }
         if http_agreed {
-            let protocol = if http2_agreed { Protocol::Http2 } else { Protocol::Http1 };
-            return Some(Connection::new(parts, protocol, None));
+            return Some(Connection::new(parts, Protocol::Http1, None));
         }
         let detecting = settings.config.detect.as_ref();
         let detected = detect(&mut parts.transport, &mut parts.held, undecided_until).await;
@@ -271,8 +282,11 @@ impl Accepted {
             Detected::Other | Detected::Silent | Detected::FlashPolicy if settings.tcp_upstream.is_some() => {
                 Some(Connection::new(parts, Protocol::Raw, tcp()))
             }
-            // Without detection, what does not look like HTTP is told so by the HTTP engine.
+            // Without detection, what does not look like HTTP, or stops in the middle of it, is told so in HTTP.
             Detected::Other if detecting.is_none() => Some(Connection::new(parts, Protocol::Http1, None)),
+            Detected::Silent if detecting.is_none() && !parts.held.is_empty() => {
+                Some(Connection::new(parts, Protocol::Http1, None))
+            }
             Detected::Other | Detected::FlashPolicy | Detected::Silent | Detected::Gone => None,
         }
     }

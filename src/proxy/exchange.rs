@@ -1,9 +1,12 @@
 //! What is remembered of one exchange from its head to its line in the access log.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::learn::Learner;
+use super::place::Ask;
 use crate::access_log::{Event, Record};
 use crate::http::Refusal;
 use crate::listener::Info;
@@ -22,8 +25,16 @@ pub struct Exchange {
     pub route: Option<Arc<Route>>,
     /// The upstream that it goes to.
     pub pool: Option<Arc<Pool>>,
+    /// What it says of its client and session.
+    pub(super) ask: Option<Ask>,
+    /// Learns from the answer, where it may open a session.
+    pub(super) learner: Option<Learner>,
+    /// The start of an error answer to a request of a session.
+    pub(super) error_body: Option<Vec<u8>>,
     /// Its place on a server.
     pub lease: Option<Lease>,
+    /// Whether its server has been connected to.
+    pub reached: bool,
     /// Servers that could not be connected to.
     pub tried: Tried,
     /// Servers asked so far.
@@ -68,6 +79,7 @@ impl Line {
             method: String::new(),
             host: String::new(),
             target: String::new(),
+            session: String::new(),
             status: 0,
             route: None,
             upstream: None,
@@ -91,9 +103,17 @@ impl Line {
         target.clone_into(&mut self.target);
     }
 
-    /// How Engine.IO travels; only asked on upstreams that speak it, since other apps use the same words.
+    /// How Engine.IO travels, and which session it is; only asked on upstreams that speak it, since other apps use the
+    /// same words. The id itself is not kept: who knows it can speak as the client.
     pub(super) fn engine_io(&mut self, path: &str, query: Option<&str>) {
-        self.transport = RequestInfo::read(path, query).transport.map(|transport| transport.as_str());
+        let info = RequestInfo::read(path, query);
+        self.transport = info.transport.map(|transport| transport.as_str());
+        if let Some(sid) = info.sid {
+            let mut hasher = DefaultHasher::new();
+            sid.hash(&mut hasher);
+            self.session = format!("{:016x}", hasher.finish());
+            self.target = self.target.replace(sid, "...");
+        }
     }
 
     /// Who took it.
@@ -131,5 +151,32 @@ impl Deref for Line {
 impl DerefMut for Line {
     fn deref_mut(&mut self) -> &mut Record {
         &mut self.record
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn session_ids_stay_out_of_the_log_and_can_still_be_followed() {
+        let unknown = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let info = Info { listener: "web".into(), peer: unknown, local: unknown, tls: None, accepted: Instant::now() };
+        let line = |target: &str| {
+            let mut line = Line::new(&info, "HTTP/1.1", SystemTime::now(), Instant::now());
+            line.asked("GET", None, target);
+            let (path, query) = target.split_once('?').unwrap_or((target, ""));
+            line.engine_io(path, Some(query));
+            line.finish()
+        };
+        let poll = line("/socket.io/?EIO=4&transport=polling&sid=Zm9vYmFyYmF6cXV4MTIz");
+        assert_eq!(
+            (poll.target.as_str(), poll.transport),
+            ("/socket.io/?EIO=4&transport=polling&sid=...", Some("polling"))
+        );
+        let socket = line("/socket.io/1/websocket/Zm9vYmFyYmF6cXV4MTIz");
+        assert_eq!((socket.target.as_str(), &socket.session), ("/socket.io/1/websocket/...", &poll.session));
+        assert_eq!(poll.session.len(), 16);
+        assert_eq!(line("/socket.io/?EIO=4&transport=polling").session, "");
     }
 }

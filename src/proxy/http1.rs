@@ -28,7 +28,7 @@ pub(super) async fn serve(
             let snapshot = core.snapshot.load();
             (snapshot.config.timeouts.clone(), snapshot.config.limits.clone())
         };
-        let idle = if first { timeouts.head } else { timeouts.keep_alive };
+        let idle = (!first).then_some(timeouts.keep_alive);
         let most = usize::try_from(limits.head.as_u64()).unwrap_or(usize::MAX);
         let head = tokio::select! {
             biased;
@@ -44,13 +44,13 @@ pub(super) async fn serve(
             None => connection.read_head(timeouts.head, timeouts.head, most).await,
         };
         first = false;
-        let head = match head {
+        let mut head = match head {
             Ok(head) => head,
             Err(NoHead::Gone | NoHead::Idle) => return,
             Err(NoHead::Late) => return refuse(core, *connection, Refusal::HeadTimeout, None).await,
             Err(NoHead::TooLarge) => return refuse(core, *connection, Refusal::HeadTooLarge, None).await,
         };
-        match kind(&head, &limits) {
+        match kind(&mut head, &limits) {
             Ok(Kind::Exchange(body)) => {
                 connection.expect(body);
                 match engine.serve_http1(connection, head, shutdown).await {
@@ -64,12 +64,18 @@ pub(super) async fn serve(
     }
 }
 
-fn kind(head: &BytesMut, limits: &Limits) -> Result<Kind, Refusal> {
+/// Checks a head, and brings it into the one form that engines and tunnels read.
+fn kind(head: &mut BytesMut, limits: &Limits) -> Result<Kind, Refusal> {
     let mut fields = [httparse::EMPTY_HEADER; head::MOST_FIELDS];
-    head::parse(head, &mut fields, limits.headers)?.kind(limits.body.as_u64())
+    let parsed = head::parse(head, &mut fields, limits.headers)?;
+    let kind = parsed.kind(limits.body.as_u64())?;
+    if let Some(rewritten) = parsed.to_origin_form() {
+        *head = rewritten;
+    }
+    Ok(kind)
 }
 
-/// Answers, logs and closes.
+/// Logs, answers and closes; in this order, since a client may be slow to take its leave.
 async fn refuse(core: &Core, connection: Connection, refusal: Refusal, head: Option<&BytesMut>) {
     let mut line = Line::new(connection.info(), "HTTP/1.1", SystemTime::now(), Instant::now());
     line.status = refusal.status();
@@ -82,8 +88,8 @@ async fn refuse(core: &Core, connection: Connection, refusal: Refusal, head: Opt
     }
     let body = refusal.to_string();
     line.bytes_out = body.len() as u64;
-    connection.answer_and_close(&write_closing(refusal.status(), REFUSAL_FIELDS, body.as_bytes())).await;
     core.metrics.refused(refusal.word());
     core.snapshot.load().local.answered(refusal.status());
     core.access_log.write(line.finish());
+    connection.answer_and_close(&write_closing(refusal.status(), REFUSAL_FIELDS, body.as_bytes())).await;
 }

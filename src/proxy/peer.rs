@@ -6,7 +6,7 @@ use std::time::Duration;
 use pingora::protocols::l4::ext::TcpKeepalive;
 use pingora::protocols::tls::CaType;
 
-use pingora::upstreams::peer::HttpPeer;
+use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 use pingora::{Error, ErrorType, Result};
 
@@ -48,6 +48,12 @@ pub(super) fn of(pool: &Pool, server: &Server) -> Result<Box<HttpPeer>> {
     options.read_timeout = set(timeouts.first_byte);
     options.write_timeout = set(timeouts.write);
     options.idle_timeout = Some(timeouts.keep_alive);
+    options.http_upstream_request_policy = HttpUpstreamRequestPolicy {
+        // The hooks do this, by the rules that hold for upgrades too.
+        strip_connection_nominated: false,
+        // What opens a WebSocket has become a tunnel before: whatever is left of `Upgrade` was not meant as one.
+        ..HttpUpstreamRequestPolicy::deny_upgrades()
+    };
     options.tcp_keepalive = Some(TcpKeepalive {
         idle: Duration::from_secs(45),
         interval: Duration::from_secs(15),

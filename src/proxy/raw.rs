@@ -8,9 +8,11 @@ use bytes::BytesMut;
 use super::Core;
 use super::connect::connect;
 use super::exchange::Line;
+use super::place::Ask;
 use super::tunnel::Tunnel;
 use crate::listener::{Connection, Parts};
 use crate::snapshot::Pool;
+use crate::tunnel::Listening;
 use crate::upstream::PickKey;
 
 /// Serves a raw connection in a task of its own.
@@ -18,20 +20,19 @@ pub(super) fn serve(core: &Arc<Core>, connection: Connection) {
     let pool = connection.tcp_upstream().and_then(|name| core.snapshot.load().pools.get(name).cloned());
     let line = Box::new(Line::new(connection.info(), "TCP", SystemTime::now(), Instant::now()));
     if let Some(pool) = pool {
-        tokio::spawn(run(Arc::clone(core), pool, line, connection.into_parts()));
+        let serving = run(Arc::clone(core), pool, line, connection.into_parts());
+        tokio::spawn(Arc::clone(&core.metrics).contain(serving));
     }
 }
 
 async fn run(core: Arc<Core>, pool: Arc<Pool>, mut line: Box<Line>, client: Parts) {
-    let key = PickKey { client: client.info.peer.ip() };
-    match connect(&pool, &key, &mut line).await {
+    let ask = Ask { client: PickKey { client: client.info.peer.ip() }, session: None };
+    match connect(&pool, &ask, &mut line).await {
         Ok((lease, server)) => {
-            let metrics = pool.metrics.clone();
-            metrics.raw.inc();
+            pool.metrics.raw.inc();
             let idle = pool.upstream.config().timeouts.tunnel_idle;
-            drop(pool);
-            let tunnel = Tunnel { core, line, lease, metrics };
-            tunnel.carry(client, server, BytesMut::new(), 0, idle, false).await;
+            let tunnel = Tunnel { core, line, lease, pool };
+            tunnel.carry(client, server, BytesMut::new(), 0, idle, Listening::default()).await;
         }
         Err(refusal) => {
             core.metrics.refused(refusal.word());

@@ -10,8 +10,9 @@ use super::exchange::Line;
 use crate::access_log::Event;
 use crate::listener::Parts;
 use crate::metrics::UpstreamMetrics;
+use crate::snapshot::Pool;
 use crate::transport::Transport;
-use crate::tunnel::{Ends, carry};
+use crate::tunnel::{Ends, Listening, carry};
 use crate::upstream::Lease;
 
 /// An open tunnel and what is told of it when it ends.
@@ -19,7 +20,7 @@ pub(super) struct Tunnel {
     pub(super) core: Arc<Core>,
     pub(super) line: Box<Line>,
     pub(super) lease: Lease,
-    pub(super) metrics: UpstreamMetrics,
+    pub(super) pool: Arc<Pool>,
 }
 
 impl Tunnel {
@@ -32,19 +33,20 @@ impl Tunnel {
         first: BytesMut,
         head: usize,
         idle: Duration,
-        frames: bool,
+        listening: Listening,
     ) {
         if self.core.access_log.tells_openings() {
             self.core.access_log.write(self.line.now(Event::Open));
         }
-        let open = OpenGauge::new(&self.metrics);
+        let open = OpenGauge::new(&self.pool.metrics);
         let Parts { transport, held, deadline, permit, .. } = client;
         let ends = Ends { client: transport, from_client: held, server, from_server: first, head };
-        let closed = carry(ends, idle, &deadline, frames).await;
-        drop((open, permit, self.lease));
-        self.metrics.bytes_in.inc_by(closed.bytes_in);
-        self.metrics.bytes_out.inc_by(closed.bytes_out);
-        self.metrics.closed(closed.end.word());
+        let leave = self.pool.roster(self.lease.server().id()).add();
+        let closed = carry(ends, idle, &deadline, &leave, listening).await;
+        drop((open, permit, leave, self.lease));
+        self.pool.metrics.bytes_in.inc_by(closed.bytes_in);
+        self.pool.metrics.bytes_out.inc_by(closed.bytes_out);
+        self.pool.metrics.closed(closed.end.word());
         self.line.event = Event::Close;
         self.line.bytes_in = closed.bytes_in;
         self.line.bytes_out = closed.bytes_out;

@@ -10,7 +10,10 @@ use super::Core;
 use super::connect::connect;
 use super::exchange::Line;
 use super::head;
+use super::learn::Learner;
+use super::place::Ask;
 use super::tunnel::Tunnel;
+use crate::affinity::{Held, Mark};
 use crate::http::answers::{REFUSAL_FIELDS, write_closing};
 use crate::http::forwarding::Seen;
 use crate::http::hop_by_hop::{is_hop_by_hop, is_nominated};
@@ -22,6 +25,7 @@ use crate::router::{Action, Decision, Route};
 use crate::snapshot::{Pool, Snapshot};
 use crate::transport::Transport;
 use crate::tunnel::handshake::{self, Answer, NoAnswer, ask};
+use crate::tunnel::{Listening, Overhear};
 use crate::upstream::config::{HostHeader, Kind};
 use crate::upstream::{Lease, PickKey};
 
@@ -35,7 +39,7 @@ pub(super) async fn serve(core: &Arc<Core>, connection: Connection, head: &Bytes
     let answer = match way {
         Ok(Way::Carry(way)) => {
             let attempt = Attempt { core: Arc::clone(core), way, opening, line: Box::new(line) };
-            tokio::spawn(attempt.run(connection.into_parts()));
+            tokio::spawn(Arc::clone(&core.metrics).contain(attempt.run(connection.into_parts())));
             return;
         }
         Ok(Way::Answer(answer)) => answer,
@@ -45,8 +49,8 @@ pub(super) async fn serve(core: &Arc<Core>, connection: Connection, head: &Bytes
         }
     };
     snapshot.local.answered(line.status);
-    connection.answer_and_close(&answer).await;
     core.access_log.write(line.finish());
+    connection.answer_and_close(&answer).await;
 }
 
 fn refused(line: &mut Line, refusal: Refusal) -> Vec<u8> {
@@ -64,7 +68,7 @@ enum Way {
 /// All that is needed to ask a server.
 struct Carry {
     pool: Arc<Pool>,
-    key: PickKey,
+    ask: Ask,
     /// The request as servers get it.
     head: Vec<u8>,
 }
@@ -91,7 +95,8 @@ fn way(snapshot: &Snapshot, info: &Info, head: &BytesMut, line: &mut Line) -> Re
     }
     line.request_id = said.forwarding.request_id(info.peer.ip(), request.headers);
     let head = upstream_head(&parsed, info, &said.forwarding, &pool.upstream.config().host, &line.request_id);
-    Ok(Way::Carry(Carry { key: PickKey { client: request.client }, head, pool }))
+    let ask = Ask::new(&pool, PickKey { client: request.client }, &request.path.canonical, request.query);
+    Ok(Way::Carry(Carry { ask, head, pool }))
 }
 
 fn local_answer(route: &Route, request: &Request<'_>, head: &head::Head<'_>, line: &mut Line) -> Vec<u8> {
@@ -170,33 +175,46 @@ impl Attempt {
         let timeouts = lease.upstream().config().timeouts.clone();
         let answer = ask(&mut client, &mut server, &self.way.head, self.opening, timeouts.first_byte).await;
         self.line.first_byte = Some(self.line.elapsed());
-        let metrics = self.way.pool.metrics.clone();
+        let pool = Arc::clone(&self.way.pool);
         match answer {
             Ok(Answer::Switched { first, head }) => {
-                metrics.answered(101);
-                metrics.websockets.inc();
+                pool.metrics.answered(101);
+                pool.metrics.websockets.inc();
                 self.line.status = 101;
                 // What the request weighed is not kept for the hours that a socket lives.
                 let Self { core, opening, line, way } = self;
+                let (held, overhear) = session(&way, &lease);
                 drop(way);
-                let tunnel = Tunnel { core, line, lease, metrics };
-                tunnel.carry(client, server, first, head, timeouts.tunnel_idle, opening == Opening::Hybi).await;
+                let listening = Listening { frames: opening == Opening::Hybi, overhear };
+                let tunnel = Tunnel { core, line, lease, pool };
+                tunnel.carry(client, server, first, head, timeouts.tunnel_idle, listening).await;
+                drop(held);
             }
             Ok(Answer::Refused(answer)) => {
-                metrics.answered(answer.status);
-                metrics.upgrades_refused.inc();
+                pool.metrics.answered(answer.status);
+                pool.metrics.upgrades_refused.inc();
                 self.line.status = answer.status;
                 self.line.closed_by = "server";
-                match answer.relay(&mut client.transport, &mut server, timeouts.first_byte).await {
-                    Ok(written) => self.line.bytes_out = written,
+                let relayed = answer.relay(&mut client.transport, &mut server, timeouts.first_byte).await;
+                // The server has said all it will, which frees its place.
+                drop((server, lease));
+                match relayed {
+                    Ok(written) => {
+                        self.line.bytes_out = written;
+                        self.log();
+                        client.close().await;
+                    }
                     Err(error) => {
                         debug!("an answer to an upgrade was cut: {error}");
                         client.transport.socket().reset_on_close();
+                        self.log();
                     }
                 }
-                self.log();
             }
-            Err(no_answer) => self.fail(client, Failure::from(no_answer)).await,
+            Err(no_answer) => {
+                drop((server, lease));
+                self.fail(client, Failure::from(no_answer)).await;
+            }
         }
     }
 
@@ -204,7 +222,7 @@ impl Attempt {
     async fn connect(&mut self, client: &mut Parts) -> Result<(Lease, Transport), Failure> {
         tokio::select! {
             biased;
-            connected = connect(&self.way.pool, &self.way.key, &mut self.line) => connected.map_err(Failure::Refuse),
+            connected = connect(&self.way.pool, &self.way.ask, &mut self.line) => connected.map_err(Failure::Refuse),
             () = handshake::gone(client) => Err(Failure::ClientGone),
         }
     }
@@ -212,19 +230,37 @@ impl Attempt {
     async fn fail(mut self, client: Parts, failure: Failure) {
         let pool = Arc::clone(&self.way.pool);
         match failure {
-            Failure::ClientGone => self.line.closed_by = "client",
+            Failure::ClientGone => {
+                self.line.closed_by = "client";
+                self.log();
+            }
             Failure::Refuse(refusal) => {
                 self.core.metrics.refused(refusal.word());
                 pool.metrics.answered(refusal.status());
                 let answer = refused(&mut self.line, refusal);
+                self.log();
                 client.answer_and_close(&answer).await;
             }
         }
-        self.log();
     }
 
     fn log(self) {
         self.core.access_log.write(self.line.finish());
+    }
+}
+
+/// What a new tunnel means to its session: one that began with polling has reached its WebSocket and is held for as
+/// long as that is open; one that begins here is learned from the server's first frame.
+fn session(way: &Carry, lease: &Lease) -> (Option<Held>, Option<Overhear>) {
+    let (Some(table), Some(asked)) = (way.pool.sessions(), &way.ask.session) else { return (None, None) };
+    match &asked.begun {
+        Some((key, _)) => {
+            if table.mark(*key, Mark::Upgraded) {
+                way.pool.metrics.upgrades_reached.inc();
+            }
+            (table.hold(*key), None)
+        }
+        None => (None, Some(Learner::new(Arc::clone(&way.pool), lease.server().id()).overhear())),
     }
 }
 

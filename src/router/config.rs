@@ -22,7 +22,8 @@ pub struct Config {
     pub redirect: Option<Redirect>,
 }
 
-/// `routes[].match`: every key that is given has to hold; a list holds when one of its entries does.
+/// `routes[].match`: every key that is given has to hold, `path` and `path_exact` together as one key; a list holds when
+/// one of its entries does.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Match {

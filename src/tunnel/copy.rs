@@ -11,6 +11,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::deadline::Deadline;
+use crate::drain::Leave;
 use crate::transport::Transport;
 use crate::wire::websocket::{FrameTracker, Seen, close_frame};
 
@@ -28,6 +29,19 @@ pub struct Ends {
     /// How many of those are the head of the server's answer, which is no part of what the tunnel carries.
     pub head: usize,
 }
+
+/// What a tunnel pays attention to on the way.
+#[derive(Default)]
+pub struct Listening {
+    /// WebSocket frames: they are counted, and a goodbye is put between them.
+    pub frames: bool,
+    /// Called with the first bytes that the server sends through the tunnel, before the client gets them, for as long
+    /// as it says true.
+    pub overhear: Option<Overhear>,
+}
+
+/// See [`Listening::overhear`].
+pub type Overhear = Box<dyn FnMut(&[u8]) -> bool + Send>;
 
 /// How a tunnel ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,11 +102,12 @@ thread_local! {
 
 /// Carries bytes both ways. Half-close is passed on: a side that has finished still receives.
 ///
-/// `idle` is the longest silence of both directions together, zero for no limit. With `websocket`, frames are counted
-/// and the client is told goodbye by a Close frame when the gateway stops. A broken connection on one side ends the
+/// `idle` is the longest silence of both directions together, zero for no limit. When the gateway stops, or `leave` is
+/// told, a WebSocket gets a Close frame behind its last whole one. A broken connection on one side ends the
 /// other with a reset, so that neither takes a cut stream for a whole one.
-pub async fn carry(ends: Ends, idle: Duration, deadline: &Deadline, websocket: bool) -> Closed {
+pub async fn carry(ends: Ends, idle: Duration, deadline: &Deadline, leave: &Leave, listening: Listening) -> Closed {
     let Ends { client, from_client, server, from_server, head } = ends;
+    let Listening { frames: websocket, overhear } = listening;
     let mut tunnel = Tunnel {
         client,
         server,
@@ -100,8 +115,9 @@ pub async fn carry(ends: Ends, idle: Duration, deadline: &Deadline, websocket: b
         outward: Direction::new(from_server, head, websocket),
         first: None,
     };
+    tunnel.outward.overhear(overhear, head);
     deadline.set(idle);
-    let end = poll_fn(|cx| tunnel.poll(cx, idle, deadline)).await;
+    let end = poll_fn(|cx| tunnel.poll(cx, idle, deadline, leave)).await;
     match end {
         End::ClientLost => tunnel.server.socket().reset_on_close(),
         End::ServerLost => tunnel.client.socket().reset_on_close(),
@@ -122,7 +138,7 @@ struct Tunnel {
 }
 
 impl Tunnel {
-    fn poll(&mut self, cx: &mut Context<'_>, idle: Duration, deadline: &Deadline) -> Poll<End> {
+    fn poll(&mut self, cx: &mut Context<'_>, idle: Duration, deadline: &Deadline, leave: &Leave) -> Poll<End> {
         let carried = self.inward.bytes + self.outward.bytes;
         let inward = self.inward.poll(&mut self.client, &mut self.server, cx);
         if self.inward.eof {
@@ -141,7 +157,7 @@ impl Tunnel {
         if self.inward.bytes + self.outward.bytes != carried {
             deadline.set(idle);
         }
-        if deadline.poll_stopping(cx) {
+        if deadline.poll_stopping(cx) || leave.poll_told(cx).is_ready() {
             ready!(self.poll_goodbye(cx));
             return Poll::Ready(End::Stopped);
         }
@@ -190,6 +206,7 @@ struct Direction {
     bytes: u64,
     tracker: Option<FrameTracker>,
     seen: Seen,
+    overhear: Option<Overhear>,
 }
 
 impl Direction {
@@ -202,10 +219,27 @@ impl Direction {
             bytes: 0,
             tracker: websocket.then(FrameTracker::new),
             seen: Seen::default(),
+            overhear: None,
         };
         direction.count(&first[head..]);
         direction.pending = first;
         direction
+    }
+
+    /// Lets somebody hear what this direction carries first, what is waiting behind the head already included.
+    fn overhear(&mut self, overhear: Option<Overhear>, head: usize) {
+        self.overhear = overhear;
+        let first = std::mem::take(&mut self.pending);
+        self.tell(&first[head..]);
+        self.pending = first;
+    }
+
+    fn tell(&mut self, bytes: &[u8]) {
+        if let Some(overhear) = &mut self.overhear
+            && !overhear(bytes)
+        {
+            self.overhear = None;
+        }
     }
 
     fn count(&mut self, bytes: &[u8]) {
@@ -267,6 +301,7 @@ impl Direction {
             return Poll::Ready(Ok(()));
         }
         self.count(read);
+        self.tell(read);
         self.unflushed = true;
         match poll_write(sink, read, cx) {
             Poll::Ready(Ok(written)) => self.pending.extend_from_slice(&read[written..]),
@@ -316,7 +351,9 @@ mod tests {
         let clock = Deadlines::new();
         tokio::spawn(Arc::clone(&clock).run());
         let deadline = clock.register();
-        let closed = tokio::spawn(async move { carry(ends, idle, &deadline, websocket).await });
+        let leave = Arc::new(Leave::default());
+        let listening = Listening { frames: websocket, overhear: None };
+        let closed = tokio::spawn(async move { carry(ends, idle, &deadline, &leave, listening).await });
         Running { client, server, clock, closed }
     }
 

@@ -189,7 +189,7 @@ fn write_head(response: &httparse::Response<'_, '_>) -> Vec<u8> {
 }
 
 impl Refused {
-    /// Passes the answer on, head and body, and ends the client's connection. Returns the bytes written.
+    /// Passes the answer on, head and body; the client's connection is to be closed then. Returns the bytes written.
     ///
     /// # Errors
     /// Either side broke, or was silent for longer than `patience` (zero is no limit).
@@ -209,7 +209,7 @@ impl Refused {
         let mut out = std::mem::take(&mut self.head);
         loop {
             let taken = match self.body {
-                Body::Chunked => chunks.advance(&self.rest).unwrap_or(self.rest.len()),
+                Body::Chunked => chunks.advance(&self.rest).ok_or(io::ErrorKind::InvalidData)?,
                 _ => usize::try_from(left).unwrap_or(usize::MAX).min(self.rest.len()),
             };
             left -= if left == u64::MAX { 0 } else { taken as u64 };
@@ -231,7 +231,6 @@ impl Refused {
             }
         }
         client.flush().await?;
-        client.shutdown().await?;
         Ok(written)
     }
 }

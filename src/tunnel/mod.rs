@@ -6,4 +6,4 @@
 pub mod copy;
 pub mod handshake;
 
-pub use copy::{Closed, End, Ends, carry};
+pub use copy::{Closed, End, Ends, Listening, Overhear, carry};

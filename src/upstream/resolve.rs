@@ -15,15 +15,16 @@ const LEAST_GAP: Duration = Duration::from_secs(1);
 /// A resolver that is silent for longer than this is taken for dead.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Looks the name up once. The last good answer stays where the new one is none.
-pub(super) async fn look_up(server: &Server, host: &str, port: u16) -> Result<(), String> {
+/// Looks the name up once. The last good answer stays where the new one is none. After `failed` connects another of
+/// its addresses comes first.
+pub(super) async fn look_up(server: &Server, host: &str, port: u16, failed: bool) -> Result<(), String> {
     let found = match timeout(PATIENCE, lookup_host((host, port))).await {
         Ok(Ok(found)) => found.collect(),
         Ok(Err(fault)) => return Err(format!("`{host}` does not resolve: {fault}")),
         Err(_) => return Err(format!("`{host}` does not resolve: no answer within {PATIENCE:?}")),
     };
     let known = server.addresses();
-    let addresses = merge(&known, found);
+    let addresses = merge(&known, found, failed);
     if addresses.is_empty() {
         return Err(format!("`{host}` does not resolve: no address"));
     }
@@ -34,20 +35,24 @@ pub(super) async fn look_up(server: &Server, host: &str, port: u16) -> Result<()
     Ok(())
 }
 
-/// Waits until it is time for another look-up: after a while, or sooner when connects fail.
-pub(super) async fn next_turn(server: &Server) {
+/// Waits until it is time for another look-up: after a while, or sooner when connects fail, which is what it tells.
+pub(super) async fn next_turn(server: &Server) -> bool {
     sleep(LEAST_GAP).await;
     tokio::select! {
-        () = sleep(REFRESH - LEAST_GAP) => {}
-        () = server.lookup_wanted() => {}
+        () = sleep(REFRESH - LEAST_GAP) => false,
+        () = server.lookup_wanted() => true,
     }
 }
 
-/// The new addresses in the order that has proven itself: those known first, as they stood.
-fn merge(known: &[SocketAddr], mut found: Vec<SocketAddr>) -> Vec<SocketAddr> {
+/// The new addresses in the order that has proven itself: those known first, as they stood, but for a first one that
+/// `failed`.
+fn merge(known: &[SocketAddr], mut found: Vec<SocketAddr>, failed: bool) -> Vec<SocketAddr> {
     let mut seen = std::collections::HashSet::new();
     found.retain(|address| seen.insert(*address));
     found.sort_by_key(|address| known.iter().position(|known| known == address).unwrap_or(usize::MAX));
+    if failed && !found.is_empty() && found.first() == known.first() {
+        found.rotate_left(1);
+    }
     found
 }
 
@@ -61,9 +66,17 @@ mod tests {
 
     #[test]
     fn an_address_that_served_well_stays_first_while_the_name_has_it() {
-        let merged = merge(&addresses(&[2, 1]), addresses(&[1, 2, 2, 3]));
+        let merged = merge(&addresses(&[2, 1]), addresses(&[1, 2, 2, 3]), false);
         assert_eq!(merged, addresses(&[2, 1, 3]));
-        assert_eq!(merge(&addresses(&[2]), addresses(&[3, 1])), addresses(&[3, 1]));
-        assert_eq!(merge(&[], addresses(&[3, 1])), addresses(&[3, 1]));
+        assert_eq!(merge(&addresses(&[2]), addresses(&[3, 1]), false), addresses(&[3, 1]));
+        assert_eq!(merge(&[], addresses(&[3, 1]), false), addresses(&[3, 1]));
+    }
+
+    #[test]
+    fn an_address_that_failed_lets_another_go_first() {
+        assert_eq!(merge(&addresses(&[2, 1]), addresses(&[1, 2, 3]), true), addresses(&[1, 3, 2]));
+        assert_eq!(merge(&addresses(&[2]), addresses(&[2]), true), addresses(&[2]));
+        assert_eq!(merge(&addresses(&[2]), addresses(&[1, 3]), true), addresses(&[1, 3]));
+        assert_eq!(merge(&addresses(&[2]), addresses(&[]), true), addresses(&[]));
     }
 }

@@ -13,7 +13,7 @@ const FLOORS: [&[&str]; 11] = [
     &["snapshot"],
     &["config"],
     &["upstream", "tunnel"],
-    &["router", "listener", "drain"],
+    &["router", "affinity", "listener", "drain"],
     &["http", "access_log"],
     &["wire", "request", "address", "transport", "metrics", "deadline"],
 ];

@@ -9,14 +9,21 @@
 )]
 
 mod admin;
+mod classic;
 mod cli;
 mod detect;
 mod flash;
+mod forwarding;
+mod health;
+mod http;
 mod http2;
 mod layers;
 mod limits;
 mod routing;
+mod socketio;
 mod stop;
 mod support;
 mod tcp;
+mod timeouts;
 mod tls;
+mod websocket;

@@ -24,9 +24,14 @@ before(() => {
 });
 after(() => fs.rmSync(folder, { recursive: true }));
 
-/** Starts a server; it ends with its stdin, when `stop` is called. */
-async function serve(...args) {
-  const child = spawn("node", [here("server.js"), ...args], { stdio: ["pipe", "pipe", "pipe"] });
+const children = [];
+after(() => children.forEach((child) => child.kill()));
+
+/** Starts a server, of sessions unless it is `ws`; it ends with its stdin, when `stop` is called. */
+async function serve(version, ...args) {
+  const program = version === "ws" ? [here("ws_server.js")] : [here("server.js"), version];
+  const child = spawn("node", [...program, ...args], { stdio: ["pipe", "pipe", "pipe"] });
+  children.push(child);
   const log = [];
   readline.createInterface({ input: child.stderr }).on("line", (line) => log.push(line));
   const [line] = await new Promise((resolve) => readline.createInterface({ input: child.stdout }).once("line", (...all) => resolve(all)));
@@ -53,10 +58,13 @@ const pairs = [
 const transports = ["polling", "websocket", "polling,websocket"];
 const addresses = ["--local-addresses", "127.0.0.2-127.0.0.60"];
 
+const missing = (client) => client === "python" && !fs.existsSync(python) && "python-socketio is not installed: scripts/node-deps";
+
 for (const [server, client] of pairs) {
-  const skip = client === "python" && !fs.existsSync(python) && "python-socketio is not installed: scripts/node-deps";
+  const skip = missing(client);
   for (const offered of transports) {
     for (const scheme of ["http", "https"]) {
+      if (client === "python" && scheme === "https" && offered !== "polling") continue; // see tests/python/client.py
       test(`${client} clients talk to a ${server} server by ${offered} over ${scheme}`, { skip }, async () => {
         const secure = scheme === "https";
         const { port, log, stop } = await serve(server, ...(secure ? ["--cert", cert, "--key", key] : []));
@@ -95,8 +103,7 @@ async function roundRobin(ports) {
 }
 
 for (const [server, client] of pairs) {
-  const skip = client === "python" && !fs.existsSync(python) && "python-socketio is not installed: scripts/node-deps";
-  test(`polling without affinity is noticed by ${client} clients of ${server} servers`, { skip }, async () => {
+  test(`polling without affinity is noticed by ${client} clients of ${server} servers`, { skip: missing(client) }, async () => {
     const servers = await Promise.all([serve(server, "--id", "a"), serve(server, "--id", "b")]);
     const proxy = await roundRobin(servers.map(({ port }) => port));
     const url = `http://127.0.0.1:${proxy.port}`;
@@ -109,3 +116,85 @@ for (const [server, client] of pairs) {
     assert.match(JSON.stringify(refused), /Session ID unknown|client not handshaken/);
   });
 }
+
+/** A client that obeys: `next(event)` resolves with its next such event, `order` steers it. */
+function puppet(version, ...args) {
+  const program = version === "python" ? [python, here("../python/client.py")] : ["node", here("client.js"), version];
+  const child = spawn(program[0], [...program.slice(1), "--stay", ...args], { stdio: ["pipe", "pipe", "inherit"] });
+  children.push(child);
+  const heard = [];
+  let wake = () => {};
+  readline.createInterface({ input: child.stdout }).on("line", (line) => (heard.push(JSON.parse(line)), wake()));
+  return {
+    order: (order) => child.stdin.write(JSON.stringify(order) + "\n"),
+    exited: new Promise((resolve) => child.once("exit", resolve)),
+    async next(event) {
+      for (;;) {
+        const at = heard.findIndex((one) => one.event === event);
+        if (at >= 0) return heard.splice(0, at + 1).at(-1);
+        await new Promise((resolve) => (wake = resolve));
+      }
+    },
+  };
+}
+
+for (const [server, client] of pairs) {
+  test(`a ${client} client of a ${server} server obeys orders and tells what befalls it`, { skip: missing(client), timeout: 20000 }, async () => {
+    const { port, stats, stop } = await serve(server, "--id", "z");
+    const one = puppet(client, "--url", `http://127.0.0.1:${port}`, "--transports", "polling");
+    assert.match((await one.next("connect")).transport, /polling/);
+    one.order({ do: "emit", name: "echo", args: ["hé"], tag: 1 });
+    assert.deepEqual(await one.next("ack"), { event: "ack", tag: 1, args: ["hé"] });
+    one.order({ do: "emit", name: "push", args: [1] });
+    assert.deepEqual((await one.next("message")).name, "push");
+    const until = async (name, value) => {
+      while ((await stats())[name] !== value) await new Promise(setImmediate);
+    };
+    one.order({ do: "disconnect" });
+    await one.next("disconnect");
+    await until("sessions_open", 0); // a client of 2 or 3 that connects while it still says goodbye loses both
+    one.order({ do: "connect" });
+    await one.next("connect");
+    await until("polls_open", 1);
+    const before = (await stats()).polls_aborted;
+    one.order({ do: "cut" });
+    assert.equal(await one.exited, 0);
+    await until("polls_aborted", before + 1);
+    if (server !== "v0.9") await until("sessions_open", 0); // 0.9 waits out its close timeout of a minute
+    assert.equal((await stats()).sessions_opened, 2);
+    await stop();
+  });
+}
+
+test("the plain WebSocket server greets at once, chooses a subprotocol, compresses, refuses and closes as told", { timeout: 20000 }, async () => {
+  const { WebSocket } = require("./v4/node_modules/ws");
+  const { port, stats, stop } = await serve("ws");
+  const at = `ws://127.0.0.1:${port}`;
+  const first = (socket, event) => new Promise((resolve) => socket.once(event, (...all) => resolve(all)));
+
+  const raw = net.connect(port, "127.0.0.1");
+  raw.write("GET /greet HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    + "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n");
+  const [segment] = await first(raw, "data");
+  assert.match(segment.toString("latin1"), /^HTTP\/1.1 101 [^]*\r\n\r\n\x81\x0chello from a$/);
+  raw.destroy();
+
+  const socket = new WebSocket(at, ["unknown", "superchat"], { origin: "http://example.com" });
+  await first(socket, "open");
+  assert.deepEqual([socket.protocol, socket.extensions], ["superchat", "permessage-deflate"]);
+  const ask = async (what) => (socket.send(what), (await first(socket, "message"))[0].toString());
+  assert.equal(await ask("{}"), "{}");
+  assert.equal(JSON.parse(await ask('{"do":"headers"}')).headers.origin, "http://example.com");
+  assert.equal(await ask('{"do":"ping"}'), "pong");
+  assert.equal(await ask('{"do":"fragments","n":3}'), "1 2 3 ");
+  socket.send('{"do":"close","code":4001,"reason":"enough"}');
+  const [code, why] = await first(socket, "close");
+  assert.deepEqual([code, why.toString()], [4001, "enough"]);
+
+  const refused = new WebSocket(`${at}/refuse?status=401`);
+  const [, answer] = await first(refused, "unexpected-response");
+  assert.equal(answer.statusCode, 401);
+  answer.destroy();
+  assert.equal((await stats()).refused, 1);
+  await stop();
+});

@@ -1,7 +1,10 @@
 """python-socketio's own clients: N sessions that talk, check every answer, and sum up in one JSON line.
 
 A second implementation of the protocol beside tests/node/client.js, with the same summary and the same exit code, and
-with --stay the same puppet: a JSON line for each event, JSON orders on stdin.
+with --stay the same puppet: a JSON line for each event, JSON orders on stdin. It speaks Engine.IO 4 only.
+
+WebSocket over TLS loses a session now and then, with nothing in between: one thread reads a TLS socket while another
+writes it, which Python's ssl does not bear. Test TLS by polling with it, WebSocket without TLS.
 """
 
 import argparse
@@ -107,6 +110,18 @@ class Engine(engineio.Client):
         return super()._connect_websocket(url, headers, engineio_path)
 
 
+    def disconnect(self, abort=False, reason=None):
+        """Says goodbye first: left alone, the goodbye is often unsent and the reading thread waits for the next ping."""
+        reading = self.read_loop_task
+        if self.state == "connected" and not abort:
+            self._send_packet(engineio.packet.Packet(engineio.packet.CLOSE))
+            with self.queue.all_tasks_done:
+                self.queue.all_tasks_done.wait_for(lambda: not self.queue.unfinished_tasks, timeout=2)
+        super().disconnect(abort, reason)
+        if reading and reading is not threading.current_thread():
+            reading.join(timeout=2)  # or it would end the next session
+
+
 class Client(socketio.Client):
     """A client of one source address that tells `hear(kind, detail)` whatever befalls it."""
 
@@ -151,7 +166,12 @@ class Client(socketio.Client):
         if self.connects > 1:
             self.hear("reconnect", detail)
 
+    def disconnect(self):
+        self.reconnection = False  # the poll that crosses the goodbye fails, and would bring the session back
+        super().disconnect()
+
     def open(self):
+        self.reconnection = True
         self.connect(
             OPTIONS.url, headers=HEADERS, transports=TRANSPORTS, socketio_path=OPTIONS.path, wait_timeout=PATIENCE
         )

@@ -1,9 +1,10 @@
-// Opens one Socket.IO session through the gateway and shows what becomes of it.
+// Opens a Socket.IO session through the gateway and shows what becomes of it.
 "use strict";
 
 const ECHO_EVERY = 2000; // milliseconds between two measurements of the round trip
 const KEPT_SAMPLES = 40;
 const KEPT_EVENTS = 60;
+const GUESTS = 6;
 const BIRDS = ["Wren", "Heron", "Swift", "Plover", "Siskin", "Avocet", "Dunlin", "Kestrel", "Linnet", "Curlew", "Merlin", "Osprey"];
 
 const $ = (id) => document.getElementById(id);
@@ -16,6 +17,7 @@ let people = [];
 let samples = [];
 let requests = new Map(); // server → requests of this session that it answered
 let reconnects = 0;
+let guests = [];
 
 $("address").textContent = location.host;
 $("you").textContent = `You, ${myName}`;
@@ -25,6 +27,7 @@ for (const button of document.querySelectorAll("[data-transports]")) {
     open(button.dataset.transports.split(","));
   });
 }
+$("guests").addEventListener("click", inviteOrPart);
 $("say").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = $("text").value.trim();
@@ -72,6 +75,17 @@ function open(transports) {
   });
 }
 
+/** Guests are sessions of this page that open with WebSocket, so that one browser is enough to see servers take turns. */
+function inviteOrPart() {
+  if (guests.length) {
+    guests.forEach((guest) => guest.disconnect());
+    guests = [];
+  } else {
+    guests = Array.from({ length: GUESTS }, () => io({ transports: ["websocket"], forceNew: true, auth: { name: birdName() } }));
+  }
+  $("guests").textContent = guests.length ? "Send the guests home" : "Invite six guests";
+}
+
 function begin() {
   opened = performance.now();
   samples = [];
@@ -89,7 +103,7 @@ function handshaken() {
   engine.once("upgrade", (transport) => {
     const after = Math.round(performance.now() - opened);
     $("transport").textContent = transportName(transport.name);
-    $("upgrade").textContent = `from polling after ${after} ms`;
+    $("upgrade").textContent = `upgraded after ${after} ms`;
     log(`upgraded to ${transportName(transport.name)}`);
     socket.emit("upgraded");
   });
@@ -227,10 +241,13 @@ function element(tag, className, text = "") {
 }
 
 function nameOfThisTab() {
-  const kept = sessionStorage.getItem("name");
-  const name = kept ?? `${BIRDS[Math.floor(Math.random() * BIRDS.length)]} ${Math.floor(10 + Math.random() * 90)}`;
+  const name = sessionStorage.getItem("name") ?? birdName();
   sessionStorage.setItem("name", name);
   return name;
+}
+
+function birdName() {
+  return `${BIRDS[Math.floor(Math.random() * BIRDS.length)]} ${Math.floor(10 + Math.random() * 90)}`;
 }
 
 function spoken(milliseconds) {

@@ -1,6 +1,7 @@
 //! A raw HTTP client for byte-level cases: it sends just what it is told and shows just what came.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -54,9 +55,26 @@ pub fn upgrade(path: &str) -> String {
     )
 }
 
+async fn connected(address: SocketAddr) -> TcpStream {
+    let stream = within("connect", TcpStream::connect(address)).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+/// Makes the kernel reset the connection when it is dropped.
+pub(super) fn to_reset(stream: TcpStream) -> TcpStream {
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    stream
+}
+
 impl Client {
     pub async fn connect(address: SocketAddr) -> Self {
-        Self::over(tcp(address).await)
+        Self::over(connected(address).await)
+    }
+
+    /// A connection that is reset when it is dropped, instead of closed.
+    pub async fn connect_to_reset(address: SocketAddr) -> Self {
+        Self::over(to_reset(connected(address).await))
     }
 
     /// Connects from 127.0.0.x.
@@ -122,24 +140,25 @@ impl Client {
         answer
     }
 
-    async fn chunks(&mut self) -> Vec<u8> {
+    /// A chunked body, put together; trailers are skipped.
+    pub async fn chunks(&mut self) -> Vec<u8> {
         let mut body = Vec::new();
         loop {
             let line = self.read_until(b"\r\n").await;
             let size = usize::from_str_radix(String::from_utf8_lossy(&line).trim(), 16).unwrap();
-            let chunk = self.read(size).await;
-            self.read_until(b"\r\n").await;
             if size == 0 {
+                while self.read_until(b"\r\n").await != b"\r\n" {}
                 return body;
             }
-            body.extend(chunk);
+            body.extend(self.read(size).await);
+            self.read_until(b"\r\n").await;
         }
     }
 
     /// Exactly this many bytes.
     pub async fn read(&mut self, length: usize) -> Vec<u8> {
         while self.held.len() < length {
-            assert!(self.more().await > 0, "the stream ended after {:?}", String::from_utf8_lossy(&self.held));
+            assert!(self.more().await > 0, "the stream ended after {}", self.tail());
         }
         self.held.drain(..length).collect()
     }
@@ -150,7 +169,7 @@ impl Client {
             if let Some(at) = self.held.windows(end.len()).position(|window| window == end) {
                 return self.held.drain(..at + end.len()).collect();
             }
-            assert!(self.more().await > 0, "the stream ended after {:?}", String::from_utf8_lossy(&self.held));
+            assert!(self.more().await > 0, "the stream ended after {}", self.tail());
         }
     }
 
@@ -158,6 +177,23 @@ impl Client {
     pub async fn read_all(&mut self) -> Vec<u8> {
         while self.more().await > 0 {}
         std::mem::take(&mut self.held)
+    }
+
+    /// The last of what has come, for people.
+    fn tail(&self) -> String {
+        let from = self.held.len().saturating_sub(500);
+        format!("{} bytes, the last of them {:?}", self.held.len(), String::from_utf8_lossy(&self.held[from..]))
+    }
+
+    /// Everything until the end, or the error that cuts it.
+    pub async fn ending(&mut self) -> std::io::Result<Vec<u8>> {
+        within("the end of the stream", self.stream.read_to_end(&mut self.held)).await?;
+        Ok(std::mem::take(&mut self.held))
+    }
+
+    /// Listens for a while; true when nothing came and the stream did not end. For what must not happen.
+    pub async fn stays_silent(&mut self, time: Duration) -> bool {
+        self.held.is_empty() && tokio::time::timeout(time, self.more()).await.is_err()
     }
 
     async fn more(&mut self) -> usize {

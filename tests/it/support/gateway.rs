@@ -36,8 +36,41 @@ impl Gateway {
         gateway
     }
 
+    /// The same, with environment variables for the configuration.
+    pub async fn start_with(yaml: &str, variables: &HashMap<&str, String>) -> Self {
+        let gateway = Self::spawn(yaml, variables).await;
+        eventually("the gateway is ready", async || gateway.admin("/readyz").await.status == 200).await;
+        gateway
+    }
+
+    /// A gateway whose one listener, `web`, leads to one upstream, `app`, of these servers, which are not checked.
+    /// `upstream` holds more keys of it in flow style, `more` more of the file.
+    pub async fn before(servers: &[SocketAddr], upstream: &str, more: &str) -> Self {
+        let servers: Vec<String> = servers.iter().map(|server| format!("\"{server}\"")).collect();
+        let servers = servers.join(", ");
+        let comma = if upstream.is_empty() { "" } else { ", " };
+        Self::start(&format!(
+            "
+listeners:
+  - {{ name: web, address: 127.0.0.1:0 }}
+routes:
+  - upstream: app
+upstreams:
+  app: {{ servers: [{servers}], health: {{ check: none }}{comma}{upstream} }}
+{more}
+"
+        ))
+        .await
+    }
+
     /// Starts a gateway and waits until it listens; its servers may be down.
     pub async fn start_unready(yaml: &str) -> Self {
+<<<<<<< HEAD
+        Self::spawn(yaml, &HashMap::new()).await
+    }
+
+    async fn spawn(yaml: &str, variables: &HashMap<&str, String>) -> Self {
+=======
         Self::launch(yaml, Command::new(env!("CARGO_BIN_EXE_sockgate"))).await
     }
 
@@ -49,6 +82,7 @@ impl Gateway {
     }
 
     async fn launch(yaml: &str, mut command: Command) -> Self {
+>>>>>>> refs/heads/edge
         let mut yaml = yaml.to_owned();
         if !yaml.contains("\nadmin:") {
             yaml.push_str("\nadmin: { address: 127.0.0.1:0 }\n");
@@ -60,6 +94,7 @@ impl Gateway {
             .args(["run", "-c"])
             .arg(&file)
             .env("RUST_LOG", "info,sockgate=debug,pingora=warn,pingora_core=off,pingora_proxy=off")
+            .envs(variables)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -9,7 +9,7 @@ pub mod tls;
 
 pub use client::Client;
 pub use gateway::Gateway;
-pub use server::{Echo, Scripted};
+pub use server::{Echo, Puppet, Refusing, Scripted};
 
 use std::time::Duration;
 

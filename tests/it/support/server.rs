@@ -3,12 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::{Client, tls};
+use super::client::to_reset;
+use super::{Client, tls, within};
 
 /// A server that does what the test says with each connection.
 pub struct Scripted {
@@ -90,6 +92,55 @@ impl Scripted {
 impl Drop for Scripted {
     fn drop(&mut self) {
         self.running.abort();
+    }
+}
+
+/// A server that the test plays by hand: connections wait until they are accepted.
+pub struct Puppet(TcpListener);
+
+impl Puppet {
+    pub async fn start() -> Self {
+        Self(TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+
+    /// The next connection.
+    pub async fn accept(&self) -> Client {
+        Client::over(self.accepted().await)
+    }
+
+    /// The next connection; it is reset when it is dropped, instead of closed.
+    pub async fn accept_to_reset(&self) -> Client {
+        Client::over(to_reset(self.accepted().await))
+    }
+
+    /// Whether nobody connects for a while.
+    pub async fn stays_alone(&self, time: Duration) -> bool {
+        tokio::time::timeout(time, self.0.accept()).await.is_err()
+    }
+
+    async fn accepted(&self) -> TcpStream {
+        let (stream, _) = within("a connection to the server", self.0.accept()).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream
+    }
+}
+
+/// An address whose port is taken, and where every connection is refused.
+pub struct Refusing(tokio::net::TcpSocket);
+
+impl Refusing {
+    pub fn new() -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        Self(socket)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
     }
 }
 

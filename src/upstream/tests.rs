@@ -1,0 +1,385 @@
+//! The pool as a whole: leases, the queue, ejection, draining and reload.
+
+use futures::FutureExt;
+use serde_json::json;
+use tokio::time::advance;
+
+use super::testing::{at_once, client, config, upstream};
+use super::*;
+
+/// Two servers with one place each, and room for two in the queue.
+fn narrow() -> Arc<Upstream> {
+    upstream(json!({
+        "servers": [
+            { "address": "10.0.0.1:1", "name": "a", "max_connections": 1 },
+            { "address": "10.0.0.2:1", "name": "b", "max_connections": 1 },
+        ],
+        "queue": { "size": 2, "timeout": "5s" },
+    }))
+}
+
+async fn pick(upstream: &Arc<Upstream>) -> Result<Lease, PickError> {
+    upstream.pick(&client(1), &mut Tried::default()).await
+}
+
+fn name(lease: &Lease) -> &str {
+    lease.server().name()
+}
+
+/// A pick that has taken its place in the queue.
+async fn queued(upstream: &Arc<Upstream>) -> tokio::task::JoinHandle<Result<Lease, PickError>> {
+    let before = upstream.waiting();
+    let task = tokio::spawn({
+        let upstream = upstream.clone();
+        async move { pick(&upstream).await }
+    });
+    while upstream.waiting() == before {
+        tokio::task::yield_now().await;
+    }
+    task
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_upstream_serves_its_queue_in_order() {
+    let upstream = narrow();
+    let (a, b) = (pick(&upstream).await.unwrap(), pick(&upstream).await.unwrap());
+    let (first, second) = (queued(&upstream).await, queued(&upstream).await);
+    assert_eq!(pick(&upstream).await.unwrap_err(), PickError::QueueFull);
+
+    advance(Duration::from_secs(2)).await;
+    drop(b);
+    let first = first.await.unwrap().unwrap();
+    assert_eq!((name(&first), first.waited()), ("b", Duration::from_secs(2)));
+    assert!(!second.is_finished());
+    drop(a);
+    let second = second.await.unwrap().unwrap();
+    assert_eq!(name(&second), "a");
+    drop((first, second));
+    assert_eq!(upstream.servers().iter().map(|server| server.in_flight()).sum::<usize>(), 0);
+    assert_eq!(pick(&upstream).await.unwrap().waited(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn newcomers_do_not_overtake_the_queue() {
+    let upstream = upstream(json!({ "servers": [{ "address": "10.0.0.1:1", "max_connections": 1 }] }));
+    let held = pick(&upstream).await.unwrap();
+    let first = queued(&upstream).await;
+    drop(held);
+    // The first has not run yet, but the place is its own already.
+    assert!(pick(&upstream).now_or_never().is_none());
+    drop(first.await.unwrap().unwrap());
+    assert!(pick(&upstream).now_or_never().unwrap().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn room_that_nobody_announced_goes_to_the_queue_first() {
+    let upstream = upstream(json!({
+        "servers": [
+            { "address": "10.0.0.1:1", "name": "a", "max_connections": 2 },
+            { "address": "10.0.0.2:1", "name": "b", "max_connections": 1 },
+        ],
+        "queue": { "size": 1, "timeout": "1m" },
+    }));
+    upstream.servers()[0].eject(Duration::from_secs(10));
+    let _held = pick(&upstream).await.unwrap();
+    let waiter = queued(&upstream).await;
+    advance(Duration::from_secs(10)).await;
+    let newcomer = pick(&upstream).now_or_never().unwrap().unwrap();
+    assert_eq!(upstream.servers()[0].in_flight(), 2);
+    let waiter = waiter.await.unwrap().unwrap();
+    assert_eq!((name(&waiter), name(&newcomer)), ("a", "a"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_ends_with_the_timeout_of_the_queue() {
+    let upstream = narrow();
+    let _held = [pick(&upstream).await.unwrap(), pick(&upstream).await.unwrap()];
+    let start = tokio::time::Instant::now();
+    assert_eq!(pick(&upstream).await.unwrap_err(), PickError::QueueTimeout);
+    assert_eq!(start.elapsed().as_secs(), 5);
+    assert_eq!(upstream.waiting(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_of_size_0_refuses_at_once() {
+    let mut config = narrow().config().clone();
+    config.queue.size = 0;
+    let upstream = Upstream::build("test", &config).unwrap();
+    let _held = [pick(&upstream).await.unwrap(), pick(&upstream).await.unwrap()];
+    assert_eq!(pick(&upstream).await.unwrap_err(), PickError::QueueFull);
+    assert_eq!(upstream.waiting(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_gives_up_hands_the_place_on() {
+    let upstream = narrow();
+    let (a, _b) = (pick(&upstream).await.unwrap(), pick(&upstream).await.unwrap());
+    // The first gives up while it waits, the second after a lease was sent but before it woke up.
+    let (first, second) = (queued(&upstream).await, queued(&upstream).await);
+    first.abort();
+    assert!(first.await.unwrap_err().is_cancelled());
+    assert_eq!(upstream.waiting(), 1);
+    let third = queued(&upstream).await;
+    drop(a);
+    second.abort();
+    assert!(second.await.unwrap_err().is_cancelled());
+    assert_eq!(name(&third.await.unwrap().unwrap()), "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_that_tried_a_server_lets_others_have_it() {
+    let upstream = narrow();
+    let (a, b) = (pick(&upstream).await.unwrap(), pick(&upstream).await.unwrap());
+    let choosy = tokio::spawn({
+        let (upstream, a) = (upstream.clone(), a.server().id());
+        async move {
+            let mut tried = Tried::default();
+            tried.add(a);
+            upstream.pick(&client(1), &mut tried).await
+        }
+    });
+    while upstream.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let second = queued(&upstream).await;
+    drop(a);
+    assert_eq!(name(&second.await.unwrap().unwrap()), "a");
+    drop(b);
+    assert_eq!(name(&choosy.await.unwrap().unwrap()), "b");
+}
+
+#[tokio::test]
+async fn a_lease_is_given_back_even_by_a_panic() {
+    let upstream = narrow();
+    let lease = pick(&upstream).await.unwrap();
+    let server = lease.server().clone();
+    assert_eq!((server.in_flight(), server.total()), (1, 1));
+    let panicking = tokio::spawn(async move {
+        let _lease = lease;
+        panic!("as meant");
+    });
+    assert!(panicking.await.unwrap_err().is_panic());
+    assert_eq!(server.in_flight(), 0);
+}
+
+#[test]
+fn no_place_is_lost_or_given_twice_under_contention() {
+    let upstream = upstream(json!({
+        "balance": "least_connections",
+        "servers": [
+            { "address": "10.0.0.1:1", "max_connections": 2 },
+            { "address": "10.0.0.2:1", "max_connections": 1 },
+        ],
+    }));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_time().build().unwrap();
+    runtime.block_on(async {
+        let tasks: Vec<_> = (0..200u64)
+            .map(|number| {
+                let upstream = upstream.clone();
+                tokio::spawn(async move {
+                    for round in 0..20 {
+                        let (key, mut tried) = (client(1), Tried::default());
+                        let picking = upstream.pick(&key, &mut tried);
+                        // Every third gives up early, at some point of its way.
+                        if (number + round) % 3 == 0 {
+                            let patience = Duration::from_micros(number * 7);
+                            let _ = tokio::time::timeout(patience, picking).await;
+                            continue;
+                        }
+                        let lease = picking.await.unwrap();
+                        assert!(lease.server().in_flight() <= lease.server().max_connections());
+                        tokio::task::yield_now().await;
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+    });
+    assert_eq!(upstream.waiting(), 0);
+    assert!(upstream.servers().iter().all(|server| server.in_flight() == 0));
+}
+
+#[test]
+fn a_retry_goes_to_another_server_until_all_were_tried() {
+    let upstream = narrow();
+    let mut tried = Tried::default();
+    let first = at_once(upstream.pick(&client(1), &mut tried)).unwrap().server().id();
+    let second = at_once(upstream.pick(&client(1), &mut tried)).unwrap().server().id();
+    assert_ne!(first, second);
+    let third = at_once(upstream.pick(&client(1), &mut tried)).unwrap_err();
+    assert_eq!(third, PickError::NoServer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn connect_failures_in_a_row_eject_a_server_for_a_while_but_never_the_last() {
+    let upstream = upstream(json!({
+        "servers": ["10.0.0.1:1", "10.0.0.2:1"],
+        "ejection": { "failures": 2, "for": "10s" },
+    }));
+    let (a, b) = (pick(&upstream).await.unwrap(), pick(&upstream).await.unwrap());
+    a.connect_failed();
+    a.connected();
+    a.connect_failed();
+    assert_eq!(a.server().ejected(), None, "a good connect wipes the slate");
+    a.connect_failed();
+    assert_eq!(a.server().ejected(), Some(Duration::from_secs(10)));
+    for _ in 0..4 {
+        assert_eq!(name(&pick(&upstream).await.unwrap()), name(&b));
+    }
+    for _ in 0..4 {
+        b.connect_failed();
+    }
+    assert_eq!(b.server().ejected(), None, "it is the last");
+    advance(Duration::from_secs(10)).await;
+    assert_eq!(a.server().ejected(), None);
+    assert!(a.server().connect_failures() == 3 && upstream.ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ejected_server_is_better_than_none() {
+    let upstream = upstream(json!({
+        "servers": ["10.0.0.1:1", "10.0.0.2:1"],
+        "ejection": { "failures": 1 },
+    }));
+    let (a, b) = (pick(&upstream).await.unwrap(), pick(&upstream).await.unwrap());
+    a.connect_failed();
+    upstream.set_draining(b.server(), true);
+    assert_eq!(name(&pick(&upstream).await.unwrap()), name(&a));
+}
+
+#[test]
+fn a_draining_server_keeps_its_sessions_and_gets_no_new_ones() {
+    let upstream = narrow();
+    let a = upstream.servers()[0].clone();
+    upstream.set_draining(&a, true);
+    assert_eq!(a.state(), State::Draining);
+    assert!(upstream.place_on(a.id()).is_none());
+    let held = upstream.return_to(a.id()).unwrap();
+    let beyond = upstream.return_to(a.id()).unwrap();
+    assert_eq!(a.in_flight(), 2, "sessions pass the limit");
+    drop((held, beyond));
+
+    let b = upstream.place_on(upstream.servers()[1].id()).unwrap();
+    assert!(upstream.place_on(b.server().id()).is_none(), "it is full");
+    upstream.set_draining(b.server(), true);
+    assert!(!upstream.ready());
+    drop(b);
+    let nobody = at_once(upstream.pick(&client(1), &mut Tried::default()));
+    assert_eq!(nobody.unwrap_err(), PickError::NoServer);
+    assert!(upstream.return_to(ServerId::of("z")).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_wait_for_the_first_verdict() {
+    let mut config = narrow().config().clone();
+    config.health.check = Some(config::Check::Tcp);
+    config.queue.size = 0;
+    let upstream = Upstream::build("test", &config).unwrap();
+    assert!(!upstream.ready());
+    let (first, second) = (queued(&upstream).await, queued(&upstream).await);
+    let servers = upstream.servers();
+    assert!(servers[0].set_health(server::Health::Down));
+    assert!(servers[1].set_health(server::Health::Up));
+    upstream.queue.dispatch();
+    assert_eq!(name(&first.await.unwrap().unwrap()), "b");
+    assert_eq!(name(&second.await.unwrap().unwrap()), "b");
+
+    let undecided = Upstream::build("test", &config).unwrap();
+    assert_eq!(pick(&undecided).await.unwrap_err(), PickError::NoServer, "after the connect timeout");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_hears_at_once_that_the_last_server_is_down() {
+    let upstream = narrow();
+    let _held = [pick(&upstream).await.unwrap(), pick(&upstream).await.unwrap()];
+    let waiter = queued(&upstream).await;
+    for server in upstream.servers().iter() {
+        server.set_health(server::Health::Down);
+    }
+    upstream.queue.dispatch();
+    assert_eq!(waiter.await.unwrap().unwrap_err(), PickError::NoServer);
+    assert!(upstream.return_to(upstream.servers()[0].id()).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rebuilt_upstream_keeps_what_it_knows_and_who_waits() {
+    let upstream = narrow();
+    let (a, _b) = (pick(&upstream).await.unwrap(), pick(&upstream).await.unwrap());
+    upstream.set_draining(a.server(), true);
+    let waiter = queued(&upstream).await;
+
+    let said = config(json!({
+        "servers": [
+            { "address": "10.0.0.1:1", "name": "a", "max_connections": 5 },
+            { "address": "10.0.0.2:2", "name": "b" },
+        ],
+        "health": { "check": "tcp" },
+    }));
+    let rebuilt = upstream.rebuild(&said).unwrap();
+    let servers = rebuilt.servers();
+    assert_eq!((servers[0].in_flight(), servers[0].state()), (1, State::Draining));
+    assert_eq!((servers[1].in_flight(), servers[1].state()), (0, State::Starting), "it is another one");
+    rebuilt.set_draining(&servers[0], false);
+    assert!(pick(&rebuilt).await.is_ok());
+    assert!(!waiter.is_finished(), "its upstream allows one at a time");
+    drop(a);
+    assert_eq!(name(&waiter.await.unwrap().unwrap()), "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_server_serves_the_queue_and_the_others_stay_as_they_are() {
+    let upstream = narrow();
+    let _held = [pick(&upstream).await.unwrap(), pick(&upstream).await.unwrap()];
+    let waiter = queued(&upstream).await;
+    let before = upstream.servers();
+    let mut servers = upstream.config().servers.clone();
+    servers.push(config(json!({ "servers": ["10.0.0.3:1"] })).servers.remove(0));
+    upstream.set_servers(&servers).unwrap();
+    assert_eq!(name(&waiter.await.unwrap().unwrap()), "10.0.0.3:1");
+    assert!(Arc::ptr_eq(&upstream.servers()[0], &before[0]));
+    assert_eq!(upstream.server(before[1].id()).unwrap().in_flight(), 1);
+
+    upstream.set_servers(&servers[1..]).unwrap();
+    assert!(upstream.server(before[0].id()).is_none());
+}
+
+#[test]
+fn ring_order_names_every_server_once_and_starts_where_the_client_is_placed() {
+    let servers: Vec<String> = (1..=5).map(|number| format!("10.0.0.{number}:1")).collect();
+    let upstream = upstream(json!({ "balance": "client_ip", "servers": servers }));
+    for number in 0..20 {
+        let key = client(number);
+        let order = upstream.in_ring_order(&key);
+        assert_eq!(order.len(), 5);
+        let mut tried = Tried::default();
+        for server in order {
+            assert_eq!(at_once(upstream.pick(&key, &mut tried)).unwrap().server().id(), server.id());
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_built_is_told_in_a_sentence() {
+    let fault = |said: serde_json::Value| Upstream::build("web", &config(said)).unwrap_err().to_string();
+    assert_eq!(
+        fault(json!({ "servers": ["10.0.0.1:1", "10.0.0.1:1"] })),
+        "upstream `web`: two servers are called `10.0.0.1:1`: give each its own address or `name`"
+    );
+    assert_eq!(
+        fault(json!({ "servers": ["unix:/run/app.sock"], "tls": {} })),
+        "upstream `web`: TLS over unix:/run/app.sock needs tls.server_name: a socket file has no host name"
+    );
+    assert_eq!(
+        fault(json!({ "servers": ["10.0.0.1:1"], "health": { "headers": { "Host": "a\r\nb" } } })),
+        "upstream `web`: health.headers: the value of `Host` holds a control character"
+    );
+    assert_eq!(
+        fault(json!({ "servers": ["10.0.0.1:1"], "tls": { "verify": false, "cert": "a.pem" } })),
+        "upstream `web`: tls.cert needs tls.key beside it"
+    );
+    let missing = fault(json!({ "servers": ["10.0.0.1:1"], "tls": { "ca": "/nowhere/ca.pem" } }));
+    let start = "upstream `web`: tls.ca /nowhere/ca.pem: expected certificates in PEM: ";
+    assert!(missing.starts_with(start), "{missing}");
+}
