@@ -41,7 +41,7 @@ pub(super) async fn serve(
             Some(head) => head,
             None if connection.is_silent() => return,
             // A head that has begun is finished first.
-            None => connection.read_head(timeouts.head, timeouts.head, most).await,
+            None => connection.read_head(None, timeouts.head, most).await,
         };
         first = false;
         let mut head = match head {
