@@ -17,7 +17,7 @@ use super::{Client, eventually, within};
 /// A running gateway; ended when dropped, and its log printed when the test fails.
 pub struct Gateway {
     child: Child,
-    folder: TempDir,
+    _folder: TempDir,
     addresses: HashMap<String, String>,
     log: Lines,
     access_log: Lines,
@@ -38,7 +38,9 @@ impl Gateway {
 
     /// The same, with environment variables for the configuration.
     pub async fn start_with(yaml: &str, variables: &HashMap<&str, String>) -> Self {
-        let gateway = Self::spawn(yaml, variables).await;
+        let mut program = Command::new(env!("CARGO_BIN_EXE_sockgate"));
+        program.envs(variables);
+        let gateway = Self::launch(yaml, program).await;
         eventually("the gateway is ready", async || gateway.admin("/readyz").await.status == 200).await;
         gateway
     }
@@ -65,12 +67,6 @@ upstreams:
 
     /// Starts a gateway and waits until it listens; its servers may be down.
     pub async fn start_unready(yaml: &str) -> Self {
-<<<<<<< HEAD
-        Self::spawn(yaml, &HashMap::new()).await
-    }
-
-    async fn spawn(yaml: &str, variables: &HashMap<&str, String>) -> Self {
-=======
         Self::launch(yaml, Command::new(env!("CARGO_BIN_EXE_sockgate"))).await
     }
 
@@ -82,7 +78,6 @@ upstreams:
     }
 
     async fn launch(yaml: &str, mut command: Command) -> Self {
->>>>>>> refs/heads/edge
         let mut yaml = yaml.to_owned();
         if !yaml.contains("\nadmin:") {
             yaml.push_str("\nadmin: { address: 127.0.0.1:0 }\n");
@@ -94,7 +89,6 @@ upstreams:
             .args(["run", "-c"])
             .arg(&file)
             .env("RUST_LOG", "info,sockgate=debug,pingora=warn,pingora_core=off,pingora_proxy=off")
-            .envs(variables)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -105,7 +99,7 @@ upstreams:
         let access_log = Lines::follow(child.stdout.take().unwrap());
         // The admin listener and one for each `- ` entry under `listeners:` tell where they are.
         let expected = 1 + count_listeners(&yaml);
-        let mut gateway = Self { child, folder, addresses: HashMap::new(), log, access_log };
+        let mut gateway = Self { child, _folder: folder, addresses: HashMap::new(), log, access_log };
         let told = gateway.log.wait_for(|lines| addresses(lines).len() >= expected).await;
         assert!(told, "the gateway ended before it listened:\n{}", gateway.log.all().join("\n"));
         gateway.addresses = addresses(&gateway.log.all());
@@ -125,11 +119,6 @@ upstreams:
     /// Where a listener is bound.
     pub fn address(&self, listener: &str) -> SocketAddr {
         self.addresses[listener].parse().unwrap()
-    }
-
-    /// A folder of the test's own, gone with the gateway.
-    pub fn folder(&self) -> &std::path::Path {
-        self.folder.path()
     }
 
     /// The process id.
