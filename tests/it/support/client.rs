@@ -48,6 +48,13 @@ pub async fn tcp(address: SocketAddr) -> TcpStream {
     stream
 }
 
+/// Connects and waits for the end; true when it is a reset, however early that comes.
+pub async fn is_reset(address: SocketAddr) -> bool {
+    let ended = async { TcpStream::connect(address).await?.read(&mut [0]).await };
+    let ended = within("the end of the connection", ended).await;
+    ended.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+}
+
 /// The request that opens a WebSocket.
 pub fn upgrade(path: &str) -> String {
     format!(
