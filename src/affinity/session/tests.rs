@@ -22,7 +22,7 @@ impl Bench {
     fn pass(&mut self, seconds: u64) {
         for _ in 0..seconds {
             self.seconds += 1;
-            self.table.sweep(self.table.start + Duration::from_secs(self.seconds));
+            self.table.sweep(self.table.clock.start() + Duration::from_secs(self.seconds));
         }
     }
 
@@ -274,7 +274,7 @@ fn many_threads_leave_the_counts_exact() {
         let (table, sweeping) = (&table, &sweeping);
         scope.spawn(move || {
             for second in 0.. {
-                table.sweep(table.start + Duration::from_secs(second));
+                table.sweep(table.clock.start() + Duration::from_secs(second));
                 if !sweeping.load(Relaxed) {
                     return;
                 }
