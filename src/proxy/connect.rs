@@ -39,7 +39,7 @@ pub(super) async fn connect(pool: &Pool, key: &PickKey, line: &mut Line) -> Resu
 pub(super) fn refusal(error: PickError) -> Refusal {
     match error {
         PickError::NoServer => Refusal::NoServer,
-        PickError::QueueFull => Refusal::QueueFull,
+        PickError::QueueFull | PickError::Admission { .. } => Refusal::QueueFull,
         PickError::QueueTimeout => Refusal::QueueTimeout,
     }
 }
