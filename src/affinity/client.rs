@@ -51,7 +51,7 @@ impl Returning {
         })
     }
 
-    /// Sweeps once a second for as long as somebody else has the memory.
+    /// Sweeps four times a second for as long as somebody else has the memory.
     pub fn run(self: &Arc<Self>) -> impl Future<Output = ()> + Send + use<> {
         sweeping(Arc::downgrade(self), Self::sweep)
     }
@@ -101,7 +101,7 @@ impl Returning {
         Some(entry.server)
     }
 
-    /// Moves the clock to `now` and removes what has expired; to be called once a second.
+    /// Moves the clock to `now` and removes what has expired; to be called at least once a second.
     pub fn sweep(&self, now: Instant) {
         let before = self.clock.now();
         let now = self.clock.advance(now);

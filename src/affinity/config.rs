@@ -29,10 +29,12 @@ pub struct Config {
     /// kind `socket.io`, else `0s`.
     #[serde(with = "humantime_serde")]
     pub returning: Option<Duration>,
-    /// Most clients to remember for `returning`. Default 100,000, which take up to 5 MiB.
+    /// Most clients to remember for `returning`, 1 or more. Default 100,000, which take up to 5 MiB.
+    #[serde(deserialize_with = "some")]
     pub max_clients: usize,
-    /// Most sessions to remember; further ones are placed again and again by the cookie or the client's address. Default
-    /// 1,000,000, which take some 70 MiB.
+    /// Most sessions to remember, 1 or more; further ones are placed again and again by the cookie or the client's address.
+    /// Default 1,000,000, which take some 70 MiB.
+    #[serde(deserialize_with = "some")]
     pub max_sessions: usize,
     /// How long a session is remembered beyond the time after which client and server give each other up. Default 10 s.
     #[serde(with = "humantime_serde")]
@@ -98,7 +100,7 @@ pub struct CookieConfig {
     /// Keep it from scripts. Default true.
     pub http_only: bool,
     /// How long clients keep it, 1 s or more. Default: until the browser is closed.
-    #[serde(with = "humantime_serde")]
+    #[serde(serialize_with = "humantime_serde::serialize", deserialize_with = "age")]
     pub max_age: Option<Duration>,
     /// Signs and hides the server, 16 bytes or more; every gateway before the same servers needs the same. Default: none,
     /// so that clients can choose among the servers, and guess their names from the value.
@@ -209,6 +211,23 @@ fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> 
     if is_path { Ok(path) } else { Err(unexpected(&path, "a path that begins with `/` and has no `;`")) }
 }
 
+fn some<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    match usize::deserialize(deserializer)? {
+        0 => Err(de::Error::invalid_value(de::Unexpected::Unsigned(0), &"a whole number, 1 or more")),
+        count => Ok(count),
+    }
+}
+
+fn age<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    match humantime_serde::deserialize::<Option<Duration>, D>(deserializer)? {
+        Some(age) if age < Duration::from_secs(1) => Err(de::Error::custom(format_args!(
+            "found {}, expected 1s or more (leave it out for a cookie that lasts until the browser is closed)",
+            humantime::format_duration(age)
+        ))),
+        age => Ok(age),
+    }
+}
+
 fn named<'de, D: Deserializer<'de>>(
     deserializer: D,
     is_name: impl FnOnce(&str) -> bool,
@@ -283,6 +302,9 @@ mod tests {
             (json!({ "cookie": { "path": "/a; Domain=x" } }), "expected a path"),
             (json!({ "cookie": { "secret": "short" } }), "found a secret of 5 bytes, expected 16 or more"),
             (json!({ "cookie": { "same_site": "maybe" } }), "unknown variant"),
+            (json!({ "cookie": { "max_age": "900ms" } }), "found 900ms, expected 1s or more"),
+            (json!({ "max_sessions": 0 }), "expected a whole number, 1 or more"),
+            (json!({ "max_clients": 0 }), "expected a whole number, 1 or more"),
             (json!({ "sticky": true }), "unknown field"),
         ] {
             let fault = read(config).unwrap_err();

@@ -27,7 +27,7 @@ impl CookieAffinity {
         });
         let mut attributes = format!("; Path={}", config.path);
         if let Some(age) = config.max_age {
-            let _ = write!(attributes, "; Max-Age={}", age.as_secs().max(1));
+            let _ = write!(attributes, "; Max-Age={}", age.as_secs());
         }
         if config.http_only {
             attributes.push_str("; HttpOnly");

@@ -117,8 +117,8 @@ pub struct Held {
 
 /// Parts of the table with a lock each. A sweep holds one for some microseconds, everything else for nanoseconds.
 const SHARDS: usize = 512;
-/// Shards that one sweep looks at, so that each has its turn every four seconds.
-const SHARDS_PER_SWEEP: usize = SHARDS / 4;
+/// Shards that one sweep looks at, so that each has its turn every four seconds and no worker is away for long.
+const SHARDS_PER_SWEEP: usize = SHARDS / 16;
 /// How long a session stays known when its last tunnel has ended, in seconds: enough for requests on their way.
 const AFTER_TUNNEL: u32 = 5;
 
@@ -136,7 +136,7 @@ impl SessionTable {
         })
     }
 
-    /// Sweeps once a second for as long as somebody else has the table.
+    /// Sweeps four times a second for as long as somebody else has the table.
     pub fn run(self: &Arc<Self>) -> impl Future<Output = ()> + Send + use<> {
         sweeping(Arc::downgrade(self), Self::sweep)
     }
@@ -250,7 +250,7 @@ impl SessionTable {
         true
     }
 
-    /// Moves the clock to `now` and removes what has expired, from a quarter of the table; to be called once a second.
+    /// Moves the clock to `now` and removes what has expired, from a sixteenth of the table; to be called four times a second.
     pub fn sweep(&self, now: Instant) {
         let now = self.clock.advance(now);
         let first = self.next.fetch_add(SHARDS_PER_SWEEP, Relaxed);

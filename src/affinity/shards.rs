@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
 
 /// Time from one sweep to the next.
-const TICK: Duration = Duration::from_secs(1);
+const TICK: Duration = Duration::from_millis(250);
 /// What [`Clock::now`] may lag behind, in seconds: one for rounding, one for the tick.
 pub(super) const LAG: u32 = 2;
 
@@ -54,7 +54,7 @@ impl Clock {
     }
 }
 
-/// Has a memory swept once a second for as long as somebody else has it.
+/// Has a memory swept four times a second for as long as somebody else has it.
 pub(super) async fn sweeping<T>(memory: Weak<T>, sweep: fn(&T, Instant)) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

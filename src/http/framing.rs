@@ -25,7 +25,7 @@ pub enum Malformed {
     Length,
     /// A `Transfer-Encoding` other than `chunked`, or in HTTP/1.0.
     Encoding,
-    /// No `Host` in HTTP/1.1, or more than one.
+    /// No `Host` in HTTP/1.1, more than one, or one that is no host.
     Host,
 }
 
@@ -35,7 +35,7 @@ impl std::fmt::Display for Malformed {
             Self::LengthAndChunks => "Content-Length beside Transfer-Encoding",
             Self::Length => "a Content-Length that is not one number",
             Self::Encoding => "a Transfer-Encoding other than chunked",
-            Self::Host => "not exactly one Host",
+            Self::Host => "not exactly one proper Host",
         })
     }
 }
@@ -98,6 +98,9 @@ fn number(digits: &[u8]) -> Option<u64> {
 }
 
 /// Follows a chunked body to its end, without keeping any of it (RFC 9112 7.1).
+///
+/// Lines end in CRLF and nothing else: a bare line feed in a chunk extension ends the line for some readers and not for
+/// others, which is a way to smuggle requests. Blanks behind a size are borne, since old programs pad it.
 #[derive(Clone, Debug, Default)]
 pub struct Chunks {
     state: ChunkState,
@@ -111,12 +114,18 @@ enum ChunkState {
     Size(u64),
     /// In what follows the size on its line.
     Extension(u64),
+    /// Before the line feed of that line.
+    SizeEnd(u64),
     /// This many bytes of the chunk, and the line end after them, are to come.
     Data(u64),
     DataEnd,
+    DataLineFeed,
     /// At the start of a trailer line.
     TrailerStart,
     Trailer,
+    TrailerLineFeed,
+    /// Before the line feed of the blank line.
+    LastLineFeed,
     Done,
 }
 
@@ -124,20 +133,23 @@ impl Chunks {
     /// Takes the next bytes and says how many of them belong to the body; fewer than all once the end has been seen.
     /// `None`: this is no chunked body.
     pub fn advance(&mut self, bytes: &[u8]) -> Option<usize> {
-        use ChunkState::{Data, DataEnd, Done, Extension, Size, SizeStart, Trailer, TrailerStart};
+        use ChunkState::{
+            Data, DataEnd, DataLineFeed, Done, Extension, LastLineFeed, Size, SizeEnd, SizeStart, Trailer,
+            TrailerLineFeed, TrailerStart,
+        };
         let mut at = 0;
         while at < bytes.len() && self.state != Done {
             let byte = bytes[at];
             let digit = char::from(byte).to_digit(16).map(u64::from);
             self.state = match (self.state, byte) {
                 (SizeStart, _) => Size(digit?),
-                (Size(0), b'\n') => TrailerStart,
-                (Size(size), b'\n') => Data(size),
-                (Size(size), b';' | b'\r' | b' ' | b'\t') => Extension(size),
+                (Size(size) | Extension(size), b'\r') => SizeEnd(size),
+                (Size(size), b';' | b' ' | b'\t') => Extension(size),
                 (Size(size), _) => Size(size.checked_mul(16)?.checked_add(digit?)?),
-                (Extension(0), b'\n') => TrailerStart,
-                (Extension(size), b'\n') => Data(size),
+                (Extension(_), b'\n') => return None,
                 (Extension(size), _) => Extension(size),
+                (SizeEnd(0), b'\n') => TrailerStart,
+                (SizeEnd(size), b'\n') => Data(size),
                 (Data(left), _) => {
                     let step = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len() - at);
                     at += step;
@@ -147,18 +159,15 @@ impl Chunks {
                     };
                     continue;
                 }
-                (DataEnd, b'\r') => DataEnd,
-                (DataEnd, b'\n') => SizeStart,
-                (DataEnd, _) => return None,
-                (TrailerStart, b'\r') => TrailerStart,
-                (TrailerStart, b'\n') => Done,
-                (TrailerStart | Trailer, _) => {
-                    if byte == b'\n' {
-                        TrailerStart
-                    } else {
-                        Trailer
-                    }
-                }
+                (DataEnd, b'\r') => DataLineFeed,
+                (DataLineFeed, b'\n') => SizeStart,
+                (TrailerStart, b'\r') => LastLineFeed,
+                (Trailer, b'\r') => TrailerLineFeed,
+                (TrailerStart | Trailer, b'\n') => return None,
+                (TrailerStart | Trailer, _) => Trailer,
+                (TrailerLineFeed, b'\n') => TrailerStart,
+                (LastLineFeed, b'\n') => Done,
+                (SizeEnd(_) | DataEnd | DataLineFeed | TrailerLineFeed | LastLineFeed, _) => return None,
                 (Done, _) => Done,
             };
             at += 1;
@@ -228,6 +237,10 @@ mod tests {
         assert!(chunks.is_done());
         assert_eq!(Chunks::default().advance(b"x"), None);
         assert_eq!(Chunks::default().advance(b"5\r\nhelloX"), None);
+        for loose in ["5\nhello", "5;x\nhello", "5\r\nhello\n", "5\r\nhello\r\r", "5\r5", "0\r\n\n", "0\r\nX: y\n"] {
+            assert_eq!(Chunks::default().advance(loose.as_bytes()), None, "{loose:?}");
+        }
+        assert_eq!(Chunks::default().advance(b"5  \r\nhello"), Some(10));
         assert_eq!(Chunks::default().advance(b"fffffffffffffffff\r\n"), None);
     }
 

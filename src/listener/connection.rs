@@ -3,13 +3,14 @@
 //! An HTTP engine that is handed a [`Connection`] never gets a byte beyond the message that it may read: what follows
 //! a request stays here, for the next request or for the tunnel that an upgrade turns into.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::limits::Permit;
 use crate::deadline::Deadline;
+use crate::drain::Leave;
 use crate::http::framing::{Body, Chunks};
 use crate::transport::Transport;
 
@@ -42,6 +44,48 @@ pub struct Info {
     pub tls: Option<TlsInfo>,
     /// When it was accepted.
     pub accepted: Instant,
+    /// The poll that is under way on an HTTP/1 connection.
+    pub pending: Pending,
+}
+
+/// A long poll that a server has not answered yet, and how the gateway would answer in its place.
+#[derive(Debug, Default)]
+pub struct Pending(Mutex<Option<Farewell>>);
+
+/// The polite end of a session, ready to be said.
+#[derive(Debug)]
+pub struct Farewell {
+    /// Says when.
+    pub leave: Arc<Leave>,
+    /// The answer's body: an Engine.IO close packet.
+    pub body: Cow<'static, [u8]>,
+    /// Whether that is a script.
+    pub jsonp: bool,
+    /// The upstream of the session.
+    pub upstream: Arc<str>,
+    /// Its server.
+    pub server: Arc<str>,
+}
+
+impl Pending {
+    /// A poll has been given to a server.
+    pub fn announce(&self, farewell: Farewell) {
+        *self.farewell() = Some(farewell);
+    }
+
+    /// The poll is over, or its end is somebody else's now.
+    pub fn take(&self) -> Option<Farewell> {
+        self.farewell().take()
+    }
+
+    /// Ready when there is a poll, and its turn to leave has come.
+    pub fn poll_told(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.farewell().as_ref().map_or(Poll::Pending, |farewell| farewell.leave.poll_told(cx))
+    }
+
+    fn farewell(&self) -> MutexGuard<'_, Option<Farewell>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What a TLS handshake agreed on.
@@ -106,7 +150,7 @@ pub struct Parts {
     pub held: BytesMut,
     /// What is known of the peer.
     pub info: Arc<Info>,
-    /// The connection's deadline, off.
+    /// The connection's deadline.
     pub deadline: Deadline,
     /// Its place in the limits.
     pub permit: Permit,
@@ -157,11 +201,14 @@ impl Connection {
     /// Reads the next request head, blank line included, and leaves what follows for later.
     ///
     /// `idle` is how long the client may take to begin, `head` how long from there to the blank line; zero is no limit.
-    pub async fn read_head(&mut self, idle: Duration, head: Duration, most: usize) -> Result<BytesMut, NoHead> {
+    /// The first head has no `idle`: its time began with the connection, and the listener has set it.
+    pub async fn read_head(&mut self, idle: Option<Duration>, head: Duration, most: usize) -> Result<BytesMut, NoHead> {
         self.reading = Reading::Freely;
         let mut searched = 0;
         let mut begun = false;
-        self.deadline.set(idle);
+        if let Some(idle) = idle {
+            self.deadline.set(idle);
+        }
         loop {
             if !begun {
                 // Servers should pass over blank lines before a request (RFC 9112 2.2).
@@ -169,7 +216,9 @@ impl Connection {
                 self.held.advance(blank);
                 if !self.held.is_empty() {
                     begun = true;
-                    self.deadline.set(head);
+                    if idle.is_some() {
+                        self.deadline.set(head);
+                    }
                 }
             }
             if let Some(end) = head_end(&self.held, searched) {
@@ -200,6 +249,11 @@ impl Connection {
             Body::Chunked => Reading::Chunked(Chunks::default()),
             Body::UntilClose => Reading::Freely,
         };
+    }
+
+    /// See [`crate::transport::Socket::reset_on_close`].
+    pub fn reset_on_close(&self) {
+        self.transport.socket().reset_on_close();
     }
 
     /// See [`Parts::answer_and_close`].
@@ -269,9 +323,12 @@ fn head_end(bytes: &[u8], from: usize) -> Option<usize> {
 }
 
 impl Reading {
-    /// How many of the bytes at hand the engine may have.
-    fn take(&mut self, bytes: &[u8]) -> usize {
-        match self {
+    /// How many of the bytes at hand the engine may have. Fails at what is no chunked body, with [`InvalidData`]:
+    /// where it ends nobody can say.
+    ///
+    /// [`InvalidData`]: io::ErrorKind::InvalidData
+    fn take(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(match self {
             Self::Freely => bytes.len(),
             Self::Nothing => 0,
             Self::Length(left) => {
@@ -283,14 +340,13 @@ impl Reading {
                 taken
             }
             Self::Chunked(chunks) => {
-                // What is no chunked body is handed on as it is: the engine refuses it.
-                let taken = chunks.advance(bytes).unwrap_or(bytes.len());
+                let taken = chunks.advance(bytes).ok_or(io::ErrorKind::InvalidData)?;
                 if chunks.is_done() {
                     *self = Self::Nothing;
                 }
                 taken
             }
-        }
+        })
     }
 }
 
@@ -304,12 +360,12 @@ impl AsyncRead for Connection {
             let before = buf.filled().len();
             ready!(Pin::new(&mut this.transport).poll_read(cx, buf))?;
             let read = &buf.filled()[before..];
-            let taken = this.reading.take(read);
+            let taken = this.reading.take(read)?;
             this.held.extend_from_slice(&read[taken..]);
             buf.set_filled(before + taken);
         } else {
             let step = buf.remaining().min(this.held.len());
-            let taken = this.reading.take(&this.held[..step]);
+            let taken = this.reading.take(&this.held[..step])?;
             buf.put_slice(&this.held.split_to(taken));
         }
         Poll::Ready(Ok(()))
@@ -421,7 +477,14 @@ mod tests {
         let clock = Deadlines::new();
         tokio::spawn(Arc::clone(&clock).run());
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
-        let info = Info { listener: "test".into(), peer: unknown, local: unknown, tls: None, accepted: Instant::now() };
+        let info = Info {
+            listener: "test".into(),
+            peer: unknown,
+            local: unknown,
+            tls: None,
+            accepted: Instant::now(),
+            pending: Pending::default(),
+        };
         let open = prometheus::IntGauge::new("open", "for the test").unwrap();
         let parts = Parts {
             transport: Transport::Plain(Socket::Unix(ours)),
@@ -434,7 +497,7 @@ mod tests {
     }
 
     async fn head(connection: &mut Connection) -> Result<String, NoHead> {
-        let head = connection.read_head(FOREVER, FOREVER, 64).await?;
+        let head = connection.read_head(Some(FOREVER), FOREVER, 64).await?;
         Ok(String::from_utf8_lossy(&head).into_owned())
     }
 
@@ -470,9 +533,25 @@ mod tests {
     async fn an_idle_client_and_a_slow_one_are_told_apart() {
         let second = Duration::from_secs(1);
         let (mut connection, mut client) = pair();
-        assert_eq!(connection.read_head(second, second, 64).await, Err(NoHead::Idle));
+        assert_eq!(connection.read_head(Some(second), second, 64).await, Err(NoHead::Idle));
         client.write_all(b"GET").await.unwrap();
-        assert_eq!(connection.read_head(second, second, 64).await, Err(NoHead::Late));
+        assert_eq!(connection.read_head(Some(second), second, 64).await, Err(NoHead::Late));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_of_the_first_head_is_not_put_off_by_its_beginning() {
+        let second = Duration::from_secs(1);
+        let (mut connection, mut client) = pair();
+        connection.deadline.set(2 * second);
+        let writing = tokio::spawn(async move {
+            tokio::time::sleep(second).await;
+            client.write_all(b"GET").await.unwrap();
+            client
+        });
+        let started = tokio::time::Instant::now();
+        assert_eq!(connection.read_head(None, 2 * second, 64).await, Err(NoHead::Late));
+        assert!((2 * second..3 * second).contains(&started.elapsed()), "{:?}", started.elapsed());
+        drop(writing.await.unwrap());
     }
 
     async fn read_body(body: Body, sent: &[u8], room: usize) -> (Vec<u8>, Vec<u8>) {

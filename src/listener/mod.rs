@@ -7,6 +7,7 @@ pub mod config;
 pub mod connection;
 pub mod detect;
 mod flash;
+mod lent;
 pub mod limits;
 mod socket;
 pub mod tls;
@@ -24,8 +25,9 @@ use tokio::time::{timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 pub use config::{Config, FlashPolicy};
-pub use connection::{Connection, Info, NoHead, Parts, Protocol, TlsInfo};
+pub use connection::{Connection, Farewell, Info, NoHead, Parts, Pending, Protocol, TlsInfo};
 use detect::{Detected, detect};
+pub use lent::{Back, Lent};
 pub use limits::{ConnectionLimits, Permit};
 use socket::BoundSocket;
 
@@ -231,8 +233,16 @@ impl Accepted {
             }
             _ => (Transport::Plain(plain), None, false, false),
         };
-        let info = Arc::new(Info { listener: Arc::clone(&settings.name), peer, local, tls, accepted });
+        let info = Arc::new(Info {
+            listener: Arc::clone(&settings.name),
+            peer,
+            local,
+            tls,
+            accepted,
+            pending: Pending::default(),
+        });
         let deadline = settings.shared.deadlines.register();
+        deadline.set(settings.shared.first_bytes);
         let mut parts = Parts { transport, held: BytesMut::new(), info, deadline, permit };
         let tcp = || settings.tcp_upstream.clone();
         match settings.config.protocol {
@@ -267,8 +277,11 @@ impl Accepted {
             Detected::Other | Detected::Silent | Detected::FlashPolicy if settings.tcp_upstream.is_some() => {
                 Some(Connection::new(parts, Protocol::Raw, tcp()))
             }
-            // Without detection, what does not look like HTTP is told so by the HTTP engine.
+            // Without detection, what does not look like HTTP, or stops in the middle of it, is told so in HTTP.
             Detected::Other if detecting.is_none() => Some(Connection::new(parts, Protocol::Http1, None)),
+            Detected::Silent if detecting.is_none() && !parts.held.is_empty() => {
+                Some(Connection::new(parts, Protocol::Http1, None))
+            }
             Detected::Other | Detected::FlashPolicy | Detected::Silent | Detected::Gone => None,
         }
     }

@@ -1,9 +1,11 @@
 //! The gateway's decisions as the hooks of Pingora's HTTP proxy.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use ::http::Version;
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -12,15 +14,19 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 
 use super::exchange::{Exchange, Line};
+use super::learn::Learner;
+use super::place::Ask;
 use super::{Core, connect, head, peer};
 use crate::http::forwarding::Seen;
 use crate::http::hop_by_hop::{is_hop_by_hop, is_nominated};
 use crate::http::{Refusal, answers};
-use crate::listener::Info;
+use crate::listener::{Connection, Farewell, Info};
 use crate::request::{Headers, Path, Request, host_name};
 use crate::router::{Action, Decision};
+use crate::snapshot::Pool;
 use crate::upstream::config::{HostHeader, Kind};
-use crate::upstream::{PickError, PickKey, Tried};
+use crate::upstream::{Lease, PickError, PickKey, Tried};
+use crate::wire::engine_io::{SESSION_UNKNOWN, error_code, goodbye};
 
 /// Routes, picks, forwards, limits and logs. A `ProxyHttp` of a program's own can hold one and pass on the hooks that
 /// it does not change.
@@ -112,7 +118,11 @@ impl ProxyHttp for Balancer {
             info: None,
             route: None,
             pool: None,
+            ask: None,
+            learner: None,
+            error_body: None,
             lease: None,
+            reached: false,
             tried: Tried::default(),
             tries: 0,
             client: Ipv4Addr::LOCALHOST.into(),
@@ -136,6 +146,7 @@ impl ProxyHttp for Balancer {
         session.set_read_timeout(set(timeouts.body));
         session.set_write_timeout(set(timeouts.write));
         session.set_total_drain_timeout(Some(DRAIN));
+        session.set_close_on_response_before_downstream_finish(false);
         let most = ctx.snapshot.config.limits.body.as_u64();
         let announced = content_length(session.req_header());
         let routed = match announced {
@@ -187,16 +198,25 @@ impl ProxyHttp for Balancer {
         Ok(())
     }
 
-    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Exchange) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Exchange) -> Result<Box<HttpPeer>> {
         let fail = |ctx: &mut Exchange, refusal: Refusal| {
             ctx.refusal = Some(refusal);
             Err(Error::explain(ErrorType::HTTPStatus(refusal.status()), refusal.word()))
         };
         let Some(pool) = ctx.pool.clone() else { return fail(ctx, Refusal::NoRoute) };
+        if let Some(lease) = ctx.lease.as_ref().filter(|_| ctx.reached) {
+            // Asked again though it was reached: the server had closed a kept connection, and gets a new one.
+            ctx.reached = false;
+            return peer::of(&pool, lease.server());
+        }
         // A place on a server that could not be reached is given back before another one is looked for.
         ctx.lease = None;
-        let key = PickKey { client: ctx.client };
-        let lease = match pool.upstream.pick(&key, &mut ctx.tried).await {
+        if ctx.ask.is_none() {
+            let (path, query) = head::split_query(target(session.req_header()));
+            ctx.ask = Some(Ask::new(&pool, PickKey { client: ctx.client }, path, query));
+        }
+        let Some(ask) = &ctx.ask else { return fail(ctx, Refusal::NoServer) };
+        let lease = match ask.place(&pool, &mut ctx.tried).await {
             Ok(lease) => lease,
             Err(PickError::NoServer) if ctx.tries > 0 => return fail(ctx, Refusal::ConnectFailed),
             Err(error) => return fail(ctx, connect::refusal(error)),
@@ -204,6 +224,7 @@ impl ProxyHttp for Balancer {
         ctx.tries += 1;
         ctx.queued = lease.waited();
         let peer = peer::of(&pool, lease.server());
+        announce(session, ctx, &pool, &lease);
         ctx.lease = Some(lease);
         peer
     }
@@ -235,6 +256,7 @@ impl ProxyHttp for Balancer {
         ctx: &mut Exchange,
     ) -> Result<()> {
         ctx.refusal = None;
+        ctx.reached = true;
         if let Some(lease) = &ctx.lease
             && !reused
         {
@@ -253,8 +275,10 @@ impl ProxyHttp for Balancer {
         let peer = ctx.peer();
         let sent = session.req_header();
         let authority = authority(sent);
-        let dropped: Vec<_> =
-            request.headers.keys().filter(|name| forwarding.replaces(name.as_str(), peer)).cloned().collect();
+        let headers = Headers::Map(&sent.headers);
+        let nominated = |name: &str| headers.all("connection").any(|value| is_nominated(value, name));
+        let goes = |name: &str| nominated(name) || forwarding.replaces(name, peer);
+        let dropped: Vec<_> = request.headers.keys().filter(|name| goes(name.as_str())).cloned().collect();
         for name in dropped {
             request.remove_header(&name);
         }
@@ -263,7 +287,7 @@ impl ProxyHttp for Balancer {
             local_port: ctx.info.as_ref().map_or(0, |info| info.local.port()),
             secure: ctx.secure(),
             authority,
-            headers: Headers::Map(&sent.headers),
+            headers,
         };
         let mut told = Ok(());
         forwarding.tell(&seen, &ctx.request_id, |name, value| {
@@ -273,6 +297,10 @@ impl ProxyHttp for Balancer {
         });
         told?;
         join_cookies(request)?;
+        if ctx.ask.as_ref().is_some_and(Ask::opens_by_answer) {
+            // A compressed handshake could not be read as it passes; it is too short to be worth it anyway.
+            request.remove_header("accept-encoding");
+        }
         match ctx.pool.as_ref().map(|pool| &pool.upstream.config().host) {
             Some(HostHeader::Set(host)) => request.insert_header("Host", host)?,
             _ => {
@@ -296,6 +324,15 @@ impl ProxyHttp for Balancer {
             ctx.refusal = Some(Refusal::BadAnswer);
             return Error::e_explain(ErrorType::InvalidHTTPHeader, "101 to a request that was no upgrade");
         }
+        if let (Some(ask), Some(pool), Some(lease)) = (&ctx.ask, &ctx.pool, &ctx.lease)
+            && ask.session.is_some()
+        {
+            match response.status.as_u16() {
+                200 if ask.opens_by_answer() => ctx.learner = Some(Learner::new(Arc::clone(pool), lease.server().id())),
+                400 => ctx.error_body = Some(Vec::new()),
+                _ => {}
+            }
+        }
         let connection: Vec<Vec<u8>> =
             response.headers.get_all("connection").iter().map(|value| value.as_bytes().to_vec()).collect();
         let goes = |name: &str| {
@@ -304,6 +341,45 @@ impl ProxyHttp for Balancer {
         let dropped: Vec<_> = response.headers.keys().filter(|name| goes(name.as_str())).cloned().collect();
         for name in dropped {
             response.remove_header(&name);
+        }
+        Ok(())
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut Exchange,
+    ) -> Result<Option<Duration>> {
+        let bytes = body.as_deref().unwrap_or_default();
+        if let Some(learner) = &mut ctx.learner
+            && !learner.hear(bytes)
+        {
+            ctx.learner = None;
+        }
+        if let Some(error) = &mut ctx.error_body {
+            error.extend_from_slice(&bytes[..bytes.len().min(LONGEST_ERROR - error.len())]);
+            if end_of_stream && let (Some(code), Some(pool)) = (error_code(error), &ctx.pool) {
+                pool.metrics.engine_io_error(code);
+                if code == SESSION_UNKNOWN {
+                    forget(pool, ctx.ask.as_ref());
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        _ctx: &mut Exchange,
+    ) -> Result<()> {
+        if session.req_header().version < Version::HTTP_11 && response.headers.contains_key("transfer-encoding") {
+            // HTTP/1.0 has no chunks (RFC 9112 7): the body ends with the connection.
+            response.remove_header("transfer-encoding");
+            session.set_keepalive(None);
         }
         Ok(())
     }
@@ -318,6 +394,9 @@ impl ProxyHttp for Balancer {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Exchange) {
+        if let Some(info) = &ctx.info {
+            info.pending.take();
+        }
         let status = session.response_written().map_or(0, |response| response.status.as_u16());
         let metrics = ctx.pool.as_ref().map_or(&ctx.snapshot.local, |pool| &pool.metrics);
         if status != 0 {
@@ -326,6 +405,16 @@ impl ProxyHttp for Balancer {
         }
         if self.core.access_log.is_on() {
             self.log(session, error, ctx, status);
+        }
+        // What follows is between the client and the gateway.
+        ctx.lease = None;
+        let whole = error.is_none() || ctx.refusal.is_some_and(|refusal| refusal.status() == status);
+        if !whole {
+            cut(session);
+        } else if ctx.refusal != Some(Refusal::BodyTimeout) {
+            // An answer may come before the end of the request: what is still on its way is read away, since a reset
+            // in reply to it would overtake the answer (RFC 9112 9.6).
+            let _ = session.drain_request_body().await;
         }
     }
 
@@ -379,6 +468,32 @@ impl Balancer {
     }
 }
 
+/// Lets the connection know that this is a poll, so that it can be ended politely when its session has to go. Streams of
+/// HTTP/2 share a connection, and are left to the deadline of the drain.
+fn announce(session: &Session, ctx: &Exchange, pool: &Pool, lease: &Lease) {
+    let poll = ctx.ask.as_ref().and_then(|ask| ask.polls(session.req_header().method.as_str()));
+    if let (Some(poll), Some(info), false) = (poll, &ctx.info, session.is_http2()) {
+        info.pending.announce(Farewell {
+            leave: pool.roster(lease.server().id()).add(),
+            body: goodbye(poll.revision, poll.jsonp),
+            jsonp: poll.jsonp.is_some(),
+            upstream: Arc::clone(lease.upstream().name()),
+            server: Arc::clone(lease.server().name()),
+        });
+    }
+}
+
+/// Forgets a session that its server does not know any more: it was restarted, or has given the session up.
+fn forget(pool: &Pool, ask: Option<&Ask>) {
+    let begun = ask.and_then(|ask| ask.session.as_ref()?.begun.as_ref());
+    if let (Some(table), Some((key, _))) = (pool.sessions(), begun) {
+        table.forget(*key);
+    }
+}
+
+/// How much of an error answer is looked at.
+const LONGEST_ERROR: usize = 256;
+
 /// Writes a whole answer; the connection stays usable.
 async fn answer(session: &mut Session, mut header: ResponseHeader, body: Bytes) -> Result<()> {
     header.insert_header("content-length", body.len())?;
@@ -390,17 +505,36 @@ async fn answer(session: &mut Session, mut header: ResponseHeader, body: Bytes) 
     Ok(())
 }
 
+/// Lets the client see that an answer is cut: where its end is the end of the connection, that has to be a reset.
+fn cut(session: &Session) {
+    let until_close = session.response_written().is_some_and(|response| {
+        !response.headers.contains_key("content-length") && !response.headers.contains_key("transfer-encoding")
+    });
+    let stream = session.as_http1().filter(|_| until_close).map(|http1| http1.stream());
+    if let Some(connection) = stream.and_then(|stream| Connection::beneath(&**stream)) {
+        connection.reset_on_close();
+    }
+}
+
 /// What an error of Pingora's means to the client; `None` when there is nobody left to tell.
 fn refusal_of(error: &Error) -> Option<Refusal> {
     let timed_out = matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
+    let cause = error.root_cause().downcast_ref::<io::Error>().map(io::Error::kind);
     match (error.esource(), error.etype()) {
+        // Said by the connection of a chunked body that is none.
+        (ErrorSource::Downstream, _) if cause == Some(io::ErrorKind::InvalidData) => Some(Refusal::BadRequest),
         (_, ErrorType::HTTPStatus(413)) => Some(Refusal::BodyTooLarge),
         (ErrorSource::Upstream, _) if timed_out => Some(Refusal::AnswerTimeout),
         (ErrorSource::Upstream, _) => Some(Refusal::BadAnswer),
         (ErrorSource::Downstream, ErrorType::ReadTimedout) => Some(Refusal::BodyTimeout),
+        // H2Error: the stream has been reset.
         (
             ErrorSource::Downstream,
-            ErrorType::ReadError | ErrorType::WriteError | ErrorType::WriteTimedout | ErrorType::ConnectionClosed,
+            ErrorType::ReadError
+            | ErrorType::WriteError
+            | ErrorType::WriteTimedout
+            | ErrorType::ConnectionClosed
+            | ErrorType::H2Error,
         ) => None,
         (ErrorSource::Downstream, _) => Some(Refusal::BadRequest),
         (ErrorSource::Internal | ErrorSource::Unset, _) => Some(Refusal::BadAnswer),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use bytes::BytesMut;
 
-use crate::http::framing::{Body, request_body};
+use crate::http::framing::{Body, Malformed, request_body};
 use crate::http::upgrade::{Opening, opening};
 use crate::http::{Forwarding, Refusal};
 use crate::listener::Info;
@@ -25,7 +25,7 @@ pub(super) enum Kind {
 /// A head, parsed where it lies.
 pub(super) struct Head<'a> {
     pub(super) method: &'a str,
-    /// As sent: a path and query, a whole URL, `*`.
+    /// As sent: a path and query, `*`, or a whole URL as long as it is not brought [`Head::to_origin_form`].
     target: &'a str,
     pub(super) minor_version: u8,
     pub(super) fields: &'a [httparse::Header<'a>],
@@ -58,7 +58,19 @@ impl<'a> Head<'a> {
         if self.method == "CONNECT" {
             return Err(Refusal::Method);
         }
+        let path = self.path_and_query();
+        let whole_server = path == "*" && self.method == "OPTIONS";
+        if !(whole_server || path.starts_with(['/', '?'])) || path.contains('#') {
+            return Err(Refusal::BadRequest);
+        }
         let body = request_body(self.minor_version, self.fields).map_err(Refusal::Malformed)?;
+        let of_url = split_url(self.target).map(|(authority, _)| authority.as_bytes());
+        let host = self.fields.iter().find(|field| field.name.eq_ignore_ascii_case("host")).map(|host| host.value);
+        if of_url.is_some_and(|url| url.is_empty() || !is_authority(url))
+            || host.is_some_and(|host| !is_authority(host))
+        {
+            return Err(Refusal::Malformed(Malformed::Host));
+        }
         if let Body::Length(length) = body
             && most_body != 0
             && length > most_body
@@ -81,6 +93,23 @@ impl<'a> Head<'a> {
     /// The path and query.
     pub(super) fn path_and_query(&self) -> &'a str {
         split_url(self.target).map_or(self.target, |(_, rest)| if rest.is_empty() { "/" } else { rest })
+    }
+
+    /// The head with a path for its target, where that is a whole URL; the URL's host takes the place of `Host`
+    /// (RFC 9112 3.2.2), so that everybody after this reads the same one.
+    pub(super) fn to_origin_form(&self) -> Option<BytesMut> {
+        let (authority, rest) = split_url(self.target)?;
+        let slash = if rest.starts_with('/') { "" } else { "/" };
+        let mut head = BytesMut::new();
+        let start = format!("{} {slash}{rest} HTTP/1.{}\r\nHost: {authority}\r\n", self.method, self.minor_version);
+        head.extend_from_slice(start.as_bytes());
+        for field in self.fields.iter().filter(|field| !field.name.eq_ignore_ascii_case("host")) {
+            for part in [field.name.as_bytes(), b": ", field.value, b"\r\n"] {
+                head.extend_from_slice(part);
+            }
+        }
+        head.extend_from_slice(b"\r\n");
+        Some(head)
     }
 
     /// What a decision looks at.
@@ -110,6 +139,11 @@ pub(super) fn split_query(target: &str) -> (&str, Option<&str>) {
     target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)))
 }
 
+/// Whether a `Host` can be one: what could end it, or name a user, is none of it (RFC 9112 3.2).
+fn is_authority(host: &[u8]) -> bool {
+    host.iter().all(|byte| byte.is_ascii_graphic() && !b"@/\\?#,;<>\"`{|}^".contains(byte))
+}
+
 /// The authority and the rest of an absolute URL.
 fn split_url(target: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = target.split_once("://")?;
@@ -122,7 +156,6 @@ fn split_url(target: &str) -> Option<(&str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::framing::Malformed;
 
     fn kind(head: &str) -> Result<Kind, Refusal> {
         let bytes = BytesMut::from(head);
@@ -159,6 +192,8 @@ mod tests {
         let mut fields = [httparse::EMPTY_HEADER; 4];
         let head = parse(&bytes, &mut fields, 4).unwrap();
         assert_eq!(head.authority(), Some("Real:81"));
+        let expected = "GET /?x HTTP/1.1\r\nHost: Real:81\r\n\r\n";
+        assert_eq!(head.to_origin_form().as_deref(), Some(expected.as_bytes()));
         assert_eq!(split_url("https://a/b?c://d"), Some(("a", "/b?c://d")));
         assert_eq!(split_url("/a?b=http://c"), None);
     }

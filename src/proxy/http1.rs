@@ -9,7 +9,7 @@ use pingora::server::ShutdownWatch;
 use super::engine::HttpEngine;
 use super::exchange::Line;
 use super::head::{self, Kind};
-use super::{Core, websocket};
+use super::{Core, poll, websocket};
 use crate::http::answers::{REFUSAL_FIELDS, write_closing};
 use crate::http::{Limits, Refusal};
 use crate::listener::{Connection, NoHead};
@@ -28,7 +28,7 @@ pub(super) async fn serve(
             let snapshot = core.snapshot.load();
             (snapshot.config.timeouts.clone(), snapshot.config.limits.clone())
         };
-        let idle = if first { timeouts.head } else { timeouts.keep_alive };
+        let idle = (!first).then_some(timeouts.keep_alive);
         let most = usize::try_from(limits.head.as_u64()).unwrap_or(usize::MAX);
         let head = tokio::select! {
             biased;
@@ -37,16 +37,22 @@ pub(super) async fn serve(
             _ = stopping.wait_for(|&stopping| stopping), if !first => return,
         };
         first = false;
-        let head = match head {
+        let mut head = match head {
             Ok(head) => head,
             Err(NoHead::Gone | NoHead::Idle) => return,
             Err(NoHead::Late) => return refuse(core, *connection, Refusal::HeadTimeout, None).await,
             Err(NoHead::TooLarge) => return refuse(core, *connection, Refusal::HeadTooLarge, None).await,
         };
-        match kind(&head, &limits) {
+        match kind(&mut head, &limits) {
             Ok(Kind::Exchange(body)) => {
                 connection.expect(body);
-                match engine.serve_http1(connection, head, shutdown).await {
+                let reusable = if poll::may_be_one(&head) {
+                    poll::serve(core, engine, connection, head, shutdown).await
+                } else {
+                    let stream = engine.serve_http1(connection, head, shutdown).await;
+                    stream.and_then(|stream| stream.into_any().downcast().ok())
+                };
+                match reusable {
                     Some(reusable) => connection = reusable,
                     None => return,
                 }
@@ -57,9 +63,15 @@ pub(super) async fn serve(
     }
 }
 
-fn kind(head: &BytesMut, limits: &Limits) -> Result<Kind, Refusal> {
+/// Checks a head, and brings it into the one form that engines and tunnels read.
+fn kind(head: &mut BytesMut, limits: &Limits) -> Result<Kind, Refusal> {
     let mut fields = [httparse::EMPTY_HEADER; head::MOST_FIELDS];
-    head::parse(head, &mut fields, limits.headers)?.kind(limits.body.as_u64())
+    let parsed = head::parse(head, &mut fields, limits.headers)?;
+    let kind = parsed.kind(limits.body.as_u64())?;
+    if let Some(rewritten) = parsed.to_origin_form() {
+        *head = rewritten;
+    }
+    Ok(kind)
 }
 
 /// Logs, answers and closes; in this order, since a client may be slow to take its leave.

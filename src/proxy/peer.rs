@@ -48,8 +48,12 @@ pub(super) fn of(pool: &Pool, server: &Server) -> Result<Box<HttpPeer>> {
     options.read_timeout = set(timeouts.first_byte);
     options.write_timeout = set(timeouts.write);
     options.idle_timeout = Some(timeouts.keep_alive);
-    // What opens a WebSocket has become a tunnel before: whatever is left of `Upgrade` was not meant as one.
-    options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
+    options.http_upstream_request_policy = HttpUpstreamRequestPolicy {
+        // The hooks do this, by the rules that hold for upgrades too.
+        strip_connection_nominated: false,
+        // What opens a WebSocket has become a tunnel before: whatever is left of `Upgrade` was not meant as one.
+        ..HttpUpstreamRequestPolicy::deny_upgrades()
+    };
     options.tcp_keepalive = Some(TcpKeepalive {
         idle: Duration::from_secs(45),
         interval: Duration::from_secs(15),

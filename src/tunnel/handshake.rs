@@ -209,7 +209,7 @@ impl Refused {
         let mut out = std::mem::take(&mut self.head);
         loop {
             let taken = match self.body {
-                Body::Chunked => chunks.advance(&self.rest).unwrap_or(self.rest.len()),
+                Body::Chunked => chunks.advance(&self.rest).ok_or(io::ErrorKind::InvalidData)?,
                 _ => usize::try_from(left).unwrap_or(usize::MAX).min(self.rest.len()),
             };
             left -= if left == u64::MAX { 0 } else { taken as u64 };

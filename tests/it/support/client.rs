@@ -40,6 +40,13 @@ impl Answer {
     }
 }
 
+/// A connection whose bytes leave at once, each write in a packet of its own.
+pub async fn tcp(address: SocketAddr) -> TcpStream {
+    let stream = within("connect", TcpStream::connect(address)).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
 /// The request that opens a WebSocket.
 pub fn upgrade(path: &str) -> String {
     format!(
@@ -133,17 +140,18 @@ impl Client {
         answer
     }
 
-    async fn chunks(&mut self) -> Vec<u8> {
+    /// A chunked body, put together; trailers are skipped.
+    pub async fn chunks(&mut self) -> Vec<u8> {
         let mut body = Vec::new();
         loop {
             let line = self.read_until(b"\r\n").await;
             let size = usize::from_str_radix(String::from_utf8_lossy(&line).trim(), 16).unwrap();
-            let chunk = self.read(size).await;
-            self.read_until(b"\r\n").await;
             if size == 0 {
+                while self.read_until(b"\r\n").await != b"\r\n" {}
                 return body;
             }
-            body.extend(chunk);
+            body.extend(self.read(size).await);
+            self.read_until(b"\r\n").await;
         }
     }
 

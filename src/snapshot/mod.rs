@@ -1,15 +1,16 @@
 //! Everything that was built from one configuration, swapped whole: a request sees one snapshot from its head to its end.
 
-use std::any::Any;
+mod pool;
+
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
+
+pub use pool::{Pool, Progress};
 
 use crate::config::Config;
-use crate::drain::Roster;
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::router::{Router, Routes};
-use crate::upstream::{self, ServerId, Upstream};
+use crate::upstream::{self, Upstream};
 
 /// One configuration, built.
 pub struct Snapshot {
@@ -21,39 +22,6 @@ pub struct Snapshot {
     pub pools: HashMap<Arc<str>, Arc<Pool>>,
     /// What the gateway's own answers count.
     pub local: UpstreamMetrics,
-}
-
-/// An upstream and what it counts.
-pub struct Pool {
-    /// The servers.
-    pub upstream: Arc<Upstream>,
-    /// The counters.
-    pub metrics: UpstreamMetrics,
-    /// A number that no other upstream of this process has: connections of two upstreams are never mixed.
-    pub group: u64,
-    /// What the HTTP engine derives from the upstream, once.
-    pub engine: OnceLock<Box<dyn Any + Send + Sync>>,
-    /// What is open on each server, for drains.
-    rosters: Mutex<HashMap<ServerId, Arc<Roster>>>,
-}
-
-static NEXT_GROUP: AtomicU64 = AtomicU64::new(1);
-
-impl Pool {
-    fn new(upstream: Arc<Upstream>, metrics: UpstreamMetrics) -> Self {
-        Self {
-            upstream,
-            metrics,
-            group: NEXT_GROUP.fetch_add(1, Ordering::Relaxed),
-            engine: OnceLock::new(),
-            rosters: Mutex::default(),
-        }
-    }
-
-    /// What is open on a server and can be told to leave.
-    pub fn roster(&self, server: ServerId) -> Arc<Roster> {
-        Arc::clone(self.rosters.lock().unwrap_or_else(PoisonError::into_inner).entry(server).or_default())
-    }
 }
 
 impl Snapshot {

@@ -1,0 +1,242 @@
+//! Nobody can hold a place by saying little or nothing, and nobody who makes progress is cut off.
+//!
+//! Deadlines are coarse, up to half a second late, and machines are busy: bounds below are strict, those above generous.
+
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpSocket;
+
+use crate::support::{Client, Echo, Gateway, Puppet, within};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// How late the end of a time may be seen.
+const LATE: Duration = Duration::from_secs(4);
+
+/// Sends a byte every so often until the gateway has had enough; gives what it said and how long that took.
+async fn drip(client: &mut Client, bytes: &[u8], started: Instant) -> (Vec<u8>, Duration) {
+    let mut bytes = bytes.iter().cycle();
+    let mut said = Vec::new();
+    let dripping = async {
+        loop {
+            let byte = bytes.next().unwrap();
+            if client.try_send([*byte]).await.is_err() {
+                break;
+            }
+            // The pace of the attack, and meanwhile an ear for the answer.
+            match tokio::time::timeout(SECOND / 20, client.some()).await {
+                Ok(Some(some)) => said.extend(some),
+                Ok(None) => break,
+                Err(_) => {}
+            }
+        }
+    };
+    within("the gateway has enough", dripping).await;
+    (said, started.elapsed())
+}
+
+fn assert_took(took: Duration, at_least: Duration) {
+    assert!((at_least..at_least + LATE).contains(&took), "{took:?} instead of {at_least:?}");
+}
+
+#[tokio::test]
+async fn a_head_that_comes_in_drops_is_cut_off() {
+    let server = Echo::start("a").await;
+    let gateway = Gateway::before(&[server.address()], "", "timeouts: { head: 1s }").await;
+    let first = async {
+        let started = Instant::now();
+        let mut client = Client::connect(gateway.address("web")).await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nX: ").await;
+        drip(&mut client, b"y", started).await
+    };
+    let second = async {
+        let mut client = Client::connect(gateway.address("web")).await;
+        assert_eq!(client.get("/").await.status, 200);
+        let started = Instant::now();
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nX: ").await;
+        drip(&mut client, b"y", started).await
+    };
+    let of_nothing = async {
+        let started = Instant::now();
+        let mut client = Client::connect(gateway.address("web")).await;
+        client.send("P").await;
+        drip(&mut client, b"O", started).await
+    };
+    let (first, second, third) = tokio::join!(first, second, of_nothing);
+    for (said, took) in [first, second, third] {
+        assert_took(took, SECOND);
+        let said = String::from_utf8(said).unwrap();
+        assert!(said.starts_with("HTTP/1.1 408 ") && said.contains("connection: close\r\n"), "{said}");
+    }
+    gateway.access_line(&["status=408", "closed_by=head_timeout"]).await;
+}
+
+/// The time for the first head runs from the accept: silence does not put it off.
+#[tokio::test]
+async fn silence_and_drops_share_the_time_of_the_first_head() {
+    let server = Echo::start("a").await;
+    let gateway = Gateway::before(&[server.address()], "", "timeouts: { head: 3s }").await;
+    let started = Instant::now();
+    let mut client = Client::connect(gateway.address("web")).await;
+    assert!(client.stays_silent(2 * SECOND).await);
+    client.send("GET / HTTP/1.1\r\nX: ").await;
+    assert_eq!(client.answer().await.status, 408);
+    let took = started.elapsed();
+    assert!((3 * SECOND..5 * SECOND).contains(&took), "{took:?}");
+}
+
+#[tokio::test]
+async fn silent_connections_are_closed() {
+    let server = Echo::start("a").await;
+    let gateway = Gateway::before(&[server.address()], "", "timeouts: { head: 1s, keep_alive: 2s }").await;
+    let new = async {
+        let started = Instant::now();
+        let mut client = Client::connect(gateway.address("web")).await;
+        assert_eq!(client.ending().await.unwrap(), b"", "there is nothing to answer");
+        assert_took(started.elapsed(), SECOND);
+    };
+    // Blank lines are no beginning.
+    let blank = async {
+        let started = Instant::now();
+        let mut client = Client::connect(gateway.address("web")).await;
+        let (said, took) = drip(&mut client, b"\r\n", started).await;
+        assert_took(took, SECOND);
+        assert_eq!(said, b"");
+    };
+    let idle = async {
+        let mut client = Client::connect(gateway.address("web")).await;
+        let started = Instant::now();
+        assert_eq!(client.get("/").await.status, 200);
+        assert_eq!(client.ending().await.unwrap(), b"");
+        assert_took(started.elapsed(), 2 * SECOND);
+    };
+    // The second head has the time of a head, not what is left of the idle time.
+    let stalled = async {
+        let mut client = Client::connect(gateway.address("web")).await;
+        assert_eq!(client.get("/").await.status, 200);
+        let started = Instant::now();
+        client.send("GET / HTTP/1.1\r\nHos").await;
+        assert_eq!(client.answer().await.status, 408);
+        assert_took(started.elapsed(), SECOND);
+    };
+    // Whoever asks in time is served for as long as he likes.
+    let lively = async {
+        let mut client = Client::connect(gateway.address("web")).await;
+        for _ in 0..4 {
+            assert_eq!(client.get("/").await.status, 200);
+            assert!(client.stays_silent(SECOND).await);
+        }
+    };
+    tokio::join!(new, blank, idle, stalled, lively);
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_is_cut_off() {
+    let server = Echo::start("a").await;
+    let gateway = Gateway::before(&[server.address()], "", "timeouts: { body: 1s }").await;
+    let heads = ["Content-Length: 100\r\n\r\nhalf", "Transfer-Encoding: chunked\r\n\r\n64\r\nhalf"];
+    let stalled = async |head: &str| {
+        let mut client = Client::connect(gateway.address("web")).await;
+        let started = Instant::now();
+        client.send(format!("POST /stalled HTTP/1.1\r\nHost: a\r\n{head}")).await;
+        assert_eq!(client.answer().await.status, 408);
+        assert_took(started.elapsed(), SECOND);
+        assert_eq!(client.ending().await.unwrap(), b"");
+    };
+    let slow = async {
+        let mut client = Client::connect(gateway.address("web")).await;
+        client.send("POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n").await;
+        for byte in "hello".chars() {
+            client.send(byte.to_string()).await;
+            assert!(byte == 'o' || client.stays_silent(SECOND / 2).await);
+        }
+        assert!(client.answer().await.text().ends_with("hello"));
+    };
+    tokio::join!(stalled(heads[0]), stalled(heads[1]), slow);
+    gateway.access_line(&["target=/stalled", "status=408", "closed_by=body_timeout"]).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_silent_is_given_up() {
+    let server = Puppet::start().await;
+    let gateway = Gateway::before(&[server.address()], "timeouts: { first_byte: 1s }", "").await;
+    let mut client = Client::connect(gateway.address("web")).await;
+    let started = Instant::now();
+    client.send("GET /late HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut inside = server.accept().await;
+    inside.request().await.unwrap();
+    assert_eq!(client.answer().await.status, 504);
+    assert_took(started.elapsed(), SECOND);
+    assert_eq!(inside.read_all().await, b"", "the server is let go");
+    gateway.access_line(&["target=/late", "status=504", "closed_by=answer_timeout"]).await;
+
+    // In the middle of an answer, all that can be done is to cut it.
+    let mut client = Client::connect(gateway.address("web")).await;
+    client.send("GET /stalled HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut inside = server.accept().await;
+    inside.request().await.unwrap();
+    let started = Instant::now();
+    inside.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n").await;
+    client.read_until(b"half\r\n").await;
+    assert_eq!(client.read_all().await, b"", "no last chunk");
+    assert_took(started.elapsed(), SECOND);
+    assert_eq!(inside.read_all().await, b"");
+
+    // One that goes on speaking may take as long as it likes.
+    let mut client = Client::connect(gateway.address("web")).await;
+    client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut inside = server.accept().await;
+    inside.request().await.unwrap();
+    inside.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n").await;
+    for byte in "hello".chars() {
+        assert!(inside.stays_silent(SECOND / 2).await);
+        inside.send(byte.to_string()).await;
+    }
+    assert_eq!(client.answer().await.body, b"hello");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_given_up() {
+    let server = Puppet::start().await;
+    let gateway = Gateway::before(&[server.address()], "", "timeouts: { write: 1s }").await;
+    let mut client = Client::connect(gateway.address("web")).await;
+    client.send("GET /much HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut inside = server.accept().await;
+    inside.request().await.unwrap();
+    inside.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").await;
+    let part = vec![b'x'; 100_000];
+    let writing = async { while inside.try_send(&part).await.is_ok() {} };
+    within("the server is let go", writing).await;
+    gateway.access_line(&["target=/much", "closed_by=client"]).await;
+    drop(client);
+}
+
+/// A server whose queue of connections is full answers no SYN: a connect to it goes on and on.
+#[tokio::test]
+async fn a_connect_that_takes_too_long_goes_to_another_server() {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let full = socket.local_addr().unwrap();
+    let _listener = socket.listen(1).unwrap();
+    let mut waiting = Vec::new();
+    loop {
+        let connect = tokio::net::TcpStream::connect(full);
+        match tokio::time::timeout(SECOND / 2, connect).await {
+            Ok(connected) => waiting.push(connected.unwrap()),
+            Err(_) => break,
+        }
+    }
+    let server = Echo::start("a").await;
+    let upstream = "timeouts: { connect: 500ms, keep_alive: 0s }, ejection: { failures: 0 }";
+    let gateway = Gateway::before(&[full, server.address()], upstream, "").await;
+    let mut client = Client::connect(gateway.address("web")).await;
+    let started = Instant::now();
+    for _ in 0..2 {
+        assert_eq!(client.get("/").await.header("x-server"), Some("a"));
+    }
+    assert_took(started.elapsed(), SECOND / 2);
+    gateway.access_line(&["status=200", "tries=2"]).await;
+
+    let gateway = Gateway::before(&[full], upstream, "").await;
+    let mut client = Client::connect(gateway.address("web")).await;
+    assert_eq!(client.get("/").await.status, 502);
+}
