@@ -486,6 +486,14 @@ fn announce(session: &Session, ctx: &Exchange, pool: &Pool, lease: &Lease) {
             jsonp: poll.jsonp.is_some(),
             upstream: Arc::clone(lease.upstream().name()),
             server: Arc::clone(lease.server().name()),
+            said: Box::new({
+                let (table, key) = (pool.sessions().cloned(), poll.begun.as_ref().map(|(key, _)| *key));
+                move || {
+                    if let (Some(table), Some(key)) = (table, key) {
+                        table.forget(key);
+                    }
+                }
+            }),
         });
     }
 }
