@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -154,8 +155,10 @@ impl Builder {
         // chosen already, its choice stands.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let metrics = Metrics::new().map_err(|error| fail(&error))?;
-        let (access_log, log_writer) = AccessLog::open(&config.access_log, Arc::clone(&metrics))
-            .map_err(|error| BuildError(format!("access_log.file can't be opened for appending: {error}")))?;
+        let (access_log, log_writer) = AccessLog::open(&config.access_log, Arc::clone(&metrics)).map_err(|error| {
+            let file = config.access_log.file.as_deref().unwrap_or(Path::new("standard output"));
+            BuildError(format!("access_log.file: {} can't be opened for appending: {error}", file.display()))
+        })?;
         let limits = ConnectionLimits::new(config.limits.connections, config.limits.connections_per_address);
         let deadlines = Deadlines::new();
         let shared = Shared {
@@ -224,6 +227,9 @@ impl Service for Traffic {
         tokio::spawn(Arc::clone(&self.deadlines).run());
         let snapshot = self.core.snapshot.load_full();
         let checks: Vec<_> = snapshot.pools.values().map(|pool| pool.upstream.start_checks()).collect();
+        for table in snapshot.pools.values().filter_map(|pool| pool.sessions()) {
+            tokio::spawn(table.run());
+        }
         let mut reopen = signal(SignalKind::user_defined1()).ok();
         for listener in self.listeners.take().unwrap_or_default() {
             info!("listening {} {}", listener.name(), listener.address());

@@ -24,6 +24,9 @@ pub struct Metrics {
     tunnels_open: IntGaugeVec,
     tunnels: IntCounterVec,
     upgrades_refused: IntCounterVec,
+    upgrades_offered: IntCounterVec,
+    upgrades_reached: IntCounterVec,
+    handshake_errors: IntCounterVec,
     tunnels_closed: IntCounterVec,
     tunnel_bytes: IntCounterVec,
     /// Panics that ended one connection or task each.
@@ -64,11 +67,16 @@ pub struct UpstreamMetrics {
     pub raw: IntCounter,
     /// Upgrade requests that the server answered with something other than 101.
     pub upgrades_refused: IntCounter,
+    /// Sessions whose handshake offered a WebSocket.
+    pub upgrades_offered: IntCounter,
+    /// Of those, the ones that reached it.
+    pub upgrades_reached: IntCounter,
     /// Bytes that tunnels carried from clients to servers.
     pub bytes_in: IntCounter,
     /// Bytes that tunnels carried from servers to clients.
     pub bytes_out: IntCounter,
     closed: IntCounterVec,
+    engine_io_errors: IntCounterVec,
     name: Arc<str>,
 }
 
@@ -109,6 +117,13 @@ impl Metrics {
             tunnels_open: gauge("tunnels_open", "Tunnels open now", &["upstream"])?,
             tunnels: counter("tunnels_total", "Tunnels opened", &["upstream", "kind"])?,
             upgrades_refused: counter("upgrades_refused_total", "Upgrades answered without 101", &["upstream"])?,
+            upgrades_offered: counter(
+                "upgrades_offered_total",
+                "Sessions that were offered a WebSocket",
+                &["upstream"],
+            )?,
+            upgrades_reached: counter("upgrades_reached_total", "Of those, the ones that reached it", &["upstream"])?,
+            handshake_errors: counter("engine_io_errors_total", "Engine.IO errors by code", &["upstream", "code"])?,
             tunnels_closed: counter("tunnels_closed_total", "Tunnels closed, by whom", &["upstream", "by"])?,
             tunnel_bytes: counter("tunnel_bytes_total", "Bytes that tunnels carried", &["upstream", "direction"])?,
             panics: plain("panics_total", "Panics, each the end of one connection or task")?,
@@ -141,6 +156,9 @@ impl Metrics {
             websockets: self.tunnels.with_label_values(&[name, "websocket"]),
             raw: self.tunnels.with_label_values(&[name, "tcp"]),
             upgrades_refused: self.upgrades_refused.with_label_values(&[name]),
+            upgrades_offered: self.upgrades_offered.with_label_values(&[name]),
+            upgrades_reached: self.upgrades_reached.with_label_values(&[name]),
+            engine_io_errors: self.handshake_errors.clone(),
             bytes_in: self.tunnel_bytes.with_label_values(&[name, "in"]),
             bytes_out: self.tunnel_bytes.with_label_values(&[name, "out"]),
             closed: self.tunnels_closed.clone(),
@@ -196,6 +214,11 @@ impl UpstreamMetrics {
     pub fn answered(&self, status: u16) {
         let class = usize::from(status / 100).clamp(1, 5) - 1;
         self.requests[class].inc();
+    }
+
+    /// Counts an Engine.IO error answer, by its code (0 to 5).
+    pub fn engine_io_error(&self, code: u8) {
+        self.engine_io_errors.with_label_values(&[&*self.name, &code.to_string()]).inc();
     }
 
     /// Counts the end of a tunnel.

@@ -5,10 +5,14 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use tokio::sync::Semaphore;
+
+use crate::affinity::SessionTable;
 use crate::config::Config;
 use crate::drain::Roster;
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::router::{Router, Routes};
+use crate::upstream::config::Kind;
 use crate::upstream::{self, ServerId, Upstream};
 
 /// One configuration, built.
@@ -33,21 +37,38 @@ pub struct Pool {
     pub group: u64,
     /// What the HTTP engine derives from the upstream, once.
     pub engine: OnceLock<Box<dyn Any + Send + Sync>>,
+    /// The sessions of a Socket.IO upstream.
+    sessions: Option<Arc<SessionTable>>,
+    /// Places for searches of sessions that nobody here knows.
+    pub searches: Semaphore,
     /// What is open on each server, for drains.
     rosters: Mutex<HashMap<ServerId, Arc<Roster>>>,
 }
+
+/// Sessions that are remembered on one upstream.
+const MOST_SESSIONS: usize = 1_000_000;
+/// Unknown sessions that are looked for at once, on one upstream.
+const SEARCHES: usize = 32;
 
 static NEXT_GROUP: AtomicU64 = AtomicU64::new(1);
 
 impl Pool {
     fn new(upstream: Arc<Upstream>, metrics: UpstreamMetrics) -> Self {
+        let sessions = (upstream.config().kind == Kind::SocketIo).then(|| SessionTable::new(MOST_SESSIONS));
         Self {
             upstream,
             metrics,
             group: NEXT_GROUP.fetch_add(1, Ordering::Relaxed),
             engine: OnceLock::new(),
+            sessions,
+            searches: Semaphore::new(SEARCHES),
             rosters: Mutex::default(),
         }
+    }
+
+    /// The sessions of a Socket.IO upstream; `None` on others.
+    pub fn sessions(&self) -> Option<&Arc<SessionTable>> {
+        self.sessions.as_ref()
     }
 
     /// What is open on a server and can be told to leave.

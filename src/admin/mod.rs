@@ -80,18 +80,18 @@ impl ServeHttp for Admin {
                 let (status, text) = self.readiness();
                 (status, TEXT, text.into_bytes())
             }
-            ("GET", "/metrics") => {
+            ("GET" | "HEAD", "/metrics") => {
                 let mut text = self.core.metrics.render();
                 status::write_metrics(&self.core.snapshot.load(), &mut text);
                 (StatusCode::OK, METRICS, text)
             }
-            ("GET", "/status") => {
+            ("GET" | "HEAD", "/status") => {
                 let status = status::status(&self.core.snapshot.load(), self.limits.open(), self.started.elapsed());
                 let body = serde_json::to_vec_pretty(&status).unwrap_or_default();
                 (StatusCode::OK, "application/json", body)
             }
             (_, "/livez" | "/readyz" | "/metrics" | "/status") => {
-                (StatusCode::METHOD_NOT_ALLOWED, TEXT, b"only GET is answered here\n".to_vec())
+                (StatusCode::METHOD_NOT_ALLOWED, TEXT, b"only GET and HEAD are answered here\n".to_vec())
             }
             _ => (StatusCode::NOT_FOUND, TEXT, b"here are /livez, /readyz, /metrics and /status\n".to_vec()),
         };
@@ -101,6 +101,10 @@ impl ServeHttp for Admin {
         let headers = response.headers_mut();
         headers.insert("content-type", ::http::HeaderValue::from_static(kind));
         headers.insert("cache-control", ::http::HeaderValue::from_static("no-store"));
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            // RFC 9110 15.5.6.
+            headers.insert("allow", ::http::HeaderValue::from_static("GET, HEAD"));
+        }
         headers.insert("content-length", length);
         response
     }

@@ -8,20 +8,20 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
+
+use super::shards::{AsIs, Clock, LAG, Shard, sweeping};
 
 /// Session → server, for one upstream. It outlives reloads.
 pub struct SessionTable {
     secret: RandomState,
-    shards: Box<[Slot]>,
+    shards: Box<[Shard<Part>]>,
     homes: Mutex<HashMap<u64, Arc<Home>>>,
-    start: Instant,
-    /// Seconds since the start, as of the last sweep.
-    now: AtomicU32,
+    clock: Clock,
     len: AtomicUsize,
     max: AtomicUsize,
     /// The shard that the next sweep begins with.
@@ -117,12 +117,8 @@ pub struct Held {
 
 /// Parts of the table with a lock each. A sweep holds one for some microseconds, everything else for nanoseconds.
 const SHARDS: usize = 512;
-/// Shards that one sweep looks at, so that each has its turn every four seconds.
-const SHARDS_PER_SWEEP: usize = SHARDS / 4;
-/// Time from one sweep to the next.
-const TICK: Duration = Duration::from_secs(1);
-/// What the clock may lag behind, in seconds: one for rounding, one for the tick.
-const LAG: u32 = 2;
+/// Shards that one sweep looks at, so that each has its turn every four seconds and no worker is away for long.
+const SHARDS_PER_SWEEP: usize = SHARDS / 16;
 /// How long a session stays known when its last tunnel has ended, in seconds: enough for requests on their way.
 const AFTER_TUNNEL: u32 = 5;
 
@@ -131,30 +127,18 @@ impl SessionTable {
     pub fn new(max: usize) -> Arc<Self> {
         Arc::new(Self {
             secret: RandomState::new(),
-            shards: (0..SHARDS).map(|_| Slot::default()).collect(),
+            shards: Shard::several(SHARDS),
             homes: Mutex::default(),
-            start: Instant::now(),
-            now: AtomicU32::new(0),
+            clock: Clock::new(),
             len: AtomicUsize::new(0),
             max: AtomicUsize::new(max),
             next: AtomicUsize::new(0),
         })
     }
 
-    /// Sweeps once a second for as long as somebody else has the table.
+    /// Sweeps four times a second for as long as somebody else has the table.
     pub fn run(self: &Arc<Self>) -> impl Future<Output = ()> + Send + use<> {
-        let table = Arc::downgrade(self);
-        async move {
-            let mut ticks = tokio::time::interval(TICK);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            loop {
-                ticks.tick().await;
-                match table.upgrade() {
-                    Some(table) => table.sweep(Instant::now()),
-                    None => return,
-                }
-            }
-        }
+        sweeping(Arc::downgrade(self), Self::sweep)
     }
 
     /// What the table calls the session with this id.
@@ -175,7 +159,7 @@ impl SessionTable {
 
     /// Notes that a session lives on a server, until it has been silent for `life`: at most 18 h, in whole seconds.
     pub fn learn(&self, key: Key, home: &Arc<Home>, life: Duration, how: How) -> Learned {
-        let now = self.now.load(Relaxed);
+        let now = self.clock.now();
         let life = seconds(life);
         let mut shard = self.shard(key);
         if let Some(entry) = shard.live(key, now) {
@@ -220,7 +204,7 @@ impl SessionTable {
 
     /// Where a session lives; that it was asked for keeps it alive.
     pub fn find(&self, key: Key) -> Option<Found> {
-        let now = self.now.load(Relaxed);
+        let now = self.clock.now();
         let mut shard = self.shard(key);
         let Some(entry) = shard.live(key, now) else {
             shard.totals.unknown += 1;
@@ -234,7 +218,7 @@ impl SessionTable {
 
     /// Notes something about a session. False if it was noted before, or the session isn't known.
     pub fn mark(&self, key: Key, mark: Mark) -> bool {
-        let now = self.now.load(Relaxed);
+        let now = self.clock.now();
         self.shard(key).live(key, now).is_some_and(|entry| {
             let new = entry.marks & mark as u8 == 0;
             entry.marks |= mark as u8;
@@ -245,7 +229,7 @@ impl SessionTable {
     /// Keeps a session from expiring until the guard is dropped. `None` if it isn't known, or 255 tunnels hold it: no
     /// client has more than one or two.
     pub fn hold(self: &Arc<Self>, key: Key) -> Option<Held> {
-        let now = self.now.load(Relaxed);
+        let now = self.clock.now();
         let mut shard = self.shard(key);
         let entry = shard.live(key, now)?;
         entry.holds = entry.holds.checked_add(1)?;
@@ -254,7 +238,7 @@ impl SessionTable {
 
     /// Forgets a session that is known to be over. False if it wasn't known.
     pub fn forget(&self, key: Key) -> bool {
-        let now = self.now.load(Relaxed);
+        let now = self.clock.now();
         let mut shard = self.shard(key);
         let Some(entry) = shard.live(key, now) else { return false };
         if entry.holds > 0 {
@@ -266,10 +250,9 @@ impl SessionTable {
         true
     }
 
-    /// Moves the clock to `now` and removes what has expired, from a quarter of the table; to be called once a second.
+    /// Moves the clock to `now` and removes what has expired, from a sixteenth of the table; to be called four times a second.
     pub fn sweep(&self, now: Instant) {
-        let now = u32::try_from(now.saturating_duration_since(self.start).as_secs()).unwrap_or(u32::MAX);
-        let now = self.now.fetch_max(now, Relaxed).max(now);
+        let now = self.clock.advance(now);
         let first = self.next.fetch_add(SHARDS_PER_SWEEP, Relaxed);
         for step in 0..SHARDS_PER_SWEEP {
             self.sweep_shard(&mut self.shards[first.wrapping_add(step) % SHARDS].lock(), now);
@@ -294,7 +277,7 @@ impl SessionTable {
 
     /// The sessions that live on a server, in no order. It walks the whole table: for drains and operators, not for requests.
     pub fn keys_on(&self, server: u64) -> Vec<Key> {
-        let now = self.now.load(Relaxed);
+        let now = self.clock.now();
         let mut keys = Vec::with_capacity(self.sessions_on(server));
         for shard in &self.shards {
             let shard = shard.lock();
@@ -320,7 +303,7 @@ impl SessionTable {
     }
 
     fn release(&self, key: Key) {
-        let now = self.now.load(Relaxed);
+        let now = self.clock.now();
         let mut shard = self.shard(key);
         let Some(entry) = shard.sessions.get_mut(&key) else { return };
         entry.holds -= 1;
@@ -337,7 +320,7 @@ impl SessionTable {
     }
 
     /// Counts one more session if there is room, or if there is when the expired ones of the shard have gone.
-    fn make_room(&self, shard: &mut Shard, now: u32) -> bool {
+    fn make_room(&self, shard: &mut Part, now: u32) -> bool {
         let take = || {
             let max = self.max.load(Relaxed);
             self.len.fetch_update(Relaxed, Relaxed, |len| (len < max).then_some(len + 1)).is_ok()
@@ -346,7 +329,7 @@ impl SessionTable {
         take() || shard.swept != now && self.sweep_shard(shard, now) > 0 && take()
     }
 
-    fn sweep_shard(&self, shard: &mut Shard, now: u32) -> usize {
+    fn sweep_shard(&self, shard: &mut Part, now: u32) -> usize {
         shard.swept = now;
         let before = shard.sessions.len();
         if before == 0 {
@@ -369,14 +352,14 @@ impl SessionTable {
         gone
     }
 
-    fn remove(&self, shard: &mut Shard, key: Key) {
+    fn remove(&self, shard: &mut Part, key: Key) {
         if let Some(entry) = shard.sessions.remove(&key) {
             entry.home.close();
             self.len.fetch_sub(1, Relaxed);
         }
     }
 
-    fn shard(&self, key: Key) -> MutexGuard<'_, Shard> {
+    fn shard(&self, key: Key) -> MutexGuard<'_, Part> {
         self.shards[key.0[1] as usize % SHARDS].lock()
     }
 
@@ -480,26 +463,15 @@ impl Drop for Held {
     }
 }
 
-/// A shard on cache lines of its own.
 #[derive(Default)]
-#[repr(align(128))]
-struct Slot(Mutex<Shard>);
-
-impl Slot {
-    fn lock(&self) -> MutexGuard<'_, Shard> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[derive(Default)]
-struct Shard {
+struct Part {
     sessions: HashMap<Key, Entry, BuildHasherDefault<AsIs>>,
     /// When it was last swept.
     swept: u32,
     totals: Totals,
 }
 
-impl Shard {
+impl Part {
     fn live(&mut self, key: Key, now: u32) -> Option<&mut Entry> {
         self.sessions.get_mut(&key).filter(|entry| entry.is_live(now))
     }
@@ -532,24 +504,6 @@ impl Entry {
 
     fn is_live(&self, now: u32) -> bool {
         !self.is_over(now) && self.marks & ENDED == 0
-    }
-}
-
-/// Keys are hashes already.
-#[derive(Default)]
-struct AsIs(u64);
-
-impl Hasher for AsIs {
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("a key is one number to its hasher")
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = number;
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }
 

@@ -6,8 +6,13 @@ use std::process::ExitCode;
 pub(super) fn check(file: &Path) -> ExitCode {
     match super::load(file) {
         Ok(config) => {
-            let (listeners, routes, upstreams) = (config.listeners.len(), config.routes.len(), config.upstreams.len());
-            println!("{}: good ({listeners} listeners, {routes} routes, {upstreams} upstreams)", file.display());
+            let counted = [
+                (config.listeners.len(), "listener"),
+                (config.routes.len(), "route"),
+                (config.upstreams.len(), "upstream"),
+            ];
+            let counted = counted.map(|(count, what)| format!("{count} {what}{}", if count == 1 { "" } else { "s" }));
+            println!("{}: good ({})", file.display(), counted.join(", "));
             ExitCode::SUCCESS
         }
         Err(code) => code,

@@ -3,13 +3,14 @@
 //! An HTTP engine that is handed a [`Connection`] never gets a byte beyond the message that it may read: what follows
 //! a request stays here, for the next request or for the tunnel that an upgrade turns into.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::limits::Permit;
 use crate::deadline::Deadline;
+use crate::drain::Leave;
 use crate::http::framing::{Body, Chunks};
 use crate::transport::Transport;
 
@@ -42,6 +44,48 @@ pub struct Info {
     pub tls: Option<TlsInfo>,
     /// When it was accepted.
     pub accepted: Instant,
+    /// The poll that is under way on an HTTP/1 connection.
+    pub pending: Pending,
+}
+
+/// A long poll that a server has not answered yet, and how the gateway would answer in its place.
+#[derive(Debug, Default)]
+pub struct Pending(Mutex<Option<Farewell>>);
+
+/// The polite end of a session, ready to be said.
+#[derive(Debug)]
+pub struct Farewell {
+    /// Says when.
+    pub leave: Arc<Leave>,
+    /// The answer's body: an Engine.IO close packet.
+    pub body: Cow<'static, [u8]>,
+    /// Whether that is a script.
+    pub jsonp: bool,
+    /// The upstream of the session.
+    pub upstream: Arc<str>,
+    /// Its server.
+    pub server: Arc<str>,
+}
+
+impl Pending {
+    /// A poll has been given to a server.
+    pub fn announce(&self, farewell: Farewell) {
+        *self.farewell() = Some(farewell);
+    }
+
+    /// The poll is over, or its end is somebody else's now.
+    pub fn take(&self) -> Option<Farewell> {
+        self.farewell().take()
+    }
+
+    /// Ready when there is a poll, and its turn to leave has come.
+    pub fn poll_told(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.farewell().as_ref().map_or(Poll::Pending, |farewell| farewell.leave.poll_told(cx))
+    }
+
+    fn farewell(&self) -> MutexGuard<'_, Option<Farewell>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What a TLS handshake agreed on.
@@ -433,7 +477,14 @@ mod tests {
         let clock = Deadlines::new();
         tokio::spawn(Arc::clone(&clock).run());
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
-        let info = Info { listener: "test".into(), peer: unknown, local: unknown, tls: None, accepted: Instant::now() };
+        let info = Info {
+            listener: "test".into(),
+            peer: unknown,
+            local: unknown,
+            tls: None,
+            accepted: Instant::now(),
+            pending: Pending::default(),
+        };
         let open = prometheus::IntGauge::new("open", "for the test").unwrap();
         let parts = Parts {
             transport: Transport::Plain(Socket::Unix(ours)),

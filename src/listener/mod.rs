@@ -7,6 +7,7 @@ pub mod config;
 pub mod connection;
 pub mod detect;
 mod flash;
+mod lent;
 pub mod limits;
 mod socket;
 pub mod tls;
@@ -24,8 +25,9 @@ use tokio::time::{timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 pub use config::{Config, FlashPolicy};
-pub use connection::{Connection, Info, NoHead, Parts, Protocol, TlsInfo};
+pub use connection::{Connection, Farewell, Info, NoHead, Parts, Pending, Protocol, TlsInfo};
 use detect::{Detected, detect};
+pub use lent::{Back, Lent};
 pub use limits::{ConnectionLimits, Permit};
 use socket::BoundSocket;
 
@@ -231,7 +233,14 @@ impl Accepted {
             }
             _ => (Transport::Plain(plain), None, false, false),
         };
-        let info = Arc::new(Info { listener: Arc::clone(&settings.name), peer, local, tls, accepted });
+        let info = Arc::new(Info {
+            listener: Arc::clone(&settings.name),
+            peer,
+            local,
+            tls,
+            accepted,
+            pending: Pending::default(),
+        });
         let deadline = settings.shared.deadlines.register();
         deadline.set(settings.shared.first_bytes);
         let mut parts = Parts { transport, held: BytesMut::new(), info, deadline, permit };

@@ -14,15 +14,19 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 
 use super::exchange::{Exchange, Line};
+use super::learn::Learner;
+use super::place::Ask;
 use super::{Core, connect, head, peer};
 use crate::http::forwarding::Seen;
 use crate::http::hop_by_hop::{is_hop_by_hop, is_nominated};
 use crate::http::{Refusal, answers};
-use crate::listener::{Connection, Info};
+use crate::listener::{Connection, Farewell, Info};
 use crate::request::{Headers, Path, Request, host_name};
 use crate::router::{Action, Decision};
+use crate::snapshot::Pool;
 use crate::upstream::config::{HostHeader, Kind};
-use crate::upstream::{PickError, PickKey, Tried};
+use crate::upstream::{Lease, PickError, PickKey, Tried};
+use crate::wire::engine_io::{SESSION_UNKNOWN, error_code, goodbye};
 
 /// Routes, picks, forwards, limits and logs. A `ProxyHttp` of a program's own can hold one and pass on the hooks that
 /// it does not change.
@@ -114,6 +118,9 @@ impl ProxyHttp for Balancer {
             info: None,
             route: None,
             pool: None,
+            ask: None,
+            learner: None,
+            error_body: None,
             lease: None,
             reached: false,
             tried: Tried::default(),
@@ -191,7 +198,7 @@ impl ProxyHttp for Balancer {
         Ok(())
     }
 
-    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Exchange) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Exchange) -> Result<Box<HttpPeer>> {
         let fail = |ctx: &mut Exchange, refusal: Refusal| {
             ctx.refusal = Some(refusal);
             Err(Error::explain(ErrorType::HTTPStatus(refusal.status()), refusal.word()))
@@ -204,8 +211,12 @@ impl ProxyHttp for Balancer {
         }
         // A place on a server that could not be reached is given back before another one is looked for.
         ctx.lease = None;
-        let key = PickKey { client: ctx.client };
-        let lease = match pool.upstream.pick(&key, &mut ctx.tried).await {
+        if ctx.ask.is_none() {
+            let (path, query) = head::split_query(target(session.req_header()));
+            ctx.ask = Some(Ask::new(&pool, PickKey { client: ctx.client }, path, query));
+        }
+        let Some(ask) = &ctx.ask else { return fail(ctx, Refusal::NoServer) };
+        let lease = match ask.place(&pool, &mut ctx.tried).await {
             Ok(lease) => lease,
             Err(PickError::NoServer) if ctx.tries > 0 => return fail(ctx, Refusal::ConnectFailed),
             Err(error) => return fail(ctx, connect::refusal(error)),
@@ -213,6 +224,7 @@ impl ProxyHttp for Balancer {
         ctx.tries += 1;
         ctx.queued = lease.waited();
         let peer = peer::of(&pool, lease.server());
+        announce(session, ctx, &pool, &lease);
         ctx.lease = Some(lease);
         peer
     }
@@ -285,6 +297,10 @@ impl ProxyHttp for Balancer {
         });
         told?;
         join_cookies(request)?;
+        if ctx.ask.as_ref().is_some_and(Ask::opens_by_answer) {
+            // A compressed handshake could not be read as it passes; it is too short to be worth it anyway.
+            request.remove_header("accept-encoding");
+        }
         match ctx.pool.as_ref().map(|pool| &pool.upstream.config().host) {
             Some(HostHeader::Set(host)) => request.insert_header("Host", host)?,
             _ => {
@@ -310,6 +326,15 @@ impl ProxyHttp for Balancer {
             ctx.refusal = Some(Refusal::BadAnswer);
             return Error::e_explain(ErrorType::InvalidHTTPHeader, "101 to a request that was no upgrade");
         }
+        if let (Some(ask), Some(pool), Some(lease)) = (&ctx.ask, &ctx.pool, &ctx.lease)
+            && ask.session.is_some()
+        {
+            match response.status.as_u16() {
+                200 if ask.opens_by_answer() => ctx.learner = Some(Learner::new(Arc::clone(pool), lease.server().id())),
+                400 => ctx.error_body = Some(Vec::new()),
+                _ => {}
+            }
+        }
         let connection: Vec<Vec<u8>> =
             response.headers.get_all("connection").iter().map(|value| value.as_bytes().to_vec()).collect();
         let goes = |name: &str| {
@@ -320,6 +345,31 @@ impl ProxyHttp for Balancer {
             response.remove_header(&name);
         }
         Ok(())
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut Exchange,
+    ) -> Result<Option<Duration>> {
+        let bytes = body.as_deref().unwrap_or_default();
+        if let Some(learner) = &mut ctx.learner
+            && !learner.hear(bytes)
+        {
+            ctx.learner = None;
+        }
+        if let Some(error) = &mut ctx.error_body {
+            error.extend_from_slice(&bytes[..bytes.len().min(LONGEST_ERROR - error.len())]);
+            if end_of_stream && let (Some(code), Some(pool)) = (error_code(error), &ctx.pool) {
+                pool.metrics.engine_io_error(code);
+                if code == SESSION_UNKNOWN {
+                    forget(pool, ctx.ask.as_ref());
+                }
+            }
+        }
+        Ok(None)
     }
 
     async fn response_filter(
@@ -346,6 +396,9 @@ impl ProxyHttp for Balancer {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Exchange) {
+        if let Some(info) = &ctx.info {
+            info.pending.take();
+        }
         let status = session.response_written().map_or(0, |response| response.status.as_u16());
         let metrics = ctx.pool.as_ref().map_or(&ctx.snapshot.local, |pool| &pool.metrics);
         if status != 0 {
@@ -417,6 +470,32 @@ impl Balancer {
     }
 }
 
+/// Lets the connection know that this is a poll, so that it can be ended politely when its session has to go. Streams of
+/// HTTP/2 share a connection, and are left to the deadline of the drain.
+fn announce(session: &Session, ctx: &Exchange, pool: &Pool, lease: &Lease) {
+    let poll = ctx.ask.as_ref().and_then(|ask| ask.polls(session.req_header().method.as_str()));
+    if let (Some(poll), Some(info), false) = (poll, &ctx.info, session.is_http2()) {
+        info.pending.announce(Farewell {
+            leave: pool.roster(lease.server().id()).add(),
+            body: goodbye(poll.revision, poll.jsonp),
+            jsonp: poll.jsonp.is_some(),
+            upstream: Arc::clone(lease.upstream().name()),
+            server: Arc::clone(lease.server().name()),
+        });
+    }
+}
+
+/// Forgets a session that its server does not know any more: it was restarted, or has given the session up.
+fn forget(pool: &Pool, ask: Option<&Ask>) {
+    let begun = ask.and_then(|ask| ask.session.as_ref()?.begun.as_ref());
+    if let (Some(table), Some((key, _))) = (pool.sessions(), begun) {
+        table.forget(*key);
+    }
+}
+
+/// How much of an error answer is looked at.
+const LONGEST_ERROR: usize = 256;
+
 /// Writes a whole answer; the connection stays usable.
 async fn answer(session: &mut Session, mut header: ResponseHeader, body: Bytes) -> Result<()> {
     header.insert_header("content-length", body.len())?;
@@ -434,7 +513,7 @@ fn cut(session: &Session) {
         !response.headers.contains_key("content-length") && !response.headers.contains_key("transfer-encoding")
     });
     let stream = session.as_http1().filter(|_| until_close).map(|http1| http1.stream());
-    if let Some(connection) = stream.and_then(|stream| stream.as_any().downcast_ref::<Connection>()) {
+    if let Some(connection) = stream.and_then(|stream| Connection::beneath(&**stream)) {
         connection.reset_on_close();
     }
 }
@@ -450,9 +529,14 @@ fn refusal_of(error: &Error) -> Option<Refusal> {
         (ErrorSource::Upstream, _) if timed_out => Some(Refusal::AnswerTimeout),
         (ErrorSource::Upstream, _) => Some(Refusal::BadAnswer),
         (ErrorSource::Downstream, ErrorType::ReadTimedout) => Some(Refusal::BodyTimeout),
+        // H2Error: the stream has been reset.
         (
             ErrorSource::Downstream,
-            ErrorType::ReadError | ErrorType::WriteError | ErrorType::WriteTimedout | ErrorType::ConnectionClosed,
+            ErrorType::ReadError
+            | ErrorType::WriteError
+            | ErrorType::WriteTimedout
+            | ErrorType::ConnectionClosed
+            | ErrorType::H2Error,
         ) => None,
         (ErrorSource::Downstream, _) => Some(Refusal::BadRequest),
         (ErrorSource::Internal | ErrorSource::Unset, _) => Some(Refusal::BadAnswer),

@@ -3,17 +3,18 @@
 use log::debug;
 
 use super::exchange::Line;
+use super::place::Ask;
 use crate::http::Refusal;
 use crate::snapshot::Pool;
 use crate::transport::Transport;
-use crate::upstream::{Lease, PickError, PickKey, Tried};
+use crate::upstream::{Lease, PickError, Tried};
 
 /// Connects to the server that the balance picks, and to others if that fails. The line learns who was tried.
-pub(super) async fn connect(pool: &Pool, key: &PickKey, line: &mut Line) -> Result<(Lease, Transport), Refusal> {
+pub(super) async fn connect(pool: &Pool, ask: &Ask, line: &mut Line) -> Result<(Lease, Transport), Refusal> {
     let upstream = &pool.upstream;
     let mut tried = Tried::default();
     while line.tries as usize <= upstream.config().connect_retries {
-        let lease = match upstream.pick(key, &mut tried).await {
+        let lease = match ask.place(pool, &mut tried).await {
             Ok(lease) => lease,
             // Every other server was tried: what failed is the connecting.
             Err(PickError::NoServer) if line.tries > 0 => break,

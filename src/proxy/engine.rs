@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::BytesMut;
 use pingora::apps::{HttpServerApp, ServerApp};
+use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::proxy::{HttpProxy, ProxyHttp};
 use pingora::server::ShutdownWatch;
@@ -14,13 +15,9 @@ use crate::listener::Connection;
 /// Carries HTTP between a client's connection and servers.
 #[async_trait]
 pub trait HttpEngine: Send + Sync {
-    /// Serves the request whose head has been read and checked. The connection comes back when it can be used again.
-    async fn serve_http1(
-        &self,
-        connection: Box<Connection>,
-        head: BytesMut,
-        shutdown: &ShutdownWatch,
-    ) -> Option<Box<Connection>>;
+    /// Serves the request whose head has been read and checked. The stream comes back, as the type that it was, when it
+    /// can be used again.
+    async fn serve_http1(&self, stream: Stream, head: BytesMut, shutdown: &ShutdownWatch) -> Option<Stream>;
 
     /// Serves an HTTP/2 connection to its end.
     async fn serve_http2(&self, connection: Box<Connection>, shutdown: &ShutdownWatch);
@@ -45,16 +42,11 @@ where
     P: ProxyHttp + Send + Sync + 'static,
     P::CTX: Send + Sync,
 {
-    async fn serve_http1(
-        &self,
-        connection: Box<Connection>,
-        head: BytesMut,
-        shutdown: &ShutdownWatch,
-    ) -> Option<Box<Connection>> {
-        let mut session = ServerSession::new_http1(connection);
+    async fn serve_http1(&self, stream: Stream, head: BytesMut, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let mut session = ServerSession::new_http1(stream);
         session.set_pipelined_prefix(head);
         let (stream, _settings) = self.0.process_new_http(session, shutdown).await?.consume();
-        stream.into_any().downcast().ok()
+        Some(stream)
     }
 
     async fn serve_http2(&self, connection: Box<Connection>, shutdown: &ShutdownWatch) {

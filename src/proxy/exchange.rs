@@ -5,6 +5,8 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::learn::Learner;
+use super::place::Ask;
 use crate::access_log::{Event, Record};
 use crate::http::Refusal;
 use crate::listener::Info;
@@ -23,6 +25,12 @@ pub struct Exchange {
     pub route: Option<Arc<Route>>,
     /// The upstream that it goes to.
     pub pool: Option<Arc<Pool>>,
+    /// What it says of its client and session.
+    pub(super) ask: Option<Ask>,
+    /// Learns from the answer, where it may open a session.
+    pub(super) learner: Option<Learner>,
+    /// The start of an error answer to a request of a session.
+    pub(super) error_body: Option<Vec<u8>>,
     /// Its place on a server.
     pub lease: Option<Lease>,
     /// Whether its server has been connected to.
@@ -149,11 +157,19 @@ impl DerefMut for Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::listener::Pending;
 
     #[test]
     fn session_ids_stay_out_of_the_log_and_can_still_be_followed() {
         let unknown = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-        let info = Info { listener: "web".into(), peer: unknown, local: unknown, tls: None, accepted: Instant::now() };
+        let info = Info {
+            listener: "web".into(),
+            peer: unknown,
+            local: unknown,
+            tls: None,
+            accepted: Instant::now(),
+            pending: Pending::default(),
+        };
         let line = |target: &str| {
             let mut line = Line::new(&info, "HTTP/1.1", SystemTime::now(), Instant::now());
             line.asked("GET", None, target);

@@ -9,7 +9,7 @@ use pingora::server::ShutdownWatch;
 use super::engine::HttpEngine;
 use super::exchange::Line;
 use super::head::{self, Kind};
-use super::{Core, websocket};
+use super::{Core, poll, websocket};
 use crate::http::answers::{REFUSAL_FIELDS, write_closing};
 use crate::http::{Limits, Refusal};
 use crate::listener::{Connection, NoHead};
@@ -46,7 +46,13 @@ pub(super) async fn serve(
         match kind(&mut head, &limits) {
             Ok(Kind::Exchange(body)) => {
                 connection.expect(body);
-                match engine.serve_http1(connection, head, shutdown).await {
+                let reusable = if poll::may_be_one(&head) {
+                    poll::serve(core, engine, connection, head, shutdown).await
+                } else {
+                    let stream = engine.serve_http1(connection, head, shutdown).await;
+                    stream.and_then(|stream| stream.into_any().downcast().ok())
+                };
+                match reusable {
                     Some(reusable) => connection = reusable,
                     None => return,
                 }

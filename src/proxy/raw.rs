@@ -8,6 +8,7 @@ use bytes::BytesMut;
 use super::Core;
 use super::connect::connect;
 use super::exchange::Line;
+use super::place::Ask;
 use super::tunnel::Tunnel;
 use crate::listener::{Connection, Parts};
 use crate::snapshot::Pool;
@@ -25,8 +26,8 @@ pub(super) fn serve(core: &Arc<Core>, connection: Connection) {
 }
 
 async fn run(core: Arc<Core>, pool: Arc<Pool>, mut line: Box<Line>, client: Parts) {
-    let key = PickKey { client: client.info.peer.ip() };
-    match connect(&pool, &key, &mut line).await {
+    let ask = Ask { client: PickKey { client: client.info.peer.ip() }, session: None };
+    match connect(&pool, &ask, &mut line).await {
         Ok((lease, server)) => {
             pool.metrics.raw.inc();
             let idle = pool.upstream.config().timeouts.tunnel_idle;

@@ -10,7 +10,10 @@ use super::Core;
 use super::connect::connect;
 use super::exchange::Line;
 use super::head;
+use super::learn::Learner;
+use super::place::Ask;
 use super::tunnel::Tunnel;
+use crate::affinity::{Held, Mark};
 use crate::http::answers::{REFUSAL_FIELDS, write_closing};
 use crate::http::forwarding::Seen;
 use crate::http::hop_by_hop::{is_hop_by_hop, is_nominated};
@@ -21,8 +24,8 @@ use crate::request::{Headers, Request, elements};
 use crate::router::{Action, Decision, Route};
 use crate::snapshot::{Pool, Snapshot};
 use crate::transport::Transport;
-use crate::tunnel::Listening;
 use crate::tunnel::handshake::{self, Answer, NoAnswer, ask};
+use crate::tunnel::{Listening, Overhear};
 use crate::upstream::config::{HostHeader, Kind};
 use crate::upstream::{Lease, PickKey};
 
@@ -65,7 +68,7 @@ enum Way {
 /// All that is needed to ask a server.
 struct Carry {
     pool: Arc<Pool>,
-    key: PickKey,
+    ask: Ask,
     /// The request as servers get it.
     head: Vec<u8>,
 }
@@ -92,7 +95,8 @@ fn way(snapshot: &Snapshot, info: &Info, head: &BytesMut, line: &mut Line) -> Re
     }
     line.request_id = said.forwarding.request_id(info.peer.ip(), request.headers);
     let head = upstream_head(&parsed, info, &said.forwarding, &pool.upstream.config().host, &line.request_id);
-    Ok(Way::Carry(Carry { key: PickKey { client: request.client }, head, pool }))
+    let ask = Ask::new(&pool, PickKey { client: request.client }, &request.path.canonical, request.query);
+    Ok(Way::Carry(Carry { ask, head, pool }))
 }
 
 fn local_answer(route: &Route, request: &Request<'_>, head: &head::Head<'_>, line: &mut Line) -> Vec<u8> {
@@ -179,10 +183,12 @@ impl Attempt {
                 self.line.status = 101;
                 // What the request weighed is not kept for the hours that a socket lives.
                 let Self { core, opening, line, way } = self;
+                let (held, overhear) = session(&way, &lease);
                 drop(way);
-                let listening = Listening { frames: opening == Opening::Hybi, overhear: None };
+                let listening = Listening { frames: opening == Opening::Hybi, overhear };
                 let tunnel = Tunnel { core, line, lease, pool };
                 tunnel.carry(client, server, first, head, timeouts.tunnel_idle, listening).await;
+                drop(held);
             }
             Ok(Answer::Refused(answer)) => {
                 pool.metrics.answered(answer.status);
@@ -216,7 +222,7 @@ impl Attempt {
     async fn connect(&mut self, client: &mut Parts) -> Result<(Lease, Transport), Failure> {
         tokio::select! {
             biased;
-            connected = connect(&self.way.pool, &self.way.key, &mut self.line) => connected.map_err(Failure::Refuse),
+            connected = connect(&self.way.pool, &self.way.ask, &mut self.line) => connected.map_err(Failure::Refuse),
             () = handshake::gone(client) => Err(Failure::ClientGone),
         }
     }
@@ -240,6 +246,21 @@ impl Attempt {
 
     fn log(self) {
         self.core.access_log.write(self.line.finish());
+    }
+}
+
+/// What a new tunnel means to its session: one that began with polling has reached its WebSocket and is held for as
+/// long as that is open; one that begins here is learned from the server's first frame.
+fn session(way: &Carry, lease: &Lease) -> (Option<Held>, Option<Overhear>) {
+    let (Some(table), Some(asked)) = (way.pool.sessions(), &way.ask.session) else { return (None, None) };
+    match &asked.begun {
+        Some((key, _)) => {
+            if table.mark(*key, Mark::Upgraded) {
+                way.pool.metrics.upgrades_reached.inc();
+            }
+            (table.hold(*key), None)
+        }
+        None => (None, Some(Learner::new(Arc::clone(&way.pool), lease.server().id()).overhear())),
     }
 }
 

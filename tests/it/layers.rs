@@ -13,9 +13,9 @@ const FLOORS: [&[&str]; 11] = [
     &["snapshot"],
     &["config"],
     &["upstream", "tunnel"],
-    &["router", "affinity", "listener", "drain"],
+    &["router", "affinity", "listener"],
     &["http", "access_log"],
-    &["wire", "request", "address", "transport", "metrics", "deadline"],
+    &["wire", "request", "address", "transport", "metrics", "deadline", "drain"],
 ];
 
 fn floor(module: &str) -> usize {

@@ -8,14 +8,22 @@
     reason = "nobody imports from a test, and an unwrap is an assertion in it"
 )]
 
+mod admin;
 mod classic;
+mod cli;
+mod detect;
+mod flash;
 mod forwarding;
 mod health;
 mod http;
+mod http2;
 mod layers;
+mod limits;
 mod routing;
 mod socketio;
+mod stop;
 mod support;
+mod tcp;
 mod timeouts;
 mod tls;
 mod websocket;

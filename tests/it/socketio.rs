@@ -1,6 +1,7 @@
 //! Real Socket.IO clients of every version meet real servers of every version through the gateway.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Stdio;
 
 use serde_json::{Value, json};
@@ -13,8 +14,8 @@ use crate::support::{Client, Gateway, eventually, within};
 /// Every transport, alone and on the way from one to the other.
 const TRANSPORTS: [&str; 3] = ["polling", "websocket", "polling,websocket"];
 
-/// As many clients as addresses that they come from.
-const MANY: [&str; 4] = ["--sessions", "24", "--local-addresses", "127.0.0.2-127.0.0.25"];
+/// As many clients as there are addresses to come from, and one more.
+const MANY: [&str; 4] = ["--sessions", "60", "--local-addresses", "127.0.0.2-127.0.0.60"];
 
 /// Two servers of one version, `a` and `b`, behind one gateway.
 struct Pair {
@@ -25,11 +26,11 @@ struct Pair {
 
 impl Pair {
     async fn start(version: &str, options: &[&str]) -> Self {
-        Self::behind(version, options, "detect: { tcp: raw, inspect_delay: 5s }").await
+        Self::behind(version, options, "detect: { tcp: raw, inspect_delay: 5s }", "client_ip").await
     }
 
-    /// Behind a listener of this kind.
-    async fn behind(version: &str, options: &[&str], listener: &str) -> Self {
+    /// Behind a listener of this kind, placed by this balance.
+    async fn behind(version: &str, options: &[&str], listener: &str, balance: &str) -> Self {
         let a = Node::server(version, &[&["--id", "a"], options].concat()).await;
         let b = Node::server(version, &[&["--id", "b"], options].concat()).await;
         let gateway = Gateway::start(&format!(
@@ -39,13 +40,18 @@ listeners:
 routes:
   - upstream: sessions
 upstreams:
-  sessions: {{ kind: socket.io, servers: [\"127.0.0.1:{a}\", \"127.0.0.1:{b}\"] }}
+  sessions: {{ kind: socket.io, balance: {balance}, servers: [\"127.0.0.1:{a}\", \"127.0.0.1:{b}\"] }}
   raw: {{ kind: tcp, servers: [\"127.0.0.1:{a}\"] }}
 ",
             a = a.port(),
             b = b.port()
         ))
         .await;
+        // A gateway is ready as soon as one server is up; the second one takes its share of the ring from then on.
+        for server in [&a, &b] {
+            let up = format!("sockgate_server_up{{upstream=\"sessions\",server=\"127.0.0.1:{}\"}}", server.port());
+            eventually("both servers are up", async || gateway.metric(&up).await == 1.0).await;
+        }
         Self { a, b, gateway }
     }
 
@@ -178,12 +184,13 @@ async fn version_0_9_clients_meet_version_0_9_servers() {
 async fn clients_of_every_age_come_in_by_tls() {
     let folder = tempfile::tempdir().unwrap();
     let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    // Self-signed: one that an authority of the same (default) name signs is refused by OpenSSL, which Node.js uses.
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     std::fs::write(&cert, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
     let tls = format!("tls: {{ certificates: [{{ cert: {cert:?}, key: {key:?} }}] }}");
     for (server, version) in [("v4", "v4"), ("v2", "v2"), ("v0.9", "v0.9")] {
-        let pair = Pair::behind(server, &[], &tls).await;
+        let pair = Pair::behind(server, &[], &tls, "round_robin").await;
         let url = format!("https://{}", pair.address());
         for transports in TRANSPORTS {
             let options =
@@ -207,10 +214,29 @@ async fn payloads_come_back_whole_text_binary_and_large() {
 }
 
 #[tokio::test]
-async fn compressed_messages_and_compressed_handshakes_pass() {
+async fn compressed_messages_and_handshakes_of_many_packets_pass() {
     let pair = Pair::start("v4", &["--deflate", "--greeting", "5000"]).await;
     for transports in TRANSPORTS {
         pair.all_well("v4", &["--transports", transports, "--deflate", "--sessions", "5"]).await;
+    }
+}
+
+/// The Node.js clients ask for no compression; python-socketio does, and reads the handshake by it.
+#[tokio::test]
+async fn python_clients_meet_version_4_servers_and_read_a_compressed_handshake() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/client.py");
+    let python = script.with_file_name(".venv/bin/python");
+    if !python.exists() {
+        eprintln!("skipped: python-socketio is not installed, see scripts/node-deps");
+        return;
+    }
+    let pair = Pair::behind("v4", &["--greeting", "5000"], "http2: false", "round_robin").await;
+    for transports in TRANSPORTS {
+        let mut run = Command::new(&python);
+        run.arg(&script).args(["--url", &pair.url(), "--transports", transports]).args(MANY).kill_on_drop(true);
+        let output = within("the Python clients end", run.output()).await.unwrap();
+        let summary = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{transports}: {summary}{}", String::from_utf8_lossy(&output.stderr));
     }
 }
 
@@ -218,7 +244,20 @@ async fn compressed_messages_and_compressed_handshakes_pass() {
 async fn many_clients_behind_one_address_keep_their_sessions() {
     let pair = Pair::start("v4", &[]).await;
     for transports in TRANSPORTS {
-        pair.all_well("v4", &["--transports", transports, "--sessions", "24", "--keep-alive"]).await;
+        pair.all_well("v4", &["--transports", transports, "--sessions", "60", "--keep-alive"]).await;
+    }
+}
+
+/// Placed in turn, nothing but the session id tells where a request belongs.
+#[tokio::test]
+async fn a_session_id_alone_leads_to_the_server_that_knows_it() {
+    for (server, version) in [("v4", "v4"), ("v4", "v2"), ("v2", "v2"), ("v0.9", "v0.9")] {
+        let pair = Pair::behind(server, &[], "http2: false", "round_robin").await;
+        for transports in TRANSPORTS {
+            let summary = pair.all_well(version, &["--transports", transports, "--sessions", "20"]).await;
+            let served = &summary["servers"];
+            assert!(served["a"].is_u64() && served["b"].is_u64(), "both serve: {served}");
+        }
     }
 }
 
@@ -292,4 +331,32 @@ async fn an_endless_htmlfile_answer_arrives_as_it_is_written() {
         Client::connect(pair.address()).await.post(&format!("/socket.io/1/htmlfile/{sid}"), event.as_bytes()).await;
     assert_eq!(taken.status, 200);
     page.read_until(b"6:::1+").await;
+}
+
+/// hixie-76, which Safari 5 and Flash spoke: eight bytes follow the head without a length, with it or in a segment of their own.
+#[tokio::test]
+async fn the_oldest_websocket_dialect_passes() {
+    let pair = Pair::start("v0.9", &[]).await;
+    for at_once in [true, false] {
+        let handshake = Client::connect(pair.address()).await.get("/socket.io/1/").await.text();
+        let sid = handshake.split(':').next().unwrap();
+        let head = format!(
+            "GET /socket.io/1/websocket/{sid} HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\n\
+             Connection: Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Key1: 4 @1  46546xW%0l 1 5\r\n\
+             Sec-WebSocket-Key2: 12998 5 Y3 1  .P00\r\n\r\n"
+        );
+        let mut socket = Client::connect(pair.address()).await;
+        if at_once {
+            socket.send(head + "^n:ds[4U").await;
+        } else {
+            socket.send(head).await;
+            socket.send("^n:ds[4U").await;
+        }
+        assert_eq!(socket.answer().await.status, 101);
+        // The keys, the nonce and the answer to them are those of the draft.
+        assert_eq!(socket.read(16).await, b"8jKS'y:G*Co,Wxa-");
+        socket.read_until(b"\x001::\xff").await;
+        socket.send(b"\x005:1+::{\"name\":\"who\"}\xff").await;
+        socket.read_until(b"6:::1+").await;
+    }
 }

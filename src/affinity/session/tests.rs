@@ -18,11 +18,13 @@ impl Bench {
         Self { table: SessionTable::new(max), seconds: 0 }
     }
 
-    /// Lets time pass, second by second as the task would.
+    /// Lets time pass, with as many sweeps as the task would make.
     fn pass(&mut self, seconds: u64) {
         for _ in 0..seconds {
             self.seconds += 1;
-            self.table.sweep(self.table.start + Duration::from_secs(self.seconds));
+            for _ in 0..4 {
+                self.table.sweep(self.table.clock.start() + Duration::from_secs(self.seconds));
+            }
         }
     }
 
@@ -274,7 +276,7 @@ fn many_threads_leave_the_counts_exact() {
         let (table, sweeping) = (&table, &sweeping);
         scope.spawn(move || {
             for second in 0.. {
-                table.sweep(table.start + Duration::from_secs(second));
+                table.sweep(table.clock.start() + Duration::from_secs(second));
                 if !sweeping.load(Relaxed) {
                     return;
                 }

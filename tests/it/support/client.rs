@@ -40,6 +40,13 @@ impl Answer {
     }
 }
 
+/// A connection whose bytes leave at once, each write in a packet of its own.
+pub async fn tcp(address: SocketAddr) -> TcpStream {
+    let stream = within("connect", TcpStream::connect(address)).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
 /// The request that opens a WebSocket.
 pub fn upgrade(path: &str) -> String {
     format!(

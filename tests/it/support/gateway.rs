@@ -17,7 +17,7 @@ use super::{Client, eventually, within};
 /// A running gateway; ended when dropped, and its log printed when the test fails.
 pub struct Gateway {
     child: Child,
-    folder: TempDir,
+    _folder: TempDir,
     addresses: HashMap<String, String>,
     log: Lines,
     access_log: Lines,
@@ -38,7 +38,9 @@ impl Gateway {
 
     /// The same, with environment variables for the configuration.
     pub async fn start_with(yaml: &str, variables: &HashMap<&str, String>) -> Self {
-        let gateway = Self::spawn(yaml, variables).await;
+        let mut program = Command::new(env!("CARGO_BIN_EXE_sockgate"));
+        program.envs(variables);
+        let gateway = Self::launch(yaml, program).await;
         eventually("the gateway is ready", async || gateway.admin("/readyz").await.status == 200).await;
         gateway
     }
@@ -65,10 +67,17 @@ upstreams:
 
     /// Starts a gateway and waits until it listens; its servers may be down.
     pub async fn start_unready(yaml: &str) -> Self {
-        Self::spawn(yaml, &HashMap::new()).await
+        Self::launch(yaml, Command::new(env!("CARGO_BIN_EXE_sockgate"))).await
     }
 
-    async fn spawn(yaml: &str, variables: &HashMap<&str, String>) -> Self {
+    /// The same with room for this many open files and no more.
+    pub async fn start_with_files(yaml: &str, files: usize) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_sockgate")]);
+        Self::launch(yaml, shell).await
+    }
+
+    async fn launch(yaml: &str, mut command: Command) -> Self {
         let mut yaml = yaml.to_owned();
         if !yaml.contains("\nadmin:") {
             yaml.push_str("\nadmin: { address: 127.0.0.1:0 }\n");
@@ -76,11 +85,10 @@ upstreams:
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("sockgate.yaml");
         std::fs::write(&file, &yaml).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sockgate"))
+        let mut child = command
             .args(["run", "-c"])
             .arg(&file)
             .env("RUST_LOG", "info,sockgate=debug,pingora=warn,pingora_core=off,pingora_proxy=off")
-            .envs(variables)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -91,7 +99,7 @@ upstreams:
         let access_log = Lines::follow(child.stdout.take().unwrap());
         // The admin listener and one for each `- ` entry under `listeners:` tell where they are.
         let expected = 1 + count_listeners(&yaml);
-        let mut gateway = Self { child, folder, addresses: HashMap::new(), log, access_log };
+        let mut gateway = Self { child, _folder: folder, addresses: HashMap::new(), log, access_log };
         let told = gateway.log.wait_for(|lines| addresses(lines).len() >= expected).await;
         assert!(told, "the gateway ended before it listened:\n{}", gateway.log.all().join("\n"));
         gateway.addresses = addresses(&gateway.log.all());
@@ -111,11 +119,6 @@ upstreams:
     /// Where a listener is bound.
     pub fn address(&self, listener: &str) -> SocketAddr {
         self.addresses[listener].parse().unwrap()
-    }
-
-    /// A folder of the test's own, gone with the gateway.
-    pub fn folder(&self) -> &std::path::Path {
-        self.folder.path()
     }
 
     /// The process id.
@@ -169,8 +172,8 @@ upstreams:
 impl Drop for Gateway {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- log of the gateway\n{}", self.log.all().join("\n"));
-            eprintln!("--- access log\n{}", self.access_log.all().join("\n"));
+            eprintln!("--- log of the gateway\n{}", self.log.last().join("\n"));
+            eprintln!("--- access log\n{}", self.access_log.last().join("\n"));
         }
     }
 }
@@ -212,6 +215,12 @@ impl Lines {
 
     fn all(&self) -> Vec<String> {
         self.0.lock().unwrap().clone()
+    }
+
+    /// As many as a person reads.
+    fn last(&self) -> Vec<String> {
+        let lines = self.all();
+        lines[lines.len().saturating_sub(100)..].to_vec()
     }
 
     /// Waits until the lines so far are as they should be; false when the child has ended before.

@@ -13,7 +13,7 @@ use super::within;
 pub struct Node {
     child: Child,
     _stdin: Option<ChildStdin>,
-    lines: Lines<BufReader<ChildStdout>>,
+    _lines: Lines<BufReader<ChildStdout>>,
     /// The first line.
     pub ready: Value,
 }
@@ -38,18 +38,12 @@ impl Node {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let first = within("the Node.js program is ready", lines.next_line()).await.unwrap();
         let first = first.unwrap_or_else(|| panic!("{program} {arguments:?} ended before it was ready"));
-        Self { child, _stdin: stdin, lines, ready: serde_json::from_str(&first).expect("a line of JSON") }
+        Self { child, _stdin: stdin, _lines: lines, ready: serde_json::from_str(&first).expect("a line of JSON") }
     }
 
     /// The port that it listens on.
     pub fn port(&self) -> u16 {
         u16::try_from(self.ready["port"].as_u64().unwrap()).unwrap()
-    }
-
-    /// The next line that it prints.
-    pub async fn next(&mut self) -> Value {
-        let line = within("a line of the Node.js program", self.lines.next_line()).await.unwrap().expect("not the end");
-        serde_json::from_str(&line).unwrap()
     }
 
     /// Ends it the hard way.

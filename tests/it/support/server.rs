@@ -197,6 +197,19 @@ pub async fn echo(id: &'static str, mut client: Client) {
     }
 }
 
+/// Says `hello `, then echoes every byte; no HTTP.
+pub async fn greet(mut client: Client) {
+    if client.try_send("hello ").await.is_err() {
+        return;
+    }
+    while let Some(bytes) = client.some().await {
+        if client.try_send(bytes).await.is_err() {
+            return;
+        }
+    }
+    let _ = client.try_finish().await;
+}
+
 /// One request as a server reads it.
 pub struct Received {
     pub head: Vec<u8>,

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use super::client::tcp;
 use super::within;
 
 /// A certificate authority, and the folder where what it signs lies.
@@ -113,8 +114,7 @@ pub struct TlsClient(Arc<ClientConfig>);
 impl TlsClient {
     /// Connects and asks for this name, or for none where it is an IP address.
     pub async fn connect(&self, address: SocketAddr, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
-        let stream = within("connect", TcpStream::connect(address)).await?;
-        self.over(stream, name).await
+        self.over(tcp(address).await, name).await
     }
 
     /// The handshake alone.

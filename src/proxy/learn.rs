@@ -1,0 +1,120 @@
+//! Learns sessions from the answers that open them, while the bytes pass: a session is known before the last byte of
+//! its handshake has been released, so that no request of it can come too early.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::affinity::{How, Learned, Mark};
+use crate::snapshot::Pool;
+use crate::tunnel::Overhear;
+use crate::upstream::ServerId;
+use crate::wire::engine_io::{Handshake, HandshakeReader, Progress};
+
+/// Reads one answer.
+pub(super) struct Learner {
+    reader: HandshakeReader,
+    pool: Arc<Pool>,
+    server: ServerId,
+}
+
+/// How long a session outlives the silence that its heartbeat allows.
+const SLACK: Duration = Duration::from_secs(10);
+
+impl Learner {
+    pub(super) fn new(pool: Arc<Pool>, server: ServerId) -> Self {
+        Self { reader: HandshakeReader::new(), pool, server }
+    }
+
+    /// Takes the next bytes of the answer's body; false when there is nothing more to learn.
+    pub(super) fn hear(&mut self, bytes: &[u8]) -> bool {
+        match self.reader.push(bytes) {
+            Progress::NeedMore => true,
+            Progress::NotOne => false,
+            Progress::Found(handshake) => {
+                self.learn(&handshake);
+                false
+            }
+        }
+    }
+
+    fn learn(&self, handshake: &Handshake) {
+        let Some(table) = self.pool.sessions() else { return };
+        let key = table.key(&handshake.sid);
+        let life = handshake.ping_interval + handshake.ping_timeout + SLACK;
+        let home = table.home(self.server.to_bits());
+        if table.learn(key, &home, life, How::Handshake) != Learned::Full && handshake.websocket {
+            table.mark(key, Mark::Offered);
+            self.pool.metrics.upgrades_offered.inc();
+        }
+    }
+
+    /// The same for a session that opens on a WebSocket: its handshake is the payload of the server's first frame.
+    pub(super) fn overhear(mut self) -> Overhear {
+        let mut frame = FirstFrame::default();
+        Box::new(move |bytes| match frame.payload(bytes) {
+            Some(payload) => self.hear(payload),
+            None => false,
+        })
+    }
+}
+
+/// The first frame of a server, unmasked, without its header (RFC 6455 5.2).
+#[derive(Default)]
+struct FirstFrame {
+    /// Bytes of the header that have gone by, and how long the header is, once that is known.
+    passed: usize,
+    header: Option<usize>,
+}
+
+impl FirstFrame {
+    /// What of these bytes is payload; `None` when the frame is no text.
+    fn payload<'a>(&mut self, mut bytes: &'a [u8]) -> Option<&'a [u8]> {
+        const FINAL_TEXT: u8 = 0x81;
+        while let Some((&byte, rest)) = bytes.split_first() {
+            match (self.passed, self.header) {
+                (0, _) if byte != FINAL_TEXT => return None,
+                (1, _) => {
+                    self.header = Some(if byte < 126 {
+                        2
+                    } else if byte == 126 {
+                        4
+                    } else {
+                        return None;
+                    })
+                }
+                (passed, Some(header)) if passed >= header => return Some(bytes),
+                _ => {}
+            }
+            self.passed += 1;
+            bytes = rest;
+        }
+        Some(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn payload(parts: &[&[u8]]) -> Option<Vec<u8>> {
+        let mut frame = FirstFrame::default();
+        let mut payload = Vec::new();
+        for part in parts {
+            payload.extend_from_slice(frame.payload(part)?);
+        }
+        Some(payload)
+    }
+
+    #[test]
+    fn the_first_frame_loses_its_header_wherever_it_is_split() {
+        let short = b"\x81\x05hello".as_slice();
+        let long = [b"\x81\x7e\x00\x80".as_slice(), &[b'x'; 128]].concat();
+        for (frame, text) in [(short, b"hello".to_vec()), (&long, vec![b'x'; 128])] {
+            for at in 0..frame.len() {
+                assert_eq!(payload(&[&frame[..at], &frame[at..]]), Some(text.clone()), "{at}");
+            }
+        }
+        assert_eq!(payload(&[b"\x82\x05hello"]), None, "binary");
+        assert_eq!(payload(&[b"\xc1\x05hello"]), None, "compressed");
+    }
+}

@@ -1,0 +1,111 @@
+//! Where a request goes within its upstream: the server of its session, or the one that the balance picks.
+
+use std::time::Duration;
+
+use crate::affinity::{How, Key, SessionTable};
+use crate::snapshot::Pool;
+use crate::upstream::{Lease, PickError, PickKey, ServerId, Tried};
+use crate::wire::engine_io::{RequestInfo, Revision, Transport};
+
+/// What is known of a request before it has a server.
+#[derive(Clone, Debug)]
+pub(super) struct Ask {
+    pub(super) client: PickKey,
+    /// What it says of its session; `None` on upstreams that have none.
+    pub(super) session: Option<SessionAsk>,
+}
+
+/// What a request to a Socket.IO upstream says of its session.
+#[derive(Clone, Debug)]
+pub(super) struct SessionAsk {
+    /// The session, if it has begun, and what the table calls it.
+    pub(super) begun: Option<(Key, Box<str>)>,
+    /// The path that the server listens at.
+    path: Box<str>,
+    pub(super) revision: Revision,
+    pub(super) transport: Option<Transport>,
+    pub(super) jsonp: Option<u32>,
+}
+
+/// How long a session is remembered whose handshake was not seen: twice what Socket.IO 4 uses by default.
+const UNSEEN_LIFE: Duration = Duration::from_secs(90);
+/// Most servers that are asked for one session.
+const MOST_ASKED: usize = 16;
+
+impl Ask {
+    pub(super) fn new(pool: &Pool, client: PickKey, path: &str, query: Option<&str>) -> Self {
+        let session = pool.sessions().map(|table| {
+            let info = RequestInfo::read(path, query);
+            SessionAsk {
+                begun: info.sid.map(|sid| (table.key(sid), sid.into())),
+                path: path.into(),
+                // A server reads a request without EIO as revision 3.
+                revision: info.revision.unwrap_or(Revision::Eio3),
+                transport: info.transport,
+                jsonp: info.jsonp,
+            }
+        });
+        Self { client, session }
+    }
+
+    /// Whether the answer to this request may open a session, and is not a WebSocket.
+    pub(super) fn opens_by_answer(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| {
+            session.begun.is_none() && session.transport.is_none_or(|transport| transport != Transport::WebSocket)
+        })
+    }
+
+    /// Whether the server may take its time to answer, and the session ends politely if the gateway answers instead.
+    pub(super) fn polls(&self, method: &str) -> Option<&SessionAsk> {
+        let session = self.session.as_ref()?;
+        let polling = session.transport.is_some_and(Transport::is_polling);
+        (method == "GET" && polling && session.begun.is_some()).then_some(session)
+    }
+
+    /// Finds a place for the request; `tried` are servers that could not be connected to.
+    pub(super) async fn place(&self, pool: &Pool, tried: &mut Tried) -> Result<Lease, PickError> {
+        if let Some(lease) = self.at_home(pool, tried).await {
+            tried.add(lease.server().id());
+            return Ok(lease);
+        }
+        pool.upstream.pick(&self.client, tried).await
+    }
+
+    /// A place on the server of a session that has begun. `None`: there is no session, nobody knows it, or its server
+    /// is gone.
+    async fn at_home(&self, pool: &Pool, tried: &Tried) -> Option<Lease> {
+        let (table, session) = (pool.sessions()?, self.session.as_ref()?);
+        let (key, sid) = session.begun.as_ref()?;
+        let found = match table.find(*key) {
+            Some(found) => ServerId::from_bits(found.server),
+            None => self.search(pool, table, *key, sid).await?,
+        };
+        if tried.contains(found) { None } else { pool.upstream.return_to(found) }
+    }
+
+    /// Looks for a session that this gateway has not seen: it was restarted, or another replica opened it. The servers
+    /// are asked in ring order, beginning where the client's hash points, since there most sessions are. The request
+    /// itself waits, and is sent once.
+    async fn search(&self, pool: &Pool, table: &SessionTable, key: Key, sid: &str) -> Option<ServerId> {
+        let session = self.session.as_ref()?;
+        let servers = pool.upstream.in_ring_order(&self.client);
+        // With one server there is nothing to find out.
+        if servers.len() < 2 {
+            return None;
+        }
+        // A stranger who makes up ids can't have all servers asked at once.
+        let turn = pool.searches.acquire().await.ok()?;
+        if let Some(found) = table.find(key) {
+            return Some(ServerId::from_bits(found.server));
+        }
+        for server in servers.iter().take(MOST_ASKED) {
+            if pool.upstream.knows(server, &session.path, sid, session.revision).await {
+                let home = table.home(server.id().to_bits());
+                table.learn(key, &home, UNSEEN_LIFE, How::Rescue);
+                drop(turn);
+                return Some(server.id());
+            }
+        }
+        None
+    }
+}

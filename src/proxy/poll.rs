@@ -1,0 +1,125 @@
+//! A long poll of a session, which the gateway can end politely while the server still thinks: when the session's turn
+//! to leave has come, the client gets an Engine.IO close packet as its answer, and opens a new session by itself.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Instant, SystemTime};
+
+use bytes::BytesMut;
+use pingora::server::ShutdownWatch;
+use tokio::io::AsyncWriteExt;
+
+use super::Core;
+use super::engine::HttpEngine;
+use super::exchange::Line;
+use super::head;
+use crate::listener::{Connection, Farewell, Lent};
+
+/// Whether a request may be a poll of a session, by its head alone; what it really is, the engine's hooks find out.
+pub(super) fn may_be_one(head: &BytesMut) -> bool {
+    head.starts_with(b"GET ")
+        && head.windows(4).take(MOST_TARGET).any(|window| matches!(window, b"sid=" | b"/1/x" | b"/1/j"))
+}
+
+/// How much of a head is looked at.
+const MOST_TARGET: usize = 512;
+
+/// Serves a request that may be a poll. The connection comes back when it can be used again.
+pub(super) async fn serve(
+    core: &Core,
+    engine: &dyn HttpEngine,
+    connection: Box<Connection>,
+    head: BytesMut,
+    shutdown: &ShutdownWatch,
+) -> Option<Box<Connection>> {
+    let (began, started) = (SystemTime::now(), Instant::now());
+    let info = Arc::clone(connection.info());
+    let kept = head.clone();
+    let (lent, back) = connection.lend();
+    let served = {
+        let mut serving = engine.serve_http1(Box::new(lent), head, shutdown);
+        poll_fn(|cx| {
+            if let Poll::Ready(served) = serving.as_mut().poll(cx) {
+                return Poll::Ready(Some(served));
+            }
+            // In this order: the hooks announce the poll while the engine is polled, and both wake the same task.
+            info.pending.poll_told(cx).map(|()| None)
+        })
+        .await
+    };
+    match served {
+        Some(reusable) => reusable?.into_any().downcast::<Lent>().ok()?.into_inner(),
+        None => {
+            // The engine has been dropped, and with it the request to the server.
+            let farewell = info.pending.take()?;
+            let connection = back.take()?;
+            let Farewell { body, jsonp, upstream, server, .. } = farewell;
+            let mut line = Line::new(&info, "HTTP/1.1", began, started);
+            line.status = 200;
+            line.closed_by = "drain";
+            line.bytes_out = body.len() as u64;
+            line.upstream = Some(upstream);
+            line.server = Some(server);
+            let origin = describe(&kept, &mut line);
+            core.access_log.write(line.finish());
+            say(connection, &body, jsonp, origin.as_deref()).await
+        }
+    }
+}
+
+/// Fills in what was asked; gives the origin of a request from another site.
+fn describe(head: &BytesMut, line: &mut Line) -> Option<String> {
+    let mut fields = [httparse::EMPTY_HEADER; head::MOST_FIELDS];
+    let parsed = head::parse(head, &mut fields, 0).ok()?;
+    line.asked(parsed.method, parsed.authority(), parsed.path_and_query());
+    let (path, query) = head::split_query(parsed.path_and_query());
+    line.engine_io(path, query);
+    let origin = parsed.fields.iter().find(|field| field.name.eq_ignore_ascii_case("origin"))?;
+    std::str::from_utf8(origin.value).ok().map(str::to_owned)
+}
+
+/// Writes the close packet as the answer to the poll.
+async fn say(
+    mut connection: Box<Connection>,
+    body: &[u8],
+    jsonp: bool,
+    origin: Option<&str>,
+) -> Option<Box<Connection>> {
+    let kind = if jsonp { "text/javascript; charset=UTF-8" } else { "text/plain; charset=UTF-8" };
+    let mut answer = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n",
+        body.len()
+    );
+    if let Some(origin) = origin {
+        // A page of another site may not read an answer that does not allow it, and would take it for a failure.
+        answer.push_str(&format!(
+            "Access-Control-Allow-Origin: {origin}\r\nAccess-Control-Allow-Credentials: true\r\nVary: Origin\r\n"
+        ));
+    }
+    answer.push_str("\r\n");
+    connection.write_all(&[answer.as_bytes(), body].concat()).await.ok().map(|()| connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::engine_io::{RequestInfo, Transport};
+
+    #[test]
+    fn every_poll_is_guessed_to_be_one() {
+        for (path, query) in [
+            ("/socket.io/", Some("EIO=4&transport=polling&sid=abc")),
+            ("/socket.io/", Some("sid=abc&EIO=3&transport=polling&j=0")),
+            ("/socket.io/1/xhr-polling/abc", Some("t=1")),
+            ("/socket.io/1/jsonp-polling/abc", Some("t=1&i=0")),
+        ] {
+            let info = RequestInfo::read(path, query);
+            assert!(info.sid.is_some() && info.transport.is_some_and(Transport::is_polling), "{path}");
+            let target = query.map_or(path.to_owned(), |query| format!("{path}?{query}"));
+            assert!(may_be_one(&BytesMut::from(format!("GET {target} HTTP/1.1\r\n\r\n").as_str())), "{target}");
+        }
+        assert!(!may_be_one(&BytesMut::from("GET / HTTP/1.1\r\nHost: a\r\n\r\n")));
+        assert!(!may_be_one(&BytesMut::from("POST /socket.io/?sid=a&transport=polling HTTP/1.1\r\n\r\n")));
+    }
+}

@@ -1,0 +1,238 @@
+//! What operators are told: liveness, readiness, metrics and status.
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::Value;
+use tokio::net::TcpListener;
+
+use crate::support::client::upgrade;
+use crate::support::server::greet;
+use crate::support::{Client, Echo, Gateway, Scripted, eventually, within};
+
+fn yaml(web: std::net::SocketAddr, raw: std::net::SocketAddr) -> String {
+    format!(
+        "
+listeners:
+  - {{ name: web, address: 127.0.0.1:0 }}
+  - {{ name: raw, address: 127.0.0.1:0, protocol: tcp, upstream: raw }}
+routes:
+  - match: {{ path: /here }}
+    respond: {{ body: here }}
+  - upstream: web
+upstreams:
+  web: {{ servers: [{{ address: \"{web}\", name: first }}], health: {{ interval: 1s, fall: 1 }} }}
+  raw: {{ kind: tcp, servers: [\"{raw}\"], health: {{ interval: 1s, fall: 1 }} }}
+"
+    )
+}
+
+/// One sample: its name with labels, and its value.
+type Samples = HashMap<String, f64>;
+
+/// Reads Prometheus' text format 0.0.4 as strictly as it is written down.
+fn parse(text: &str) -> Samples {
+    assert!(text.ends_with('\n'), "the last line ends, too");
+    let (mut kinds, mut helped, mut samples) = (HashMap::new(), HashSet::new(), Samples::new());
+    let mut family = String::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let name = rest.split(' ').next().unwrap().to_owned();
+            assert!(helped.insert(name), "one HELP for each family: {line}");
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+            assert!(kinds.insert(name.to_owned(), kind.to_owned()).is_none(), "one TYPE for each family: {line}");
+            family = name.to_owned();
+        } else {
+            let (sample, value) = line.rsplit_once(' ').unwrap();
+            let (name, labels) = sample.split_once('{').unwrap_or((sample, "}"));
+            let base = match kinds[&family].as_str() {
+                "histogram" => {
+                    ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name)
+                }
+                _ => name,
+            };
+            assert_eq!(base, family, "samples stand together behind their TYPE: {line}");
+            assert!(name.starts_with("sockgate_"), "{line}");
+            for label in labels.strip_suffix('}').unwrap().split(',').filter(|label| !label.is_empty()) {
+                let (key, value) = label.split_once('=').unwrap();
+                assert!(key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{line}");
+                assert!(value.len() >= 2 && value.starts_with('"') && value.ends_with('"'), "{line}");
+            }
+            assert!(samples.insert(sample.to_owned(), value.parse().unwrap()).is_none(), "one value for each: {line}");
+        }
+    }
+    assert!(kinds.keys().all(|name| helped.contains(name)));
+    samples
+}
+
+#[tokio::test]
+async fn a_gateway_is_ready_once_every_upstream_has_a_server() {
+    let nobody = async || TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (web, raw) = (nobody().await, nobody().await);
+    let gateway = Gateway::start_unready(&yaml(web, raw)).await;
+    assert_eq!(gateway.admin("/livez").await.status, 200);
+    eventually("both upstreams are told", async || {
+        let ready = gateway.admin("/readyz").await;
+        assert_eq!(ready.status, 503);
+        ready.text().contains("upstream web: no server is up") && ready.text().contains("upstream raw: no server is up")
+    })
+    .await;
+    let _web = Echo::start_at(web, "web").await;
+    eventually("one is left", async || {
+        let ready = gateway.admin("/readyz").await;
+        assert_eq!(ready.status, 503);
+        ready.text() == "upstream raw: no server is up\n"
+    })
+    .await;
+    let _raw = Scripted::start_at(raw, |client, _| greet(client)).await;
+    eventually("it is ready", async || gateway.admin("/readyz").await.status == 200).await;
+    assert_eq!(gateway.admin("/readyz").await.text(), "ready\n");
+}
+
+#[tokio::test]
+async fn metrics_are_well_formed_and_move_with_the_traffic() {
+    let (web, raw) = (Echo::start("web").await, Scripted::start(|client, _| greet(client)).await);
+    let gateway = Gateway::start(&yaml(web.address(), raw.address())).await;
+    let scrape = async || {
+        let answer = gateway.admin("/metrics").await;
+        assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+        parse(&answer.text())
+    };
+    let before = scrape().await;
+    let mut client = Client::connect(gateway.address("web")).await;
+    for path in ["/", "/", "/here"] {
+        assert_eq!(client.get(path).await.status, 200);
+    }
+    let bad = Client::connect(gateway.address("web")).await.get("/..").await;
+    assert_eq!(bad.status, 400);
+    let mut socket = Client::connect(gateway.address("web")).await;
+    socket.send(upgrade("/")).await;
+    assert_eq!(socket.answer().await.status, 101);
+    let mut tunnel = Client::connect(gateway.address("raw")).await;
+    assert_eq!(tunnel.read(6).await, b"hello ");
+    let moved = async |expected: &[(&str, f64)]| {
+        for (name, by) in expected {
+            let last = std::cell::Cell::new(f64::NAN);
+            let met = async || {
+                let now = scrape().await;
+                last.set(now.get(*name).copied().unwrap_or(0.0) - before.get(*name).copied().unwrap_or(0.0));
+                last.get() == *by
+            };
+            let met = tokio::time::timeout(std::time::Duration::from_secs(5), eventually(name, met)).await;
+            assert!(met.is_ok(), "{name} moved by {}, not by {by}", last.get());
+        }
+    };
+    moved(&[
+        ("sockgate_connections_total{listener=\"web\"}", 3.0),
+        ("sockgate_connections_open{listener=\"web\"}", 2.0),
+        ("sockgate_connections_open{listener=\"raw\"}", 1.0),
+        ("sockgate_detected_total{listener=\"web\",protocol=\"http1\"}", 3.0),
+        ("sockgate_requests_total{class=\"2xx\",upstream=\"web\"}", 2.0),
+        ("sockgate_requests_total{class=\"2xx\",upstream=\"-\"}", 1.0),
+        ("sockgate_requests_total{class=\"4xx\",upstream=\"-\"}", 1.0),
+        ("sockgate_requests_total{class=\"1xx\",upstream=\"web\"}", 1.0),
+        ("sockgate_request_seconds_count{upstream=\"web\"}", 2.0),
+        ("sockgate_request_seconds_bucket{upstream=\"web\",le=\"+Inf\"}", 2.0),
+        ("sockgate_refusals_total{reason=\"bad_path\"}", 1.0),
+        ("sockgate_tunnels_open{upstream=\"web\"}", 1.0),
+        ("sockgate_tunnels_open{upstream=\"raw\"}", 1.0),
+        ("sockgate_tunnels_total{kind=\"websocket\",upstream=\"web\"}", 1.0),
+        ("sockgate_tunnels_total{kind=\"tcp\",upstream=\"raw\"}", 1.0),
+        ("sockgate_server_in_flight{upstream=\"web\",server=\"first\"}", 1.0),
+        ("sockgate_server_taken_total{upstream=\"web\",server=\"first\"}", 3.0),
+        ("sockgate_panics_total", 0.0),
+        ("sockgate_access_log_lost_total", 0.0),
+    ])
+    .await;
+    assert_eq!(scrape().await["sockgate_server_up{upstream=\"web\",server=\"first\"}"], 1.0);
+    socket.finish().await;
+    tunnel.send("four").await;
+    tunnel.finish().await;
+    tunnel.read_all().await;
+    moved(&[
+        ("sockgate_tunnels_open{upstream=\"web\"}", 0.0),
+        ("sockgate_tunnels_closed_total{by=\"client\",upstream=\"web\"}", 1.0),
+        ("sockgate_tunnel_bytes_total{direction=\"in\",upstream=\"raw\"}", 4.0),
+        ("sockgate_tunnel_bytes_total{direction=\"out\",upstream=\"raw\"}", 10.0),
+        ("sockgate_connections_open{listener=\"raw\"}", 0.0),
+        ("sockgate_server_in_flight{upstream=\"web\",server=\"first\"}", 0.0),
+    ])
+    .await;
+    drop(web);
+    moved(&[("sockgate_server_up{upstream=\"web\",server=\"first\"}", -1.0)]).await;
+    assert_eq!(client.get("/").await.status, 503);
+    moved(&[("sockgate_refusals_total{reason=\"no_server\"}", 1.0)]).await;
+}
+
+#[tokio::test]
+async fn status_tells_servers_apart() {
+    let (web, raw) = (Echo::start("web").await, Scripted::start(|client, _| greet(client)).await);
+    let gateway = Gateway::start(&yaml(web.address(), raw.address())).await;
+    let mut tunnel = Client::connect(gateway.address("raw")).await;
+    assert_eq!(tunnel.read(6).await, b"hello ");
+    drop(web);
+    let down = async || {
+        let answer = gateway.admin("/status").await;
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+        let status: Value = serde_json::from_slice(&answer.body).unwrap();
+        status.pointer("/upstreams/1/servers/0/state").is_some_and(|state| state == "down").then_some(status)
+    };
+    let status = within("the check notices", async {
+        loop {
+            if let Some(status) = down().await {
+                return status;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(status["connections"], 1);
+    assert!(status["uptime_seconds"].is_u64());
+    let [raw, web] = status["upstreams"].as_array().unwrap().as_slice() else { panic!("{status}") };
+    assert_eq!((&raw["name"], &raw["ready"]), (&Value::from("raw"), &Value::from(true)));
+    assert_eq!((&raw["servers"][0]["state"], &raw["servers"][0]["in_flight"]), (&Value::from("up"), &Value::from(1)));
+    assert_eq!((&web["name"], &web["ready"], &web["waiting"]), (&"web".into(), &false.into(), &0.into()));
+    let server = &web["servers"][0];
+    assert_eq!((&server["name"], &server["last_check"]["good"]), (&"first".into(), &false.into()));
+    assert!(server["last_check"]["text"].as_str().unwrap().contains("refused"), "{server}");
+}
+
+#[tokio::test]
+async fn strange_questions_are_answered() {
+    let (web, raw) = (Echo::start("web").await, Scripted::start(|client, _| greet(client)).await);
+    let gateway = Gateway::start(&yaml(web.address(), raw.address())).await;
+    let mut client = Client::connect(gateway.address("admin")).await;
+    for _ in 0..3 {
+        let nothing = client.get("/").await;
+        assert_eq!(nothing.status, 404);
+        assert!(nothing.text().contains("/metrics"), "it says what there is: {}", nothing.text());
+        for path in ["/livez", "/readyz", "/metrics", "/status"] {
+            let refused = Client::connect(gateway.address("admin")).await.post(path, b"body").await;
+            assert_eq!((refused.status, refused.header("allow")), (405, Some("GET, HEAD")), "{path}");
+            client.send(format!("HEAD {path} HTTP/1.1\r\nHost: admin\r\n\r\n")).await;
+            let head = String::from_utf8(client.read_until(b"\r\n\r\n").await).unwrap();
+            assert!(head.starts_with("HTTP/1.1 200"), "HEAD {path}: {head}");
+            let answer = client.get(&format!("{path}?x=y")).await;
+            assert_eq!((answer.status, answer.header("cache-control")), (200, Some("no-store")), "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn admin_has_a_limit_of_its_own() {
+    let (web, raw) = (Echo::start("web").await, Scripted::start(|client, _| greet(client)).await);
+    let gateway = Gateway::start(&yaml(web.address(), raw.address())).await;
+    let mut open = Vec::new();
+    for _ in 0..64 {
+        let mut client = Client::connect(gateway.address("admin")).await;
+        if client.get("/livez").await.status == 200 {
+            open.push(client);
+        }
+    }
+    assert_eq!(Client::connect(gateway.address("admin")).await.answer().await.status, 503);
+    assert_eq!(Client::connect(gateway.address("web")).await.get("/").await.status, 200, "traffic is no part of it");
+    drop(open);
+    eventually("there is room again", async || gateway.admin("/livez").await.status == 200).await;
+}

@@ -1,0 +1,162 @@
+//! The command line: what it says, and the exit codes that scripts go by.
+
+use std::path::Path;
+use std::process::Output;
+
+use tokio::net::TcpListener;
+use tokio::process::Command;
+
+use crate::support::{Echo, Gateway, eventually, within};
+
+const GOOD: &str = "
+listeners:
+  - { name: web, address: 127.0.0.1:0 }
+routes:
+  - upstream: web
+upstreams:
+  web: { servers: [\"127.0.0.1:1\"] }
+";
+
+async fn sockgate(arguments: &[&str]) -> Output {
+    let run = Command::new(env!("CARGO_BIN_EXE_sockgate")).args(arguments).env_remove("RUST_LOG").output();
+    within("sockgate ends", run).await.unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// A file in a folder that lives as long as the first part.
+fn file(content: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sockgate.yaml");
+    std::fs::write(&path, content).unwrap();
+    let path = path.display().to_string();
+    (folder, path)
+}
+
+#[tokio::test]
+async fn check_says_that_a_file_is_good() {
+    let (_folder, path) = file(GOOD);
+    let output = sockgate(&["check", "-c", &path]).await;
+    assert_eq!(code(&output), 0);
+    assert_eq!(out(&output), format!("{path}: good (1 listener, 1 route, 1 upstream)\n"));
+    assert_eq!(err(&output), "");
+}
+
+#[tokio::test]
+async fn check_tells_every_fault_with_its_place() {
+    let (_folder, path) = file(&GOOD.replace("address:", "adress:").replace("- upstream: web", "- upstream: wbe"));
+    for arguments in [["check", "-c", &path], ["run", "--config", &path]] {
+        let output = sockgate(&arguments).await;
+        assert_eq!((code(&output), out(&output).as_str()), (2, ""), "{arguments:?}");
+        let said = err(&output);
+        assert!(
+            said.contains(&format!("{path}:3:18: listeners[0].adress: unknown key, did you mean `address`?")),
+            "{said}"
+        );
+        assert!(said.contains(&format!("{path}:5:15: routes[0].upstream: ")), "{said}");
+        assert!(said.contains("did you mean `web`?"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_warning_is_no_fault() {
+    let (_folder, path) = file(&format!("{GOOD}timeouts: {{ head: 0s }}\n"));
+    let output = sockgate(&["check", "-c", &path]).await;
+    assert_eq!(code(&output), 0);
+    assert!(err(&output).starts_with("warning: "), "{}", err(&output));
+    assert!(out(&output).contains("good"));
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_there_is_named() {
+    for command in ["check", "run"] {
+        let output = sockgate(&[command, "-c", "/nowhere/sockgate.yaml"]).await;
+        assert_eq!(code(&output), 2);
+        assert!(err(&output).contains("/nowhere/sockgate.yaml"), "{}", err(&output));
+    }
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for yaml in [
+        GOOD.replace("address: 127.0.0.1:0", &format!("address: \"{address}\"")),
+        format!("{GOOD}admin: {{ address: \"{address}\" }}\n"),
+    ] {
+        let (_folder, path) = file(&yaml);
+        let output = sockgate(&["run", "-c", &path]).await;
+        assert_eq!(code(&output), 1);
+        assert!(err(&output).contains(&format!("{address} can't be bound")), "{}", err(&output));
+        assert!(err(&output).contains("in use"), "{}", err(&output));
+    }
+}
+
+#[tokio::test]
+async fn an_access_log_that_cannot_be_written_is_named() {
+    let (folder, path) = file("");
+    let log = folder.path().join("no/such/folder.log");
+    std::fs::write(&path, format!("{GOOD}access_log: {{ file: {} }}\n", log.display())).unwrap();
+    let output = sockgate(&["run", "-c", &path]).await;
+    assert_eq!(code(&output), 1);
+    assert!(err(&output).contains(&*log.to_string_lossy()), "{}", err(&output));
+    assert!(!Path::new(&log).exists());
+}
+
+#[tokio::test]
+async fn health_asks_a_running_gateway() {
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let gateway = Gateway::start_unready(&GOOD.replace("127.0.0.1:1", &nobody.to_string())).await;
+    let admin = gateway.address("admin").to_string();
+    eventually("the server is known to be down", async || {
+        gateway.admin("/readyz").await.text().contains("no server is up")
+    })
+    .await;
+    let output = sockgate(&["health", &admin]).await;
+    assert_eq!((code(&output), out(&output).as_str()), (1, ""));
+    assert_eq!(err(&output), "not ready: upstream web: no server is up\n");
+    let _web = Echo::start_at(nobody, "web").await;
+    eventually("it is ready", async || gateway.admin("/readyz").await.status == 200).await;
+    let output = sockgate(&["health", &admin]).await;
+    assert_eq!((code(&output), out(&output).as_str(), err(&output).as_str()), (0, "ready\n", ""));
+    drop(gateway);
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let output = sockgate(&["health", &gone]).await;
+    assert_eq!(code(&output), 1);
+    assert!(err(&output).starts_with(&format!("{gone} does not answer: ")), "{}", err(&output));
+}
+
+#[tokio::test]
+async fn health_is_not_kept_waiting() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let output = sockgate(&["health", &address]).await;
+    assert_eq!(code(&output), 1);
+    assert!(err(&output).contains("does not answer"), "{}", err(&output));
+}
+
+#[tokio::test]
+async fn version_and_help_are_told() {
+    let output = sockgate(&["--version"]).await;
+    assert_eq!((code(&output), out(&output)), (0, format!("sockgate {}\n", env!("CARGO_PKG_VERSION"))));
+    let output = sockgate(&["--help"]).await;
+    assert_eq!(code(&output), 0);
+    for said in ["run", "check", "health", "Exit codes", "SIGUSR1"] {
+        assert!(out(&output).contains(said), "{said}");
+    }
+    for wrong in [&[][..], &["serve"], &["run"], &["check", "--strict"]] {
+        let output = sockgate(wrong).await;
+        assert_eq!(code(&output), 2, "{wrong:?}");
+        assert!(err(&output).contains("Usage"), "{wrong:?}: {}", err(&output));
+    }
+}

@@ -1,0 +1,251 @@
+//! HTTP/2 towards clients, by ALPN and by prior knowledge, before servers that speak HTTP/1.1.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Request, Version};
+use tokio::sync::{Barrier, mpsc};
+
+use crate::support::client::tcp;
+use crate::support::http2::{Http2, whole};
+use crate::support::tls::{Authority, TlsClient};
+use crate::support::{Client, Echo, Gateway, Scripted, within};
+
+/// A gateway with a plain listener and one with TLS, and a client that trusts it.
+async fn gateway(rest: &str, server: std::net::SocketAddr) -> (Gateway, TlsClient) {
+    let authority = Authority::new();
+    let certificate = authority.sign(&["a.test"]);
+    let gateway = Gateway::start(&format!(
+        "
+listeners:
+  - {{ name: plain, address: 127.0.0.1:0 }}
+  - {{ name: secure, address: 127.0.0.1:0, tls: {{ certificates: [{}] }} }}
+routes:
+  - match: {{ path: /here }}
+    respond: {{ status: 202, headers: {{ x-here: 1 }}, body: \"from the gateway\" }}
+  - match: {{ path: /there }}
+    redirect: {{ scheme: https, port: 8443 }}
+  - upstream: web
+upstreams:
+  web: {{ servers: [\"{server}\"] }}
+{rest}",
+        certificate.yaml()
+    ))
+    .await;
+    (gateway, authority.client(&["h2", "http/1.1"]))
+}
+
+async fn plain(gateway: &Gateway) -> Http2 {
+    Http2::over(tcp(gateway.address("plain")).await).await
+}
+
+async fn secure(gateway: &Gateway, tls: &TlsClient) -> Http2 {
+    let stream = tls.connect(gateway.address("secure"), "a.test").await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(b"h2".as_slice()));
+    Http2::over(stream).await
+}
+
+fn text(answer: &http::Response<Vec<u8>>) -> String {
+    String::from_utf8_lossy(answer.body()).into_owned()
+}
+
+#[tokio::test]
+async fn requests_arrive_as_http_1_1_whole_and_with_their_host() {
+    let web = Echo::start("web").await;
+    let (gateway, tls) = gateway("", web.address()).await;
+    for (client, scheme) in [(plain(&gateway).await, "http"), (secure(&gateway, &tls).await, "https")] {
+        let answer = client.get(&format!("{scheme}://a.test:81/path?query=1")).await;
+        assert_eq!((answer.status().as_u16(), answer.version()), (200, Version::HTTP_2));
+        let seen = text(&answer).to_ascii_lowercase();
+        assert!(seen.contains("\nget /path?query=1 http/1.1\r\n"), "{seen}");
+        assert_eq!(seen.matches("\r\nhost: a.test:81\r\n").count(), 1, "{seen}");
+        assert!(seen.contains(&format!("\r\nx-forwarded-proto: {scheme}\r\n")), "{seen}");
+        let body = Bytes::from_static(b"a small body");
+        let request = Request::post(format!("{scheme}://a.test/")).body(()).unwrap();
+        assert!(text(&client.ask(request, body).await).contains("a small body"));
+        let head = Request::head(format!("{scheme}://a.test/")).body(()).unwrap();
+        assert!(client.ask(head, "").await.body().is_empty());
+    }
+    gateway.access_line(&["protocol=HTTP/2", "listener=plain", "target=/path?query=1", "status=200"]).await;
+    gateway.access_line(&["protocol=HTTP/2", "listener=secure", "method=POST", "tls=true", "bytes_in=12"]).await;
+}
+
+#[tokio::test]
+async fn large_bodies_pass_both_ways() {
+    let web = Echo::start("web").await;
+    let (gateway, tls) = gateway("", web.address()).await;
+    let body: Vec<u8> = (0..3_000_000u32).map(|at| (at % 251) as u8).collect();
+    for client in [plain(&gateway).await, secure(&gateway, &tls).await] {
+        let request = Request::post("https://a.test/").header("content-length", body.len()).body(()).unwrap();
+        assert!(client.ask(request, body.clone()).await.body().ends_with(&body));
+    }
+}
+
+#[tokio::test]
+async fn streams_of_one_connection_are_served_at_the_same_time() {
+    const STREAMS: usize = 50;
+    // Nobody is answered before everybody has asked.
+    let everybody = Arc::new(Barrier::new(STREAMS));
+    let server = Scripted::start(move |mut client, _| {
+        let everybody = Arc::clone(&everybody);
+        async move {
+            while client.request().await.is_some() {
+                everybody.wait().await;
+                client.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+            }
+        }
+    })
+    .await;
+    let (gateway, tls) = gateway("", server.address()).await;
+    let client = secure(&gateway, &tls).await;
+    let mut answers = Vec::new();
+    for stream in 0..STREAMS {
+        let request = Request::get(format!("https://a.test/{stream}")).body(()).unwrap();
+        answers.push(client.begin(request, "").await);
+    }
+    for answer in answers {
+        assert_eq!(whole(answer).await.body(), b"ok");
+    }
+}
+
+#[tokio::test]
+async fn cookies_in_pieces_arrive_as_one_field() {
+    let web = Echo::start("web").await;
+    let (gateway, _) = gateway("", web.address()).await;
+    let request = Request::get("http://a.test/")
+        .header("cookie", "a=1")
+        .header("cookie", "io=sid")
+        .header("cookie", "b=2")
+        .body(())
+        .unwrap();
+    let seen = text(&plain(&gateway).await.ask(request, "").await);
+    let cookies: Vec<&str> = seen.lines().filter(|line| line.to_ascii_lowercase().starts_with("cookie:")).collect();
+    assert_eq!(cookies.len(), 1, "{seen}");
+    assert!(cookies[0].ends_with(": a=1; io=sid; b=2"), "{seen}");
+}
+
+#[tokio::test]
+async fn fields_of_a_connection_go_no_further() {
+    let (shown, mut seen) = mpsc::unbounded_channel();
+    let server = Scripted::start(move |mut client, _| {
+        let shown = shown.clone();
+        async move {
+            while let Some(request) = client.request().await {
+                shown.send(String::from_utf8(request.head).unwrap()).unwrap();
+                client
+                    .send(
+                        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: keep-alive, X-Private\r\n\
+                         Keep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nUpgrade: h2c\r\nX-Private: 1\r\n\
+                         X-Public: 2\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+                    )
+                    .await;
+            }
+        }
+    })
+    .await;
+    let (gateway, _) = gateway("", server.address()).await;
+    let request = Request::get("http://a.test/").header("te", "trailers").header("x-mine", "3").body(()).unwrap();
+    // The client refuses an answer with such a field as malformed (RFC 9113 8.2.2).
+    let answer = plain(&gateway).await.ask(request, "").await;
+    assert_eq!(answer.body(), b"ok");
+    assert_eq!(answer.headers().get("x-public").unwrap(), "2");
+    for private in ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "x-private"] {
+        assert!(!answer.headers().contains_key(private), "{private}");
+    }
+    let seen = within("the request", seen.recv()).await.unwrap().to_ascii_lowercase();
+    assert!(seen.contains("\r\nx-mine: 3\r\n") && !seen.contains("\r\nte:"), "{seen}");
+}
+
+#[tokio::test]
+async fn websockets_over_http_2_are_not_offered_and_connect_is_refused() {
+    let web = Echo::start("web").await;
+    let (gateway, tls) = gateway("", web.address()).await;
+    for client in [plain(&gateway).await, secure(&gateway, &tls).await] {
+        assert_eq!(client.get("https://a.test/").await.status(), 200);
+        assert!(!client.takes_websockets());
+        let connect = Request::builder().method(Method::CONNECT).uri("a.test:443").body(()).unwrap();
+        assert_eq!(client.ask(connect, "").await.status(), 405);
+        assert_eq!(client.get("https://a.test/").await.status(), 200, "the connection goes on");
+    }
+}
+
+#[tokio::test]
+async fn the_gateway_answers_by_itself_too() {
+    let web = Echo::start("web").await;
+    let (gateway, tls) = gateway("limits: { body: 1KiB }", web.address()).await;
+    for client in [plain(&gateway).await, secure(&gateway, &tls).await] {
+        let here = client.get("https://a.test/here").await;
+        assert_eq!((here.status().as_u16(), text(&here).as_str()), (202, "from the gateway"));
+        assert_eq!(here.headers().get("x-here").unwrap(), "1");
+        let there = client.get("https://a.test/there?a=b").await;
+        assert_eq!(there.status(), 308);
+        assert_eq!(there.headers().get("location").unwrap(), "https://a.test:8443/there?a=b");
+        let request = Request::post("https://a.test/").header("content-length", 1025).body(()).unwrap();
+        assert_eq!(client.ask(request, vec![0; 1025]).await.status(), 413);
+        let request = Request::post("https://a.test/").body(()).unwrap();
+        assert_eq!(client.ask(request, vec![0; 5000]).await.status(), 413, "no length was announced");
+        assert_eq!(client.get("https://a.test/%2e%2e/").await.status(), 400);
+        assert_eq!(client.get("https://a.test/").await.status(), 200, "the connection goes on");
+    }
+    gateway.access_line(&["protocol=HTTP/2", "status=413", "closed_by=body_too_large"]).await;
+    gateway.access_line(&["protocol=HTTP/2", "status=202", "route=respond"]).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_the_client_resets_is_given_up_and_its_place_is_given_back() {
+    let (told, mut ended) = mpsc::unbounded_channel();
+    let server = Scripted::start(move |mut client, number| {
+        let told = told.clone();
+        async move {
+            if client.request().await.is_some() {
+                told.send(number).unwrap();
+                // A long poll that nothing happens on.
+                client.read_all().await;
+                told.send(number).unwrap();
+            }
+        }
+    })
+    .await;
+    let (gateway, _) = gateway("", server.address()).await;
+    let client = plain(&gateway).await;
+    let poll = client.begin(Request::get("http://a.test/poll").body(()).unwrap(), "").await;
+    let number = within("the poll", ended.recv()).await.unwrap();
+    drop(poll);
+    assert_eq!(within("its end", ended.recv()).await.unwrap(), number);
+    gateway.access_line(&["target=/poll", "closed_by=client"]).await;
+    assert_eq!(client.get("http://a.test/here").await.status(), 202);
+}
+
+#[tokio::test]
+async fn a_listener_without_http_2_takes_its_preface_for_a_bad_request() {
+    let web = Echo::start("web").await;
+    let gateway = Gateway::start(&format!(
+        "
+listeners:
+  - {{ name: web, address: 127.0.0.1:0, http2: false }}
+routes:
+  - upstream: web
+upstreams:
+  web: {{ servers: [\"{}\"] }}
+",
+        web.address()
+    ))
+    .await;
+    let mut client = Client::connect(gateway.address("web")).await;
+    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    assert_eq!(client.answer().await.status, 400);
+}
+
+#[tokio::test]
+async fn garbage_behind_the_preface_ends_the_connection_and_nothing_else() {
+    let web = Echo::start("web").await;
+    let (gateway, _) = gateway("", web.address()).await;
+    let good = plain(&gateway).await;
+    for garbage in [&b"\xff\xff\xff\xff\xff\xff\xff\xff\xff"[..], b"GET / HTTP/1.1\r\n\r\n", &[0; 9000]] {
+        let mut client = Client::connect(gateway.address("plain")).await;
+        client.send([b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", garbage].concat()).await;
+        client.read_all().await;
+    }
+    assert_eq!(good.get("http://a.test/").await.status(), 200);
+    assert_eq!(gateway.metric("sockgate_panics_total").await, 0.0);
+}

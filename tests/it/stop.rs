@@ -1,0 +1,320 @@
+//! How the gateway lets go: what it finishes, what it tells, when it leaves, and what it writes down.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::Request;
+use nix::sys::signal::Signal::{SIGINT, SIGTERM, SIGUSR1};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use crate::support::client::{tcp, upgrade};
+use crate::support::http2::{Http2, whole};
+use crate::support::server::greet;
+use crate::support::{Client, Echo, Gateway, Scripted, eventually, within};
+
+async fn gateway(server: std::net::SocketAddr, rest: &str) -> Gateway {
+    Gateway::start(&format!(
+        "
+listeners:
+  - {{ name: web, address: 127.0.0.1:0 }}
+routes:
+  - upstream: web
+upstreams:
+  web: {{ servers: [\"{server}\"] }}
+{rest}"
+    ))
+    .await
+}
+
+/// A server that answers each request once it is told to, and counts those that wait.
+async fn patient() -> (Scripted, Arc<Notify>, Arc<Notify>) {
+    let (asked, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (tell, wait) = (Arc::clone(&asked), Arc::clone(&go_on));
+    let server = Scripted::start(move |mut client, _| {
+        let (tell, wait) = (Arc::clone(&tell), Arc::clone(&wait));
+        async move {
+            while client.request().await.is_some() {
+                tell.notify_one();
+                wait.notified().await;
+                if client.try_send("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nat last\n").await.is_err() {
+                    return;
+                }
+            }
+        }
+    })
+    .await;
+    (server, asked, go_on)
+}
+
+/// Sends SIGTERM and waits until it has been noticed.
+async fn stop(gateway: &Gateway) {
+    gateway.signal(SIGTERM);
+    gateway.log_line("stopping: ").await;
+}
+
+async fn refuses(gateway: &Gateway) {
+    eventually("new connections are refused", async || TcpStream::connect(gateway.address("web")).await.is_err()).await;
+}
+
+async fn websocket(gateway: &Gateway) -> Client {
+    let mut socket = Client::connect(gateway.address("web")).await;
+    socket.send(upgrade("/")).await;
+    assert_eq!(socket.answer().await.status, 101);
+    socket
+}
+
+async fn echoes(socket: &mut Client) {
+    socket.send(b"\x81\x02hi").await;
+    assert_eq!(socket.read(4).await, b"\x81\x02hi");
+}
+
+/// A Close frame with the code 1012, Service Restart.
+const GOODBYE: &[u8] = b"\x88\x02\x03\xf4";
+
+#[tokio::test]
+async fn with_nothing_open_it_leaves_at_once() {
+    let web = Echo::start("web").await;
+    let mut gateway = gateway(web.address(), "").await;
+    assert_eq!(Client::connect(gateway.address("web")).await.get("/").await.status, 200);
+    let began = Instant::now();
+    gateway.signal(SIGTERM);
+    assert_eq!(gateway.ended().await, 0);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}, though there was nothing to wait for", began.elapsed());
+}
+
+#[tokio::test]
+async fn what_is_in_flight_finishes_and_what_is_idle_ends_at_once() {
+    let (server, asked, go_on) = patient().await;
+    let mut gateway = gateway(server.address(), "").await;
+    let mut idle = Client::connect(gateway.address("web")).await;
+    go_on.notify_one();
+    assert_eq!(idle.get("/").await.status, 200);
+    asked.notified().await;
+    let mut busy = Client::connect(gateway.address("web")).await;
+    busy.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    within("the request is there", asked.notified()).await;
+    stop(&gateway).await;
+    refuses(&gateway).await;
+    assert!(idle.read_all().await.is_empty(), "the idle connection ends");
+    assert_eq!(gateway.admin("/livez").await.status, 200);
+    let ready = gateway.admin("/readyz").await;
+    assert_eq!((ready.status, ready.text().as_str()), (503, "stopping\n"));
+    go_on.notify_one();
+    let answer = busy.answer().await;
+    assert_eq!((answer.status, answer.text().as_str()), (200, "at last\n"));
+    assert!(busy.read_all().await.is_empty(), "no further request is taken");
+    assert_eq!(gateway.ended().await, 0);
+    gateway.access_line(&["target=/slow", "status=200"]).await;
+}
+
+#[tokio::test]
+async fn a_long_poll_is_allowed_until_the_deadline() {
+    let (server, asked, _go_on) = patient().await;
+    let mut gateway = gateway(server.address(), "drain: { deadline: 1500ms }").await;
+    let mut poll = Client::connect(gateway.address("web")).await;
+    poll.send("GET /poll HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    within("the poll is there", asked.notified()).await;
+    let began = Instant::now();
+    stop(&gateway).await;
+    assert!(poll.read_all().await.is_empty());
+    assert!(began.elapsed() >= Duration::from_millis(1500), "cut after {:?}", began.elapsed());
+    assert_eq!(gateway.ended().await, 0);
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn websockets_live_until_the_deadline_and_are_told_goodbye() {
+    let web = Echo::start("web").await;
+    let mut gateway = gateway(web.address(), "drain: { deadline: 1500ms }").await;
+    let mut sockets = Vec::new();
+    for _ in 0..20 {
+        sockets.push(websocket(&gateway).await);
+    }
+    let mut within_a_frame = websocket(&gateway).await;
+    within_a_frame.send(b"\x81\x05hal").await;
+    assert_eq!(within_a_frame.read(5).await, b"\x81\x05hal");
+    let began = Instant::now();
+    stop(&gateway).await;
+    refuses(&gateway).await;
+    for socket in &mut sockets {
+        echoes(socket).await;
+    }
+    for socket in &mut sockets {
+        assert_eq!(socket.read_all().await, GOODBYE);
+    }
+    assert!(began.elapsed() >= Duration::from_millis(1500), "cut after {:?}", began.elapsed());
+    assert!(within_a_frame.read_all().await.is_empty(), "a goodbye inside a frame would be part of its text");
+    assert_eq!(gateway.ended().await, 0);
+    gateway.access_line(&["event=close", "closed_by=stopped"]).await;
+    let told = gateway.access_lines().iter().filter(|line| line.contains("closed_by=stopped")).count();
+    assert_eq!(told, 21, "every tunnel has its line");
+}
+
+#[tokio::test]
+async fn it_leaves_before_the_deadline_when_the_last_one_has_gone() {
+    let web = Echo::start("web").await;
+    let mut gateway = gateway(web.address(), "drain: { deadline: 1m }").await;
+    let mut socket = websocket(&gateway).await;
+    stop(&gateway).await;
+    refuses(&gateway).await;
+    echoes(&mut socket).await;
+    socket.send(b"\x88\x82\x00\x00\x00\x00\x03\xe8").await;
+    socket.finish().await;
+    socket.read_all().await;
+    assert_eq!(gateway.ended().await, 0);
+    gateway.access_line(&["event=close", "close_code=1000"]).await;
+}
+
+#[tokio::test]
+async fn during_the_delay_it_accepts_though_it_is_not_ready() {
+    let web = Echo::start("web").await;
+    let mut gateway = gateway(web.address(), "drain: { delay: 1500ms, deadline: 10s }").await;
+    let mut kept = Client::connect(gateway.address("web")).await;
+    assert_eq!(kept.get("/").await.status, 200);
+    let began = Instant::now();
+    stop(&gateway).await;
+    assert_eq!(gateway.admin("/readyz").await.text(), "stopping\n");
+    assert_eq!(kept.get("/").await.status, 200);
+    assert_eq!(Client::connect(gateway.address("web")).await.get("/").await.status, 200);
+    assert!(kept.read_all().await.is_empty(), "an idle connection ends with the delay");
+    assert!(began.elapsed() >= Duration::from_millis(1500), "{:?}", began.elapsed());
+    assert_eq!(gateway.ended().await, 0);
+}
+
+#[tokio::test]
+async fn a_second_sigterm_or_a_sigint_ends_it_at_once() {
+    let web = Echo::start("web").await;
+    for signals in [&[SIGTERM, SIGTERM][..], &[SIGTERM, SIGINT], &[SIGINT]] {
+        let mut gateway = gateway(web.address(), "drain: { deadline: 1m }").await;
+        let mut socket = websocket(&gateway).await;
+        for signal in signals {
+            gateway.signal(*signal);
+            gateway.log_line(if *signal == SIGTERM { "stopping" } else { "interrupted" }).await;
+        }
+        assert_eq!(gateway.ended().await, 0, "{signals:?}");
+        socket.read_all().await;
+    }
+}
+
+#[tokio::test]
+async fn http_2_connections_are_told_to_go_and_finish_their_streams() {
+    let (server, asked, go_on) = patient().await;
+    let mut gateway = gateway(server.address(), "").await;
+    let (idle, busy) =
+        (Http2::over(tcp(gateway.address("web")).await).await, Http2::over(tcp(gateway.address("web")).await).await);
+    go_on.notify_one();
+    assert_eq!(idle.get("http://a.test/").await.status(), 200);
+    asked.notified().await;
+    let slow = busy.begin(Request::get("http://a.test/slow").body(()).unwrap(), "").await;
+    within("the request is there", asked.notified()).await;
+    stop(&gateway).await;
+    idle.closed().await.expect("a proper end");
+    go_on.notify_one();
+    let answer = whole(slow).await;
+    assert_eq!((answer.status().as_u16(), answer.body().as_slice()), (200, b"at last\n".as_slice()));
+    busy.closed().await.expect("a proper end");
+    assert_eq!(gateway.ended().await, 0);
+}
+
+#[tokio::test]
+async fn raw_tunnels_are_cut_at_the_deadline() {
+    let raw = Scripted::start(|client, _| greet(client)).await;
+    let mut gateway = Gateway::start(&format!(
+        "
+drain: {{ deadline: 1s }}
+listeners:
+  - {{ name: web, address: 127.0.0.1:0, protocol: tcp, upstream: raw }}
+upstreams:
+  raw: {{ kind: tcp, servers: [\"{}\"] }}
+",
+        raw.address()
+    ))
+    .await;
+    let mut tunnel = Client::connect(gateway.address("web")).await;
+    assert_eq!(tunnel.read(6).await, b"hello ");
+    stop(&gateway).await;
+    tunnel.send("still carried").await;
+    assert_eq!(tunnel.read_all().await, b"still carried");
+    assert_eq!(gateway.ended().await, 0);
+    gateway.access_line(&["event=close", "protocol=TCP", "closed_by=stopped", "bytes_in=13"]).await;
+}
+
+#[tokio::test]
+async fn clients_that_have_said_nothing_do_not_hold_it_up() {
+    let web = Echo::start("web").await;
+    let mut gateway = gateway(web.address(), "drain: { deadline: 1m }").await;
+    let mut silent = tcp(gateway.address("web")).await;
+    eventually("it is accepted", async || gateway.metric("sockgate_connections_open{listener=\"web\"}").await == 1.0)
+        .await;
+    let began = Instant::now();
+    stop(&gateway).await;
+    assert_eq!(within("the end", silent.read(&mut [0])).await.unwrap(), 0);
+    assert_eq!(gateway.ended().await, 0);
+    assert!(began.elapsed() < Duration::from_secs(5), "it waited {:?} for a request nobody began", began.elapsed());
+}
+
+#[tokio::test]
+async fn the_access_log_is_opened_anew_on_sigusr1() {
+    let web = Echo::start("web").await;
+    let folder = tempfile::tempdir().unwrap();
+    let (file, old) = (folder.path().join("access.log"), folder.path().join("access.log.1"));
+    let mut gateway =
+        gateway(web.address(), &format!("access_log: {{ file: {}, format: json }}", file.display())).await;
+    let mut client = Client::connect(gateway.address("web")).await;
+    let lines = |file: &std::path::Path| std::fs::read_to_string(file).unwrap_or_default().lines().count();
+    assert_eq!(client.get("/1").await.status, 200);
+    eventually("the first line", async || lines(&file) == 1).await;
+    std::fs::rename(&file, &old).unwrap();
+    assert_eq!(client.get("/2").await.status, 200);
+    eventually("the second line, in the moved file", async || lines(&old) == 2).await;
+    gateway.signal(SIGUSR1);
+    eventually("a new file", async || file.exists()).await;
+    assert_eq!(client.get("/3").await.status, 200);
+    eventually("the third line, in the new file", async || lines(&file) == 1).await;
+    let line: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    assert_eq!((&line["target"], &line["status"]), (&"/3".into(), &200.into()));
+    drop(client);
+    gateway.signal(SIGTERM);
+    assert_eq!(gateway.ended().await, 0);
+    assert_eq!((lines(&old), lines(&file)), (2, 1));
+}
+
+#[tokio::test]
+async fn no_line_of_the_access_log_is_lost_on_the_way_out() {
+    const CLIENTS: usize = 40;
+    const REQUESTS: usize = 25;
+    let web = Echo::start("web").await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("access.log");
+    let mut gateway = gateway(web.address(), &format!("access_log: {{ file: {} }}", file.display())).await;
+    let mut sockets = Vec::new();
+    for _ in 0..CLIENTS {
+        sockets.push(websocket(&gateway).await);
+    }
+    let mut asking = JoinSet::new();
+    for number in 0..CLIENTS {
+        let mut client = Client::connect(gateway.address("web")).await;
+        asking.spawn(async move {
+            for request in 0..REQUESTS {
+                assert_eq!(client.get(&format!("/{number}/{request}")).await.status, 200);
+            }
+        });
+    }
+    asking.join_all().await;
+    gateway.signal(SIGTERM);
+    // The sockets end within the last moments, too.
+    drop(sockets);
+    assert_eq!(gateway.ended().await, 0);
+    let log = std::fs::read_to_string(&file).unwrap();
+    assert!(log.ends_with('\n'), "the last line is whole");
+    for number in 0..CLIENTS {
+        for request in 0..REQUESTS {
+            assert_eq!(log.matches(&format!("target=/{number}/{request} ")).count(), 1, "/{number}/{request}");
+        }
+    }
+    assert_eq!(log.matches("event=close").count(), CLIENTS);
+    assert_eq!(log.lines().count(), CLIENTS * REQUESTS + CLIENTS);
+}
