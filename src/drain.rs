@@ -4,7 +4,7 @@
 //! they are told to leave. How a tunnel or a poll says goodbye is its own affair; here is only whose turn it is.
 
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -124,17 +124,16 @@ impl Roster {
     }
 
     /// Tells one after the other at the pace, those that come meanwhile too, until `over` says that nobody will come
-    /// any more, or the deadline has come and everybody has been told. Gives the number of those told.
-    pub async fn empty(&self, pace: Pace, mut over: impl FnMut() -> bool) -> usize {
+    /// any more, or the deadline has come and everybody has been told. `told` counts them on the way.
+    pub async fn empty(&self, pace: Pace, mut over: impl FnMut() -> bool, told: &AtomicUsize) {
         let deadline = Instant::now() + pace.deadline;
         let pause = Duration::from_secs_f64((1.0 / pace.rate.max(0.001)).min(3600.0));
-        let mut told = 0;
         let mut next = Instant::now();
         while Instant::now() < deadline {
             if self.tell_one() {
-                told += 1;
+                told.fetch_add(1, Ordering::Relaxed);
             } else if over() {
-                return told;
+                return;
             }
             let share = rand::rng().random_range(-1.0..=1.0) * pace.jitter.clamp(0.0, 1.0);
             next += pause.mul_f64(1.0 + share);
@@ -142,7 +141,7 @@ impl Roster {
             next = next.max(Instant::now() - pause);
             sleep_until(next.min(deadline)).await;
         }
-        told + self.tell_all()
+        told.fetch_add(self.tell_all(), Ordering::Relaxed);
     }
 }
 
@@ -154,12 +153,18 @@ mod tests {
         Pace { rate, jitter: 0.3, deadline: Duration::from_secs(deadline) }
     }
 
+    async fn empty(roster: &Roster, pace: Pace) -> usize {
+        let told = AtomicUsize::new(0);
+        roster.empty(pace, || true, &told).await;
+        told.into_inner()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn everybody_is_told_once_and_at_the_pace() {
         let roster = Roster::default();
         let open: Vec<_> = (0..100).map(|_| roster.add()).collect();
         let started = Instant::now();
-        let told = roster.empty(pace(50.0, 60), || true).await;
+        let told = empty(&roster, pace(50.0, 60)).await;
         let took = started.elapsed();
         assert_eq!(told, 100);
         assert!(open.iter().all(|leave| leave.told.load(Ordering::Acquire)));
@@ -171,7 +176,7 @@ mod tests {
         let roster = Roster::default();
         let open: Vec<_> = (0..100).map(|_| roster.add()).collect();
         let started = Instant::now();
-        assert_eq!(roster.empty(pace(1.0, 3), || true).await, 100);
+        assert_eq!(empty(&roster, pace(1.0, 3)).await, 100);
         assert!(started.elapsed() < Duration::from_millis(3100));
         assert!(open.iter().all(|leave| leave.told.load(Ordering::Acquire)));
     }
@@ -194,7 +199,11 @@ mod tests {
         let roster = Arc::new(Roster::default());
         let emptying = tokio::spawn({
             let roster = Arc::clone(&roster);
-            async move { roster.empty(pace(10.0, 60), || false).await }
+            async move {
+                let told = AtomicUsize::new(0);
+                roster.empty(pace(10.0, 60), || false, &told).await;
+                told.into_inner()
+            }
         });
         tokio::time::sleep(Duration::from_secs(5)).await;
         let late = roster.add();

@@ -1,5 +1,6 @@
 //! Where operators look: liveness, readiness, metrics and status over HTTP.
 
+mod drain;
 mod status;
 
 use std::sync::Arc;
@@ -90,10 +91,15 @@ impl ServeHttp for Admin {
                 let body = serde_json::to_vec_pretty(&status).unwrap_or_default();
                 (StatusCode::OK, "application/json", body)
             }
+            (method @ ("GET" | "POST" | "DELETE"), "/drain") => {
+                let query = head.uri.query().unwrap_or_default();
+                let (status, told) = drain::answer(&self.core.snapshot.load(), method, query);
+                (status, "application/json", serde_json::to_vec_pretty(&told).unwrap_or_default())
+            }
             (_, "/livez" | "/readyz" | "/metrics" | "/status") => {
                 (StatusCode::METHOD_NOT_ALLOWED, TEXT, b"only GET and HEAD are answered here\n".to_vec())
             }
-            _ => (StatusCode::NOT_FOUND, TEXT, b"here are /livez, /readyz, /metrics and /status\n".to_vec()),
+            _ => (StatusCode::NOT_FOUND, TEXT, b"here are /livez, /readyz, /metrics, /status and /drain\n".to_vec()),
         };
         let length = ::http::HeaderValue::from(body.len());
         let mut response = Response::new(body);

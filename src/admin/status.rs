@@ -5,31 +5,34 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::snapshot::Snapshot;
-use crate::upstream::{Server, State, Upstream};
+use super::drain;
+use crate::affinity::Home;
+use crate::snapshot::{Pool, Snapshot};
+use crate::upstream::{Server, State};
 
 /// Everything that `/status` tells.
 pub(super) fn status(snapshot: &Snapshot, connections: usize, uptime: Duration) -> Value {
-    let mut upstreams: Vec<_> = snapshot.pools.values().map(|pool| &pool.upstream).collect();
-    upstreams.sort_by(|a, b| a.name().cmp(b.name()));
+    let mut pools: Vec<_> = snapshot.pools.values().collect();
+    pools.sort_by(|a, b| a.upstream.name().cmp(b.upstream.name()));
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": uptime.as_secs(),
         "connections": connections,
-        "upstreams": upstreams.iter().map(|upstream| upstream_status(upstream)).collect::<Vec<_>>(),
+        "upstreams": pools.iter().map(|pool| upstream_status(pool)).collect::<Vec<_>>(),
     })
 }
 
-fn upstream_status(upstream: &Upstream) -> Value {
+fn upstream_status(pool: &Pool) -> Value {
+    let upstream = &pool.upstream;
     json!({
         "name": &**upstream.name(),
         "ready": upstream.ready(),
         "waiting": upstream.waiting(),
-        "servers": upstream.servers().iter().map(|server| server_status(server)).collect::<Vec<_>>(),
+        "servers": upstream.servers().iter().map(|server| server_status(pool, server)).collect::<Vec<_>>(),
     })
 }
 
-fn server_status(server: &Server) -> Value {
+fn server_status(pool: &Pool, server: &Server) -> Value {
     let status = server.status();
     json!({
         "name": &**server.name(),
@@ -38,6 +41,8 @@ fn server_status(server: &Server) -> Value {
         "since": humantime::format_rfc3339_seconds(status.since).to_string(),
         "ejected_for_seconds": status.ejected.map(|left| left.as_secs_f64()),
         "in_flight": server.in_flight(),
+        "sessions": pool.sessions_on(server.id()),
+        "drain": drain::progress(pool, server),
         "total": server.total(),
         "connect_failures": server.connect_failures(),
         "last_check": status.last_check.map(|check| json!({
@@ -66,6 +71,40 @@ pub(super) fn write_metrics(snapshot: &Snapshot, text: &mut Vec<u8>) {
                 let (upstream, server_name) = (label(pool.upstream.name()), label(server.name()));
                 let _ = writeln!(text, "sockgate_{name}{{upstream={upstream},server={server_name}}} {}", read(server));
             }
+        }
+    }
+    type ReadHome = fn(&Home) -> u64;
+    let families: [(&str, &str, &str, ReadHome); 2] = [
+        ("sessions", "gauge", "Sessions that live on the server", |home| home.live() as u64),
+        ("sessions_opened_total", "counter", "Sessions that were learned on the server", Home::opened),
+    ];
+    for (name, kind, help, read) in families {
+        let _ = writeln!(text, "# HELP sockgate_{name} {help}\n# TYPE sockgate_{name} {kind}");
+        for pool in snapshot.pools.values() {
+            let Some(table) = pool.sessions() else { continue };
+            for server in pool.upstream.servers().iter() {
+                let (upstream, server_name) = (label(pool.upstream.name()), label(server.name()));
+                let count = read(&table.home(server.id().to_bits()));
+                let _ = writeln!(text, "sockgate_{name}{{upstream={upstream},server={server_name}}} {count}");
+            }
+        }
+    }
+    let _ = writeln!(text, "# HELP sockgate_session_events_total What became of sessions and look-ups");
+    let _ = writeln!(text, "# TYPE sockgate_session_events_total counter");
+    for pool in snapshot.pools.values() {
+        let Some(table) = pool.sessions() else { continue };
+        let (upstream, totals) = (label(pool.upstream.name()), table.totals());
+        for (event, count) in [
+            ("learned", totals.learned),
+            ("rescued", totals.rescued),
+            ("moved", totals.moved),
+            ("expired", totals.expired),
+            ("forgotten", totals.forgotten),
+            ("refused", totals.refused),
+            ("found", totals.found),
+            ("unknown", totals.unknown),
+        ] {
+            let _ = writeln!(text, "sockgate_session_events_total{{upstream={upstream},event=\"{event}\"}} {count}");
         }
     }
     let _ = writeln!(text, "# HELP sockgate_queue_waiting Requests that wait for a server");

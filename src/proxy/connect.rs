@@ -40,7 +40,7 @@ pub(super) async fn connect(pool: &Pool, ask: &Ask, line: &mut Line) -> Result<(
 pub(super) fn refusal(error: PickError) -> Refusal {
     match error {
         PickError::NoServer => Refusal::NoServer,
-        PickError::QueueFull => Refusal::QueueFull,
+        PickError::QueueFull | PickError::Admission { .. } => Refusal::QueueFull,
         PickError::QueueTimeout => Refusal::QueueTimeout,
     }
 }

@@ -1,8 +1,10 @@
 //! How new work is placed: the trait, and the four ways that an operator can name.
 
+use std::cell::{Cell, LazyCell};
 use std::cmp::Ordering;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rand::Rng;
 
@@ -39,6 +41,10 @@ pub struct Candidates<'a> {
     servers: &'a [Arc<Server>],
     tried: &'a Tried,
     tier: Tier,
+    work: Work,
+    terms: Terms,
+    /// Whether a server was passed over because it has its share.
+    spilled: Cell<bool>,
 }
 
 /// Which servers are asked.
@@ -48,11 +54,38 @@ pub(super) enum Tier {
     Healthy,
     /// Those that would be up if they weren't ejected.
     Ejected,
+    /// Those that are about to be left.
+    Draining,
+}
+
+/// What a server is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Work {
+    /// A request or a tunnel, over when it is over.
+    Request,
+    /// A handshake, which may open a session: all of the session will come there.
+    Session,
+}
+
+/// What the operator says of an even spread.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    slow_start: Duration,
+    /// Thousandths of its share that a server may carry; 0 for no bound.
+    bound: u64,
+}
+
+impl Terms {
+    pub(super) fn of(config: &Config) -> Self {
+        // Where sids lead requests home, placing may spread clients of one address; where they don't, it must not.
+        let factor = if config.kind == Kind::SocketIo { config.sessions.bounded_load } else { 0.0 };
+        Self { slow_start: config.slow_start, bound: (factor * 1000.0).round() as u64 }
+    }
 }
 
 impl<'a> Candidates<'a> {
-    pub(super) fn new(servers: &'a [Arc<Server>], tried: &'a Tried, tier: Tier) -> Self {
-        Self { servers, tried, tier }
+    pub(super) fn new(servers: &'a [Arc<Server>], tried: &'a Tried, tier: Tier, work: Work, terms: Terms) -> Self {
+        Self { servers, tried, tier, work, terms, spilled: Cell::new(false) }
     }
 
     /// All servers, open or not.
@@ -70,13 +103,61 @@ impl<'a> Candidates<'a> {
         (0..self.servers.len()).filter(|&position| self.is_open(position))
     }
 
+    /// What the server at this position carries. For a handshake that is its sessions, with those that are about to be
+    /// opened; for other work it is the requests and tunnels in flight. 0 where there is no server.
+    pub fn load(&self, position: usize) -> u64 {
+        self.servers.get(position).map_or(0, |server| match self.work {
+            Work::Request => server.in_flight() as u64,
+            Work::Session => server.sessions() as u64 + server.opening() as u64,
+        })
+    }
+
+    /// The share of new work that is due to the server at this position beside its peers, in thousandths of a unit of
+    /// weight: its weight, or less while it warms up. 0 where there is no server.
+    pub fn share(&self, position: usize) -> u64 {
+        self.servers.get(position).map_or(0, |server| server.share(self.terms.slow_start))
+    }
+
     /// Whether the server would take the request if it had room.
     fn serves(&self, server: &Server) -> bool {
         let fit = match self.tier {
             Tier::Healthy => server.is_healthy(),
             Tier::Ejected => server.health() == Health::Up && !server.is_draining(),
+            Tier::Draining => server.health() == Health::Up && server.is_draining(),
         };
         fit && !self.tried.contains(server.id())
+    }
+
+    /// The most that each open server may carry; `None` where there is no bound.
+    pub(super) fn bound(&self) -> Option<Bound> {
+        if self.terms.bound == 0 {
+            return None;
+        }
+        let (load, share) = self
+            .open()
+            .fold((0, 0), |(load, share), position| (load + self.load(position), share + self.share(position)));
+        Some(Bound { load, share: share.max(1), factor: self.terms.bound, work: self.work })
+    }
+
+    /// Whether the server at this position may carry one more; if not, that is remembered.
+    pub(super) fn is_within(&self, bound: &Bound, position: usize) -> bool {
+        let within = self.load(position) < bound.most(self.share(position));
+        if !within {
+            self.spilled.set(true);
+        }
+        within
+    }
+
+    /// Whether a server was passed over because it has its share.
+    pub(super) fn spilled(&self) -> bool {
+        self.spilled.get()
+    }
+
+    /// Whether the server at this position is warm enough for a lot drawn from 0 to 999.
+    fn is_warm(&self, position: usize, lot: impl FnOnce() -> u64) -> bool {
+        let weight = self.servers.get(position).map_or(0, |server| u64::from(server.weight()));
+        let share = self.share(position);
+        share >= weight * 1000 || share > lot() * weight
     }
 
     /// What could open a server that isn't open now.
@@ -91,56 +172,72 @@ impl<'a> Candidates<'a> {
     }
 }
 
+/// How much of all that the open servers carry may be on one of them.
+pub(super) struct Bound {
+    load: u64,
+    share: u64,
+    factor: u64,
+    work: Work,
+}
+
+/// Up to this many in flight for each unit of weight a client is never moved on for the sake of load.
+const FEW_REQUESTS: u64 = 64;
+/// This many sessions beyond its share a server may always have: who comes back alone finds its server, though the
+/// session that it lost is still counted there.
+const FEW_SESSIONS: u64 = 2;
+
+impl Bound {
+    /// The load from which on a server of this share gets no more.
+    ///
+    /// Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2016): nobody carries more than the factor
+    /// times its share, so that one large NAT can't fill one server.
+    fn most(&self, share: u64) -> u64 {
+        let mean = u128::from(self.load + 1) * u128::from(share);
+        let times = |thousandths: u64| {
+            let most = (mean * u128::from(thousandths)).div_ceil(u128::from(self.share) * 1000);
+            u64::try_from(most).unwrap_or(u64::MAX)
+        };
+        let few = match self.work {
+            Work::Request => (FEW_REQUESTS * share).div_ceil(1000),
+            Work::Session => times(1000) + FEW_SESSIONS,
+        };
+        times(self.factor).max(few)
+    }
+}
+
 /// What builds the balance that the configuration names.
 pub(super) fn maker(config: &Config) -> MakeBalance {
-    // Where sids lead requests home, placing may spread clients of one address; where they don't, it must not.
-    let bounded = config.kind == Kind::SocketIo;
     match config.balance() {
-        config::Balance::ClientIp => {
-            Arc::new(move |servers| Box::new(ClientIp { ring: Ring::build(servers), bounded }))
-        }
+        config::Balance::ClientIp => Arc::new(|servers| Box::new(ClientIp { ring: Ring::build(servers) })),
         config::Balance::RoundRobin => Arc::new(|servers| Box::new(RoundRobin::new(servers.len()))),
         config::Balance::LeastConnections => Arc::new(|_| Box::new(LeastConnections::default())),
         config::Balance::RandomTwo => Arc::new(|_| Box::new(RandomTwo)),
     }
 }
 
-/// `client_ip`: consistent hash of the client's address, with bounded load for sessions.
+/// `client_ip`: consistent hash of the client's address, with bounded load where sessions lead requests home.
 struct ClientIp {
     ring: Ring,
-    bounded: bool,
 }
-
-/// Below this many in flight for each unit of weight a client is never moved on for the sake of load.
-const BOUND_FLOOR: u64 = 64;
 
 impl Balance for ClientIp {
     fn choose(&self, key: &PickKey, candidates: &Candidates<'_>) -> Option<usize> {
         // The ring is long, so it isn't walked in vain.
         candidates.open().next()?;
-        let mut open = self.ring.walk(key).filter(|&position| candidates.is_open(position));
-        if !self.bounded {
-            return open.next();
-        }
-        let (mut load, mut weight) = (0, 0);
-        for position in candidates.open() {
-            let server = &candidates.servers()[position];
-            load += server.in_flight() as u64;
-            weight += u64::from(server.weight());
-        }
-        // Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2016): nobody carries more than 5/4
-        // of its share, so that one large NAT can't fill one server.
-        open.find(|&position| {
-            let server = &candidates.servers()[position];
-            let own = u64::from(server.weight());
-            let share = ((load + 1) * own * 5).div_ceil(weight.max(1) * 4);
-            (server.in_flight() as u64) < share.max(BOUND_FLOOR * own)
-        })
-        .or_else(|| self.ring.walk(key).find(|&position| candidates.is_open(position)))
+        let walk = || self.ring.walk(key).filter(|&position| candidates.is_open(position));
+        let bound = candidates.bound();
+        let within = |position: &usize| bound.as_ref().is_none_or(|bound| candidates.is_within(bound, *position));
+        // A cold server gets some of its clients at first, then more and more of them: those stay.
+        let lot = LazyCell::new(|| match candidates.work {
+            Work::Request => key.lot(),
+            Work::Session => rand::rng().random_range(0..1000),
+        });
+        let warm = |position: &usize| candidates.is_warm(*position, || *lot);
+        walk().filter(warm).find(within).or_else(|| walk().find(within)).or_else(|| walk().next())
     }
 }
 
-/// `round_robin`: in turn by weight, evenly mixed, as nginx does it: everyone gains its weight, the richest is chosen
+/// `round_robin`: in turn by weight, evenly mixed, as nginx does it: everyone gains its share, the richest is chosen
 /// and pays the sum.
 struct RoundRobin {
     credit: Mutex<Box<[i64]>>,
@@ -158,9 +255,9 @@ impl Balance for RoundRobin {
         let mut total = 0;
         let mut best: Option<usize> = None;
         for position in candidates.open() {
-            let weight = i64::from(candidates.servers()[position].weight());
-            total += weight;
-            credit[position] += weight;
+            let share = i64::try_from(candidates.share(position)).unwrap_or(i64::MAX);
+            total += share;
+            credit[position] += share;
             if best.is_none_or(|best| credit[position] > credit[best]) {
                 best = Some(position);
             }
@@ -171,8 +268,7 @@ impl Balance for RoundRobin {
     }
 }
 
-/// `least_connections`: the least in flight for its weight, counted as if the work were there already; equals take
-/// turns.
+/// `least_connections`: the least loaded for its share, counted as if the work were there already; equals take turns.
 #[derive(Default)]
 struct LeastConnections {
     turn: AtomicUsize,
@@ -195,7 +291,7 @@ impl Balance for LeastConnections {
     }
 }
 
-/// `random_two`: the less loaded of two servers drawn by weight.
+/// `random_two`: the less loaded of two servers drawn by share.
 struct RandomTwo;
 
 impl Balance for RandomTwo {
@@ -210,34 +306,33 @@ fn draw_two(candidates: &Candidates<'_>, dice: &mut impl Rng) -> Option<usize> {
     Some(second.filter(|&second| compare(candidates, second, first).is_lt()).unwrap_or(first))
 }
 
-/// One open server, by weight, that isn't `except`.
+/// One open server, by share, that isn't `except`.
 fn draw(candidates: &Candidates<'_>, except: Option<usize>, dice: &mut impl Rng) -> Option<usize> {
     let lots = || {
         let open = candidates.open().filter(move |&position| Some(position) != except);
-        open.map(|position| (position, candidates.servers()[position].weight()))
+        open.map(|position| (position, candidates.share(position)))
     };
-    let total: u32 = lots().map(|(_, weight)| weight).sum();
+    let total: u64 = lots().map(|(_, share)| share).sum();
     if total == 0 {
         return None;
     }
     let mut lot = dice.random_range(0..total);
     let mut last = None;
-    for (position, weight) in lots() {
-        if lot < weight {
+    for (position, share) in lots() {
+        if lot < share {
             return Some(position);
         }
-        lot -= weight;
+        lot -= share;
         last = Some(position);
     }
     // Somebody closed between the sum and the draw.
     last
 }
 
-/// Which of two would carry less for its weight.
+/// Which of two would carry less for its share.
 fn compare(candidates: &Candidates<'_>, one: usize, other: usize) -> Ordering {
-    let [one, other] = [one, other].map(|position| &candidates.servers()[position]);
-    let cost = |server: &Server, counterweight: u32| (server.in_flight() as u64 + 1) * u64::from(counterweight);
-    cost(one, other.weight()).cmp(&cost(other, one.weight()))
+    let cost = |position, counterweight| (candidates.load(position) + 1) * candidates.share(counterweight);
+    cost(one, other).cmp(&cost(other, one))
 }
 
 #[cfg(test)]

@@ -23,6 +23,16 @@ pub struct Config {
     /// Waiting room for when every server has its `max_connections`.
     #[serde(default)]
     pub queue: Queue,
+    /// How sessions are remembered and spread; only for kind `socket.io`.
+    #[serde(default)]
+    pub sessions: Sessions,
+    /// How fast new sessions may come; only for kind `socket.io`.
+    #[serde(default)]
+    pub new_sessions: NewSessions,
+    /// How long a server that came up takes to get its whole share of new work, from a tenth of it onwards. Default 0 s:
+    /// it gets it at once. Servers that are there from the start need not warm up.
+    #[serde(default, with = "humantime_serde")]
+    pub slow_start: Duration,
     /// TLS to the servers; without it they are spoken to in plain.
     #[serde(default)]
     pub tls: Option<Tls>,
@@ -101,6 +111,8 @@ pub struct ServerConfig {
     pub weight: u16,
     /// Most requests and tunnels in flight at once. Default 0, no limit.
     pub max_connections: usize,
+    /// Whether it is to be left: it gets no new work while others can take it, and keeps its sessions. Default false.
+    pub drain: bool,
 }
 
 impl ServerConfig {
@@ -122,6 +134,8 @@ impl<'de> Deserialize<'de> for ServerConfig {
             weight: u16,
             #[serde(default)]
             max_connections: usize,
+            #[serde(default)]
+            drain: bool,
         }
         struct Either;
         impl<'de> Visitor<'de> for Either {
@@ -133,13 +147,13 @@ impl<'de> Deserialize<'de> for ServerConfig {
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<ServerConfig, E> {
                 let address = text.parse().map_err(E::custom)?;
-                Ok(ServerConfig { address, name: None, weight: one(), max_connections: 0 })
+                Ok(ServerConfig { address, name: None, weight: one(), max_connections: 0, drain: false })
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ServerConfig, A::Error> {
-                let Long { address, name, weight, max_connections } =
+                let Long { address, name, weight, max_connections, drain } =
                     Long::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(ServerConfig { address, name, weight, max_connections })
+                Ok(ServerConfig { address, name, weight, max_connections, drain })
             }
         }
         deserializer.deserialize_any(Either)
@@ -160,6 +174,52 @@ pub struct Queue {
 impl Default for Queue {
     fn default() -> Self {
         Self { size: 1000, timeout: Duration::from_secs(5) }
+    }
+}
+
+/// `sessions`: how an upstream of kind `socket.io` remembers and spreads them.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sessions {
+    /// Most that are remembered. Default 1,000,000, which take some 70 MiB.
+    pub max: usize,
+    /// How long a session may be silent beyond its heartbeat (`pingInterval` and `pingTimeout`) before it is forgotten.
+    /// Default 10 s.
+    #[serde(with = "humantime_serde")]
+    pub slack: Duration,
+    /// How many times its share of the live sessions a server may have and still be given a new one, by balance
+    /// `client_ip` or because the client was there before; 1 to 100, or 0 for no bound. Default 1.25.
+    pub bounded_load: f64,
+    /// How long after it was last seen a client that comes back is placed on the server that it was on; 0 s for not at
+    /// all. Default 2 min, as long as Socket.IO recovers the state of a connection.
+    #[serde(with = "humantime_serde")]
+    pub returning: Duration,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { max: 1_000_000, slack: Duration::from_secs(10), bounded_load: 1.25, returning: Duration::from_secs(120) }
+    }
+}
+
+/// `new_sessions`: how fast they may come; what comes faster waits its turn, and what can't wait is refused with 503.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NewSessions {
+    /// New sessions per second. Default 0, any number.
+    pub rate: u32,
+    /// How many may come at once after a quiet time. Default: those of one second.
+    pub burst: Option<u32>,
+    /// Most handshakes that may wait at once. Default 1000.
+    pub max_pending: usize,
+    /// Longest wait; a handshake that would have to wait longer is refused at once. Default 5 s.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+impl Default for NewSessions {
+    fn default() -> Self {
+        Self { rate: 0, burst: None, max_pending: 1000, timeout: Duration::from_secs(5) }
     }
 }
 

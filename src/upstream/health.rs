@@ -29,9 +29,10 @@ impl Drop for Checks {
 const LEAST_GAP: Duration = Duration::from_millis(200);
 
 impl Upstream {
-    /// Starts to check every server, at once and side by side, and to look up host names. Follows the set of servers
-    /// when it changes. Needs a tokio runtime around it.
+    /// Goes to work: starts to check every server, at once and side by side, to look up host names and to let silent
+    /// sessions expire. Follows the set of servers when it changes. Needs a tokio runtime around it.
     pub fn start_checks(self: &Arc<Self>) -> Checks {
+        self.settle();
         Checks(tokio::spawn(supervise(self.clone())))
     }
 
@@ -65,6 +66,12 @@ impl Upstream {
 async fn supervise(upstream: Arc<Upstream>) {
     let mut changed = upstream.members_changed.subscribe();
     let mut tasks = JoinSet::new();
+    if let Some(sessions) = &upstream.sessions {
+        tasks.spawn(sessions.table.run());
+        if let Some(returning) = &sessions.returning {
+            tasks.spawn(returning.run());
+        }
+    }
     let mut watched: HashMap<ServerId, (Arc<Server>, AbortHandle)> = HashMap::new();
     loop {
         let servers = upstream.servers();

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::server::ServerId;
+use crate::affinity::stable_hash;
 
 /// What placement may look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,15 @@ impl PickKey {
             IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
             v4 => v4,
         }
+    }
+
+    /// A number from 0 to 999 that the client keeps.
+    pub(super) fn lot(&self) -> u64 {
+        let hash = match self.placement() {
+            IpAddr::V4(address) => stable_hash(&address.octets()),
+            IpAddr::V6(address) => stable_hash(&address.octets()),
+        };
+        hash % 1000
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use super::config::{Config, ServerConfig};
 use super::ring::Ring;
 use super::{Balance, MakeBalance, PickKey, Server, ServerId, ServerTls};
+use crate::affinity::SessionTable;
 
 /// The servers of the moment and what was derived from them; swapped whole.
 pub(super) struct Members {
@@ -20,13 +21,14 @@ impl Members {
     pub(super) fn build(
         config: &Config,
         servers: &[ServerConfig],
+        sessions: Option<&SessionTable>,
         known: &[Arc<Server>],
         make_balance: &MakeBalance,
         tls: Option<&ServerTls>,
     ) -> Result<Self, String> {
         let mut built: Vec<Arc<Server>> = Vec::with_capacity(servers.len());
         for said in servers {
-            let server = Server::adopt(said, config.health_check(), known)?;
+            let server = Server::adopt(said, config.health_check(), sessions, known)?;
             if built.iter().any(|other| other.id() == server.id()) {
                 return Err(format!("two servers are called `{}`: give each its own address or `name`", server.name()));
             }
@@ -44,8 +46,12 @@ impl Members {
     }
 
     pub(super) fn find(&self, id: ServerId) -> Option<&Arc<Server>> {
+        self.position(id).map(|position| &self.servers[position])
+    }
+
+    pub(super) fn position(&self, id: ServerId) -> Option<usize> {
         let found = self.by_id.binary_search_by_key(&id, |&(id, _)| id).ok()?;
-        Some(&self.servers[self.by_id[found].1])
+        Some(self.by_id[found].1)
     }
 
     pub(super) fn in_ring_order(&self, key: &PickKey) -> Vec<Arc<Server>> {

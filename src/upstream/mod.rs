@@ -4,9 +4,11 @@
 //! the connection, and which session belongs to which server, is the business of others.
 
 mod acquaintance;
+mod admission;
 mod balance;
 pub mod config;
 mod connect;
+mod crowd;
 mod health;
 mod http_client;
 mod key;
@@ -17,6 +19,7 @@ mod queue;
 mod resolve;
 mod ring;
 mod server;
+mod sessions;
 #[cfg(test)]
 mod testing;
 mod tls;
@@ -31,16 +34,20 @@ use tokio::sync::watch;
 
 pub use balance::{Balance, Candidates};
 pub use config::Config;
+pub use crowd::LargestClient;
 pub use health::Checks;
 pub use key::{PickKey, Tried};
 pub use lease::Lease;
 pub use server::{CheckReport, Endpoint, Server, ServerId, State, Status};
+pub use sessions::{Line, Placements};
 pub use tls::{ClientIdentity, ServerTls};
 
-use balance::Tier;
+use balance::{Terms, Tier, Work};
 use config::ServerConfig;
 use members::Members;
 use queue::Queue;
+use server::Health;
+use sessions::{Sessions, Way};
 
 /// One pool of servers with its balance, limits, health and TLS.
 pub struct Upstream {
@@ -52,6 +59,9 @@ pub struct Upstream {
     make_balance: MakeBalance,
     tls: Option<ServerTls>,
     queue: Arc<Queue>,
+    terms: Terms,
+    /// Only for kind `socket.io`.
+    sessions: Option<Sessions>,
 }
 
 /// Makes the balance for a set of servers; called again whenever the set changes.
@@ -89,6 +99,11 @@ pub enum PickError {
     QueueFull,
     /// No server had room within the timeout of the queue.
     QueueTimeout,
+    /// New sessions come faster than they may.
+    Admission {
+        /// When it may be worth while to come again; 1 s or more.
+        retry_after: Duration,
+    },
 }
 
 impl fmt::Display for PickError {
@@ -97,6 +112,7 @@ impl fmt::Display for PickError {
             Self::NoServer => "no server is up",
             Self::QueueFull => "every server is full, and so is the queue",
             Self::QueueTimeout => "no server had room in time",
+            Self::Admission { .. } => "too many new sessions at once",
         })
     }
 }
@@ -105,8 +121,8 @@ impl std::error::Error for PickError {}
 
 /// What can be done for a request at this moment.
 enum Turn {
-    /// A place was taken on this server.
-    Serve(Arc<Server>),
+    /// A place was taken on this server, perhaps for a session that is to be opened.
+    Serve(Arc<Server>, Option<Way>),
     /// It may be served later.
     Wait(Reason),
     /// Nobody can serve it.
@@ -135,33 +151,37 @@ impl Upstream {
 
     /// As [`Self::build`], with a balance of the caller's own instead of `config.balance`.
     pub fn build_with_balance(name: &str, config: &Config, make_balance: MakeBalance) -> Result<Arc<Self>, BuildError> {
-        Self::assemble(name, config, make_balance, Arc::default(), &[])
+        Self::assemble(name, config, make_balance, None)
     }
 
     /// Builds the same upstream from another configuration. Servers whose name and address are the same keep their
-    /// state and counters, and who waits in the queue keeps waiting.
+    /// state and counters, sessions stay known, and who waits in the queue keeps waiting. What the new one says of
+    /// draining and of the number of sessions holds from [`Self::start_checks`] on.
     pub fn rebuild(&self, config: &Config) -> Result<Arc<Self>, BuildError> {
         let make_balance = if config.balance() == self.config.balance() && config.kind == self.config.kind {
             self.make_balance.clone()
         } else {
             balance::maker(config)
         };
-        // Another way to speak to the servers is no evidence of how they do.
-        let known: &[_] = if config.tls == self.config.tls { &self.servers() } else { &[] };
-        Self::assemble(&self.name, config, make_balance, self.queue.clone(), known)
+        Self::assemble(&self.name, config, make_balance, Some(self))
     }
 
     fn assemble(
         name: &str,
         config: &Config,
         make_balance: MakeBalance,
-        queue: Arc<Queue>,
-        known: &[Arc<Server>],
+        before: Option<&Self>,
     ) -> Result<Arc<Self>, BuildError> {
         let explain = |fault: String| BuildError(format!("upstream `{name}`: {fault}"));
         let tls = config.tls.as_ref().map(|tls| ServerTls::load(tls, config.kind)).transpose().map_err(explain)?;
         http_client::check_headers(&config.health).map_err(explain)?;
-        let members = Members::build(config, &config.servers, known, &make_balance, tls.as_ref()).map_err(explain)?;
+        let sessions = Sessions::build(config, before);
+        let table = sessions.as_ref().map(|sessions| &*sessions.table);
+        // Another way to speak to the servers is no evidence of how they do.
+        let before_servers = before.filter(|before| config.tls == before.config.tls).map(Self::servers);
+        let known = before_servers.as_deref().unwrap_or_default();
+        let members =
+            Members::build(config, &config.servers, table, known, &make_balance, tls.as_ref()).map_err(explain)?;
         Ok(Arc::new(Self {
             name: name.into(),
             config: config.clone(),
@@ -169,7 +189,9 @@ impl Upstream {
             members_changed: watch::channel(()).0,
             make_balance,
             tls,
-            queue,
+            queue: before.map(|before| before.queue.clone()).unwrap_or_default(),
+            terms: Terms::of(config),
+            sessions,
         }))
     }
 
@@ -201,17 +223,19 @@ impl Upstream {
     /// Replaces the set of servers, as discovery finds it. Who stays keeps state and counters.
     pub fn set_servers(&self, servers: &[ServerConfig]) -> Result<(), BuildError> {
         let known = self.servers();
-        let members = Members::build(&self.config, servers, &known, &self.make_balance, self.tls.as_ref())
+        let table = self.sessions().map(|table| &**table);
+        let members = Members::build(&self.config, servers, table, &known, &self.make_balance, self.tls.as_ref())
             .map_err(|fault| BuildError(format!("upstream `{}`: {fault}", self.name)))?;
         self.members.store(Arc::new(members));
+        self.settle();
         self.members_changed.send_replace(());
         self.queue.dispatch();
         Ok(())
     }
 
-    /// Whether new work has somewhere to go: a server is up and not draining.
+    /// Whether new work has somewhere to go: a server is up, if only one that drains.
     pub fn ready(&self) -> bool {
-        self.members.load().servers.iter().any(|server| server.state() == State::Up)
+        self.members.load().servers.iter().any(|server| server.health() == Health::Up)
     }
 
     /// How many requests wait for a server.
@@ -220,18 +244,24 @@ impl Upstream {
     }
 
     /// Finds a server for new work, in the order of the balance, past servers that are down, draining, ejected, full or
-    /// in `tried`; the server found is added to `tried`. Waits in the queue while every server is full, and for the
-    /// first verdict while none is known to be up.
+    /// in `tried`; the server found is added to `tried`. Where only ejected or draining servers are left, those serve.
+    /// Waits in the queue while every server is full, and for the first verdict while none is known to be up.
+    ///
+    /// A handshake that may open a session goes by [`Self::pick_new`].
     pub async fn pick(self: &Arc<Self>, key: &PickKey, tried: &mut Tried) -> Result<Lease, PickError> {
+        self.place(Work::Request, key, tried).await
+    }
+
+    async fn place(self: &Arc<Self>, work: Work, key: &PickKey, tried: &mut Tried) -> Result<Lease, PickError> {
         let turn = if self.queue.is_empty() {
-            self.attempt(key, tried)
+            self.attempt(work, key, tried, true)
         } else {
             // Who came first goes first, even if there is room by now.
-            Turn::Wait(self.outlook(tried))
+            Turn::Wait(self.outlook(work, tried))
         };
         let lease = match turn {
-            Turn::Serve(server) => Lease::new(self.clone(), server),
-            Turn::Wait(reason) => self.wait(key, tried, reason).await?,
+            Turn::Serve(server, opening) => Lease::new(self.clone(), server, opening),
+            Turn::Wait(reason) => self.wait(work, key, tried, reason).await?,
             Turn::Refuse => return Err(PickError::NoServer),
         };
         tried.add(lease.server().id());
@@ -243,14 +273,14 @@ impl Upstream {
     pub fn return_to(self: &Arc<Self>, id: ServerId) -> Option<Lease> {
         let server = self.server(id).filter(|server| server.state() != State::Down)?;
         server.acquire();
-        Some(Lease::new(self.clone(), server))
+        Some(Lease::new(self.clone(), server, None))
     }
 
     /// A place for new work on a server that the client knows from before. `None` if [`Self::pick`] would walk past it.
     pub fn place_on(self: &Arc<Self>, id: ServerId) -> Option<Lease> {
         let server = self.server(id)?;
         let open = self.queue.is_empty() && server.is_healthy() && server.try_acquire();
-        open.then(|| Lease::new(self.clone(), server))
+        open.then(|| Lease::new(self.clone(), server, None))
     }
 
     /// All servers in the order in which the consistent hash meets them for this client, whatever their state and
@@ -268,35 +298,58 @@ impl Upstream {
         }
     }
 
-    fn attempt(&self, key: &PickKey, tried: &Tried) -> Turn {
+    /// Does what a running upstream shares with the one that it was rebuilt from, and so can't be done before it runs.
+    fn settle(&self) {
+        if let Some(table) = self.sessions() {
+            table.set_max(self.config.sessions.max);
+        }
+        for server in self.members.load().servers.iter().filter(|server| server.heed()) {
+            let verb = if server.is_draining() { "drains" } else { "no longer drains" };
+            log::info!("upstream {}: server {} {verb}, as configured", self.name, server.name());
+        }
+    }
+
+    fn attempt(&self, work: Work, key: &PickKey, tried: &Tried, patient: bool) -> Turn {
         let members = self.members.load();
-        // Ejection is a guess, so it gives way where nobody else is left.
-        for tier in [Tier::Healthy, Tier::Ejected] {
-            let candidates = Candidates::new(&members.servers, tried, tier);
+        // Ejection is a guess and draining a wish, so they give way where nobody else is left.
+        for tier in [Tier::Healthy, Tier::Ejected, Tier::Draining] {
+            let candidates = Candidates::new(&members.servers, tried, tier, work, self.terms);
             while let Some(index) = members.balance.choose(key, &candidates) {
                 if !candidates.is_open(index) {
                     break;
                 }
                 let server = &members.servers[index];
                 if server.try_acquire() {
-                    return Turn::Serve(server.clone());
+                    let opening = (work == Work::Session).then(|| {
+                        server.opens();
+                        if candidates.spilled() { Way::Spilled } else { Way::Balance }
+                    });
+                    return Turn::Serve(server.clone(), opening);
                 }
             }
-            if let Some(reason) = candidates.worth_waiting_for() {
-                return Turn::Wait(reason);
+            match candidates.worth_waiting_for() {
+                Some(Reason::Starting) if !patient => {}
+                Some(reason) => return Turn::Wait(reason),
+                None => {}
             }
         }
         Turn::Refuse
     }
 
     /// What a request would wait for.
-    fn outlook(&self, tried: &Tried) -> Reason {
+    fn outlook(&self, work: Work, tried: &Tried) -> Reason {
         let members = self.members.load();
-        let candidates = Candidates::new(&members.servers, tried, Tier::Healthy);
+        let candidates = Candidates::new(&members.servers, tried, Tier::Healthy, work, self.terms);
         candidates.worth_waiting_for().unwrap_or(Reason::Full)
     }
 
-    async fn wait(self: &Arc<Self>, key: &PickKey, tried: &Tried, reason: Reason) -> Result<Lease, PickError> {
+    async fn wait(
+        self: &Arc<Self>,
+        work: Work,
+        key: &PickKey,
+        tried: &Tried,
+        reason: Reason,
+    ) -> Result<Lease, PickError> {
         let (size, timeout) = match reason {
             Reason::Full => (self.config.queue.size, self.config.queue.timeout),
             Reason::Starting => (
@@ -305,7 +358,7 @@ impl Upstream {
             ),
         };
         let since = tokio::time::Instant::now();
-        let mut ticket = Queue::join(self, key, tried);
+        let mut ticket = Queue::join(self, work, key, tried);
         self.queue.dispatch();
         if let Some(answer) = ticket.answer_now() {
             return answer;
@@ -313,12 +366,17 @@ impl Upstream {
         if ticket.ahead() >= size {
             return Err(PickError::QueueFull);
         }
+        let served = |mut lease: Lease| {
+            lease.waited = since.elapsed();
+            lease
+        };
         match tokio::time::timeout(timeout, ticket.answer()).await {
-            Ok(answer) => answer.map(|mut lease| {
-                lease.waited = since.elapsed();
-                lease
-            }),
-            Err(_) if reason == Reason::Starting => Err(PickError::NoServer),
+            Ok(answer) => answer.map(served),
+            // Nobody came up; whoever is left may serve now.
+            Err(_) if reason == Reason::Starting => match self.attempt(work, key, tried, false) {
+                Turn::Serve(server, opening) => Ok(served(Lease::new(self.clone(), server, opening))),
+                Turn::Wait(_) | Turn::Refuse => Err(PickError::NoServer),
+            },
             Err(_) => Err(PickError::QueueTimeout),
         }
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
+use super::balance::Work;
 use super::{Lease, PickError, PickKey, Tried, Turn, Upstream};
 
 /// Who waits, in order of arrival. A rebuilt upstream takes it over from the one before.
@@ -24,6 +25,7 @@ struct Waiting {
 
 struct Waiter {
     upstream: Arc<Upstream>,
+    work: Work,
     key: PickKey,
     tried: Tried,
     answer: oneshot::Sender<Result<Lease, PickError>>,
@@ -39,16 +41,15 @@ pub(super) struct Ticket {
 
 impl Queue {
     /// Takes the last place. Whoever joins has to [`Self::dispatch`] after that: a server may have got room meanwhile.
-    pub(super) fn join(upstream: &Arc<Upstream>, key: &PickKey, tried: &Tried) -> Ticket {
+    pub(super) fn join(upstream: &Arc<Upstream>, work: Work, key: &PickKey, tried: &Tried) -> Ticket {
         let queue = upstream.queue.clone();
         let (sender, answer) = oneshot::channel();
         let mut waiting = queue.lock();
         let number = waiting.next;
         waiting.next += 1;
         let ahead = waiting.entries.len();
-        waiting
-            .entries
-            .insert(number, Waiter { upstream: upstream.clone(), key: *key, tried: tried.clone(), answer: sender });
+        let waiter = Waiter { upstream: upstream.clone(), work, key: *key, tried: tried.clone(), answer: sender };
+        waiting.entries.insert(number, waiter);
         queue.len.store(waiting.entries.len(), SeqCst);
         drop(waiting);
         Ticket { queue, number, ahead, answer }
@@ -86,8 +87,8 @@ impl Queue {
             if hopeless.is_some_and(|hopeless| Arc::ptr_eq(hopeless, upstream)) {
                 return None;
             }
-            match upstream.attempt(&waiter.key, &waiter.tried) {
-                Turn::Serve(server) => Some((number, Ok(Lease::new(upstream.clone(), server)))),
+            match upstream.attempt(waiter.work, &waiter.key, &waiter.tried, true) {
+                Turn::Serve(server, opening) => Some((number, Ok(Lease::new(upstream.clone(), server, opening)))),
                 Turn::Refuse => Some((number, Err(PickError::NoServer))),
                 Turn::Wait(_) => {
                     if waiter.tried.is_empty() {

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::config::{Check, ServerConfig};
 use crate::address::ServerAddress;
+use crate::affinity::{Home, SessionTable};
 
 /// A server of an upstream.
 pub struct Server {
@@ -22,6 +23,10 @@ pub struct Server {
     address: ServerAddress,
     weight: u32,
     max_connections: usize,
+    /// What the configuration says; the state is in `life`.
+    drain: bool,
+    /// Its sessions, where the upstream has any.
+    home: Option<Arc<Home>>,
     life: Arc<Life>,
 }
 
@@ -30,11 +35,19 @@ struct Life {
     born: Instant,
     health: AtomicU8,
     draining: AtomicBool,
+    /// What the configuration said of draining when it was last heeded.
+    drain_said: AtomicBool,
+    /// Whether it joined servers that were there already.
+    joined: bool,
+    /// When it came up, while that is not long ago: milliseconds after `born`, and one; else 0.
+    came_up: AtomicU64,
     /// Milliseconds after `born`; 0 while the server isn't ejected.
     ejected_until: AtomicU64,
     failures_in_a_row: AtomicU32,
     in_flight: AtomicUsize,
     total: AtomicU64,
+    /// Handshakes placed here that have not opened their session yet.
+    opening: AtomicUsize,
     connect_failures: AtomicU64,
     report: Mutex<Report>,
     /// What the host name resolved to, best first; empty until it did. The address itself for the other forms.
@@ -151,26 +164,36 @@ pub(super) enum Health {
 impl Server {
     /// A server as configured: the one in `known` if nothing changed, a new one with its life if name and address are
     /// the same, else a fresh one.
-    pub(super) fn adopt(said: &ServerConfig, check: Check, known: &[Arc<Self>]) -> Result<Arc<Self>, String> {
+    pub(super) fn adopt(
+        said: &ServerConfig,
+        check: Check,
+        sessions: Option<&SessionTable>,
+        known: &[Arc<Self>],
+    ) -> Result<Arc<Self>, String> {
         let name = said.name();
         let weight = u32::from(said.weight);
         if weight == 0 {
             return Err(format!("server `{name}` has weight 0: expected 1 to 256"));
         }
         let id = ServerId::of(&name);
+        let home = sessions.map(|table| table.home(id.to_bits()));
         let same = known.iter().find(|server| server.id == id && server.address == said.address);
         if let Some(same) = same
-            && (same.weight, same.max_connections) == (weight, said.max_connections)
+            && (same.weight, same.max_connections, same.drain) == (weight, said.max_connections, said.drain)
+            && same.home.as_ref().map(Arc::as_ptr) == home.as_ref().map(Arc::as_ptr)
         {
             return Ok(same.clone());
         }
+        let fresh = || Arc::new(Life::new(said, check, !known.is_empty()));
         Ok(Arc::new(Self {
             id,
             name: name.into(),
             address: said.address.clone(),
             weight,
             max_connections: said.max_connections,
-            life: same.map_or_else(|| Arc::new(Life::new(&said.address, check)), |same| same.life.clone()),
+            drain: said.drain,
+            home,
+            life: same.map_or_else(fresh, |same| same.life.clone()),
         }))
     }
 
@@ -197,6 +220,21 @@ impl Server {
     /// Most requests and tunnels in flight at once; 0 for no limit.
     pub fn max_connections(&self) -> usize {
         self.max_connections
+    }
+
+    /// The sessions that live there; `None` where the upstream has none.
+    pub fn home(&self) -> Option<&Arc<Home>> {
+        self.home.as_ref()
+    }
+
+    /// Sessions that live there.
+    pub fn sessions(&self) -> usize {
+        self.home.as_ref().map_or(0, |home| home.live())
+    }
+
+    /// Handshakes placed there that have not opened their session yet.
+    pub fn opening(&self) -> usize {
+        self.life.opening.load(Relaxed)
     }
 
     /// How it fares.
@@ -266,6 +304,26 @@ impl Server {
         self.life.resolved.store(Arc::new(addresses));
     }
 
+    /// Its share of new work at this moment, in thousandths of a unit of weight: from a tenth of its weight to the whole
+    /// within `slow_start` of its coming up.
+    pub(super) fn share(&self, slow_start: Duration) -> u64 {
+        let whole = u64::from(self.weight) * 1000;
+        let came_up = self.life.came_up.load(Relaxed);
+        if came_up == 0 || slow_start.is_zero() {
+            return whole;
+        }
+        let warm = self.life.now().saturating_sub(came_up);
+        let slow_start = u64::try_from(slow_start.as_millis()).unwrap_or(u64::MAX).max(1);
+        if warm >= slow_start {
+            // From here on nobody has to look at the clock, unless it came up anew meanwhile.
+            let _ = self.life.came_up.compare_exchange(came_up, 0, Relaxed, Relaxed);
+            return whole;
+        }
+        let tenth = whole / 10;
+        let gained = u128::from(whole - tenth) * u128::from(warm) / u128::from(slow_start);
+        tenth + u64::try_from(gained).unwrap_or(u64::MAX)
+    }
+
     /// Whether new work may go there: up, neither draining nor ejected.
     pub(super) fn is_healthy(&self) -> bool {
         self.state() == State::Up && self.ejected().is_none()
@@ -302,6 +360,16 @@ impl Server {
         self.life.in_flight.fetch_sub(1, SeqCst);
     }
 
+    /// Counts a handshake that may open a session.
+    pub(super) fn opens(&self) {
+        self.life.opening.fetch_add(1, Relaxed);
+    }
+
+    /// The handshake has opened its session, or never will.
+    pub(super) fn opened(&self) {
+        self.life.opening.fetch_sub(1, Relaxed);
+    }
+
     /// Counts a failed connect, has the name looked up again, and returns how many failed in a row.
     pub(super) fn connect_failed(&self) -> u32 {
         self.life.connect_failures.fetch_add(1, Relaxed);
@@ -336,6 +404,11 @@ impl Server {
         self.life.draining.swap(draining, Relaxed) != draining
     }
 
+    /// Does what the configuration says of draining, if that is news: an operator may have said otherwise since.
+    pub(super) fn heed(&self) -> bool {
+        self.life.drain_said.swap(self.drain, Relaxed) != self.drain && self.set_draining(self.drain)
+    }
+
     pub(super) fn health(&self) -> Health {
         match self.life.health.load(Relaxed) {
             0 => Health::Starting,
@@ -346,6 +419,11 @@ impl Server {
 
     /// Sets the verdict of the checks. False if it was the same before.
     pub(super) fn set_health(&self, health: Health) -> bool {
+        let before = self.health();
+        // Everybody starts at the start, so nobody has to catch up then.
+        if health == Health::Up && (before == Health::Down || before == Health::Starting && self.life.joined) {
+            self.life.came_up.store(self.life.now(), Relaxed);
+        }
         let changed = self.life.health.swap(health as u8, SeqCst) != health as u8;
         if changed {
             self.report().since = SystemTime::now();
@@ -378,7 +456,8 @@ impl Server {
 }
 
 impl Life {
-    fn new(address: &ServerAddress, check: Check) -> Self {
+    fn new(said: &ServerConfig, check: Check, joined: bool) -> Self {
+        let address = &said.address;
         let (resolved, unix) = match address {
             ServerAddress::Inet(address) => (vec![*address], None),
             ServerAddress::Name(..) => (Vec::new(), None),
@@ -390,11 +469,15 @@ impl Life {
         Self {
             born: Instant::now(),
             health: AtomicU8::new(health as u8),
-            draining: AtomicBool::new(false),
+            draining: AtomicBool::new(said.drain),
+            drain_said: AtomicBool::new(said.drain),
+            joined,
+            came_up: AtomicU64::new(u64::from(known_up && joined)),
             ejected_until: AtomicU64::new(0),
             failures_in_a_row: AtomicU32::new(0),
             in_flight: AtomicUsize::new(0),
             total: AtomicU64::new(0),
+            opening: AtomicUsize::new(0),
             connect_failures: AtomicU64::new(0),
             report: Mutex::new(Report { since: SystemTime::now(), last_check: None }),
             resolved: ArcSwap::from_pointee(resolved),
@@ -402,6 +485,11 @@ impl Life {
             check_now: Notify::new(),
             resolve_now: Notify::new(),
         }
+    }
+
+    /// Milliseconds after `born`, and one: never 0.
+    fn now(&self) -> u64 {
+        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
     }
 }
 

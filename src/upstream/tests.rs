@@ -264,11 +264,60 @@ fn a_draining_server_keeps_its_sessions_and_gets_no_new_ones() {
     let b = upstream.place_on(upstream.servers()[1].id()).unwrap();
     assert!(upstream.place_on(b.server().id()).is_none(), "it is full");
     upstream.set_draining(b.server(), true);
-    assert!(!upstream.ready());
-    drop(b);
-    let nobody = at_once(upstream.pick(&client(1), &mut Tried::default()));
-    assert_eq!(nobody.unwrap_err(), PickError::NoServer);
     assert!(upstream.return_to(ServerId::of("z")).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_every_server_drains_they_serve_on() {
+    let upstream = narrow();
+    for server in upstream.servers().iter() {
+        upstream.set_draining(server, true);
+    }
+    assert!(upstream.ready());
+    let (a, b) = (pick(&upstream).await.unwrap(), pick(&upstream).await.unwrap());
+    assert_eq!((name(&a), name(&b)), ("a", "b"));
+    drop(a);
+    upstream.servers()[0].set_health(Health::Down);
+    assert!(pick(&upstream).now_or_never().is_none(), "b is full, and a is down");
+}
+
+#[test]
+fn a_server_may_drain_from_the_start() {
+    let said = |drain: bool| {
+        config(json!({ "servers": [
+            { "address": "10.0.0.1:1", "name": "a", "drain": drain },
+            { "address": "10.0.0.2:1", "name": "b" },
+        ] }))
+    };
+    let first = Upstream::build("test", &said(true)).unwrap();
+    assert_eq!(first.servers()[0].state(), State::Draining);
+    assert!((0..4).all(|_| name(&at_once(pick(&first)).unwrap()) == "b"));
+
+    // An operator has another mind; the file, which says the same as before, does not contradict.
+    first.set_draining(&first.servers()[0], false);
+    let second = first.rebuild(&said(true)).unwrap();
+    second.settle();
+    assert_eq!(second.servers()[0].state(), State::Up);
+
+    let third = second.rebuild(&said(false)).unwrap();
+    third.settle();
+    let fourth = third.rebuild(&said(true)).unwrap();
+    assert_eq!(third.servers()[0].state(), State::Up, "what is built does not run yet");
+    fourth.settle();
+    assert_eq!(fourth.servers()[0].state(), State::Draining);
+}
+
+#[tokio::test(start_paused = true)]
+async fn draining_servers_serve_where_nobody_comes_up() {
+    let mut config = narrow().config().clone();
+    config.health.check = Some(config::Check::Tcp);
+    let upstream = Upstream::build("test", &config).unwrap();
+    let servers = upstream.servers();
+    servers[0].set_health(Health::Up);
+    upstream.set_draining(&servers[0], true);
+    let start = tokio::time::Instant::now();
+    let lease = pick(&upstream).await.unwrap();
+    assert_eq!((name(&lease), start.elapsed()), ("a", Duration::from_secs(5)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -280,8 +329,8 @@ async fn requests_wait_for_the_first_verdict() {
     assert!(!upstream.ready());
     let (first, second) = (queued(&upstream).await, queued(&upstream).await);
     let servers = upstream.servers();
-    assert!(servers[0].set_health(server::Health::Down));
-    assert!(servers[1].set_health(server::Health::Up));
+    assert!(servers[0].set_health(Health::Down));
+    assert!(servers[1].set_health(Health::Up));
     upstream.queue.dispatch();
     assert_eq!(name(&first.await.unwrap().unwrap()), "b");
     assert_eq!(name(&second.await.unwrap().unwrap()), "b");
@@ -296,7 +345,7 @@ async fn who_waits_hears_at_once_that_the_last_server_is_down() {
     let _held = [pick(&upstream).await.unwrap(), pick(&upstream).await.unwrap()];
     let waiter = queued(&upstream).await;
     for server in upstream.servers().iter() {
-        server.set_health(server::Health::Down);
+        server.set_health(Health::Down);
     }
     upstream.queue.dispatch();
     assert_eq!(waiter.await.unwrap().unwrap_err(), PickError::NoServer);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Report, Spot, words};
 use crate::address::ServerAddress;
 use crate::upstream::Config;
-use crate::upstream::config::{Check, Health, HostHeader, Kind, Queue, Timeouts, Tls};
+use crate::upstream::config::{Check, Health, HostHeader, Kind, NewSessions, Queue, Sessions, Timeouts, Tls};
 
 /// The heartbeat of Socket.IO 3 and 4 with their defaults: `pingInterval` 25 s and `pingTimeout` 20 s.
 const HEARTBEAT: Duration = Duration::from_secs(45);
@@ -16,6 +16,7 @@ pub(super) fn check(name: &str, upstream: &Config, spot: &Spot<'_>, report: &mut
     report.name(&spot.word(), name);
     servers(upstream, &spot.key("servers"), report);
     queue(upstream, spot, report);
+    sessions(upstream, spot, report);
     if let Some(tls) = &upstream.tls {
         self::tls(upstream, tls, &spot.key("tls"), report);
     }
@@ -40,6 +41,9 @@ fn servers(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
     if spot.is_intact() && upstream.servers.is_empty() {
         report.fault(spot, "found an empty list, expected at least one server");
     }
+    if !upstream.servers.is_empty() && upstream.servers.iter().all(|server| server.drain) {
+        report.warn(&spot.word(), "every server drains: new work goes to them all the same");
+    }
     let mut addresses: BTreeMap<String, usize> = BTreeMap::new();
     let mut names: BTreeMap<String, usize> = BTreeMap::new();
     for (index, server) in upstream.servers.iter().enumerate() {
@@ -58,6 +62,39 @@ fn servers(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
             let what = format!("`{}` is the name of servers[{first}] already: names have to differ", server.name());
             report.fault(&spot.key("name"), what);
         }
+    }
+}
+
+fn sessions(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
+    let (sessions, new_sessions) = (&upstream.sessions, &upstream.new_sessions);
+    if upstream.kind != Kind::SocketIo {
+        let kind = if upstream.kind == Kind::Tcp { "tcp" } else { "http" };
+        let given =
+            [("sessions", *sessions != Sessions::default()), ("new_sessions", *new_sessions != NewSessions::default())];
+        for (key, _) in given.iter().filter(|(_, given)| *given && spot.key("kind").is_intact()) {
+            report.fault(
+                &spot.key(key).word(),
+                format!("not for kind `{kind}`, which has no sessions: only for `socket.io`"),
+            );
+        }
+        return;
+    }
+    let spot_of = |key| spot.key("sessions").key(key);
+    if sessions.max == 0 {
+        report.fault(&spot_of("max"), "found 0, expected a whole number, 1 or more");
+    }
+    let bound = sessions.bounded_load;
+    if bound != 0.0 && !(1.0..=100.0).contains(&bound) {
+        report.fault(
+            &spot_of("bounded_load"),
+            format!("found {bound}, expected a factor from 1 to 100, or 0 for no bound"),
+        );
+    }
+    if new_sessions.burst == Some(0) {
+        report.fault(&spot.key("new_sessions").key("burst"), "found 0, expected a whole number, 1 or more");
+    }
+    if new_sessions.rate == 0 && *new_sessions != NewSessions::default() {
+        report.warn(&spot.key("new_sessions").word(), "nothing ever waits here: `rate` is 0, any number");
     }
 }
 

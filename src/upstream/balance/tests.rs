@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
+use tokio::time::advance;
 
 use super::*;
 use crate::upstream::testing::{at_once, client, config, upstream};
@@ -71,7 +72,7 @@ fn random_two_takes_the_less_loaded_of_two_and_draws_by_weight() {
     let upstream = pool("random_two", &[6, 2, 1]);
     let servers = upstream.servers();
     let tried = Tried::default();
-    let candidates = Candidates::new(&servers, &tried, Tier::Healthy);
+    let candidates = Candidates::new(&servers, &tried, Tier::Healthy, Work::Request, upstream.terms);
     let mut dice = StdRng::seed_from_u64(7);
     let mut drawn = [0u32; 3];
     for _ in 0..9000 {
@@ -94,13 +95,13 @@ fn a_client_keeps_its_server_and_its_neighbours_in_the_64_do_too() {
 }
 
 #[test]
-fn one_address_cannot_fill_one_server_with_sessions() {
+fn one_address_cannot_fill_one_server() {
     let servers: Vec<Value> = (0..4).map(|index| server(index, 1)).collect();
     let sessions = upstream(json!({ "kind": "socket.io", "servers": servers }));
     let held: Vec<_> = (0..800).map(|_| pick_once(&sessions, &client(1))).collect();
     let most = sessions.servers().iter().map(|server| server.in_flight()).max().unwrap();
     assert!(most <= 251, "{most} of 800 on one of four");
-    assert_eq!(held[0].server().id(), held[BOUND_FLOOR as usize - 1].server().id());
+    assert_eq!(held[0].server().id(), held[FEW_REQUESTS as usize - 1].server().id());
 
     // Without sids to lead requests home, the client has to stay where it is.
     let http = pool("client_ip", &[1, 1, 1, 1]);
@@ -133,6 +134,49 @@ fn a_balance_that_points_nowhere_is_no_endless_loop() {
     config.queue.size = 0;
     let upstream = Upstream::build_with_balance("test", &config, Arc::new(|_| Box::new(Lost))).unwrap();
     assert!(at_once(upstream.pick(&client(1), &mut Tried::default())).is_err());
+}
+
+/// Four servers with a slow start of 30 s, of which `d` has come up at this moment: it joins the others, or was down.
+fn warming(balance: &str, joins: bool) -> Arc<Upstream> {
+    let servers: Vec<Value> = (0..4).map(|index| server(index, 1)).collect();
+    let said = |servers: &[Value]| json!({ "balance": balance, "slow_start": "30s", "servers": servers });
+    if joins {
+        let upstream = upstream(said(&servers[..3]));
+        upstream.set_servers(&config(said(&servers)).servers).unwrap();
+        return upstream;
+    }
+    let upstream = upstream(said(&servers));
+    let d = upstream.servers()[3].clone();
+    d.set_health(Health::Down);
+    d.set_health(Health::Up);
+    upstream
+}
+
+fn in_paused_time<T>(test: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(test)
+}
+
+#[test]
+fn a_cold_server_serves_where_no_other_can() {
+    in_paused_time(async {
+        for balance in ["client_ip", "round_robin", "least_connections", "random_two"] {
+            let upstream = warming(balance, false);
+            for server in &upstream.servers()[..3] {
+                server.set_health(Health::Down);
+            }
+            assert!((0..20).all(|number| pick_once(&upstream, &client(number)).server().name().as_ref() == "d"));
+        }
+    });
+}
+
+#[test]
+fn servers_that_start_with_the_gateway_have_their_whole_share() {
+    in_paused_time(async {
+        let upstream = upstream(json!({ "servers": ["10.0.0.1:1"], "health": { "check": "tcp" } }));
+        let server = upstream.servers()[0].clone();
+        server.set_health(Health::Up);
+        assert_eq!(server.share(Duration::from_secs(30)), 1000);
+    });
 }
 
 /// Where each of many clients is placed.
@@ -177,6 +221,75 @@ proptest! {
         let forwards = upstream(json!({ "balance": "client_ip", "servers": servers }));
         let backwards = upstream(json!({ "balance": "client_ip", "servers": backwards }));
         prop_assert_eq!(placements(&forwards), placements(&backwards));
+    }
+
+    #[test]
+    fn a_server_that_came_up_gets_more_and_more_until_it_has_its_share(
+        weight in 1u16..=4,
+        slow_start in 1u64..100_000,
+        steps in prop::collection::vec(0u64..30_000, 1..20),
+    ) {
+        in_paused_time(async {
+            let upstream = pool("round_robin", &[weight]);
+            let server = upstream.servers()[0].clone();
+            let whole = u64::from(weight) * 1000;
+            let slow_start = Duration::from_millis(slow_start);
+            prop_assert_eq!(server.share(slow_start), whole, "it is there from the start");
+            server.set_health(Health::Down);
+            server.set_health(Health::Up);
+            let start = tokio::time::Instant::now();
+            let mut before = server.share(slow_start);
+            prop_assert_eq!(before, whole / 10);
+            prop_assert_eq!(server.share(Duration::ZERO), whole);
+            for step in steps {
+                advance(Duration::from_millis(step)).await;
+                let share = server.share(slow_start);
+                let warm = (start.elapsed().as_secs_f64() / slow_start.as_secs_f64()).min(1.0);
+                let due = whole as f64 * (0.1 + 0.9 * warm);
+                prop_assert!(share >= before && (share as f64 - due).abs() <= 1.0, "{share} instead of {due}");
+                before = share;
+            }
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn every_balance_lets_a_server_warm_up(
+        balance in prop::sample::select(vec!["client_ip", "round_robin", "least_connections", "random_two"]),
+        late in 0u64..40,
+        joins in any::<bool>(),
+    ) {
+        in_paused_time(async {
+            let upstream = warming(balance, joins);
+            advance(Duration::from_secs(late)).await;
+            let held: Vec<Lease> = (0..1000)
+                .map(|number: u32| {
+                    let client = Ipv4Addr::from_bits(number.wrapping_mul(2_654_435_761)).into();
+                    pick_once(&upstream, &PickKey { client })
+                })
+                .collect();
+            let got = held.iter().filter(|lease| lease.server().name().as_ref() == "d").count() as f64;
+            let share = (0.1 + 0.9 * late as f64 / 30.0).min(1.0);
+            let due = 1000.0 * share / (3.0 + share);
+            let tolerance = if balance == "client_ip" { 0.4 } else { 0.15 };
+            prop_assert!((got - due).abs() <= tolerance * due + 5.0, "{got} instead of {due} after {late}s");
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn clients_that_came_to_a_warming_server_stay(first in 0u64..30, more in 0u64..30) {
+        in_paused_time(async {
+            let upstream = warming("client_ip", false);
+            advance(Duration::from_secs(first)).await;
+            let before = placements(&upstream);
+            advance(Duration::from_secs(more)).await;
+            let after = placements(&upstream);
+            for (client, home) in &before {
+                prop_assert!(after[client] == *home || after[client] == "d");
+            }
+            Ok(())
+        })?;
     }
 
     #[test]

@@ -1,0 +1,51 @@
+//! Everything that was built from one configuration, swapped whole: a request sees one snapshot from its head to its end.
+
+mod pool;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+pub use pool::{Pool, Progress};
+
+use crate::config::Config;
+use crate::metrics::{Metrics, UpstreamMetrics};
+use crate::router::{Router, Routes};
+use crate::upstream::{self, Upstream};
+
+/// One configuration, built.
+pub struct Snapshot {
+    /// What the operator said.
+    pub config: Config,
+    /// Where requests go.
+    pub router: Arc<dyn Router>,
+    /// The upstreams by name.
+    pub pools: HashMap<Arc<str>, Arc<Pool>>,
+    /// What the gateway's own answers count.
+    pub local: UpstreamMetrics,
+}
+
+impl Snapshot {
+    /// Builds upstreams and routes; `router` stands in for the routes of the configuration where a program brings one.
+    ///
+    /// # Errors
+    /// The first upstream that can't be built.
+    pub fn build(
+        config: Config,
+        router: Option<Arc<dyn Router>>,
+        metrics: &Metrics,
+    ) -> Result<Self, upstream::BuildError> {
+        let mut pools = HashMap::new();
+        for (name, said) in &config.upstreams {
+            let upstream = Upstream::build(name, said)?;
+            let pool = Pool::new(upstream, metrics.upstream(name));
+            pools.insert(Arc::from(name.as_str()), Arc::new(pool));
+        }
+        let router = router.unwrap_or_else(|| Arc::new(Routes::build(&config.routes)));
+        Ok(Self { router, pools, local: metrics.upstream("-"), config })
+    }
+
+    /// Whether traffic can be taken: every upstream has a server, or waits for none to be checked any more.
+    pub fn ready(&self) -> bool {
+        self.pools.values().all(|pool| pool.upstream.ready())
+    }
+}

@@ -1,0 +1,226 @@
+//! Placing new sessions, on upstreams whose servers have any: who may come in, where it was before, and how that went.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::admission::Admission;
+use super::balance::{Candidates, Tier, Work};
+use super::config::{Config, Kind};
+use super::crowd::{Crowd, LargestClient};
+use super::{Lease, PickError, PickKey, Server, ServerId, Tried, Upstream};
+use crate::affinity::{Returning, SessionTable};
+
+/// What an upstream of kind `socket.io` knows of its sessions; a rebuilt one takes it over.
+pub(super) struct Sessions {
+    pub(super) table: Arc<SessionTable>,
+    pub(super) returning: Option<Arc<Returning>>,
+    admission: Option<Arc<Admission>>,
+    placed: Arc<Placed>,
+    crowd: Arc<Crowd>,
+}
+
+#[derive(Default)]
+struct Placed {
+    balance: AtomicU64,
+    returning: AtomicU64,
+    spilled: AtomicU64,
+}
+
+/// How a new session came to its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// As the balance has it.
+    Balance,
+    /// The client was there before.
+    Returning,
+    /// The server that it would have come to has its share.
+    Spilled,
+}
+
+/// How new sessions came to their servers; each is counted once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Placements {
+    /// As the balance has it.
+    pub balance: u64,
+    /// Where the client was before.
+    pub returning: u64,
+    /// Elsewhere, since the server of the hash, or that of before, has its share of sessions.
+    pub spilled: u64,
+}
+
+/// The line of handshakes before an upstream whose new sessions are paced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Line {
+    /// Handshakes that wait for their turn.
+    pub waiting: usize,
+    /// Handshakes that were refused: the line was full, or too long for the timeout.
+    pub refused: u64,
+}
+
+impl Sessions {
+    /// `None` for servers without sessions. `before` is the upstream that is rebuilt.
+    pub(super) fn build(config: &Config, before: Option<&Upstream>) -> Option<Self> {
+        if config.kind != Kind::SocketIo {
+            return None;
+        }
+        let said = &config.sessions;
+        let (known, before_said) = match before {
+            Some(before) => (before.sessions.as_ref(), Some(&before.config.sessions)),
+            None => (None, None),
+        };
+        let returning = match known.and_then(|known| known.returning.clone()) {
+            Some(known) if before_said.is_some_and(|b| (b.max, b.returning) == (said.max, said.returning)) => {
+                Some(known)
+            }
+            _ => (!said.returning.is_zero()).then(|| Returning::new(said.max, said.returning)),
+        };
+        Some(Self {
+            table: known.map_or_else(|| SessionTable::new(said.max), |known| known.table.clone()),
+            returning,
+            admission: Admission::build(&config.new_sessions, known.and_then(|known| known.admission.as_ref())),
+            placed: known.map(|known| known.placed.clone()).unwrap_or_default(),
+            crowd: known.map(|known| known.crowd.clone()).unwrap_or_default(),
+        })
+    }
+
+    /// Where a client was before, as far as its address tells.
+    fn was_on(&self, key: &PickKey) -> Option<ServerId> {
+        let returning = self.returning.as_ref()?;
+        returning.find(returning.address(key.client)).map(ServerId::from_bits)
+    }
+}
+
+impl Upstream {
+    /// The sessions of the servers; `None` for kinds that have none.
+    pub fn sessions(&self) -> Option<&Arc<SessionTable>> {
+        self.sessions.as_ref().map(|sessions| &sessions.table)
+    }
+
+    /// Finds a server for a handshake, as [`Self::pick`] does for other work, but:
+    ///
+    /// * it waits for its turn where new sessions are paced (only with an empty `tried`, so not for a second attempt);
+    /// * a client that comes back is placed where it was, `was_on` (what a cookie says) before what is known of its
+    ///   address, unless that server is down, draining, full or has its share;
+    /// * servers are compared by their sessions, the coming ones included, instead of what is in flight.
+    ///
+    /// The lease counts as a coming session until [`Lease::learned`] or until it is dropped. On upstreams without
+    /// sessions this is [`Self::pick`].
+    pub async fn pick_new(
+        self: &Arc<Self>,
+        key: &PickKey,
+        was_on: Option<ServerId>,
+        tried: &mut Tried,
+    ) -> Result<Lease, PickError> {
+        let Some(sessions) = &self.sessions else { return self.pick(key, tried).await };
+        let first = tried.is_empty();
+        let mut waited = Duration::ZERO;
+        if let Some(admission) = sessions.admission.as_ref().filter(|_| first) {
+            let since = Instant::now();
+            admission.enter().await.map_err(|retry_after| PickError::Admission { retry_after })?;
+            waited = since.elapsed();
+        }
+        let remembered = || if first { sessions.was_on(key) } else { None };
+        let mut back = Back::Gone;
+        for id in was_on.into_iter().chain(std::iter::once_with(remembered).flatten()) {
+            back = self.welcome_back(id, tried);
+            if !matches!(back, Back::Gone) {
+                break;
+            }
+        }
+        let mut lease = match back {
+            Back::Placed(lease) => {
+                tried.add(lease.server().id());
+                lease
+            }
+            Back::OverBound => {
+                let mut lease = self.place(Work::Session, key, tried).await?;
+                lease.spilled();
+                lease
+            }
+            Back::Gone => self.place(Work::Session, key, tried).await?,
+        };
+        lease.waited += waited;
+        Ok(lease)
+    }
+
+    /// Notes where a client is, for when it comes back; to be called when one of its sessions is found elsewhere than
+    /// thought, and when one of its tunnels ends.
+    pub fn saw(&self, key: &PickKey, server: &Server) {
+        if let Some(returning) = self.sessions.as_ref().and_then(|sessions| sessions.returning.as_ref()) {
+            returning.saw(returning.address(key.client), server.id().to_bits());
+        }
+    }
+
+    /// How new sessions came to their servers; all 0 for kinds that have none.
+    pub fn placements(&self) -> Placements {
+        self.sessions.as_ref().map_or_else(Placements::default, |Sessions { placed, .. }| Placements {
+            balance: placed.balance.load(Relaxed),
+            returning: placed.returning.load(Relaxed),
+            spilled: placed.spilled.load(Relaxed),
+        })
+    }
+
+    /// The client address that opened the most of the latest sessions; `None` before the first.
+    pub fn largest_client(&self) -> Option<LargestClient> {
+        self.sessions.as_ref()?.crowd.largest()
+    }
+
+    /// The line of handshakes; `None` where they aren't paced.
+    pub fn line(&self) -> Option<Line> {
+        let admission = self.sessions.as_ref()?.admission.as_ref()?;
+        Some(Line { waiting: admission.waiting(), refused: admission.refused() })
+    }
+
+    /// A session was opened on a server; the other end of [`Self::pick_new`].
+    pub(super) fn opened(&self, key: &PickKey, server: &Server, way: Way) {
+        let Some(sessions) = &self.sessions else { return };
+        let count = match way {
+            Way::Balance => &sessions.placed.balance,
+            Way::Returning => &sessions.placed.returning,
+            Way::Spilled => &sessions.placed.spilled,
+        };
+        count.fetch_add(1, Relaxed);
+        self.saw(key, server);
+        if let Some(LargestClient { address, share }) = sessions.crowd.add(key.placement(), sessions.table.len()) {
+            log::warn!(
+                "upstream {}: {:.0} % of the latest sessions come from one address, {address}: if that is a proxy, name it \
+                 in forwarding.trusted_proxies",
+                self.name,
+                share * 100.0
+            );
+        }
+    }
+
+    fn welcome_back(self: &Arc<Self>, id: ServerId, tried: &Tried) -> Back {
+        let members = self.members.load();
+        let candidates = Candidates::new(&members.servers, tried, Tier::Healthy, Work::Session, self.terms);
+        let Some(position) = members.position(id).filter(|&position| candidates.is_open(position)) else {
+            return Back::Gone;
+        };
+        if candidates.bound().is_some_and(|bound| !candidates.is_within(&bound, position)) {
+            return Back::OverBound;
+        }
+        let server = &members.servers[position];
+        // Who came first goes first.
+        if !self.queue.is_empty() || !server.try_acquire() {
+            return Back::Gone;
+        }
+        server.opens();
+        Back::Placed(Lease::new(self.clone(), server.clone(), Some(Way::Returning)))
+    }
+}
+
+/// What became of the wish to be where one was.
+enum Back {
+    Placed(Lease),
+    /// The server has its share.
+    OverBound,
+    /// The server can't take anybody, or nobody knows it.
+    Gone,
+}
+
+#[cfg(test)]
+mod tests;
