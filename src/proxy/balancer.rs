@@ -322,6 +322,8 @@ impl ProxyHttp for Balancer {
         ctx: &mut Exchange,
     ) -> Result<()> {
         ctx.first_byte.get_or_insert_with(Instant::now);
+        // The gateway speaks for itself, whatever its server speaks (RFC 9110 2.5).
+        response.set_version(Version::HTTP_11);
         if response.status == 101 {
             // No upgrade was asked for: passing it on would leave client and server with two ideas of the connection.
             ctx.refusal = Some(Refusal::BadAnswer);
