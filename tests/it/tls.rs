@@ -1,6 +1,8 @@
 //! TLS on both sides: certificates by name, versions, tickets, ALPN, sockets within, and servers that have to prove
 //! who they are.
 
+use std::collections::HashMap;
+
 use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -473,6 +475,34 @@ upstreams:
         }
     }
     assert_eq!(server.accepted(), 1, "twenty requests share one connection");
+}
+
+#[tokio::test]
+async fn unverified_servers_are_met_on_systems_without_authorities() {
+    let authority = Authority::new();
+    let server = Echo::start_tls(authority.server(&authority.sign(&["app.test"]), false), "secure").await;
+    let (file, folder) = (authority.file("nothing.pem"), authority.file("nothing"));
+    std::fs::write(&file, "").unwrap();
+    std::fs::create_dir(&folder).unwrap();
+    let system = HashMap::from([("SSL_CERT_FILE", file), ("SSL_CERT_DIR", folder)]);
+    let gateway = Gateway::start_with(
+        &format!(
+            "
+listeners:
+  - {{ name: web, address: 127.0.0.1:0 }}
+routes:
+  - upstream: web
+upstreams:
+{}",
+            upstream("web", "http", server.address(), "verify: false")
+        ),
+        &system,
+    )
+    .await;
+    assert_eq!(Client::connect(gateway.address("web")).await.get("/").await.status, 200);
+    let mut socket = Client::connect(gateway.address("web")).await;
+    socket.send(upgrade("/")).await;
+    assert_eq!(socket.answer().await.status, 101);
 }
 
 #[tokio::test]
