@@ -191,6 +191,11 @@ impl Connection {
         &self.info
     }
 
+    /// Whether nothing of a further request has been read.
+    pub fn is_silent(&self) -> bool {
+        self.held.is_empty()
+    }
+
     /// Takes the connection out of HTTP.
     pub fn into_parts(self) -> Parts {
         let Self { transport, info, held, deadline, permit, .. } = self;

@@ -84,6 +84,9 @@ impl fmt::Display for BuildError {
 
 impl std::error::Error for BuildError {}
 
+/// How long a client that has not begun a request may still do so once the gateway stops: what it sent may be on its
+/// way, but browsers also connect ahead of need, and those are not waited for.
+const LAST_CALL: Duration = Duration::from_secs(2);
 /// How long the accept loop pauses when the process is out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -157,6 +160,12 @@ impl Listener {
     }
 }
 
+/// Waits until the gateway stops and those who have not begun have had their time.
+pub async fn last_call(stop: &mut ShutdownWatch) {
+    let _ = stop.wait_for(|&stopping| stopping).await;
+    tokio::time::sleep(LAST_CALL).await;
+}
+
 /// Whether an accept failed because of the one connection that it was about (accept(2)).
 fn is_about_one_connection(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
@@ -177,11 +186,16 @@ impl Settings {
                 settings.metrics.accepted.inc();
                 socket.tune();
                 let connection = Accepted { socket, peer, local, permit, settings: Arc::clone(settings) };
-                let (app, stop) = (Arc::clone(app), stop.clone());
+                let (app, stop, mut stopping) = (Arc::clone(app), stop.clone(), stop.clone());
                 let metrics = settings.metrics.clone();
                 tokio::spawn(async move {
                     let serving = async {
-                        if let Some(connection) = connection.prepare().await {
+                        let prepared = tokio::select! {
+                            biased;
+                            prepared = connection.prepare() => prepared,
+                            () = last_call(&mut stopping) => None,
+                        };
+                        if let Some(connection) = prepared {
                             app.process_new(Box::new(connection), &stop).await;
                         }
                     };

@@ -12,7 +12,7 @@ use super::head::{self, Kind};
 use super::{Core, poll, websocket};
 use crate::http::answers::{REFUSAL_FIELDS, write_closing};
 use crate::http::{Limits, Refusal};
-use crate::listener::{Connection, NoHead};
+use crate::listener::{Connection, NoHead, last_call};
 
 /// Serves the connection to its end, or until it becomes a tunnel.
 pub(super) async fn serve(
@@ -21,7 +21,7 @@ pub(super) async fn serve(
     mut connection: Box<Connection>,
     shutdown: &ShutdownWatch,
 ) {
-    let mut stopping = shutdown.clone();
+    let (mut stopping, mut first_call) = (shutdown.clone(), shutdown.clone());
     let mut first = true;
     loop {
         let (timeouts, limits) = {
@@ -32,9 +32,16 @@ pub(super) async fn serve(
         let most = usize::try_from(limits.head.as_u64()).unwrap_or(usize::MAX);
         let head = tokio::select! {
             biased;
-            head = connection.read_head(idle, timeouts.head, most) => head,
-            // An idle connection ends here; a request whose head is on its way is not waited for.
-            _ = stopping.wait_for(|&stopping| stopping), if !first => return,
+            head = connection.read_head(idle, timeouts.head, most) => Some(head),
+            // An idle connection ends at once, one that has not been used yet a moment later.
+            _ = stopping.wait_for(|&stopping| stopping), if !first => None,
+            () = last_call(&mut first_call), if first => None,
+        };
+        let head = match head {
+            Some(head) => head,
+            None if connection.is_silent() => return,
+            // A head that has begun is finished first.
+            None => connection.read_head(None, timeouts.head, most).await,
         };
         first = false;
         let mut head = match head {

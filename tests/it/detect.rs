@@ -58,14 +58,18 @@ async fn l4_l7_same_port() {
     assert!((Duration::from_millis(500)..Duration::from_millis(1500)).contains(&waited), "{waited:?}");
 
     // What could still have become something else is not lost when it does not.
-    for undecided in ["G", "POST", "<policy-file-", "PRI * HTTP/2.0\r\n", "\r\n"] {
+    let mut undecided = JoinSet::new();
+    for start in ["G", "POST", "<policy-file-", "PRI * HTTP/2.0\r\n", "\r\n"] {
         let mut client = connect().await;
-        client.send(undecided).await;
-        assert_eq!(client.read(6 + undecided.len()).await, format!("hello {undecided}").as_bytes());
-        client.send(" and the rest").await;
-        client.finish().await;
-        assert_eq!(client.read_all().await, b" and the rest");
+        undecided.spawn(async move {
+            client.send(start).await;
+            assert_eq!(client.read(6 + start.len()).await, format!("hello {start}").as_bytes());
+            client.send(" and the rest").await;
+            client.finish().await;
+            assert_eq!(client.read_all().await, b" and the rest");
+        });
     }
+    undecided.join_all().await;
 }
 
 /// What a client does, and what has to come of it.
@@ -264,9 +268,9 @@ async fn without_detection_nonsense_is_told_so_and_silence_lasts_as_long_as_a_he
 async fn where_heads_have_no_time_limit_a_silent_client_is_waited_for() {
     let (gateway, _web, _raw) = gateway("backlog: 64", "timeouts: { head: 0s }").await;
     let mut client = Client::connect(gateway.address("all")).await;
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    tokio::time::sleep(Duration::from_millis(400)).await;
     client.send("G").await;
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    tokio::time::sleep(Duration::from_millis(400)).await;
     client.send("ET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
     assert_eq!(client.answer().await.status, 200);
 }

@@ -257,6 +257,31 @@ async fn clients_that_have_said_nothing_do_not_hold_it_up() {
 }
 
 #[tokio::test]
+async fn a_request_that_has_begun_is_finished() {
+    let web = Echo::start("web").await;
+    let mut gateway = gateway(web.address(), "drain: { deadline: 1m }").await;
+    let (mut used, mut fresh) =
+        (Client::connect(gateway.address("web")).await, Client::connect(gateway.address("web")).await);
+    let mut late = Client::connect(gateway.address("web")).await;
+    assert_eq!(used.get("/").await.status, 200);
+    for client in [&mut used, &mut fresh] {
+        client.send("GET / HTTP/1.1\r\n").await;
+    }
+    eventually("all are accepted", async || gateway.metric("sockgate_connections_open{listener=\"web\"}").await == 3.0)
+        .await;
+    stop(&gateway).await;
+    refuses(&gateway).await;
+    // What is sent before the news has reached the client is answered, too.
+    late.send("GET / HTTP/1.1\r\n").await;
+    for client in [&mut used, &mut fresh, &mut late] {
+        client.send("Host: a\r\n\r\n").await;
+        let answer = client.answer().await;
+        assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+    }
+    assert_eq!(gateway.ended().await, 0);
+}
+
+#[tokio::test]
 async fn the_access_log_is_opened_anew_on_sigusr1() {
     let web = Echo::start("web").await;
     let folder = tempfile::tempdir().unwrap();

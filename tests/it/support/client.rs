@@ -43,8 +43,16 @@ impl Answer {
 /// A connection whose bytes leave at once, each write in a packet of its own.
 pub async fn tcp(address: SocketAddr) -> TcpStream {
     let stream = within("connect", TcpStream::connect(address)).await.unwrap();
-    stream.set_nodelay(true).unwrap();
+    // A peer that refuses at once may have reset the connection already.
+    let _ = stream.set_nodelay(true);
     stream
+}
+
+/// Connects and waits for the end; true when it is a reset, however early that comes.
+pub async fn is_reset(address: SocketAddr) -> bool {
+    let ended = async { TcpStream::connect(address).await?.read(&mut [0]).await };
+    let ended = within("the end of the connection", ended).await;
+    ended.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
 }
 
 /// The request that opens a WebSocket.
@@ -55,12 +63,6 @@ pub fn upgrade(path: &str) -> String {
     )
 }
 
-async fn connected(address: SocketAddr) -> TcpStream {
-    let stream = within("connect", TcpStream::connect(address)).await.unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream
-}
-
 /// Makes the kernel reset the connection when it is dropped.
 pub(super) fn to_reset(stream: TcpStream) -> TcpStream {
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
@@ -69,12 +71,12 @@ pub(super) fn to_reset(stream: TcpStream) -> TcpStream {
 
 impl Client {
     pub async fn connect(address: SocketAddr) -> Self {
-        Self::over(connected(address).await)
+        Self::over(tcp(address).await)
     }
 
     /// A connection that is reset when it is dropped, instead of closed.
     pub async fn connect_to_reset(address: SocketAddr) -> Self {
-        Self::over(to_reset(connected(address).await))
+        Self::over(to_reset(tcp(address).await))
     }
 
     /// Connects from 127.0.0.x.
