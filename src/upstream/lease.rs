@@ -2,24 +2,39 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::sessions::Opening;
-use super::{Server, Upstream};
+use super::sessions::Way;
+use super::{PickKey, Server, Upstream};
 
 /// One request or tunnel in flight on one server. Dropping it gives the place to the next in the queue.
 pub struct Lease {
     upstream: Arc<Upstream>,
     server: Arc<Server>,
     pub(super) waited: Duration,
-    /// The session that may come of it.
-    pub(super) opening: Option<Opening>,
+    opening: Option<Opening>,
+}
+
+/// A session that may come of it.
+struct Opening {
+    way: Way,
+    /// Whether it has come, or never will.
+    over: AtomicBool,
 }
 
 impl Lease {
     /// Makes a lease of a place that was taken already.
-    pub(super) fn new(upstream: Arc<Upstream>, server: Arc<Server>) -> Self {
-        Self { upstream, server, waited: Duration::ZERO, opening: None }
+    pub(super) fn new(upstream: Arc<Upstream>, server: Arc<Server>, opening: Option<Way>) -> Self {
+        let opening = opening.map(|way| Opening { way, over: AtomicBool::new(false) });
+        Self { upstream, server, waited: Duration::ZERO, opening }
+    }
+
+    /// The client wished itself to another server, which has its share.
+    pub(super) fn spilled(&mut self) {
+        if let Some(opening) = &mut self.opening {
+            opening.way = Way::Spilled;
+        }
     }
 
     /// The server.
@@ -37,10 +52,15 @@ impl Lease {
         self.waited
     }
 
-    /// Takes out the session that may come of a handshake, for whoever reads the answer. `None` where
-    /// [`Upstream::pick_new`] didn't give the lease, or it was taken before.
-    pub fn take_opening(&mut self) -> Option<Opening> {
-        self.opening.take()
+    /// Says that the handshake of this client has opened its session, and that the session table knows it by now. Only
+    /// the first call of a lease that [`Upstream::pick_new`] gave does anything.
+    pub fn learned(&self, client: &PickKey) {
+        if let Some(opening) = &self.opening
+            && !opening.over.swap(true, Relaxed)
+        {
+            self.server.opened();
+            self.upstream.opened(client, &self.server, opening.way);
+        }
     }
 
     /// Says that the server couldn't be connected to: enough of these in a row eject it.
@@ -60,6 +80,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if self.opening.as_ref().is_some_and(|opening| !opening.over.load(Relaxed)) {
+            self.server.opened();
+        }
         self.server.release();
         self.upstream.queue.dispatch();
     }

@@ -39,7 +39,7 @@ pub use health::Checks;
 pub use key::{PickKey, Tried};
 pub use lease::Lease;
 pub use server::{CheckReport, Endpoint, Server, ServerId, State, Status};
-pub use sessions::{Line, Opening, Placements};
+pub use sessions::{Line, Placements};
 pub use tls::{ClientIdentity, ServerTls};
 
 use balance::{Terms, Tier, Work};
@@ -121,8 +121,8 @@ impl std::error::Error for PickError {}
 
 /// What can be done for a request at this moment.
 enum Turn {
-    /// A place was taken on a server.
-    Serve(Lease),
+    /// A place was taken on this server, perhaps for a session that is to be opened.
+    Serve(Arc<Server>, Option<Way>),
     /// It may be served later.
     Wait(Reason),
     /// Nobody can serve it.
@@ -260,7 +260,7 @@ impl Upstream {
             Turn::Wait(self.outlook(work, tried))
         };
         let lease = match turn {
-            Turn::Serve(lease) => lease,
+            Turn::Serve(server, opening) => Lease::new(self.clone(), server, opening),
             Turn::Wait(reason) => self.wait(work, key, tried, reason).await?,
             Turn::Refuse => return Err(PickError::NoServer),
         };
@@ -273,14 +273,14 @@ impl Upstream {
     pub fn return_to(self: &Arc<Self>, id: ServerId) -> Option<Lease> {
         let server = self.server(id).filter(|server| server.state() != State::Down)?;
         server.acquire();
-        Some(Lease::new(self.clone(), server))
+        Some(Lease::new(self.clone(), server, None))
     }
 
     /// A place for new work on a server that the client knows from before. `None` if [`Self::pick`] would walk past it.
     pub fn place_on(self: &Arc<Self>, id: ServerId) -> Option<Lease> {
         let server = self.server(id)?;
         let open = self.queue.is_empty() && server.is_healthy() && server.try_acquire();
-        open.then(|| Lease::new(self.clone(), server))
+        open.then(|| Lease::new(self.clone(), server, None))
     }
 
     /// All servers in the order in which the consistent hash meets them for this client, whatever their state and
@@ -309,7 +309,7 @@ impl Upstream {
         }
     }
 
-    fn attempt(self: &Arc<Self>, work: Work, key: &PickKey, tried: &Tried, patient: bool) -> Turn {
+    fn attempt(&self, work: Work, key: &PickKey, tried: &Tried, patient: bool) -> Turn {
         let members = self.members.load();
         // Ejection is a guess and draining a wish, so they give way where nobody else is left.
         for tier in [Tier::Healthy, Tier::Ejected, Tier::Draining] {
@@ -320,12 +320,11 @@ impl Upstream {
                 }
                 let server = &members.servers[index];
                 if server.try_acquire() {
-                    let mut lease = Lease::new(self.clone(), server.clone());
-                    if work == Work::Session {
-                        let way = if candidates.spilled() { Way::Spilled } else { Way::Balance };
-                        lease.opening = Some(Opening::new(self, server, key, way));
-                    }
-                    return Turn::Serve(lease);
+                    let opening = (work == Work::Session).then(|| {
+                        server.opens();
+                        if candidates.spilled() { Way::Spilled } else { Way::Balance }
+                    });
+                    return Turn::Serve(server.clone(), opening);
                 }
             }
             match candidates.worth_waiting_for() {
@@ -375,7 +374,7 @@ impl Upstream {
             Ok(answer) => answer.map(served),
             // Nobody came up; whoever is left may serve now.
             Err(_) if reason == Reason::Starting => match self.attempt(work, key, tried, false) {
-                Turn::Serve(lease) => Ok(served(lease)),
+                Turn::Serve(server, opening) => Ok(served(Lease::new(self.clone(), server, opening))),
                 Turn::Wait(_) | Turn::Refuse => Err(PickError::NoServer),
             },
             Err(_) => Err(PickError::QueueTimeout),

@@ -88,7 +88,7 @@ impl Queue {
                 return None;
             }
             match upstream.attempt(waiter.work, &waiter.key, &waiter.tried, true) {
-                Turn::Serve(lease) => Some((number, Ok(lease))),
+                Turn::Serve(server, opening) => Some((number, Ok(Lease::new(upstream.clone(), server, opening)))),
                 Turn::Refuse => Some((number, Err(PickError::NoServer))),
                 Turn::Wait(_) => {
                     if waiter.tried.is_empty() {

@@ -1,6 +1,5 @@
 //! Placing new sessions, on upstreams whose servers have any: who may come in, where it was before, and how that went.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -12,7 +11,7 @@ use super::balance::{Candidates, Tier, Work};
 use super::config::{Config, Kind};
 use super::crowd::{Crowd, LargestClient};
 use super::{Lease, PickError, PickKey, Server, ServerId, Tried, Upstream};
-use crate::affinity::{How, Key, Learned, Returning, SessionTable};
+use crate::affinity::{Returning, SessionTable};
 
 /// What an upstream of kind `socket.io` knows of its sessions; a rebuilt one takes it over.
 pub(super) struct Sessions {
@@ -107,7 +106,8 @@ impl Upstream {
     ///   address, unless that server is down, draining, full or has its share;
     /// * servers are compared by their sessions, the coming ones included, instead of what is in flight.
     ///
-    /// The lease holds an [`Opening`]. On upstreams without sessions this is [`Self::pick`].
+    /// The lease counts as a coming session until [`Lease::learned`] or until it is dropped. On upstreams without
+    /// sessions this is [`Self::pick`].
     pub async fn pick_new(
         self: &Arc<Self>,
         key: &PickKey,
@@ -125,7 +125,7 @@ impl Upstream {
         let remembered = || if first { sessions.was_on(key) } else { None };
         let mut back = Back::Gone;
         for id in was_on.into_iter().chain(std::iter::once_with(remembered).flatten()) {
-            back = self.welcome_back(id, key, tried);
+            back = self.welcome_back(id, tried);
             if !matches!(back, Back::Gone) {
                 break;
             }
@@ -137,9 +137,7 @@ impl Upstream {
             }
             Back::OverBound => {
                 let mut lease = self.place(Work::Session, key, tried).await?;
-                if let Some(opening) = &mut lease.opening {
-                    opening.way = Way::Spilled;
-                }
+                lease.spilled();
                 lease
             }
             Back::Gone => self.place(Work::Session, key, tried).await?,
@@ -148,8 +146,8 @@ impl Upstream {
         Ok(lease)
     }
 
-    /// Notes where a client is, for when it comes back; to be called when a session that was not known is found, and
-    /// when one that is known ends or gives up a tunnel. [`Opening::learn`] does it by itself.
+    /// Notes where a client is, for when it comes back; to be called when one of its sessions is found elsewhere than
+    /// thought, and when one of its tunnels ends.
     pub fn saw(&self, key: &PickKey, server: &Server) {
         if let Some(returning) = self.sessions.as_ref().and_then(|sessions| sessions.returning.as_ref()) {
             returning.saw(returning.address(key.client), server.id().to_bits());
@@ -176,8 +174,17 @@ impl Upstream {
         Some(Line { waiting: admission.waiting(), refused: admission.refused() })
     }
 
-    fn note_crowd(&self, sessions: &Sessions, client: &PickKey) {
-        if let Some(LargestClient { address, share }) = sessions.crowd.add(client.placement(), sessions.table.len()) {
+    /// A session was opened on a server; the other end of [`Self::pick_new`].
+    pub(super) fn opened(&self, key: &PickKey, server: &Server, way: Way) {
+        let Some(sessions) = &self.sessions else { return };
+        let count = match way {
+            Way::Balance => &sessions.placed.balance,
+            Way::Returning => &sessions.placed.returning,
+            Way::Spilled => &sessions.placed.spilled,
+        };
+        count.fetch_add(1, Relaxed);
+        self.saw(key, server);
+        if let Some(LargestClient { address, share }) = sessions.crowd.add(key.placement(), sessions.table.len()) {
             log::warn!(
                 "upstream {}: {:.0} % of the latest sessions come from one address, {address}: if that is a proxy, name it \
                  in forwarding.trusted_proxies",
@@ -187,7 +194,7 @@ impl Upstream {
         }
     }
 
-    fn welcome_back(self: &Arc<Self>, id: ServerId, key: &PickKey, tried: &Tried) -> Back {
+    fn welcome_back(self: &Arc<Self>, id: ServerId, tried: &Tried) -> Back {
         let members = self.members.load();
         let candidates = Candidates::new(&members.servers, tried, Tier::Healthy, Work::Session, self.terms);
         let Some(position) = members.position(id).filter(|&position| candidates.is_open(position)) else {
@@ -201,68 +208,8 @@ impl Upstream {
         if !self.queue.is_empty() || !server.try_acquire() {
             return Back::Gone;
         }
-        let mut lease = Lease::new(self.clone(), server.clone());
-        lease.opening = Some(Opening::new(self, server, key, Way::Returning));
-        Back::Placed(lease)
-    }
-}
-
-/// A handshake on its way to a server, from [`Upstream::pick_new`]. It counts as one session of that server, so that a
-/// burst is spread before the first answer comes: until it is learned, or dropped because no session came of it.
-pub struct Opening {
-    upstream: Arc<Upstream>,
-    server: Arc<Server>,
-    client: PickKey,
-    way: Way,
-}
-
-impl Opening {
-    pub(super) fn new(upstream: &Arc<Upstream>, server: &Arc<Server>, client: &PickKey, way: Way) -> Self {
         server.opens();
-        Self { upstream: upstream.clone(), server: server.clone(), client: *client, way }
-    }
-
-    /// The server.
-    pub fn server(&self) -> &Arc<Server> {
-        &self.server
-    }
-
-    /// Notes the session that the server has opened. `heartbeat` is the longest silence that it allows, `pingInterval`
-    /// and `pingTimeout`.
-    pub fn learn(self, session: Key, heartbeat: Duration) -> Learned {
-        let (Some(sessions), Some(home)) = (&self.upstream.sessions, self.server.home()) else {
-            return Learned::Full;
-        };
-        let life = heartbeat + self.upstream.config.sessions.slack;
-        let learned = sessions.table.learn(session, home, life, How::Handshake);
-        if learned == Learned::New {
-            sessions.placed.count(self.way).fetch_add(1, Relaxed);
-            self.upstream.note_crowd(sessions, &self.client);
-        }
-        self.upstream.saw(&self.client, &self.server);
-        learned
-    }
-}
-
-impl Drop for Opening {
-    fn drop(&mut self) {
-        self.server.opened();
-    }
-}
-
-impl fmt::Debug for Opening {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Opening").field("server", &self.server.name()).field("way", &self.way).finish_non_exhaustive()
-    }
-}
-
-impl Placed {
-    fn count(&self, way: Way) -> &AtomicU64 {
-        match way {
-            Way::Balance => &self.balance,
-            Way::Returning => &self.returning,
-            Way::Spilled => &self.spilled,
-        }
+        Back::Placed(Lease::new(self.clone(), server.clone(), Some(Way::Returning)))
     }
 }
 

@@ -12,7 +12,6 @@ use crate::affinity::How;
 use crate::upstream::State;
 use crate::upstream::testing::{at_once, client, config, upstream};
 
-/// With the slack, sessions live ten seconds longer.
 const LIFE: Duration = Duration::from_secs(45);
 
 /// Servers `a`, `b`, `c`… of kind `socket.io` with these weights.
@@ -40,15 +39,16 @@ fn place(upstream: &Arc<Upstream>, key: &PickKey) -> Lease {
 }
 
 /// Opens the session that a lease is for.
-fn learn(upstream: &Upstream, lease: &mut Lease, sid: &str) -> Learned {
-    let key = upstream.sessions().unwrap().key(sid);
-    lease.take_opening().unwrap().learn(key, LIFE)
+fn learn(upstream: &Upstream, lease: &Lease, key: &PickKey, sid: &str) {
+    let table = upstream.sessions().unwrap();
+    table.learn(table.key(sid), lease.server().home().unwrap(), LIFE, How::Handshake);
+    lease.learned(key);
 }
 
 /// Opens a session and returns the name of its server; nothing stays in flight.
 fn open(upstream: &Arc<Upstream>, key: &PickKey, sid: &str) -> String {
-    let mut lease = place(upstream, key);
-    learn(upstream, &mut lease, sid);
+    let lease = place(upstream, key);
+    learn(upstream, &lease, key, sid);
     lease.server().name().to_string()
 }
 
@@ -69,11 +69,11 @@ fn one_address_is_spread_over_the_servers() {
 
         // All at once, none known before the last has come.
         let upstream = pool(&[1; 4], json!({}));
-        let mut held: Vec<_> = (0..count).map(|_| place(&upstream, &client(1))).collect();
+        let held: Vec<_> = (0..count).map(|_| place(&upstream, &client(1))).collect();
         let most = upstream.servers().iter().map(|server| server.opening()).max().unwrap() as f64;
         assert!(most <= most_allowed, "{count} handshakes: {most} on one server");
-        for (number, lease) in held.iter_mut().enumerate() {
-            learn(&upstream, lease, &number.to_string());
+        for (number, lease) in held.iter().enumerate() {
+            learn(&upstream, lease, &client(1), &number.to_string());
         }
         assert!(upstream.servers().iter().all(|server| server.opening() == 0));
         assert!(upstream.placements().spilled > 0);
@@ -102,25 +102,19 @@ fn many_addresses_mostly_stay_where_the_hash_has_them() {
 fn a_handshake_counts_until_its_session_is_known_or_given_up() {
     let upstream = pool(&[1], json!({}));
     let server = upstream.servers()[0].clone();
-    let (mut first, second) = (place(&upstream, &client(1)), place(&upstream, &client(1)));
+    let (first, second) = (place(&upstream, &client(1)), place(&upstream, &client(1)));
     assert_eq!((server.opening(), server.sessions(), server.in_flight()), (2, 0, 2));
-    assert_eq!(learn(&upstream, &mut first, "x"), Learned::New);
-    assert!(first.take_opening().is_none());
+    learn(&upstream, &first, &client(1), "x");
+    first.learned(&client(1));
     assert_eq!((server.opening(), server.sessions()), (1, 1));
     drop((first, second));
     assert_eq!((server.opening(), server.sessions(), server.in_flight()), (0, 1, 0));
     assert_eq!(upstream.placements(), Placements { balance: 1, returning: 0, spilled: 0 });
     assert_eq!((server.home().unwrap().opened(), server.home().unwrap().closed()), (1, 0));
 
-    let mut third = place(&upstream, &client(1));
-    let opening = third.take_opening();
-    drop(third);
-    assert_eq!((server.opening(), server.in_flight()), (1, 0), "whoever reads the answer has it");
-    drop(opening);
-    assert_eq!(server.opening(), 0);
-
-    let mut plain = at_once(upstream.pick(&client(1), &mut Tried::default())).unwrap();
-    assert!(plain.take_opening().is_none());
+    let plain = at_once(upstream.pick(&client(1), &mut Tried::default())).unwrap();
+    plain.learned(&client(1));
+    assert_eq!((server.opening(), server.in_flight()), (0, 1));
 }
 
 #[test]
@@ -197,9 +191,9 @@ fn whoever_would_come_back_to_a_server_with_its_share_is_placed_elsewhere() {
     for number in 0..20 {
         table.learn(table.key(&number.to_string()), full.home().unwrap(), LIFE, How::Rescue);
     }
-    let mut lease = at_once(upstream.pick_new(&client(1), Some(full.id()), &mut Tried::default())).unwrap();
+    let lease = at_once(upstream.pick_new(&client(1), Some(full.id()), &mut Tried::default())).unwrap();
     assert_ne!(lease.server().id(), full.id());
-    learn(&upstream, &mut lease, "new");
+    learn(&upstream, &lease, &client(1), "new");
     assert_eq!(upstream.placements(), Placements { balance: 0, returning: 0, spilled: 1 });
 }
 
@@ -270,13 +264,11 @@ async fn silent_sessions_expire_while_the_upstream_works() {
     let upstream = pool(&[1], json!({}));
     open(&upstream, &client(1), "x");
     let checks = upstream.start_checks();
-    tokio::time::sleep(LIFE + Duration::from_secs(9)).await;
-    assert_eq!(sessions(&upstream), [1]);
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    tokio::time::sleep(LIFE + Duration::from_secs(10)).await;
     assert_eq!(sessions(&upstream), [0]);
     open(&upstream, &client(1), "y");
     drop(checks);
-    tokio::time::sleep(LIFE + Duration::from_secs(60)).await;
+    tokio::time::sleep(LIFE + Duration::from_secs(10)).await;
     assert_eq!(sessions(&upstream), [1], "nobody sweeps any more");
 }
 
@@ -355,7 +347,7 @@ proptest! {
             let open: Vec<_> = servers.iter().filter(|server| server.state() == State::Up).collect();
             let total: f64 = open.iter().map(|server| load(server)).sum();
             let shares: u32 = open.iter().map(|server| server.weight()).sum();
-            let mut lease = place(&upstream, &key);
+            let lease = place(&upstream, &key);
             if lease.server().state() == State::Up {
                 let mean = (total + 1.0) * f64::from(lease.server().weight()) / f64::from(shares);
                 // The factor is kept in thousandths.
@@ -365,7 +357,7 @@ proptest! {
                 prop_assert!(open.is_empty());
             }
             if matches!(step, Step::Open(_)) {
-                learn(&upstream, &mut lease, &number.to_string());
+                learn(&upstream, &lease, &key, &number.to_string());
                 opened.push(number.to_string());
             } else {
                 held.push(lease);
