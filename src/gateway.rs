@@ -227,9 +227,6 @@ impl Service for Traffic {
         tokio::spawn(Arc::clone(&self.deadlines).run());
         let snapshot = self.core.snapshot.load_full();
         let checks: Vec<_> = snapshot.pools.values().map(|pool| pool.upstream.start_checks()).collect();
-        for table in snapshot.pools.values().filter_map(|pool| pool.sessions()) {
-            tokio::spawn(table.run());
-        }
         let mut reopen = signal(SignalKind::user_defined1()).ok();
         for listener in self.listeners.take().unwrap_or_default() {
             info!("listening {} {}", listener.name(), listener.address());
