@@ -1,6 +1,6 @@
 //! Sessions and the servers that they are placed on.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use futures::FutureExt;
 use proptest::prelude::*;
@@ -31,7 +31,7 @@ fn said(weights: &[u16], more: Value) -> Value {
 }
 
 fn address(number: u32) -> PickKey {
-    PickKey { client: Ipv4Addr::from_bits(number.wrapping_mul(2_654_435_761)).into() }
+    IpAddr::from(Ipv4Addr::from_bits(number.wrapping_mul(2_654_435_761))).into()
 }
 
 fn place(upstream: &Arc<Upstream>, key: &PickKey) -> Lease {
