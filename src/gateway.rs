@@ -154,6 +154,7 @@ impl Builder {
         // Named before anything else does: Pingora would choose ring, whose handshakes cost more. If a program has
         // chosen already, its choice stands.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        check_authorities()?;
         let metrics = Metrics::new().map_err(|error| fail(&error))?;
         let (access_log, log_writer) = AccessLog::open(&config.access_log, Arc::clone(&metrics)).map_err(|error| {
             let file = config.access_log.file.as_deref().unwrap_or(Path::new("standard output"));
@@ -195,6 +196,22 @@ impl Builder {
         let engine = engine(Balancer::new(Arc::clone(&core)), &server.configuration, keep_alive);
         let app = Arc::new(App::new(Arc::clone(&core), engine));
         Ok(Gateway { core, app, server, listeners, admin, limits, deadlines, log_writer, stop_asked: Arc::default() })
+    }
+}
+
+/// Pingora's connector reads the system's authorities whether anybody needs them or not, and panics where it can't.
+fn check_authorities() -> Result<(), BuildError> {
+    let found = rustls_native_certs::load_native_certs();
+    let fail = |error: &dyn fmt::Display| {
+        Err(BuildError(format!("the system's certificate authorities (SSL_CERT_FILE, SSL_CERT_DIR): {error}")))
+    };
+    if let (true, Some(error)) = (found.certs.is_empty(), found.errors.first()) {
+        return fail(error);
+    }
+    let mut store = rustls::RootCertStore::empty();
+    match found.certs.into_iter().find_map(|authority| store.add(authority).err()) {
+        Some(error) => fail(&error),
+        None => Ok(()),
     }
 }
 

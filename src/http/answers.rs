@@ -29,8 +29,6 @@ pub enum Refusal {
     BodyTooLarge,
     /// The body did not arrive in time.
     BodyTimeout,
-    /// An expectation other than `100-continue`.
-    Expectation,
     /// No server of the upstream can take it.
     NoServer,
     /// The upstream's waiting room is full.
@@ -56,7 +54,6 @@ impl Refusal {
             Self::Method => 405,
             Self::HeadTimeout | Self::BodyTimeout => 408,
             Self::BodyTooLarge => 413,
-            Self::Expectation => 417,
             Self::HeadTooLarge => 431,
             Self::ConnectFailed | Self::BadAnswer => 502,
             Self::NoServer | Self::QueueFull | Self::QueueTimeout | Self::NewSessions(_) => 503,
@@ -85,7 +82,6 @@ impl Refusal {
             Self::HeadTooLarge => "head_too_large",
             Self::BodyTooLarge => "body_too_large",
             Self::BodyTimeout => "body_timeout",
-            Self::Expectation => "expectation",
             Self::NoServer => "no_server",
             Self::QueueFull => "queue_full",
             Self::QueueTimeout => "queue_timeout",
@@ -110,7 +106,6 @@ impl fmt::Display for Refusal {
             Self::HeadTooLarge => f.write_str("The request head is too large."),
             Self::BodyTooLarge => f.write_str("The request body is too large."),
             Self::BodyTimeout => f.write_str("The request body did not arrive in time."),
-            Self::Expectation => f.write_str("The gateway can't meet this expectation."),
             Self::NoServer => f.write_str("No server can take this request now."),
             Self::QueueFull => f.write_str("Too many requests are waiting for a server."),
             Self::QueueTimeout => f.write_str("No server had room in time."),

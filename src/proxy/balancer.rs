@@ -322,6 +322,8 @@ impl ProxyHttp for Balancer {
         ctx: &mut Exchange,
     ) -> Result<()> {
         ctx.first_byte.get_or_insert_with(Instant::now);
+        // The gateway speaks for itself, whatever its server speaks (RFC 9110 2.5).
+        response.set_version(Version::HTTP_11);
         if response.status == 101 {
             // No upgrade was asked for: passing it on would leave client and server with two ideas of the connection.
             ctx.refusal = Some(Refusal::BadAnswer);
@@ -486,6 +488,14 @@ fn announce(session: &Session, ctx: &Exchange, pool: &Pool, lease: &Lease) {
             jsonp: poll.jsonp.is_some(),
             upstream: Arc::clone(lease.upstream().name()),
             server: Arc::clone(lease.server().name()),
+            said: Box::new({
+                let (table, key) = (pool.sessions().cloned(), poll.begun.as_ref().map(|(key, _)| *key));
+                move || {
+                    if let (Some(table), Some(key)) = (table, key) {
+                        table.forget(key);
+                    }
+                }
+            }),
         });
     }
 }

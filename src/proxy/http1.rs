@@ -75,7 +75,7 @@ fn kind(head: &mut BytesMut, limits: &Limits) -> Result<Kind, Refusal> {
     let mut fields = [httparse::EMPTY_HEADER; head::MOST_FIELDS];
     let parsed = head::parse(head, &mut fields, limits.headers)?;
     let kind = parsed.kind(limits.body.as_u64())?;
-    if let Some(rewritten) = parsed.to_origin_form() {
+    if let Some(rewritten) = parsed.to_plain_form() {
         *head = rewritten;
     }
     Ok(kind)

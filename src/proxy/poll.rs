@@ -54,7 +54,7 @@ pub(super) async fn serve(
             // The engine has been dropped, and with it the request to the server.
             let farewell = info.pending.take()?;
             let connection = back.take()?;
-            let Farewell { body, jsonp, upstream, server, .. } = farewell;
+            let Farewell { body, jsonp, upstream, server, said, .. } = farewell;
             let mut line = Line::new(&info, "HTTP/1.1", began, started);
             line.status = 200;
             line.closed_by = "drain";
@@ -63,6 +63,7 @@ pub(super) async fn serve(
             line.server = Some(server);
             let origin = describe(&kept, &mut line);
             core.access_log.write(line.finish());
+            said();
             say(connection, &body, jsonp, origin.as_deref()).await
         }
     }
