@@ -12,7 +12,7 @@ use crate::listener::Parts;
 use crate::metrics::UpstreamMetrics;
 use crate::snapshot::Pool;
 use crate::transport::Transport;
-use crate::tunnel::{Ends, Listening, carry};
+use crate::tunnel::{End, Ends, Listening, carry};
 use crate::upstream::Lease;
 
 /// An open tunnel and what is told of it when it ends.
@@ -43,16 +43,20 @@ impl Tunnel {
         let ends = Ends { client: transport, from_client: held, server, from_server: first, head };
         let leave = self.pool.roster(self.lease.server().id()).add();
         let closed = carry(ends, idle, &deadline, &leave, listening).await;
+        let closed_by = match closed.end {
+            End::Stopped if leave.is_told() => "drain",
+            end => end.word(),
+        };
         drop((open, permit, leave, self.lease));
         self.pool.metrics.bytes_in.inc_by(closed.bytes_in);
         self.pool.metrics.bytes_out.inc_by(closed.bytes_out);
-        self.pool.metrics.closed(closed.end.word());
+        self.pool.metrics.closed(closed_by);
         self.line.event = Event::Close;
         self.line.bytes_in = closed.bytes_in;
         self.line.bytes_out = closed.bytes_out;
         self.line.messages_in = closed.seen_in.messages;
         self.line.messages_out = closed.seen_out.messages;
-        self.line.closed_by = closed.end.word();
+        self.line.closed_by = closed_by;
         self.line.close_code = closed.seen_in.close.or(closed.seen_out.close);
         self.core.access_log.write(self.line.finish());
     }
