@@ -41,9 +41,8 @@ impl Cluster {
 
     /// One more gateway before the servers, ready and with all of them up. The caller keeps it.
     pub async fn gateway(&self, address: &str) -> Gateway {
-        let entry = |(name, server): (&&str, &Node)| {
-            format!("{{ address: \"127.0.0.1:{}\", name: {name} }}", server.port())
-        };
+        let entry =
+            |(name, server): (&&str, &Node)| format!("{{ address: \"127.0.0.1:{}\", name: {name} }}", server.port());
         let entries: Vec<String> = NAMES.iter().zip(&self.servers).map(entry).collect();
         let gateway = Gateway::start(&format!(
             "
@@ -67,10 +66,6 @@ upstreams:
     /// Where the first gateway listens.
     pub fn address(&self) -> SocketAddr {
         self.gateways[0].address("web")
-    }
-
-    pub fn url(&self) -> String {
-        format!("http://{}", self.address())
     }
 
     /// Runs a batch of clients against the first gateway; gives their summary.
