@@ -154,6 +154,7 @@ impl Builder {
         // Named before anything else does: Pingora would choose ring, whose handshakes cost more. If a program has
         // chosen already, its choice stands.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        check_authorities()?;
         let metrics = Metrics::new().map_err(|error| fail(&error))?;
         let (access_log, log_writer) = AccessLog::open(&config.access_log, Arc::clone(&metrics)).map_err(|error| {
             let file = config.access_log.file.as_deref().unwrap_or(Path::new("standard output"));
@@ -198,6 +199,22 @@ impl Builder {
     }
 }
 
+/// Pingora's connector reads the system's authorities whether anybody needs them or not, and panics where it can't.
+fn check_authorities() -> Result<(), BuildError> {
+    let found = rustls_native_certs::load_native_certs();
+    let fail = |error: &dyn fmt::Display| {
+        Err(BuildError(format!("the system's certificate authorities (SSL_CERT_FILE, SSL_CERT_DIR): {error}")))
+    };
+    if let (true, Some(error)) = (found.certs.is_empty(), found.errors.first()) {
+        return fail(error);
+    }
+    let mut store = rustls::RootCertStore::empty();
+    match found.certs.into_iter().find_map(|authority| store.add(authority).err()) {
+        Some(error) => fail(&error),
+        None => Ok(()),
+    }
+}
+
 /// Pingora's HTTP proxy around these hooks; `keep_alive` is how long an HTTP/2 connection may be without a stream.
 fn engine<P>(hooks: P, conf: &Arc<ServerConf>, keep_alive: Duration) -> Arc<dyn HttpEngine>
 where
@@ -227,9 +244,6 @@ impl Service for Traffic {
         tokio::spawn(Arc::clone(&self.deadlines).run());
         let snapshot = self.core.snapshot.load_full();
         let checks: Vec<_> = snapshot.pools.values().map(|pool| pool.upstream.start_checks()).collect();
-        for table in snapshot.pools.values().filter_map(|pool| pool.sessions()) {
-            tokio::spawn(table.run());
-        }
         let mut reopen = signal(SignalKind::user_defined1()).ok();
         for listener in self.listeners.take().unwrap_or_default() {
             info!("listening {} {}", listener.name(), listener.address());

@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::drain;
-use crate::affinity::Home;
+use crate::affinity::{Home, SessionTable};
 use crate::snapshot::{Pool, Snapshot};
-use crate::upstream::{Server, State};
+use crate::upstream::{Server, State, Upstream};
 
 /// Everything that `/status` tells.
 pub(super) fn status(snapshot: &Snapshot, connections: usize, uptime: Duration) -> Value {
@@ -27,8 +27,23 @@ fn upstream_status(pool: &Pool) -> Value {
     json!({
         "name": &**upstream.name(),
         "ready": upstream.ready(),
+        "sessions": upstream.sessions().map(|table| sessions_status(upstream, table)),
         "waiting": upstream.waiting(),
         "servers": upstream.servers().iter().map(|server| server_status(pool, server)).collect::<Vec<_>>(),
+    })
+}
+
+fn sessions_status(upstream: &Upstream, table: &SessionTable) -> Value {
+    let placed = upstream.placements();
+    json!({
+        "live": table.len(),
+        "placed": { "by_balance": placed.balance, "returning": placed.returning, "spilled": placed.spilled },
+        "waiting_to_open": upstream.line().map(|line| line.waiting),
+        "refused_to_open": upstream.line().map(|line| line.refused),
+        "largest_client": upstream.largest_client().map(|client| json!({
+            "address": client.address.to_string(),
+            "share": client.share,
+        })),
     })
 }
 

@@ -29,14 +29,14 @@ pub enum Refusal {
     BodyTooLarge,
     /// The body did not arrive in time.
     BodyTimeout,
-    /// An expectation other than `100-continue`.
-    Expectation,
     /// No server of the upstream can take it.
     NoServer,
     /// The upstream's waiting room is full.
     QueueFull,
     /// No server had room in time.
     QueueTimeout,
+    /// New sessions come faster than they may; the seconds after which to come again.
+    NewSessions(u64),
     /// No server could be connected to.
     ConnectFailed,
     /// The server closed the connection, or answered with something that is no answer.
@@ -54,11 +54,18 @@ impl Refusal {
             Self::Method => 405,
             Self::HeadTimeout | Self::BodyTimeout => 408,
             Self::BodyTooLarge => 413,
-            Self::Expectation => 417,
             Self::HeadTooLarge => 431,
             Self::ConnectFailed | Self::BadAnswer => 502,
-            Self::NoServer | Self::QueueFull | Self::QueueTimeout => 503,
+            Self::NoServer | Self::QueueFull | Self::QueueTimeout | Self::NewSessions(_) => 503,
             Self::AnswerTimeout => 504,
+        }
+    }
+
+    /// The seconds of `Retry-After`, where coming again makes sense.
+    pub fn retry_after(self) -> Option<u64> {
+        match self {
+            Self::NewSessions(seconds) => Some(seconds),
+            _ => None,
         }
     }
 
@@ -75,10 +82,10 @@ impl Refusal {
             Self::HeadTooLarge => "head_too_large",
             Self::BodyTooLarge => "body_too_large",
             Self::BodyTimeout => "body_timeout",
-            Self::Expectation => "expectation",
             Self::NoServer => "no_server",
             Self::QueueFull => "queue_full",
             Self::QueueTimeout => "queue_timeout",
+            Self::NewSessions(_) => "new_sessions",
             Self::ConnectFailed => "connect_failed",
             Self::BadAnswer => "bad_answer",
             Self::AnswerTimeout => "answer_timeout",
@@ -99,10 +106,10 @@ impl fmt::Display for Refusal {
             Self::HeadTooLarge => f.write_str("The request head is too large."),
             Self::BodyTooLarge => f.write_str("The request body is too large."),
             Self::BodyTimeout => f.write_str("The request body did not arrive in time."),
-            Self::Expectation => f.write_str("The gateway can't meet this expectation."),
             Self::NoServer => f.write_str("No server can take this request now."),
             Self::QueueFull => f.write_str("Too many requests are waiting for a server."),
             Self::QueueTimeout => f.write_str("No server had room in time."),
+            Self::NewSessions(_) => f.write_str("Too many new sessions at once."),
             Self::ConnectFailed => f.write_str("No server could be reached."),
             Self::BadAnswer => f.write_str("The server gave no proper answer."),
             Self::AnswerTimeout => f.write_str("The server did not answer in time."),
@@ -111,6 +118,13 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+/// Writes the whole answer that a refusal is; the connection closes after it.
+pub fn write_refusal(refusal: Refusal) -> Vec<u8> {
+    let retry_after = refusal.retry_after().map(|seconds| seconds.to_string());
+    let retry_after = retry_after.as_deref().map(|seconds| ("retry-after", seconds));
+    write_closing(refusal.status(), REFUSAL_FIELDS.into_iter().chain(retry_after), refusal.to_string().as_bytes())
+}
 
 /// Writes a whole HTTP/1.1 answer after which the connection closes.
 pub fn write_closing<'a>(status: u16, fields: impl IntoIterator<Item = (&'a str, &'a str)>, body: &[u8]) -> Vec<u8> {
@@ -134,9 +148,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_whole_and_says_that_it_is_the_last() {
-        let body = Refusal::HeadTooLarge.to_string();
-        let answer = write_closing(431, REFUSAL_FIELDS, body.as_bytes());
-        let text = String::from_utf8(answer).unwrap();
+        let text = String::from_utf8(write_refusal(Refusal::HeadTooLarge)).unwrap();
         assert!(text.starts_with("HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain"));
         assert!(text.ends_with("content-length: 30\r\nconnection: close\r\n\r\nThe request head is too large."));
     }

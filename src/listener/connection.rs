@@ -53,7 +53,6 @@ pub struct Info {
 pub struct Pending(Mutex<Option<Farewell>>);
 
 /// The polite end of a session, ready to be said.
-#[derive(Debug)]
 pub struct Farewell {
     /// Says when.
     pub leave: Arc<Leave>,
@@ -65,6 +64,14 @@ pub struct Farewell {
     pub upstream: Arc<str>,
     /// Its server.
     pub server: Arc<str>,
+    /// To be called once it has been said: the session is over.
+    pub said: Box<dyn FnOnce() + Send>,
+}
+
+impl fmt::Debug for Farewell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Farewell").field("body", &self.body).field("server", &self.server).finish_non_exhaustive()
+    }
 }
 
 impl Pending {

@@ -14,7 +14,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 
 use super::exchange::{Exchange, Line};
-use super::learn::Learner;
+use super::learn::{Heard, Learner};
 use super::place::Ask;
 use super::{Core, connect, head, peer};
 use crate::http::forwarding::Seen;
@@ -86,7 +86,10 @@ impl Balancer {
         }
         let body = Bytes::from(refusal.to_string());
         let written = async {
-            let mut header = ResponseHeader::build(refusal.status(), Some(4))?;
+            let mut header = ResponseHeader::build(refusal.status(), Some(5))?;
+            if let Some(seconds) = refusal.retry_after() {
+                header.insert_header("retry-after", seconds)?;
+            }
             for (name, value) in answers::REFUSAL_FIELDS {
                 header.insert_header(name, value)?;
             }
@@ -319,6 +322,8 @@ impl ProxyHttp for Balancer {
         ctx: &mut Exchange,
     ) -> Result<()> {
         ctx.first_byte.get_or_insert_with(Instant::now);
+        // The gateway speaks for itself, whatever its server speaks (RFC 9110 2.5).
+        response.set_version(Version::HTTP_11);
         if response.status == 101 {
             // No upgrade was asked for: passing it on would leave client and server with two ideas of the connection.
             ctx.refusal = Some(Refusal::BadAnswer);
@@ -353,10 +358,14 @@ impl ProxyHttp for Balancer {
         ctx: &mut Exchange,
     ) -> Result<Option<Duration>> {
         let bytes = body.as_deref().unwrap_or_default();
-        if let Some(learner) = &mut ctx.learner
-            && !learner.hear(bytes)
-        {
-            ctx.learner = None;
+        if let Some(learner) = &mut ctx.learner {
+            let heard = learner.hear(bytes);
+            if heard != Heard::TooLittle {
+                ctx.learner = None;
+            }
+            if let (Heard::Session, Some(lease), Some(ask)) = (heard, &ctx.lease, &ctx.ask) {
+                lease.learned(&ask.client);
+            }
         }
         if let Some(error) = &mut ctx.error_body {
             error.extend_from_slice(&bytes[..bytes.len().min(LONGEST_ERROR - error.len())]);
@@ -479,6 +488,14 @@ fn announce(session: &Session, ctx: &Exchange, pool: &Pool, lease: &Lease) {
             jsonp: poll.jsonp.is_some(),
             upstream: Arc::clone(lease.upstream().name()),
             server: Arc::clone(lease.server().name()),
+            said: Box::new({
+                let (table, key) = (pool.sessions().cloned(), poll.begun.as_ref().map(|(key, _)| *key));
+                move || {
+                    if let (Some(table), Some(key)) = (table, key) {
+                        table.forget(key);
+                    }
+                }
+            }),
         });
     }
 }

@@ -40,7 +40,8 @@ pub(super) async fn connect(pool: &Pool, ask: &Ask, line: &mut Line) -> Result<(
 pub(super) fn refusal(error: PickError) -> Refusal {
     match error {
         PickError::NoServer => Refusal::NoServer,
-        PickError::QueueFull | PickError::Admission { .. } => Refusal::QueueFull,
+        PickError::QueueFull => Refusal::QueueFull,
+        PickError::Admission { retry_after } => Refusal::NewSessions(retry_after.as_secs().max(1)),
         PickError::QueueTimeout => Refusal::QueueTimeout,
     }
 }

@@ -13,6 +13,9 @@ use crate::request::{Headers, Path, Request, host_name};
 /// Most fields that can be read, whatever `limits.headers` says; Pingora's own limit.
 pub(super) const MOST_FIELDS: usize = 256;
 
+/// Visible characters that are no part of any URL (RFC 3986 2).
+const NEVER_IN_URLS: [char; 4] = ['"', '<', '>', '`'];
+
 /// What a request is, after the checks that every request has to pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -25,7 +28,7 @@ pub(super) enum Kind {
 /// A head, parsed where it lies.
 pub(super) struct Head<'a> {
     pub(super) method: &'a str,
-    /// As sent: a path and query, `*`, or a whole URL as long as it is not brought [`Head::to_origin_form`].
+    /// As sent: a path and query, `*`, or a whole URL as long as it is not brought [`Head::to_plain_form`].
     target: &'a str,
     pub(super) minor_version: u8,
     pub(super) fields: &'a [httparse::Header<'a>],
@@ -95,20 +98,36 @@ impl<'a> Head<'a> {
         split_url(self.target).map_or(self.target, |(_, rest)| if rest.is_empty() { "/" } else { rest })
     }
 
-    /// The head with a path for its target, where that is a whole URL; the URL's host takes the place of `Host`
-    /// (RFC 9112 3.2.2), so that everybody after this reads the same one.
-    pub(super) fn to_origin_form(&self) -> Option<BytesMut> {
-        let (authority, rest) = split_url(self.target)?;
-        let slash = if rest.starts_with('/') { "" } else { "/" };
+    /// The head as engines and servers read it, where it differs from what was sent: a whole URL becomes a path, and its
+    /// host takes the place of `Host` (RFC 9112 3.2.2); the few characters that no URL may hold, and that some readers
+    /// refuse, are escaped, as browsers do it.
+    pub(super) fn to_plain_form(&self) -> Option<BytesMut> {
+        let url = split_url(self.target);
+        let target = url.map_or(self.target, |(_, rest)| rest);
+        if url.is_none() && !target.contains(NEVER_IN_URLS) {
+            return None;
+        }
         let mut head = BytesMut::new();
-        let start = format!("{} {slash}{rest} HTTP/1.{}\r\nHost: {authority}\r\n", self.method, self.minor_version);
-        head.extend_from_slice(start.as_bytes());
-        for field in self.fields.iter().filter(|field| !field.name.eq_ignore_ascii_case("host")) {
-            for part in [field.name.as_bytes(), b": ", field.value, b"\r\n"] {
-                head.extend_from_slice(part);
+        let mut write = |part: &[u8]| head.extend_from_slice(part);
+        write(self.method.as_bytes());
+        write(if target.starts_with('/') || target == "*" { b" " } else { b" /" });
+        for byte in target.bytes() {
+            if NEVER_IN_URLS.contains(&char::from(byte)) {
+                write(format!("%{byte:02X}").as_bytes());
+            } else {
+                write(&[byte]);
             }
         }
-        head.extend_from_slice(b"\r\n");
+        write(format!(" HTTP/1.{}\r\n", self.minor_version).as_bytes());
+        if let Some((authority, _)) = url {
+            write(format!("Host: {authority}\r\n").as_bytes());
+        }
+        for field in self.fields.iter().filter(|field| url.is_none() || !field.name.eq_ignore_ascii_case("host")) {
+            for part in [field.name.as_bytes(), b": ", field.value, b"\r\n"] {
+                write(part);
+            }
+        }
+        write(b"\r\n");
         Some(head)
     }
 
@@ -193,7 +212,7 @@ mod tests {
         let head = parse(&bytes, &mut fields, 4).unwrap();
         assert_eq!(head.authority(), Some("Real:81"));
         let expected = "GET /?x HTTP/1.1\r\nHost: Real:81\r\n\r\n";
-        assert_eq!(head.to_origin_form().as_deref(), Some(expected.as_bytes()));
+        assert_eq!(head.to_plain_form().as_deref(), Some(expected.as_bytes()));
         assert_eq!(split_url("https://a/b?c://d"), Some(("a", "/b?c://d")));
         assert_eq!(split_url("/a?b=http://c"), None);
     }

@@ -10,7 +10,7 @@ use super::engine::HttpEngine;
 use super::exchange::Line;
 use super::head::{self, Kind};
 use super::{Core, poll, websocket};
-use crate::http::answers::{REFUSAL_FIELDS, write_closing};
+use crate::http::answers::write_refusal;
 use crate::http::{Limits, Refusal};
 use crate::listener::{Connection, NoHead, last_call};
 
@@ -75,7 +75,7 @@ fn kind(head: &mut BytesMut, limits: &Limits) -> Result<Kind, Refusal> {
     let mut fields = [httparse::EMPTY_HEADER; head::MOST_FIELDS];
     let parsed = head::parse(head, &mut fields, limits.headers)?;
     let kind = parsed.kind(limits.body.as_u64())?;
-    if let Some(rewritten) = parsed.to_origin_form() {
+    if let Some(rewritten) = parsed.to_plain_form() {
         *head = rewritten;
     }
     Ok(kind)
@@ -92,10 +92,9 @@ async fn refuse(core: &Core, connection: Connection, refusal: Refusal, head: Opt
             line.asked(head.method, head.authority(), head.path_and_query());
         }
     }
-    let body = refusal.to_string();
-    line.bytes_out = body.len() as u64;
+    line.bytes_out = refusal.to_string().len() as u64;
     core.metrics.refused(refusal.word());
     core.snapshot.load().local.answered(refusal.status());
     core.access_log.write(line.finish());
-    connection.answer_and_close(&write_closing(refusal.status(), REFUSAL_FIELDS, body.as_bytes())).await;
+    connection.answer_and_close(&write_refusal(refusal)).await;
 }

@@ -2,7 +2,6 @@
 //! its handshake has been released, so that no request of it can come too early.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use crate::affinity::{Held, How, Learned, Mark};
 use crate::snapshot::Pool;
@@ -22,22 +21,30 @@ pub(super) struct Learner {
 /// A tunnel's hold of its session, empty until the session is known.
 pub(super) type Hold = OnceLock<Held>;
 
-/// How long a session outlives the silence that its heartbeat allows.
-const SLACK: Duration = Duration::from_secs(10);
+/// What an answer has said so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// It may still open a session.
+    TooLittle,
+    /// It opens none.
+    Nothing,
+    /// It has opened one, which is known now.
+    Session,
+}
 
 impl Learner {
     pub(super) fn new(pool: Arc<Pool>, server: ServerId) -> Self {
         Self { reader: HandshakeReader::new(), pool, server, hold: None }
     }
 
-    /// Takes the next bytes of the answer's body; false when there is nothing more to learn.
-    pub(super) fn hear(&mut self, bytes: &[u8]) -> bool {
+    /// Takes the next bytes of the answer's body.
+    pub(super) fn hear(&mut self, bytes: &[u8]) -> Heard {
         match self.reader.push(bytes) {
-            Progress::NeedMore => true,
-            Progress::NotOne => false,
+            Progress::NeedMore => Heard::TooLittle,
+            Progress::NotOne => Heard::Nothing,
             Progress::Found(handshake) => {
                 self.learn(&handshake);
-                false
+                Heard::Session
             }
         }
     }
@@ -45,7 +52,7 @@ impl Learner {
     fn learn(&self, handshake: &Handshake) {
         let Some(table) = self.pool.sessions() else { return };
         let key = table.key(&handshake.sid);
-        let life = handshake.ping_interval + handshake.ping_timeout + SLACK;
+        let life = handshake.ping_interval + handshake.ping_timeout + self.pool.upstream.config().sessions.slack;
         let home = table.home(self.server.to_bits());
         if table.learn(key, &home, life, How::Handshake) == Learned::Full {
             return;
@@ -68,7 +75,7 @@ impl Learner {
         self.hold = Some(hold);
         let mut frame = FirstFrame::default();
         Box::new(move |bytes| match frame.payload(bytes) {
-            Some(payload) => self.hear(payload),
+            Some(payload) => self.hear(payload) == Heard::TooLittle,
             None => false,
         })
     }

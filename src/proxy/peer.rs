@@ -9,6 +9,8 @@ use pingora::protocols::tls::CaType;
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 use pingora::{Error, ErrorType, Result};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 
 use crate::snapshot::Pool;
 use crate::upstream::{Endpoint, Server, Upstream};
@@ -74,14 +76,31 @@ pub(super) fn of(pool: &Pool, server: &Server) -> Result<Box<HttpPeer>> {
     Ok(Box::new(peer))
 }
 
+/// An authority whose key was never kept. Pingora wants to know one even where nothing is verified, and a system
+/// without any is where `verify: false` is met.
+const NOBODY: &[u8] = b"-----BEGIN CERTIFICATE-----
+MIIBODCB66ADAgECAhQCROqkjR9m5ysTVkYMGwBB/M4mIzAFBgMrZXAwETEPMA0G
+A1UEAwwGbm9ib2R5MCAXDTI2MTEyMjE2NDMzMFoYDzIxMjYxMDI5MTY0MzMwWjAR
+MQ8wDQYDVQQDDAZub2JvZHkwKjAFBgMrZXADIQB3YVt0vL7nd9fTlUUjUjhAEcA8
+21muIo8G57x9/5+8fKNTMFEwHQYDVR0OBBYEFNovudWRXnNcfjj61NuV+TpAOUlp
+MB8GA1UdIwQYMBaAFNovudWRXnNcfjj61NuV+TpAOUlpMA8GA1UdEwEB/wQFMAMB
+Af8wBQYDK2VwA0EAK0ShM3m8asstX296VhuBxRPoosDvXwZzPVEh60vqtX/FeyET
+gMxkuz9k0GMNyGXY6Q1bYIBm3VJxDc+p0LIhBQ==
+-----END CERTIFICATE-----
+";
+
 impl PeerTls {
     fn of(upstream: &Upstream) -> Self {
         let tls = upstream.tls();
         let own_authorities = upstream.config().tls.as_ref().is_some_and(|tls| tls.ca.is_some());
-        let authorities = tls.filter(|_| own_authorities).map(|tls| {
-            let wrap = |root: &rustls_pki_types::CertificateDer<'_>| WrappedX509::new(root.to_vec(), parse_x509);
-            tls.roots().iter().map(wrap).collect::<Vec<_>>().into()
-        });
+        let wrap = |root: &CertificateDer<'_>| WrappedX509::new(root.to_vec(), parse_x509);
+        let authorities = match tls {
+            Some(tls) if own_authorities => Some(tls.roots().iter().map(wrap).collect::<Vec<_>>().into()),
+            Some(tls) if !tls.verify() => {
+                CertificateDer::from_pem_slice(NOBODY).ok().map(|nobody| [wrap(&nobody)].into())
+            }
+            _ => None,
+        };
         let identity = tls.and_then(|tls| tls.identity()).map(|identity| {
             let chain = identity.chain.iter().map(|certificate| certificate.to_vec()).collect();
             Arc::new(CertKey::new(chain, identity.key.secret_der().to_vec()))

@@ -48,11 +48,15 @@ impl Ask {
         Self { client, session }
     }
 
-    /// Whether the answer to this request may open a session, and is not a WebSocket.
+    /// Whether this request may open a session.
+    pub(super) fn opens(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.begun.is_none())
+    }
+
+    /// Whether the body of its answer may open one: that of a WebSocket opens with its first frame.
     pub(super) fn opens_by_answer(&self) -> bool {
-        self.session.as_ref().is_some_and(|session| {
-            session.begun.is_none() && session.transport.is_none_or(|transport| transport != Transport::WebSocket)
-        })
+        let socket = |session: &SessionAsk| session.transport == Some(Transport::WebSocket);
+        self.opens() && !self.session.as_ref().is_some_and(socket)
     }
 
     /// Whether the server may take its time to answer, and the session ends politely if the gateway answers instead.
@@ -67,6 +71,9 @@ impl Ask {
         if let Some(lease) = self.at_home(pool, tried).await {
             tried.add(lease.server().id());
             return Ok(lease);
+        }
+        if self.opens() {
+            return pool.upstream.pick_new(&self.client, None, tried).await;
         }
         pool.upstream.pick(&self.client, tried).await
     }
@@ -102,6 +109,7 @@ impl Ask {
             if pool.upstream.knows(server, &session.path, sid, session.revision).await {
                 let home = table.home(server.id().to_bits());
                 table.learn(key, &home, UNSEEN_LIFE, How::Rescue);
+                pool.upstream.saw(&self.client, server);
                 drop(turn);
                 return Some(server.id());
             }

@@ -15,7 +15,6 @@ use super::engine::HttpEngine;
 use super::exchange::Line;
 use super::head;
 use crate::listener::{Connection, Farewell, Lent};
-use crate::wire::engine_io::RequestInfo;
 
 /// Whether a request may be a poll of a session, by its head alone; what it really is, the engine's hooks find out.
 pub(super) fn may_be_one(head: &BytesMut) -> bool {
@@ -55,33 +54,28 @@ pub(super) async fn serve(
             // The engine has been dropped, and with it the request to the server.
             let farewell = info.pending.take()?;
             let connection = back.take()?;
-            let Farewell { body, jsonp, upstream, server, .. } = farewell;
+            let Farewell { body, jsonp, upstream, server, said, .. } = farewell;
             let mut line = Line::new(&info, "HTTP/1.1", began, started);
             line.status = 200;
             line.closed_by = "drain";
             line.bytes_out = body.len() as u64;
             line.upstream = Some(upstream);
             line.server = Some(server);
-            let origin = describe(core, &kept, &mut line);
+            let origin = describe(&kept, &mut line);
             core.access_log.write(line.finish());
+            said();
             say(connection, &body, jsonp, origin.as_deref()).await
         }
     }
 }
 
-/// Fills in what was asked, and forgets the session, which ends here; gives the origin of a request from another site.
-fn describe(core: &Core, head: &BytesMut, line: &mut Line) -> Option<String> {
+/// Fills in what was asked; gives the origin of a request from another site.
+fn describe(head: &BytesMut, line: &mut Line) -> Option<String> {
     let mut fields = [httparse::EMPTY_HEADER; head::MOST_FIELDS];
     let parsed = head::parse(head, &mut fields, 0).ok()?;
     line.asked(parsed.method, parsed.authority(), parsed.path_and_query());
     let (path, query) = head::split_query(parsed.path_and_query());
     line.engine_io(path, query);
-    if let (Some(sid), Some(upstream)) = (RequestInfo::read(path, query).sid, &line.upstream)
-        && let Some(table) = core.snapshot.load().pools.get(upstream).and_then(|pool| pool.sessions())
-    {
-        // The client says no more of it, so that nothing else would tell that its server has been left.
-        table.forget(table.key(sid));
-    }
     let origin = parsed.fields.iter().find(|field| field.name.eq_ignore_ascii_case("origin"))?;
     std::str::from_utf8(origin.value).ok().map(str::to_owned)
 }
@@ -111,7 +105,7 @@ async fn say(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::engine_io::Transport;
+    use crate::wire::engine_io::{RequestInfo, Transport};
 
     #[test]
     fn every_poll_is_guessed_to_be_one() {

@@ -13,7 +13,7 @@ use crate::metrics::UpstreamMetrics;
 use crate::snapshot::Pool;
 use crate::transport::Transport;
 use crate::tunnel::{End, Ends, Listening, carry};
-use crate::upstream::Lease;
+use crate::upstream::{Lease, PickKey};
 
 /// An open tunnel and what is told of it when it ends.
 pub(super) struct Tunnel {
@@ -43,6 +43,8 @@ impl Tunnel {
         let ends = Ends { client: transport, from_client: held, server, from_server: first, head };
         let leave = self.pool.roster(self.lease.server().id()).add();
         let closed = carry(ends, idle, &deadline, &leave, listening).await;
+        // When this client comes back it is placed here again.
+        self.pool.upstream.saw(&PickKey { client: self.line.client }, self.lease.server());
         let closed_by = match closed.end {
             End::Stopped if leave.is_told() => "drain",
             end => end.word(),

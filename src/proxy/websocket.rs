@@ -14,7 +14,7 @@ use super::learn::{Hold, Learner};
 use super::place::Ask;
 use super::tunnel::Tunnel;
 use crate::affinity::Mark;
-use crate::http::answers::{REFUSAL_FIELDS, write_closing};
+use crate::http::answers::{write_closing, write_refusal};
 use crate::http::forwarding::Seen;
 use crate::http::hop_by_hop::{is_hop_by_hop, is_nominated};
 use crate::http::upgrade::Opening;
@@ -56,7 +56,7 @@ pub(super) async fn serve(core: &Arc<Core>, connection: Connection, head: &Bytes
 fn refused(line: &mut Line, refusal: Refusal) -> Vec<u8> {
     line.status = refusal.status();
     line.closed_by = refusal.word();
-    write_closing(refusal.status(), REFUSAL_FIELDS, refusal.to_string().as_bytes())
+    write_refusal(refusal)
 }
 
 /// What an upgrade request leads to.
@@ -265,7 +265,9 @@ fn session(way: &Carry, lease: &Lease) -> (Arc<Hold>, Option<Overhear>) {
             }
             (hold, None)
         }
+        // The place is taken now; who sits there, the first frame says.
         None => {
+            lease.learned(&way.ask.client);
             let learner = Learner::new(Arc::clone(&way.pool), lease.server().id());
             (Arc::clone(&hold), Some(learner.overhear(hold)))
         }

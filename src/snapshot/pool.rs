@@ -12,7 +12,6 @@ use tokio::task::AbortHandle;
 use crate::affinity::SessionTable;
 use crate::drain::{Pace, Roster};
 use crate::metrics::UpstreamMetrics;
-use crate::upstream::config::Kind;
 use crate::upstream::{Server, ServerId, Upstream};
 
 /// An upstream and what goes with it.
@@ -27,8 +26,6 @@ pub struct Pool {
     pub engine: OnceLock<Box<dyn Any + Send + Sync>>,
     /// Places for searches of sessions that nobody here knows.
     pub searches: Semaphore,
-    /// The sessions of a Socket.IO upstream.
-    sessions: Option<Arc<SessionTable>>,
     /// What is open on each server.
     rosters: Mutex<HashMap<ServerId, Arc<Roster>>>,
     drains: Mutex<HashMap<ServerId, Drain>>,
@@ -53,8 +50,6 @@ pub struct Progress {
     pub over: bool,
 }
 
-/// Sessions that are remembered on one upstream.
-const MOST_SESSIONS: usize = 1_000_000;
 /// Unknown sessions that are looked for at once, on one upstream.
 const SEARCHES: usize = 32;
 
@@ -62,13 +57,11 @@ static NEXT_GROUP: AtomicU64 = AtomicU64::new(1);
 
 impl Pool {
     pub(super) fn new(upstream: Arc<Upstream>, metrics: UpstreamMetrics) -> Self {
-        let sessions = (upstream.config().kind == Kind::SocketIo).then(|| SessionTable::new(MOST_SESSIONS));
         Self {
             upstream,
             metrics,
             group: NEXT_GROUP.fetch_add(1, Ordering::Relaxed),
             engine: OnceLock::new(),
-            sessions,
             searches: Semaphore::new(SEARCHES),
             rosters: Mutex::default(),
             drains: Mutex::default(),
@@ -77,7 +70,7 @@ impl Pool {
 
     /// The sessions of a Socket.IO upstream; `None` on others.
     pub fn sessions(&self) -> Option<&Arc<SessionTable>> {
-        self.sessions.as_ref()
+        self.upstream.sessions()
     }
 
     /// What is open on a server and can be told to leave.
@@ -87,7 +80,7 @@ impl Pool {
 
     /// Sessions that live on a server.
     pub fn sessions_on(&self, server: ServerId) -> usize {
-        self.sessions.as_ref().map_or(0, |table| table.sessions_on(server.to_bits()))
+        self.sessions().map_or(0, |table| table.sessions_on(server.to_bits()))
     }
 
     /// Drains a server: it gets no new sessions from now on, and those that it has are told goodbye at the pace. Needs

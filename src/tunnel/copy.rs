@@ -58,6 +58,8 @@ pub enum End {
     Idle,
     /// The gateway is stopping.
     Stopped,
+    /// Its turn to leave its server had come.
+    Drained,
 }
 
 impl End {
@@ -70,6 +72,7 @@ impl End {
             Self::ServerLost => "server_lost",
             Self::Idle => "idle",
             Self::Stopped => "stopped",
+            Self::Drained => "drain",
         }
     }
 }
@@ -121,7 +124,7 @@ pub async fn carry(ends: Ends, idle: Duration, deadline: &Deadline, leave: &Leav
     match end {
         End::ClientLost => tunnel.server.socket().reset_on_close(),
         End::ServerLost => tunnel.client.socket().reset_on_close(),
-        End::Client | End::Server | End::Idle | End::Stopped => {}
+        End::Client | End::Server | End::Idle | End::Stopped | End::Drained => {}
     }
     let Direction { bytes: bytes_in, seen: seen_in, .. } = tunnel.inward;
     let Direction { bytes: bytes_out, seen: seen_out, .. } = tunnel.outward;
@@ -157,17 +160,24 @@ impl Tunnel {
         if self.inward.bytes + self.outward.bytes != carried {
             deadline.set(idle);
         }
-        if deadline.poll_stopping(cx) || leave.poll_told(cx).is_ready() {
+        let stopping = deadline.poll_stopping(cx);
+        // A drain has time to wait for the end of a frame.
+        if stopping || leave.poll_told(cx).is_ready() && self.is_between_frames() {
             ready!(self.poll_goodbye(cx));
-            return Poll::Ready(End::Stopped);
+            return Poll::Ready(if stopping { End::Stopped } else { End::Drained });
         }
         deadline.poll_expired(cx).map(|()| End::Idle)
     }
 
+    /// Whether the client has got whole frames only, as far as frames are known at all.
+    fn is_between_frames(&self) -> bool {
+        self.outward.pending.is_empty() && self.outward.tracker.as_ref().is_none_or(FrameTracker::at_boundary)
+    }
+
     /// Puts a Close frame behind the last whole frame to the client. Raw tunnels are just ended.
     fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let between_frames = self.outward.tracker.as_ref().is_some_and(FrameTracker::at_boundary);
-        if between_frames && self.outward.pending.is_empty() && self.outward.seen.close.is_none() && !self.outward.eof {
+        let tracked = self.outward.tracker.is_some();
+        if tracked && self.is_between_frames() && self.outward.seen.close.is_none() && !self.outward.eof {
             self.outward.pending.extend_from_slice(&close_frame(SERVICE_RESTART, "", None));
             self.outward.eof = true;
         }
@@ -329,12 +339,14 @@ mod tests {
 
     use super::*;
     use crate::deadline::Deadlines;
+    use crate::drain::Roster;
     use crate::transport::Socket;
 
     struct Running {
         client: UnixStream,
         server: UnixStream,
         clock: Arc<Deadlines>,
+        roster: Roster,
         closed: JoinHandle<Closed>,
     }
 
@@ -351,10 +363,11 @@ mod tests {
         let clock = Deadlines::new();
         tokio::spawn(Arc::clone(&clock).run());
         let deadline = clock.register();
-        let leave = Arc::new(Leave::default());
+        let roster = Roster::default();
+        let leave = roster.add();
         let listening = Listening { frames: websocket, overhear: None };
         let closed = tokio::spawn(async move { carry(ends, idle, &deadline, &leave, listening).await });
-        Running { client, server, clock, closed }
+        Running { client, server, clock, roster, closed }
     }
 
     async fn read_all(stream: &mut UnixStream) -> Vec<u8> {
@@ -437,7 +450,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stopping_gateway_says_goodbye_between_frames() {
-        let Running { mut client, server, clock, closed } = tunnel(Duration::ZERO, true, (b"", b"\x81\x02hi"));
+        let Running { mut client, server, clock, closed, .. } = tunnel(Duration::ZERO, true, (b"", b"\x81\x02hi"));
         let mut first = [0; 4];
         client.read_exact(&mut first).await.unwrap();
         clock.stop();
@@ -447,8 +460,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_drained_socket_gets_its_message_whole_and_then_the_goodbye() {
+        let running = tunnel(Duration::ZERO, true, (b"", b"\x81\x05hi"));
+        let Running { mut client, mut server, roster, closed, .. } = running;
+        let mut first = [0; 4];
+        client.read_exact(&mut first).await.unwrap();
+        assert!(roster.tell_one());
+        server.write_all(b"you").await.unwrap();
+        assert_eq!(read_all(&mut client).await, [b"you".as_slice(), &close_frame(1012, "", None)].concat());
+        assert_eq!(closed.await.unwrap().end, End::Drained);
+    }
+
+    #[tokio::test]
     async fn a_stopping_gateway_puts_nothing_inside_a_frame() {
-        let Running { mut client, server, clock, closed } = tunnel(Duration::ZERO, true, (b"", b"\x81\x05hi"));
+        let Running { mut client, server, clock, closed, .. } = tunnel(Duration::ZERO, true, (b"", b"\x81\x05hi"));
         let mut first = [0; 4];
         client.read_exact(&mut first).await.unwrap();
         clock.stop();

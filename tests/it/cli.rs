@@ -114,6 +114,17 @@ async fn an_access_log_that_cannot_be_written_is_named() {
 }
 
 #[tokio::test]
+async fn authorities_of_the_system_that_cannot_be_read_are_named() {
+    let (_folder, path) = file(GOOD);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sockgate"));
+    command.args(["run", "-c", &path]).env("SSL_CERT_FILE", "/nowhere/ca.pem").env_remove("SSL_CERT_DIR");
+    let output = within("sockgate ends", command.output()).await.unwrap();
+    assert_eq!(code(&output), 1);
+    assert!(err(&output).contains("/nowhere/ca.pem"), "{}", err(&output));
+    assert!(!err(&output).contains("panicked"), "{}", err(&output));
+}
+
+#[tokio::test]
 async fn health_asks_a_running_gateway() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let gateway = Gateway::start_unready(&GOOD.replace("127.0.0.1:1", &nobody.to_string())).await;

@@ -7,7 +7,7 @@ use http::{Method, Request, Version};
 use tokio::sync::{Barrier, mpsc};
 
 use crate::support::client::tcp;
-use crate::support::http2::{Http2, whole};
+use crate::support::http2::{Http2, read, whole};
 use crate::support::tls::{Authority, TlsClient};
 use crate::support::{Client, Echo, Gateway, Scripted, within};
 
@@ -189,6 +189,27 @@ async fn the_gateway_answers_by_itself_too() {
     }
     gateway.access_line(&["protocol=HTTP/2", "status=413", "closed_by=body_too_large"]).await;
     gateway.access_line(&["protocol=HTTP/2", "status=202", "route=respond"]).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_cut_is_not_passed_on_as_a_whole_one() {
+    let server = Scripted::start(|mut client, _| async move {
+        let Some(request) = client.request().await else { return };
+        let framing =
+            if request.head.starts_with(b"GET /length") { "Content-Length: 19" } else { "Transfer-Encoding: chunked" };
+        client.send(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n4\r\npart\r\n").as_bytes()).await;
+    })
+    .await;
+    let (gateway, _) = gateway("", server.address()).await;
+    let client = plain(&gateway).await;
+    for path in ["/length", "/chunked"] {
+        let request = Request::get(format!("http://a.test{path}")).body(()).unwrap();
+        let answer = within("the head", client.begin(request, "").await).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let body = read(answer.into_body()).await;
+        assert!(body.is_err(), "{path}: {body:?}");
+    }
+    assert_eq!(client.get("http://a.test/here").await.status(), 202, "the connection goes on");
 }
 
 #[tokio::test]

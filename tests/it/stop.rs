@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use http::Request;
 use nix::sys::signal::Signal::{SIGINT, SIGTERM, SIGUSR1};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use crate::support::client::{tcp, upgrade};
 use crate::support::http2::{Http2, whole};
 use crate::support::server::greet;
+use crate::support::tls::Authority;
 use crate::support::{Client, Echo, Gateway, Scripted, eventually, within};
 
 async fn gateway(server: std::net::SocketAddr, rest: &str) -> Gateway {
@@ -151,6 +152,34 @@ async fn websockets_live_until_the_deadline_and_are_told_goodbye() {
     gateway.access_line(&["event=close", "closed_by=stopped"]).await;
     let told = gateway.access_lines().iter().filter(|line| line.contains("closed_by=stopped")).count();
     assert_eq!(told, 21, "every tunnel has its line");
+}
+
+#[tokio::test]
+async fn the_goodbye_reaches_sockets_within_tls_too() {
+    let authority = Authority::new();
+    let web = Echo::start("web").await;
+    let mut gateway = Gateway::start(&format!(
+        "
+drain: {{ deadline: 1s }}
+listeners:
+  - {{ name: web, address: 127.0.0.1:0, tls: {{ certificates: [{}] }} }}
+routes:
+  - upstream: web
+upstreams:
+  web: {{ servers: [\"{}\"] }}
+",
+        authority.sign(&["a.test"]).yaml(),
+        web.address()
+    ))
+    .await;
+    let mut stream = authority.client(&["http/1.1"]).connect(gateway.address("web"), "a.test").await.unwrap();
+    stream.write_all(upgrade("/").as_bytes()).await.unwrap();
+    stop(&gateway).await;
+    let mut got = Vec::new();
+    // An end without close_notify would be an error.
+    within("the goodbye", stream.read_to_end(&mut got)).await.unwrap();
+    assert!(got.starts_with(b"HTTP/1.1 101") && got.ends_with(GOODBYE), "{got:?}");
+    assert_eq!(gateway.ended().await, 0);
 }
 
 #[tokio::test]

@@ -1,13 +1,15 @@
 //! TLS on both sides: certificates by name, versions, tickets, ALPN, sockets within, and servers that have to prove
 //! who they are.
 
+use std::collections::HashMap;
+
 use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::client::upgrade;
-use crate::support::server::echo;
+use crate::support::server::{echo, greet};
 use crate::support::tls::{Authority, shown};
 use crate::support::{Client, Echo, Gateway, Scripted, eventually, within};
 
@@ -179,6 +181,46 @@ async fn a_websocket_over_tls_loses_nothing_and_can_be_half_closed() {
         assert!(rest.ends_with("\r\n\r\nfirst got early late and the client's end"), "{rest}");
     }
     gateway.access_line(&["event=close", "status=101", "tls=true", "closed_by=client", "bytes_in=10"]).await;
+}
+
+#[tokio::test]
+async fn tls_ends_before_raw_tcp_and_chain_and_key_may_share_a_file() {
+    let authority = Authority::new();
+    let issued = authority.sign(&["a.test"]);
+    let both = authority.file("both.pem");
+    let read = |file: &str| std::fs::read_to_string(file).unwrap();
+    std::fs::write(&both, [read(&issued.key), read(&issued.cert), read(&authority.ca())].concat()).unwrap();
+    let raw = Scripted::start(|client, _| greet(client)).await;
+    let gateway = Gateway::start(&format!(
+        "
+listeners:
+  - name: raw
+    address: 127.0.0.1:0
+    protocol: tcp
+    upstream: raw
+    tls: {{ certificates: [{{ cert: {both}, key: {both} }}] }}
+upstreams:
+  raw: {{ kind: tcp, servers: [\"{}\"] }}
+",
+        raw.address()
+    ))
+    .await;
+    let sent: Vec<u8> = (0..2_000_000u32).map(|at| (at % 251) as u8).collect();
+    for offered in [&[][..], &["h2", "http/1.1"]] {
+        let stream = authority.client(offered).connect(gateway.address("raw"), "a.test").await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), None, "nothing is promised of what the servers speak");
+        let (mut reading, mut writing) = tokio::io::split(stream);
+        let write = async {
+            writing.write_all(&sent).await.unwrap();
+            writing.shutdown().await.unwrap();
+        };
+        let mut got = Vec::new();
+        let read = within("all of it, with a close_notify", reading.read_to_end(&mut got));
+        let ((), read) = tokio::join!(write, read);
+        read.unwrap();
+        assert!(got.strip_prefix(b"hello ") == Some(&sent), "{} bytes came back", got.len());
+    }
+    gateway.access_line(&["protocol=TCP", "tls=true", "bytes_in=2000000"]).await;
 }
 
 #[tokio::test]
@@ -433,6 +475,34 @@ upstreams:
         }
     }
     assert_eq!(server.accepted(), 1, "twenty requests share one connection");
+}
+
+#[tokio::test]
+async fn unverified_servers_are_met_on_systems_without_authorities() {
+    let authority = Authority::new();
+    let server = Echo::start_tls(authority.server(&authority.sign(&["app.test"]), false), "secure").await;
+    let (file, folder) = (authority.file("nothing.pem"), authority.file("nothing"));
+    std::fs::write(&file, "").unwrap();
+    std::fs::create_dir(&folder).unwrap();
+    let system = HashMap::from([("SSL_CERT_FILE", file), ("SSL_CERT_DIR", folder)]);
+    let gateway = Gateway::start_with(
+        &format!(
+            "
+listeners:
+  - {{ name: web, address: 127.0.0.1:0 }}
+routes:
+  - upstream: web
+upstreams:
+{}",
+            upstream("web", "http", server.address(), "verify: false")
+        ),
+        &system,
+    )
+    .await;
+    assert_eq!(Client::connect(gateway.address("web")).await.get("/").await.status, 200);
+    let mut socket = Client::connect(gateway.address("web")).await;
+    socket.send(upgrade("/")).await;
+    assert_eq!(socket.answer().await.status, 101);
 }
 
 #[tokio::test]

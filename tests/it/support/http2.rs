@@ -59,7 +59,8 @@ pub async fn whole(answer: ResponseFuture) -> Response<Vec<u8>> {
     Response::from_parts(head, read(body).await.unwrap())
 }
 
-async fn read(mut stream: RecvStream) -> Result<Vec<u8>, h2::Error> {
+/// A body to its end, or what broke it.
+pub async fn read(mut stream: RecvStream) -> Result<Vec<u8>, h2::Error> {
     let mut body = Vec::new();
     while let Some(chunk) = within("the body of an answer", stream.data()).await {
         let chunk = chunk?;
