@@ -22,7 +22,7 @@ pub(super) fn answer(snapshot: &Snapshot, method: &str, query: &str) -> (StatusC
     let said: HashMap<&str, &str> = query.split('&').filter_map(|pair| pair.split_once('=')).collect();
     let (pool, server) = match find(snapshot, &said) {
         Ok(found) => found,
-        Err(fault) => return (StatusCode::NOT_FOUND, json!({ "error": fault })),
+        Err((status, fault)) => return (status, json!({ "error": fault })),
     };
     match method {
         "POST" => match pace(&said) {
@@ -47,14 +47,22 @@ pub(super) fn progress(pool: &Pool, server: &Server) -> Value {
     })
 }
 
-fn find(snapshot: &Snapshot, said: &HashMap<&str, &str>) -> Result<(Arc<Pool>, Arc<Server>), String> {
-    let (Some(upstream), Some(name)) = (said.get("upstream"), said.get("server")) else { return Err(HELP.to_owned()) };
-    let pool = snapshot.pools.get(*upstream).ok_or_else(|| format!("there is no upstream `{upstream}`"))?;
+type Found = (Arc<Pool>, Arc<Server>);
+
+fn find(snapshot: &Snapshot, said: &HashMap<&str, &str>) -> Result<Found, (StatusCode, String)> {
+    let (Some(upstream), Some(name)) = (said.get("upstream"), said.get("server")) else {
+        return Err((StatusCode::BAD_REQUEST, HELP.to_owned()));
+    };
+    let pool = snapshot.pools.get(*upstream).ok_or_else(|| {
+        let mut names: Vec<&str> = snapshot.pools.keys().map(|name| &**name).collect();
+        names.sort_unstable();
+        (StatusCode::NOT_FOUND, format!("there is no upstream `{upstream}`, only {}", names.join(", ")))
+    })?;
     let servers = pool.upstream.servers();
     let server = servers.iter().find(|server| &**server.name() == *name);
     let server = server.ok_or_else(|| {
         let names: Vec<&str> = servers.iter().map(|server| &**server.name()).collect();
-        format!("upstream `{upstream}` has no server `{name}`, only {}", names.join(", "))
+        (StatusCode::NOT_FOUND, format!("upstream `{upstream}` has no server `{name}`, only {}", names.join(", ")))
     })?;
     Ok((Arc::clone(pool), Arc::clone(server)))
 }

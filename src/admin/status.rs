@@ -201,7 +201,7 @@ upstreams:
         let config = Config::read("test", YAML, &|_| None).unwrap().config;
         let snapshot = Snapshot::build(config, None, &Metrics::new().unwrap()).unwrap();
         let upstream = &snapshot.pools["sockets"].upstream;
-        let client = PickKey { client: [192, 0, 2, 7].into() };
+        let client = PickKey::from(std::net::IpAddr::from([192, 0, 2, 7]));
         let pick = || upstream.pick_new(&client, None, &mut Tried::default()).now_or_never().unwrap();
         let lease = pick().unwrap();
         let table = upstream.sessions().unwrap();

@@ -31,6 +31,8 @@ pub(super) struct SessionAsk {
     pub(super) revision: Revision,
     pub(super) transport: Option<Transport>,
     pub(super) jsonp: Option<u32>,
+    /// Whether it speaks Engine.IO at all: an app may answer other requests at the same address.
+    speaks: bool,
 }
 
 /// How long a session is remembered whose handshake was not seen: twice what Socket.IO 4 uses by default.
@@ -54,6 +56,7 @@ impl Ask {
                 revision: info.revision.unwrap_or(Revision::Eio3),
                 transport: info.transport,
                 jsonp: info.jsonp,
+                speaks: info.revision.is_some() || info.transport.is_some(),
             }
         });
         Self { client, was_on, cross_site: is_cross_site(request), session }
@@ -72,7 +75,7 @@ impl Ask {
 
     /// Whether this request may open a session.
     pub(super) fn opens(&self) -> bool {
-        self.session.as_ref().is_some_and(|session| session.begun.is_none())
+        self.session.as_ref().is_some_and(|session| session.speaks && session.begun.is_none())
     }
 
     /// Whether the body of its answer may open one: that of a WebSocket opens with its first frame.

@@ -45,16 +45,17 @@ impl Tunnel {
         let closed = carry(ends, idle, &deadline, &leave, listening).await;
         // When this client comes back it is placed here again.
         self.pool.upstream.saw(&self.line.client.into(), self.lease.server());
+        let closed_by = closed.end.word();
         drop((open, permit, leave, self.lease));
         self.pool.metrics.bytes_in.inc_by(closed.bytes_in);
         self.pool.metrics.bytes_out.inc_by(closed.bytes_out);
-        self.pool.metrics.closed(closed.end.word());
+        self.pool.metrics.closed(closed_by);
         self.line.event = Event::Close;
         self.line.bytes_in = closed.bytes_in;
         self.line.bytes_out = closed.bytes_out;
         self.line.messages_in = closed.seen_in.messages;
         self.line.messages_out = closed.seen_out.messages;
-        self.line.closed_by = closed.end.word();
+        self.line.closed_by = closed_by;
         self.line.close_code = closed.seen_in.close.or(closed.seen_out.close);
         self.core.access_log.write(self.line.finish());
     }

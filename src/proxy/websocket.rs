@@ -10,10 +10,10 @@ use super::Core;
 use super::connect::connect;
 use super::exchange::Line;
 use super::head;
-use super::learn::Learner;
+use super::learn::{Hold, Learner};
 use super::place::Ask;
 use super::tunnel::Tunnel;
-use crate::affinity::{Held, Mark};
+use crate::affinity::Mark;
 use crate::http::answers::{write_closing, write_refusal};
 use crate::http::forwarding::Seen;
 use crate::http::hop_by_hop::{is_hop_by_hop, is_nominated};
@@ -263,21 +263,27 @@ fn insert_field(first: &mut BytesMut, head: usize, name: &str, value: &str) -> u
     head
 }
 
-/// What a new tunnel means to its session: one that began with polling has reached its WebSocket and is held for as
-/// long as that is open; one that begins here is learned from the server's first frame.
-fn session(way: &Carry, lease: &Lease) -> (Option<Held>, Option<Overhear>) {
-    let (Some(table), Some(asked)) = (way.pool.sessions(), &way.ask.session) else { return (None, None) };
+/// What a new tunnel means to its session, which it holds for as long as it is open: one that began with polling has
+/// reached its WebSocket; one that begins here is held from the server's first frame onwards, which is its handshake.
+fn session(way: &Carry, lease: &Lease) -> (Arc<Hold>, Option<Overhear>) {
+    let hold = Arc::new(Hold::new());
+    let (Some(table), Some(asked)) = (way.pool.sessions(), &way.ask.session) else { return (hold, None) };
     match &asked.begun {
         Some((key, _)) => {
             if table.mark(*key, Mark::Upgraded) {
                 way.pool.metrics.upgrades_reached.inc();
             }
-            (table.hold(*key), None)
+            if let Some(held) = table.hold(*key) {
+                // It has been empty until now.
+                let _ = hold.set(held);
+            }
+            (hold, None)
         }
         // The place is taken now; who sits there, the first frame says.
         None => {
             lease.learned(&way.ask.client);
-            (None, Some(Learner::new(Arc::clone(&way.pool), lease.server().id()).overhear()))
+            let learner = Learner::new(Arc::clone(&way.pool), lease.server().id());
+            (Arc::clone(&hold), Some(learner.overhear(hold)))
         }
     }
 }
