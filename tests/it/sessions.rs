@@ -328,7 +328,7 @@ async fn slow_speaker(name: &'static str) -> Scripted {
 #[tokio::test]
 async fn a_handshake_in_single_bytes_is_learned_and_never_compressed() {
     let (first, second) = (slow_speaker("first").await, slow_speaker("second").await);
-    let said = "kind: socket.io, balance: round_robin";
+    let said = "kind: socket.io, balance: round_robin, sessions: { returning: 0s }";
     let gateway = Gateway::before(&[first.address(), second.address()], said, "").await;
     let mut seen = Vec::new();
     for _ in 0..4 {
