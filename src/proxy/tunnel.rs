@@ -12,8 +12,8 @@ use crate::listener::Parts;
 use crate::metrics::UpstreamMetrics;
 use crate::snapshot::Pool;
 use crate::transport::Transport;
-use crate::tunnel::{End, Ends, Listening, carry};
-use crate::upstream::{Lease, PickKey};
+use crate::tunnel::{Ends, Listening, carry};
+use crate::upstream::Lease;
 
 /// An open tunnel and what is told of it when it ends.
 pub(super) struct Tunnel {
@@ -44,11 +44,8 @@ impl Tunnel {
         let leave = self.pool.roster(self.lease.server().id()).add();
         let closed = carry(ends, idle, &deadline, &leave, listening).await;
         // When this client comes back it is placed here again.
-        self.pool.upstream.saw(&PickKey { client: self.line.client }, self.lease.server());
-        let closed_by = match closed.end {
-            End::Stopped if leave.is_told() => "drain",
-            end => end.word(),
-        };
+        self.pool.upstream.saw(&self.line.client.into(), self.lease.server());
+        let closed_by = closed.end.word();
         drop((open, permit, leave, self.lease));
         self.pool.metrics.bytes_in.inc_by(closed.bytes_in);
         self.pool.metrics.bytes_out.inc_by(closed.bytes_out);

@@ -9,6 +9,7 @@
 )]
 
 mod admin;
+mod affinity;
 mod classic;
 mod cli;
 mod detect;
