@@ -189,11 +189,16 @@ impl ProxyHttp for Balancer {
 
     async fn request_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         _end_of_stream: bool,
         ctx: &mut Exchange,
     ) -> Result<()> {
+        if let (Some(bytes), Some(pool), Some(ask)) = (&body, &ctx.pool, &ctx.ask)
+            && content_length(session.req_header()) == Some(bytes.len() as u64)
+        {
+            ask.note_goodbye(pool, bytes);
+        }
         ctx.body_in += body.as_ref().map_or(0, Bytes::len) as u64;
         let most = ctx.snapshot.config.limits.body.as_u64();
         if most != 0 && ctx.body_in > most {

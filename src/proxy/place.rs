@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::affinity::{self, How, Key, SessionTable};
+use crate::affinity::{self, How, Key, Mark, SessionTable};
 use crate::request::{Request, host_name};
 use crate::snapshot::Pool;
 use crate::upstream::{Lease, PickError, PickKey, ServerId, Tried};
-use crate::wire::engine_io::{RequestInfo, Revision, Transport};
+use crate::wire::engine_io::{RequestInfo, Revision, Transport, close_packet};
 
 /// What is known of a request before it has a server.
 #[derive(Clone, Debug)]
@@ -89,6 +89,20 @@ impl Ask {
         let session = self.session.as_ref()?;
         let polling = session.transport.is_some_and(Transport::is_polling);
         (method == "GET" && polling && session.begun.is_some()).then_some(session)
+    }
+
+    /// Takes note of a client's goodbye, which is the whole body of a POST: its session is as good as over. Nothing else
+    /// would tell, and the session would be counted on its server until it expired.
+    pub(super) fn note_goodbye(&self, pool: &Pool, body: &[u8]) {
+        let (Some(table), Some(session)) = (pool.sessions(), &self.session) else { return };
+        if let Some((key, _)) = &session.begun
+            && session.transport == Some(Transport::Polling)
+            && body == close_packet(session.revision).as_bytes()
+        {
+            // As when a WebSocket has ended: requests that are on their way still find the session.
+            table.mark(*key, Mark::Upgraded);
+            drop(table.hold(*key));
+        }
     }
 
     /// Finds a place for the request; `tried` are servers that could not be connected to.

@@ -8,8 +8,8 @@ use super::client::Answer;
 use super::node::{Node, client};
 use super::{Client, Gateway, eventually, within};
 
-/// Servers of one version and the gateways before them. Servers are placed in turn: nothing but the session itself
-/// leads a request to its server.
+/// Servers of one version and the gateways before them. New sessions are placed in turn, whoever comes: nothing but the
+/// session itself leads a request to its server.
 pub struct Cluster {
     pub servers: Vec<Node>,
     pub gateways: Vec<Gateway>,
@@ -51,7 +51,7 @@ listeners:
 routes:
   - upstream: app
 upstreams:
-  app: {{ kind: socket.io, balance: round_robin, servers: [{}] }}
+  app: {{ kind: socket.io, balance: round_robin, sessions: {{ returning: 0s }}, servers: [{}] }}
 ",
             entries.join(", ")
         ))
