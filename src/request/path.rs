@@ -9,7 +9,8 @@ use std::fmt;
 /// A path and how it is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Path<'a> {
-    /// Unreserved characters decoded, dot segments resolved, empty segments dropped (RFC 3986 6.2.2).
+    /// Unreserved characters decoded, dot segments resolved, empty segments dropped (RFC 3986 6.2.2); a `%` that begins no
+    /// escape is one itself.
     pub canonical: Cow<'a, str>,
     /// The same with `%2F`, `%5C` and `\` taken for separators, where that makes a difference.
     pub loose: Option<String>,
@@ -81,6 +82,8 @@ fn decode(path: &str, loose: bool) -> Result<String, Refused> {
         match escaped.unwrap_or(byte) {
             0..=0x1f | 0x7f => return Err(Refused::ControlCharacter),
             b'/' | b'\\' if loose => decoded.push(b'/'),
+            // With what is decoded behind it, it could become an escape that nobody sent.
+            b'%' if escaped.is_none() => decoded.extend(b"%25"),
             plain if escaped.is_none() || is_unreserved(plain) => decoded.push(plain),
             _ => decoded.extend(bytes[at - 3..at].iter().map(u8::to_ascii_uppercase)),
         }
@@ -152,8 +155,9 @@ mod tests {
             ("/%73ocket%2Eio/", "/socket.io/"),
             ("/a/%2e%2E/b", "/b"),
             ("/a%20b%c3%bc", "/a%20b%C3%BC"),
-            ("/100%", "/100%"),
-            ("/%zz", "/%zz"),
+            ("/100%", "/100%25"),
+            ("/%zz", "/%25zz"),
+            ("/a/%%32e%%32e/b", "/a/%252e%252e/b"),
             ("/.well-known/x", "/.well-known/x"),
         ] {
             assert_eq!(canonical(written), read, "{written}");
