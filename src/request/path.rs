@@ -23,6 +23,8 @@ pub enum Refused {
     NotAbsolute,
     /// Its dot segments climb above the root.
     AboveRoot,
+    /// Its dot segments remove an encoded separator, so that it matters which of the two is read first.
+    OverSeparator,
     /// It holds a control character, plain or encoded.
     ControlCharacter,
 }
@@ -32,6 +34,7 @@ impl fmt::Display for Refused {
         f.write_str(match self {
             Self::NotAbsolute => "the path does not begin with /",
             Self::AboveRoot => "the path climbs above the root",
+            Self::OverSeparator => "the path has dot segments behind an encoded separator",
             Self::ControlCharacter => "the path holds a control character",
         })
     }
@@ -53,6 +56,10 @@ impl<'a> Path<'a> {
         }
         let canonical = resolve(&decode(path, false)?)?;
         let loose = resolve(&decode(path, true)?)?;
+        // Some servers resolve dot segments before they decode separators, and once more after it.
+        if resolve(&decode(&canonical, true)?)? != loose {
+            return Err(Refused::OverSeparator);
+        }
         let loose = (loose != canonical).then_some(loose);
         Ok(Self { canonical: Cow::Owned(canonical), loose })
     }
@@ -177,6 +184,9 @@ mod tests {
         assert_eq!(Path::read("/.."), Err(Refused::AboveRoot));
         assert_eq!(Path::read("/a/%2e%2e/%2e%2e/b"), Err(Refused::AboveRoot));
         assert_eq!(Path::read("/..%2f"), Err(Refused::AboveRoot));
+        assert_eq!(Path::read("/a%2fb/../c"), Err(Refused::OverSeparator));
+        assert_eq!(Path::read("/a%2fb%5cc/../..%2f.."), Err(Refused::AboveRoot));
+        assert_eq!(Path::read("/a%2fb/../x/..%2fadmin"), Err(Refused::OverSeparator));
         assert_eq!(Path::read("/a%00"), Err(Refused::ControlCharacter));
         assert_eq!(Path::read("/a\u{1}"), Err(Refused::ControlCharacter));
         assert_eq!(Path::read("a"), Err(Refused::NotAbsolute));
