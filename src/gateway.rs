@@ -27,7 +27,8 @@ use crate::listener::{self, ConnectionLimits, Listener, Shared};
 use crate::metrics::Metrics;
 use crate::proxy::{App, Balancer, Core, HttpEngine, PingoraEngine};
 use crate::router::Router;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Brought, Snapshot};
+use crate::upstream::{self, Balance};
 
 /// A gateway that is built and bound, and serves once it runs.
 pub struct Gateway {
@@ -56,7 +57,7 @@ impl Handle {
 /// Assembles a [`Gateway`].
 pub struct Builder {
     config: Config,
-    router: Option<Arc<dyn Router>>,
+    brought: Brought,
     engine: EngineMaker,
 }
 
@@ -83,7 +84,7 @@ const GOODBYES: Duration = Duration::from_secs(1);
 impl Gateway {
     /// Starts from a configuration.
     pub fn builder(config: Config) -> Builder {
-        Builder { config, router: None, engine: Box::new(engine) }
+        Builder { config, brought: Brought::default(), engine: Box::new(engine) }
     }
 
     /// Where a listener is bound, by its name, with the port that the kernel chose.
@@ -127,7 +128,19 @@ impl Builder {
     /// Routes requests with this instead of the routes of the configuration.
     #[must_use]
     pub fn router(mut self, router: impl Router + 'static) -> Self {
-        self.router = Some(Arc::new(router));
+        self.brought.router = Some(Arc::new(router));
+        self
+    }
+
+    /// Places the work of an upstream with this instead of its `balance`; `make` is called with its servers, and again
+    /// whenever they change. See [`crate::Balance`] for an example.
+    #[must_use]
+    pub fn balance<B, F>(mut self, upstream: &str, make: F) -> Self
+    where
+        B: Balance + 'static,
+        F: Fn(&[Arc<upstream::Server>]) -> B + Send + Sync + 'static,
+    {
+        self.brought.balances.insert(upstream.to_owned(), Arc::new(move |servers| Box::new(make(servers))));
         self
     }
 
@@ -149,7 +162,7 @@ impl Builder {
     /// # Errors
     /// The first certificate, policy, log file, upstream or address that can't be used.
     pub fn build(self) -> Result<Gateway, BuildError> {
-        let Self { config, router, engine } = self;
+        let Self { config, brought, engine } = self;
         let fail = |error: &dyn fmt::Display| BuildError(error.to_string());
         // Named before anything else does: Pingora would choose ring, whose handshakes cost more. If a program has
         // chosen already, its choice stands.
@@ -181,7 +194,7 @@ impl Builder {
             threads => threads,
         };
         let keep_alive = config.timeouts.keep_alive;
-        let snapshot = Snapshot::build(config, router, &metrics).map_err(|error| fail(&error))?;
+        let snapshot = Snapshot::build(config, brought, &metrics).map_err(|error| fail(&error))?;
         let core = Arc::new(Core { snapshot: ArcSwap::from_pointee(snapshot), metrics, access_log });
         let conf = ServerConf {
             threads,

@@ -182,6 +182,7 @@ mod tests {
     use crate::affinity::How;
     use crate::config::Config;
     use crate::metrics::Metrics;
+    use crate::snapshot::Brought;
     use crate::upstream::{PickKey, Tried};
 
     const YAML: &str = r#"
@@ -199,7 +200,7 @@ upstreams:
     #[test]
     fn how_new_sessions_come_to_their_servers_is_told() {
         let config = Config::read("test", YAML, &|_| None).unwrap().config;
-        let snapshot = Snapshot::build(config, None, &Metrics::new().unwrap()).unwrap();
+        let snapshot = Snapshot::build(config, Brought::default(), &Metrics::new().unwrap()).unwrap();
         let upstream = &snapshot.pools["sockets"].upstream;
         let client = PickKey::from(std::net::IpAddr::from([192, 0, 2, 7]));
         let pick = || upstream.pick_new(&client, None, &mut Tried::default()).now_or_never().unwrap();

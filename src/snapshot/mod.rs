@@ -10,7 +10,7 @@ pub use pool::{Pool, Progress};
 use crate::config::Config;
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::router::{Router, Routes};
-use crate::upstream::{self, Upstream};
+use crate::upstream::{self, MakeBalance, Upstream};
 
 /// One configuration, built.
 pub struct Snapshot {
@@ -24,19 +24,28 @@ pub struct Snapshot {
     pub local: UpstreamMetrics,
 }
 
+/// What a program brings of its own.
+#[derive(Default)]
+pub struct Brought {
+    /// In place of the routes.
+    pub router: Option<Arc<dyn Router>>,
+    /// In place of the `balance` of the upstreams of these names.
+    pub balances: HashMap<String, MakeBalance>,
+}
+
 impl Snapshot {
-    /// Builds upstreams and routes; `router` stands in for the routes of the configuration where a program brings one.
+    /// Builds upstreams and routes; `brought` are the parts that a program brings in place of the configuration's.
     ///
     /// # Errors
     /// The first upstream that can't be built.
-    pub fn build(
-        config: Config,
-        router: Option<Arc<dyn Router>>,
-        metrics: &Metrics,
-    ) -> Result<Self, upstream::BuildError> {
+    pub fn build(config: Config, brought: Brought, metrics: &Metrics) -> Result<Self, upstream::BuildError> {
+        let Brought { router, mut balances } = brought;
         let mut pools = HashMap::new();
         for (name, said) in &config.upstreams {
-            let upstream = Upstream::build(name, said)?;
+            let upstream = match balances.remove(name) {
+                Some(balance) => Upstream::build_with_balance(name, said, balance)?,
+                None => Upstream::build(name, said)?,
+            };
             let pool = Pool::new(upstream, metrics.upstream(name));
             pools.insert(Arc::from(name.as_str()), Arc::new(pool));
         }
