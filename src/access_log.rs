@@ -9,8 +9,7 @@ use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::time::{Duration, SystemTime};
 
 use log::warn;
@@ -137,8 +136,10 @@ enum Message {
 
 /// Waits until the last line is written; the log ends when every [`AccessLog`] has been dropped.
 #[derive(Debug)]
-pub struct Writer(Option<JoinHandle<()>>);
+pub struct Writer(Option<Receiver<()>>);
 
+/// Longest time for the last lines to be taken when the gateway ends.
+const LAST_LINES: Duration = Duration::from_secs(5);
 /// Lines that may wait for the writer.
 const WAITING_LINES: usize = 8192;
 
@@ -153,11 +154,13 @@ impl AccessLog {
         }
         let mut sink = Sink::open(config)?;
         let (sender, receiver) = sync_channel(WAITING_LINES);
+        let (done, ended) = sync_channel(0);
         let lost = Arc::clone(&metrics);
-        let writer = std::thread::Builder::new()
-            .name("access-log".to_owned())
-            .spawn(move || sink.write_all_of(&receiver, &lost))?;
-        Ok((Self { lines: Some(sender), tunnel_open: config.tunnel_open, metrics }, Writer(Some(writer))))
+        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || {
+            sink.write_all_of(&receiver, &lost);
+            drop(done);
+        })?;
+        Ok((Self { lines: Some(sender), tunnel_open: config.tunnel_open, metrics }, Writer(Some(ended))))
     }
 
     /// Hands a record over; never waits.
@@ -190,10 +193,12 @@ impl AccessLog {
 }
 
 impl Writer {
-    /// Waits for the last line.
-    pub fn finish(mut self) {
-        if let Some(thread) = self.0.take() {
-            let _ = thread.join();
+    /// Waits for the last line; not for ever, since a pipe may have a reader that has stopped reading.
+    pub fn finish(self) {
+        if let Some(ended) = self.0
+            && let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(LAST_LINES)
+        {
+            warn!("access log: nobody took the last lines for {LAST_LINES:?}, leaving without them");
         }
     }
 }

@@ -60,7 +60,12 @@ impl Leave {
     /// Ready once it has been told; else the task is woken when it is.
     pub fn poll_told(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.waker.register(cx.waker());
-        if self.told.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+        if self.is_told() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Whether it has been told.
+    pub fn is_told(&self) -> bool {
+        self.told.load(Ordering::Acquire)
     }
 
     /// Waits until it is told.
@@ -167,7 +172,7 @@ mod tests {
         let told = empty(&roster, pace(50.0, 60)).await;
         let took = started.elapsed();
         assert_eq!(told, 100);
-        assert!(open.iter().all(|leave| leave.told.load(Ordering::Acquire)));
+        assert!(open.iter().all(|leave| leave.is_told()));
         assert!((Duration::from_millis(1500)..Duration::from_millis(2500)).contains(&took), "{took:?}");
     }
 
@@ -178,7 +183,7 @@ mod tests {
         let started = Instant::now();
         assert_eq!(empty(&roster, pace(1.0, 3)).await, 100);
         assert!(started.elapsed() < Duration::from_millis(3100));
-        assert!(open.iter().all(|leave| leave.told.load(Ordering::Acquire)));
+        assert!(open.iter().all(|leave| leave.is_told()));
     }
 
     #[tokio::test(start_paused = true)]

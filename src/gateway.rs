@@ -245,6 +245,7 @@ impl Service for Traffic {
         let snapshot = self.core.snapshot.load_full();
         let checks: Vec<_> = snapshot.pools.values().map(|pool| pool.upstream.start_checks()).collect();
         let mut reopen = signal(SignalKind::user_defined1()).ok();
+        let mut hang_up = signal(SignalKind::hangup()).ok();
         for listener in self.listeners.take().unwrap_or_default() {
             info!("listening {} {}", listener.name(), listener.address());
             tokio::spawn(listener.run(Arc::clone(&self.app), self.stopping.clone()));
@@ -253,6 +254,12 @@ impl Service for Traffic {
         tokio::spawn(async move {
             while received(&mut reopen).await {
                 log.reopen();
+            }
+        });
+        // Others read their configuration anew on it; ending every socket, as the system would, is the last thing meant.
+        tokio::spawn(async move {
+            while received(&mut hang_up).await {
+                warn!("SIGHUP does nothing: the configuration is read at the start only");
             }
         });
         // Pingora's own watch never fires here: the stopper ends the process by itself. What this waits for is the end

@@ -1,10 +1,12 @@
 //! `/drain`: lets go of a server's sessions at a pace, or takes the server back.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::StatusCode;
+use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 use crate::drain::Pace;
@@ -19,10 +21,10 @@ const HELP: &str = "expected ?upstream=NAME&server=NAME, and with POST also &rat
 
 /// Answers a request to `/drain`.
 pub(super) fn answer(snapshot: &Snapshot, method: &str, query: &str) -> (StatusCode, Value) {
-    let said: HashMap<&str, &str> = query.split('&').filter_map(|pair| pair.split_once('=')).collect();
+    let said = read(query);
     let (pool, server) = match find(snapshot, &said) {
         Ok(found) => found,
-        Err(fault) => return (StatusCode::NOT_FOUND, json!({ "error": fault })),
+        Err((status, fault)) => return (status, json!({ "error": fault })),
     };
     match method {
         "POST" => match pace(&said) {
@@ -47,19 +49,36 @@ pub(super) fn progress(pool: &Pool, server: &Server) -> Value {
     })
 }
 
-fn find(snapshot: &Snapshot, said: &HashMap<&str, &str>) -> Result<(Arc<Pool>, Arc<Server>), String> {
-    let (Some(upstream), Some(name)) = (said.get("upstream"), said.get("server")) else { return Err(HELP.to_owned()) };
-    let pool = snapshot.pools.get(*upstream).ok_or_else(|| format!("there is no upstream `{upstream}`"))?;
+/// What the query says.
+type Said<'a> = HashMap<&'a str, Cow<'a, str>>;
+
+/// Takes a query apart; tools that build one write `%3A` for the colon in the name of a server.
+fn read(query: &str) -> Said<'_> {
+    let decoded = |text| percent_decode_str(text).decode_utf8_lossy();
+    query.split('&').filter_map(|pair| pair.split_once('=')).map(|(key, value)| (key, decoded(value))).collect()
+}
+
+type Found = (Arc<Pool>, Arc<Server>);
+
+fn find(snapshot: &Snapshot, said: &Said<'_>) -> Result<Found, (StatusCode, String)> {
+    let (Some(upstream), Some(name)) = (said.get("upstream"), said.get("server")) else {
+        return Err((StatusCode::BAD_REQUEST, HELP.to_owned()));
+    };
+    let pool = snapshot.pools.get(&**upstream).ok_or_else(|| {
+        let mut names: Vec<&str> = snapshot.pools.keys().map(|name| &**name).collect();
+        names.sort_unstable();
+        (StatusCode::NOT_FOUND, format!("there is no upstream `{upstream}`, only {}", names.join(", ")))
+    })?;
     let servers = pool.upstream.servers();
-    let server = servers.iter().find(|server| &**server.name() == *name);
+    let server = servers.iter().find(|server| **server.name() == **name);
     let server = server.ok_or_else(|| {
         let names: Vec<&str> = servers.iter().map(|server| &**server.name()).collect();
-        format!("upstream `{upstream}` has no server `{name}`, only {}", names.join(", "))
+        (StatusCode::NOT_FOUND, format!("upstream `{upstream}` has no server `{name}`, only {}", names.join(", ")))
     })?;
     Ok((Arc::clone(pool), Arc::clone(server)))
 }
 
-fn pace(said: &HashMap<&str, &str>) -> Result<Pace, String> {
+fn pace(said: &Said<'_>) -> Result<Pace, String> {
     let mut pace = PACE;
     let number = |key: &str, most: f64| -> Result<Option<f64>, String> {
         let Some(text) = said.get(key) else { return Ok(None) };
@@ -85,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_pace_is_read_or_told_what_is_wrong_with_it() {
-        let read = |query: &str| pace(&query.split('&').filter_map(|pair| pair.split_once('=')).collect());
+        let read = |query| pace(&read(query));
         assert_eq!(read(""), Ok(PACE));
         let said = Pace { rate: 5.0, jitter: 0.0, deadline: Duration::from_secs(90) };
         assert_eq!(read("rate=5&jitter=0&deadline=1m30s"), Ok(said));

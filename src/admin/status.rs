@@ -89,9 +89,10 @@ pub(super) fn write_metrics(snapshot: &Snapshot, text: &mut Vec<u8>) {
         }
     }
     type ReadHome = fn(&Home) -> u64;
-    let families: [(&str, &str, &str, ReadHome); 2] = [
+    let families: [(&str, &str, &str, ReadHome); 3] = [
         ("sessions", "gauge", "Sessions that live on the server", |home| home.live() as u64),
         ("sessions_opened_total", "counter", "Sessions that were learned on the server", Home::opened),
+        ("sessions_closed_total", "counter", "Sessions that ended, fell silent or moved away", Home::closed),
     ];
     for (name, kind, help, read) in families {
         let _ = writeln!(text, "# HELP sockgate_{name} {help}\n# TYPE sockgate_{name} {kind}");
@@ -122,6 +123,7 @@ pub(super) fn write_metrics(snapshot: &Snapshot, text: &mut Vec<u8>) {
             let _ = writeln!(text, "sockgate_session_events_total{{upstream={upstream},event=\"{event}\"}} {count}");
         }
     }
+    write_placing(snapshot, text);
     let _ = writeln!(text, "# HELP sockgate_queue_waiting Requests that wait for a server");
     let _ = writeln!(text, "# TYPE sockgate_queue_waiting gauge");
     for pool in snapshot.pools.values() {
@@ -130,7 +132,103 @@ pub(super) fn write_metrics(snapshot: &Snapshot, text: &mut Vec<u8>) {
     }
 }
 
+/// How new sessions come to their servers.
+fn write_placing(snapshot: &Snapshot, text: &mut Vec<u8>) {
+    let upstreams =
+        || snapshot.pools.values().map(|pool| &pool.upstream).filter(|upstream| upstream.sessions().is_some());
+    let _ = writeln!(text, "# HELP sockgate_sessions_placed_total New sessions, by what chose their server");
+    let _ = writeln!(text, "# TYPE sockgate_sessions_placed_total counter");
+    for upstream in upstreams() {
+        let (name, placed) = (label(upstream.name()), upstream.placements());
+        for (by, count) in [("balance", placed.balance), ("returning", placed.returning), ("spilled", placed.spilled)] {
+            let _ = writeln!(text, "sockgate_sessions_placed_total{{upstream={name},by=\"{by}\"}} {count}");
+        }
+    }
+    type Read = fn(&Upstream) -> Option<f64>;
+    let families: [(&str, &str, &str, Read); 3] = [
+        (
+            "largest_client_share",
+            "gauge",
+            "The part of the latest sessions that come from one client address",
+            |upstream| upstream.largest_client().map(|client| client.share),
+        ),
+        ("new_sessions_waiting", "gauge", "Handshakes that wait for their turn", |upstream| {
+            upstream.line().map(|line| line.waiting as f64)
+        }),
+        ("new_sessions_refused_total", "counter", "Handshakes that could not wait for their turn", |upstream| {
+            upstream.line().map(|line| line.refused as f64)
+        }),
+    ];
+    for (name, kind, help, read) in families {
+        let _ = writeln!(text, "# HELP sockgate_{name} {help}\n# TYPE sockgate_{name} {kind}");
+        for upstream in upstreams() {
+            if let Some(value) = read(upstream) {
+                let _ = writeln!(text, "sockgate_{name}{{upstream={}}} {value}", label(upstream.name()));
+            }
+        }
+    }
+}
+
 /// A label's value with its quotes, escaped as the text format wants it.
 fn label(value: &str) -> String {
     format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::affinity::How;
+    use crate::config::Config;
+    use crate::metrics::Metrics;
+    use crate::upstream::{PickKey, Tried};
+
+    const YAML: &str = r#"
+listeners: [{ address: "127.0.0.1:0" }]
+routes: [{ upstream: sockets }]
+upstreams:
+  sockets:
+    kind: socket.io
+    servers: [{ address: "127.0.0.1:1", name: a }]
+    health: { check: none }
+    new_sessions: { rate: 1, burst: 1, max_pending: 0 }
+  web: { servers: ["127.0.0.1:2"] }
+"#;
+
+    #[test]
+    fn how_new_sessions_come_to_their_servers_is_told() {
+        let config = Config::read("test", YAML, &|_| None).unwrap().config;
+        let snapshot = Snapshot::build(config, None, &Metrics::new().unwrap()).unwrap();
+        let upstream = &snapshot.pools["sockets"].upstream;
+        let client = PickKey::from(std::net::IpAddr::from([192, 0, 2, 7]));
+        let pick = || upstream.pick_new(&client, None, &mut Tried::default()).now_or_never().unwrap();
+        let lease = pick().unwrap();
+        let table = upstream.sessions().unwrap();
+        table.learn(table.key("x"), lease.server().home().unwrap(), Duration::from_secs(45), How::Handshake);
+        lease.learned(&client);
+        assert!(pick().is_err());
+
+        let mut text = Vec::new();
+        write_metrics(&snapshot, &mut text);
+        let text = String::from_utf8(text).unwrap();
+        for line in [
+            r#"sockgate_sessions{upstream="sockets",server="a"} 1"#,
+            r#"sockgate_sessions_closed_total{upstream="sockets",server="a"} 0"#,
+            r#"sockgate_sessions_placed_total{upstream="sockets",by="balance"} 1"#,
+            r#"sockgate_sessions_placed_total{upstream="sockets",by="spilled"} 0"#,
+            r#"sockgate_largest_client_share{upstream="sockets"} 1"#,
+            r#"sockgate_new_sessions_waiting{upstream="sockets"} 0"#,
+            r#"sockgate_new_sessions_refused_total{upstream="sockets"} 1"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+        assert!(!text.contains(r#"sockgate_sessions_placed_total{upstream="web""#));
+
+        let status = status(&snapshot, 0, Duration::ZERO);
+        let sessions = &status["upstreams"][0]["sessions"];
+        assert_eq!((&sessions["live"], &sessions["refused_to_open"]), (&json!(1), &json!(1)));
+        assert_eq!(sessions["largest_client"], json!({ "address": "192.0.2.7", "share": 1.0 }));
+        assert_eq!(status["upstreams"][1]["sessions"], Value::Null);
+    }
 }

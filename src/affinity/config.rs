@@ -7,13 +7,12 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::client::By;
 
-/// `affinity` of an upstream. The first that knows a server which is well decides: the session, the cookie, `header`,
-/// `query` and `app_cookie` by consistent hash, where the client was last; then the balance.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+/// `affinity` of an upstream: the cookie's server, if it is well, before the balance; else `header`, `query` or
+/// `app_cookie`, the first that a request has, in place of the client's address in the consistent hash. The session of a
+/// Socket.IO request goes before all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Follow Socket.IO sessions. Default: true for kind `socket.io`, else false.
-    pub session: Option<bool>,
     /// A cookie of the gateway's own that names the server. Default: none.
     pub cookie: Option<CookieConfig>,
     /// Requests with the same value in this header field go to the same server. Default: none.
@@ -25,49 +24,9 @@ pub struct Config {
     /// Requests with the same value of this cookie of the application go to the same server. Default: none.
     #[serde(deserialize_with = "cookie_name")]
     pub app_cookie: Option<String>,
-    /// For how long a client that went is placed where it was, if it comes back; `0s` for not at all. Default 2 min for
-    /// kind `socket.io`, else `0s`.
-    #[serde(with = "humantime_serde")]
-    pub returning: Option<Duration>,
-    /// Most clients to remember for `returning`, 1 or more. Default 100,000, which take up to 5 MiB.
-    #[serde(deserialize_with = "some")]
-    pub max_clients: usize,
-    /// Most sessions to remember, 1 or more; further ones are placed again and again by the cookie or the client's address.
-    /// Default 1,000,000, which take some 70 MiB.
-    #[serde(deserialize_with = "some")]
-    pub max_sessions: usize,
-    /// How long a session is remembered beyond the time after which client and server give each other up. Default 10 s.
-    #[serde(with = "humantime_serde")]
-    pub slack: Duration,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            session: None,
-            cookie: None,
-            header: None,
-            query: None,
-            app_cookie: None,
-            returning: None,
-            max_clients: 100_000,
-            max_sessions: 1_000_000,
-            slack: Duration::from_secs(10),
-        }
-    }
 }
 
 impl Config {
-    /// Whether sessions are followed; `sessions` says whether the servers speak Socket.IO.
-    pub fn session(&self, sessions: bool) -> bool {
-        self.session.unwrap_or(sessions)
-    }
-
-    /// For how long clients are remembered, zero for not at all; `sessions` says whether the servers speak Socket.IO.
-    pub fn returning(&self, sessions: bool) -> Duration {
-        self.returning.unwrap_or(if sessions { Duration::from_secs(120) } else { Duration::ZERO })
-    }
-
     /// What consistent hashing looks at, the first that a request has.
     pub fn keys(&self) -> Vec<By> {
         let key = |name: &Option<String>, by: fn(Box<str>) -> By| name.as_deref().map(|name| by(name.into()));
@@ -77,9 +36,9 @@ impl Config {
             .collect()
     }
 
-    /// How long a session of this heartbeat may be silent before it is forgotten.
-    pub fn life(&self, ping_interval: Duration, ping_timeout: Duration) -> Duration {
-        ping_interval.saturating_add(ping_timeout).saturating_add(self.slack)
+    /// Whether anything but the client's address is hashed.
+    pub fn hashes_values(&self) -> bool {
+        self.header.is_some() || self.query.is_some() || self.app_cookie.is_some()
     }
 }
 
@@ -211,13 +170,6 @@ fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> 
     if is_path { Ok(path) } else { Err(unexpected(&path, "a path that begins with `/` and has no `;`")) }
 }
 
-fn some<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
-    match usize::deserialize(deserializer)? {
-        0 => Err(de::Error::invalid_value(de::Unexpected::Unsigned(0), &"a whole number, 1 or more")),
-        count => Ok(count),
-    }
-}
-
 fn age<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     match humantime_serde::deserialize::<Option<Duration>, D>(deserializer)? {
         Some(age) if age < Duration::from_secs(1) => Err(de::Error::custom(format_args!(
@@ -259,29 +211,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_follows_the_kind_of_the_servers() {
-        let config = read(json!({})).unwrap();
-        assert_eq!(config, Config::default());
-        assert_eq!((config.session(true), config.session(false)), (true, false));
-        let two_minutes = Duration::from_secs(120);
-        assert_eq!((config.returning(true), config.returning(false)), (two_minutes, Duration::ZERO));
-        let said = read(json!({ "session": false, "returning": "0s", "slack": "1s" })).unwrap();
-        assert_eq!((said.session(true), said.returning(true)), (false, Duration::ZERO));
-        let second = Duration::from_secs(1);
-        assert_eq!((said.life(second, second), said.life(Duration::MAX, second)), (second * 3, Duration::MAX));
-        assert_eq!(config.keys(), []);
-    }
-
-    #[test]
     fn everything_that_can_be_said_comes_back_when_written() {
         let config = read(json!({
-            "session": true,
             "cookie": {
                 "name": "lb", "path": "/app", "same_site": "strict", "secure": "always", "http_only": false,
                 "max_age": "1day", "secret": "0123456789abcdef",
             },
             "header": "X-Tenant", "query": "room", "app_cookie": "JSESSIONID",
-            "returning": "5m", "max_clients": 1, "max_sessions": 2, "slack": "3s",
         }))
         .unwrap();
         assert_eq!(read(to_value(&config).unwrap()).unwrap(), config);
@@ -303,8 +239,6 @@ mod tests {
             (json!({ "cookie": { "secret": "short" } }), "found a secret of 5 bytes, expected 16 or more"),
             (json!({ "cookie": { "same_site": "maybe" } }), "unknown variant"),
             (json!({ "cookie": { "max_age": "900ms" } }), "found 900ms, expected 1s or more"),
-            (json!({ "max_sessions": 0 }), "expected a whole number, 1 or more"),
-            (json!({ "max_clients": 0 }), "expected a whole number, 1 or more"),
             (json!({ "sticky": true }), "unknown field"),
         ] {
             let fault = read(config).unwrap_err();

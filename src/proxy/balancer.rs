@@ -25,7 +25,7 @@ use crate::request::{Headers, Path, Request, host_name};
 use crate::router::{Action, Decision};
 use crate::snapshot::Pool;
 use crate::upstream::config::{HostHeader, Kind};
-use crate::upstream::{Lease, PickError, PickKey, Tried};
+use crate::upstream::{Lease, PickError, Tried};
 use crate::wire::engine_io::{SESSION_UNKNOWN, error_code, goodbye};
 
 /// Routes, picks, forwards, limits and logs. A `ProxyHttp` of a program's own can hold one and pass on the hooks that
@@ -67,7 +67,9 @@ impl Balancer {
         match ctx.snapshot.router.route(&request) {
             Decision::To(route) => {
                 if let Action::Upstream(name) = &route.action {
-                    ctx.pool = Some(Arc::clone(ctx.snapshot.pools.get(name).ok_or(Refusal::NoRoute)?));
+                    let pool = Arc::clone(ctx.snapshot.pools.get(name).ok_or(Refusal::NoRoute)?);
+                    ctx.ask = Some(Ask::new(&pool, &request));
+                    ctx.pool = Some(pool);
                 }
                 ctx.route = Some(route);
                 Ok(())
@@ -187,11 +189,16 @@ impl ProxyHttp for Balancer {
 
     async fn request_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         _end_of_stream: bool,
         ctx: &mut Exchange,
     ) -> Result<()> {
+        if let (Some(bytes), Some(pool), Some(ask)) = (&body, &ctx.pool, &ctx.ask)
+            && content_length(session.req_header()) == Some(bytes.len() as u64)
+        {
+            ask.note_goodbye(pool, bytes);
+        }
         ctx.body_in += body.as_ref().map_or(0, Bytes::len) as u64;
         let most = ctx.snapshot.config.limits.body.as_u64();
         if most != 0 && ctx.body_in > most {
@@ -214,10 +221,6 @@ impl ProxyHttp for Balancer {
         }
         // A place on a server that could not be reached is given back before another one is looked for.
         ctx.lease = None;
-        if ctx.ask.is_none() {
-            let (path, query) = head::split_query(target(session.req_header()));
-            ctx.ask = Some(Ask::new(&pool, PickKey { client: ctx.client }, path, query));
-        }
         let Some(ask) = &ctx.ask else { return fail(ctx, Refusal::NoServer) };
         let lease = match ask.place(&pool, &mut ctx.tried).await {
             Ok(lease) => lease,
@@ -329,12 +332,13 @@ impl ProxyHttp for Balancer {
             ctx.refusal = Some(Refusal::BadAnswer);
             return Error::e_explain(ErrorType::InvalidHTTPHeader, "101 to a request that was no upgrade");
         }
-        if let (Some(ask), Some(pool), Some(lease)) = (&ctx.ask, &ctx.pool, &ctx.lease)
-            && ask.session.is_some()
-        {
+        if let (Some(ask), Some(pool), Some(lease)) = (&ctx.ask, &ctx.pool, &ctx.lease) {
+            if let Some(cookie) = ask.set_cookie(pool, lease.server().id(), ctx.secure()) {
+                response.append_header("Set-Cookie", cookie)?;
+            }
             match response.status.as_u16() {
                 200 if ask.opens_by_answer() => ctx.learner = Some(Learner::new(Arc::clone(pool), lease.server().id())),
-                400 => ctx.error_body = Some(Vec::new()),
+                400 if ask.session.is_some() => ctx.error_body = Some(Vec::new()),
                 _ => {}
             }
         }

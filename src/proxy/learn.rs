@@ -1,9 +1,9 @@
 //! Learns sessions from the answers that open them, while the bytes pass: a session is known before the last byte of
 //! its handshake has been released, so that no request of it can come too early.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use crate::affinity::{How, Learned, Mark};
+use crate::affinity::{Held, How, Learned, Mark};
 use crate::snapshot::Pool;
 use crate::tunnel::Overhear;
 use crate::upstream::ServerId;
@@ -14,7 +14,12 @@ pub(super) struct Learner {
     reader: HandshakeReader,
     pool: Arc<Pool>,
     server: ServerId,
+    /// The tunnel that the session opens on, if it does.
+    hold: Option<Arc<Hold>>,
 }
+
+/// A tunnel's hold of its session, empty until the session is known.
+pub(super) type Hold = OnceLock<Held>;
 
 /// What an answer has said so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +34,7 @@ pub(super) enum Heard {
 
 impl Learner {
     pub(super) fn new(pool: Arc<Pool>, server: ServerId) -> Self {
-        Self { reader: HandshakeReader::new(), pool, server }
+        Self { reader: HandshakeReader::new(), pool, server, hold: None }
     }
 
     /// Takes the next bytes of the answer's body.
@@ -49,14 +54,25 @@ impl Learner {
         let key = table.key(&handshake.sid);
         let life = handshake.ping_interval + handshake.ping_timeout + self.pool.upstream.config().sessions.slack;
         let home = table.home(self.server.to_bits());
-        if table.learn(key, &home, life, How::Handshake) != Learned::Full && handshake.websocket {
+        if table.learn(key, &home, life, How::Handshake) == Learned::Full {
+            return;
+        }
+        if let Some(hold) = &self.hold {
+            // A session that begins on its WebSocket ends with it.
+            table.mark(key, Mark::Upgraded);
+            if let Some(held) = table.hold(key) {
+                let _ = hold.set(held);
+            }
+        } else if handshake.websocket {
             table.mark(key, Mark::Offered);
             self.pool.metrics.upgrades_offered.inc();
         }
     }
 
-    /// The same for a session that opens on a WebSocket: its handshake is the payload of the server's first frame.
-    pub(super) fn overhear(mut self) -> Overhear {
+    /// The same for a session that opens on a WebSocket: its handshake is the payload of the server's first frame. The tunnel
+    /// holds it from then on.
+    pub(super) fn overhear(mut self, hold: Arc<Hold>) -> Overhear {
+        self.hold = Some(hold);
         let mut frame = FirstFrame::default();
         Box::new(move |bytes| match frame.payload(bytes) {
             Some(payload) => self.hear(payload) == Heard::TooLittle,

@@ -1,16 +1,22 @@
 //! Where a request goes within its upstream: the server of its session, or the one that the balance picks.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::affinity::{How, Key, SessionTable};
+use crate::affinity::{self, How, Key, Mark, SessionTable};
+use crate::request::{Request, host_name};
 use crate::snapshot::Pool;
 use crate::upstream::{Lease, PickError, PickKey, ServerId, Tried};
-use crate::wire::engine_io::{RequestInfo, Revision, Transport};
+use crate::wire::engine_io::{RequestInfo, Revision, Transport, close_packet};
 
 /// What is known of a request before it has a server.
 #[derive(Clone, Debug)]
 pub(super) struct Ask {
     pub(super) client: PickKey,
+    /// The server that the client's cookie names.
+    was_on: Option<ServerId>,
+    /// Whether another site's page makes the request, which decides what cookies it may have.
+    cross_site: bool,
     /// What it says of its session; `None` on upstreams that have none.
     pub(super) session: Option<SessionAsk>,
 }
@@ -25,6 +31,8 @@ pub(super) struct SessionAsk {
     pub(super) revision: Revision,
     pub(super) transport: Option<Transport>,
     pub(super) jsonp: Option<u32>,
+    /// Whether it speaks Engine.IO at all: an app may answer other requests at the same address.
+    speaks: bool,
 }
 
 /// How long a session is remembered whose handshake was not seen: twice what Socket.IO 4 uses by default.
@@ -33,9 +41,14 @@ const UNSEEN_LIFE: Duration = Duration::from_secs(90);
 const MOST_ASKED: usize = 16;
 
 impl Ask {
-    pub(super) fn new(pool: &Pool, client: PickKey, path: &str, query: Option<&str>) -> Self {
+    /// What a request says; everything that placing it looks at.
+    pub(super) fn new(pool: &Pool, request: &Request<'_>) -> Self {
+        let value = pool.keys.iter().find_map(|by| affinity::value(request, by)).map(affinity::stable_hash);
+        let client = PickKey { client: request.client, value };
+        let was_on = pool.cookie.as_ref().and_then(|cookie| cookie.find(request)).map(ServerId::from_bits);
         let session = pool.sessions().map(|table| {
-            let info = RequestInfo::read(path, query);
+            let path = &*request.path.canonical;
+            let info = RequestInfo::read(path, request.query);
             SessionAsk {
                 begun: info.sid.map(|sid| (table.key(sid), sid.into())),
                 path: path.into(),
@@ -43,14 +56,26 @@ impl Ask {
                 revision: info.revision.unwrap_or(Revision::Eio3),
                 transport: info.transport,
                 jsonp: info.jsonp,
+                speaks: info.revision.is_some() || info.transport.is_some(),
             }
         });
-        Self { client, session }
+        Self { client, was_on, cross_site: is_cross_site(request), session }
+    }
+
+    /// A raw connection, which says nothing.
+    pub(super) fn silent(client: IpAddr) -> Self {
+        Self { client: client.into(), was_on: None, cross_site: false, session: None }
+    }
+
+    /// The value of the `Set-Cookie` that ties the client to the server that it has got, unless it is tied already.
+    pub(super) fn set_cookie(&self, pool: &Pool, server: ServerId, secure: bool) -> Option<String> {
+        let cookie = pool.cookie.as_ref().filter(|_| self.was_on != Some(server))?;
+        Some(cookie.set(server.to_bits(), self.cross_site, secure))
     }
 
     /// Whether this request may open a session.
     pub(super) fn opens(&self) -> bool {
-        self.session.as_ref().is_some_and(|session| session.begun.is_none())
+        self.session.as_ref().is_some_and(|session| session.speaks && session.begun.is_none())
     }
 
     /// Whether the body of its answer may open one: that of a WebSocket opens with its first frame.
@@ -66,6 +91,20 @@ impl Ask {
         (method == "GET" && polling && session.begun.is_some()).then_some(session)
     }
 
+    /// Takes note of a client's goodbye, which is the whole body of a POST: its session is as good as over. Nothing else
+    /// would tell, and the session would be counted on its server until it expired.
+    pub(super) fn note_goodbye(&self, pool: &Pool, body: &[u8]) {
+        let (Some(table), Some(session)) = (pool.sessions(), &self.session) else { return };
+        if let Some((key, _)) = &session.begun
+            && session.transport == Some(Transport::Polling)
+            && body == close_packet(session.revision).as_bytes()
+        {
+            // As when a WebSocket has ended: requests that are on their way still find the session.
+            table.mark(*key, Mark::Upgraded);
+            drop(table.hold(*key));
+        }
+    }
+
     /// Finds a place for the request; `tried` are servers that could not be connected to.
     pub(super) async fn place(&self, pool: &Pool, tried: &mut Tried) -> Result<Lease, PickError> {
         if let Some(lease) = self.at_home(pool, tried).await {
@@ -73,7 +112,13 @@ impl Ask {
             return Ok(lease);
         }
         if self.opens() {
-            return pool.upstream.pick_new(&self.client, None, tried).await;
+            return pool.upstream.pick_new(&self.client, self.was_on, tried).await;
+        }
+        // A cookie is a wish, and gives way where its server is not well, or has no room.
+        let wish = self.was_on.filter(|&server| !tried.contains(server));
+        if let Some(lease) = wish.and_then(|server| pool.upstream.place_on(server)) {
+            tried.add(lease.server().id());
+            return Ok(lease);
         }
         pool.upstream.pick(&self.client, tried).await
     }
@@ -95,7 +140,9 @@ impl Ask {
     /// itself waits, and is sent once.
     async fn search(&self, pool: &Pool, table: &SessionTable, key: Key, sid: &str) -> Option<ServerId> {
         let session = self.session.as_ref()?;
-        let servers = pool.upstream.in_ring_order(&self.client);
+        let mut servers = pool.upstream.in_ring_order(&self.client);
+        // Where the cookie points is more likely still.
+        servers.sort_by_key(|server| Some(server.id()) != self.was_on);
         // With one server there is nothing to find out.
         if servers.len() < 2 {
             return None;
@@ -116,4 +163,15 @@ impl Ask {
         }
         None
     }
+}
+
+/// Whether another site's page makes the request: browsers say so themselves, and where they don't, an `Origin` that is
+/// not the host does.
+fn is_cross_site(request: &Request<'_>) -> bool {
+    if let Some(site) = request.headers.get("sec-fetch-site") {
+        return site == b"cross-site";
+    }
+    let origin = request.headers.get("origin").and_then(|origin| std::str::from_utf8(origin).ok());
+    let origin_host = origin.and_then(|origin| origin.split_once("://")).map(|(_, authority)| host_name(authority));
+    origin_host.is_some_and(|host| Some(host) != request.host)
 }

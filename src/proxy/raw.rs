@@ -13,7 +13,6 @@ use super::tunnel::Tunnel;
 use crate::listener::{Connection, Parts};
 use crate::snapshot::Pool;
 use crate::tunnel::Listening;
-use crate::upstream::PickKey;
 
 /// Serves a raw connection in a task of its own.
 pub(super) fn serve(core: &Arc<Core>, connection: Connection) {
@@ -26,7 +25,7 @@ pub(super) fn serve(core: &Arc<Core>, connection: Connection) {
 }
 
 async fn run(core: Arc<Core>, pool: Arc<Pool>, mut line: Box<Line>, client: Parts) {
-    let ask = Ask { client: PickKey { client: client.info.peer.ip() }, session: None };
+    let ask = Ask::silent(client.info.peer.ip());
     match connect(&pool, &ask, &mut line).await {
         Ok((lease, server)) => {
             pool.metrics.raw.inc();

@@ -13,7 +13,7 @@ use crate::metrics::UpstreamMetrics;
 use crate::snapshot::Pool;
 use crate::transport::Transport;
 use crate::tunnel::{Ends, Listening, carry};
-use crate::upstream::{Lease, PickKey};
+use crate::upstream::Lease;
 
 /// An open tunnel and what is told of it when it ends.
 pub(super) struct Tunnel {
@@ -44,17 +44,18 @@ impl Tunnel {
         let leave = self.pool.roster(self.lease.server().id()).add();
         let closed = carry(ends, idle, &deadline, &leave, listening).await;
         // When this client comes back it is placed here again.
-        self.pool.upstream.saw(&PickKey { client: self.line.client }, self.lease.server());
+        self.pool.upstream.saw(&self.line.client.into(), self.lease.server());
+        let closed_by = closed.end.word();
         drop((open, permit, leave, self.lease));
         self.pool.metrics.bytes_in.inc_by(closed.bytes_in);
         self.pool.metrics.bytes_out.inc_by(closed.bytes_out);
-        self.pool.metrics.closed(closed.end.word());
+        self.pool.metrics.closed(closed_by);
         self.line.event = Event::Close;
         self.line.bytes_in = closed.bytes_in;
         self.line.bytes_out = closed.bytes_out;
         self.line.messages_in = closed.seen_in.messages;
         self.line.messages_out = closed.seen_out.messages;
-        self.line.closed_by = closed.end.word();
+        self.line.closed_by = closed_by;
         self.line.close_code = closed.seen_in.close.or(closed.seen_out.close);
         self.core.access_log.write(self.line.finish());
     }

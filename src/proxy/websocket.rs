@@ -10,10 +10,10 @@ use super::Core;
 use super::connect::connect;
 use super::exchange::Line;
 use super::head;
-use super::learn::Learner;
+use super::learn::{Hold, Learner};
 use super::place::Ask;
 use super::tunnel::Tunnel;
-use crate::affinity::{Held, Mark};
+use crate::affinity::Mark;
 use crate::http::answers::{write_closing, write_refusal};
 use crate::http::forwarding::Seen;
 use crate::http::hop_by_hop::{is_hop_by_hop, is_nominated};
@@ -26,8 +26,8 @@ use crate::snapshot::{Pool, Snapshot};
 use crate::transport::Transport;
 use crate::tunnel::handshake::{self, Answer, NoAnswer, ask};
 use crate::tunnel::{Listening, Overhear};
+use crate::upstream::Lease;
 use crate::upstream::config::{HostHeader, Kind};
-use crate::upstream::{Lease, PickKey};
 
 /// Serves one upgrade request. What takes long runs in a task of its own, so that the large one that has served HTTP
 /// so far can end.
@@ -95,7 +95,7 @@ fn way(snapshot: &Snapshot, info: &Info, head: &BytesMut, line: &mut Line) -> Re
     }
     line.request_id = said.forwarding.request_id(info.peer.ip(), request.headers);
     let head = upstream_head(&parsed, info, &said.forwarding, &pool.upstream.config().host, &line.request_id);
-    let ask = Ask::new(&pool, PickKey { client: request.client }, &request.path.canonical, request.query);
+    let ask = Ask::new(&pool, &request);
     Ok(Way::Carry(Carry { ask, head, pool }))
 }
 
@@ -177,7 +177,11 @@ impl Attempt {
         self.line.first_byte = Some(self.line.elapsed());
         let pool = Arc::clone(&self.way.pool);
         match answer {
-            Ok(Answer::Switched { first, head }) => {
+            Ok(Answer::Switched { mut first, mut head }) => {
+                let secure = client.info.tls.is_some();
+                if let Some(cookie) = self.way.ask.set_cookie(&pool, lease.server().id(), secure) {
+                    head = insert_field(&mut first, head, "Set-Cookie", &cookie);
+                }
                 pool.metrics.answered(101);
                 pool.metrics.websockets.inc();
                 self.line.status = 101;
@@ -249,21 +253,37 @@ impl Attempt {
     }
 }
 
-/// What a new tunnel means to its session: one that began with polling has reached its WebSocket and is held for as
-/// long as that is open; one that begins here is learned from the server's first frame.
-fn session(way: &Carry, lease: &Lease) -> (Option<Held>, Option<Overhear>) {
-    let (Some(table), Some(asked)) = (way.pool.sessions(), &way.ask.session) else { return (None, None) };
+/// Puts a field at the end of a head, before its blank line; gives the head's new length.
+fn insert_field(first: &mut BytesMut, head: usize, name: &str, value: &str) -> usize {
+    let blank = if first[..head].ends_with(b"\r\n") { 2 } else { 1 };
+    let rest = first.split_off(head - blank);
+    first.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+    let head = first.len() + blank;
+    first.extend_from_slice(&rest);
+    head
+}
+
+/// What a new tunnel means to its session, which it holds for as long as it is open: one that began with polling has
+/// reached its WebSocket; one that begins here is held from the server's first frame onwards, which is its handshake.
+fn session(way: &Carry, lease: &Lease) -> (Arc<Hold>, Option<Overhear>) {
+    let hold = Arc::new(Hold::new());
+    let (Some(table), Some(asked)) = (way.pool.sessions(), &way.ask.session) else { return (hold, None) };
     match &asked.begun {
         Some((key, _)) => {
             if table.mark(*key, Mark::Upgraded) {
                 way.pool.metrics.upgrades_reached.inc();
             }
-            (table.hold(*key), None)
+            if let Some(held) = table.hold(*key) {
+                // It has been empty until now.
+                let _ = hold.set(held);
+            }
+            (hold, None)
         }
         // The place is taken now; who sits there, the first frame says.
         None => {
             lease.learned(&way.ask.client);
-            (None, Some(Learner::new(Arc::clone(&way.pool), lease.server().id()).overhear()))
+            let learner = Learner::new(Arc::clone(&way.pool), lease.server().id());
+            (Arc::clone(&hold), Some(learner.overhear(hold)))
         }
     }
 }

@@ -9,7 +9,7 @@ use log::info;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
-use crate::affinity::SessionTable;
+use crate::affinity::{By, CookieAffinity, SessionTable};
 use crate::drain::{Pace, Roster};
 use crate::metrics::UpstreamMetrics;
 use crate::upstream::{Server, ServerId, Upstream};
@@ -24,6 +24,10 @@ pub struct Pool {
     pub group: u64,
     /// What the HTTP engine derives from the upstream, once.
     pub engine: OnceLock<Box<dyn Any + Send + Sync>>,
+    /// The cookie that names a client's server.
+    pub cookie: Option<CookieAffinity>,
+    /// What is hashed in place of the client's address, the first that a request has.
+    pub keys: Vec<By>,
     /// Places for searches of sessions that nobody here knows.
     pub searches: Semaphore,
     /// What is open on each server.
@@ -57,7 +61,11 @@ static NEXT_GROUP: AtomicU64 = AtomicU64::new(1);
 
 impl Pool {
     pub(super) fn new(upstream: Arc<Upstream>, metrics: UpstreamMetrics) -> Self {
+        let affinity = &upstream.config().affinity;
+        let cookie = affinity.cookie.as_ref().map(|cookie| CookieAffinity::new(cookie, upstream.name()));
         Self {
+            cookie,
+            keys: affinity.keys(),
             upstream,
             metrics,
             group: NEXT_GROUP.fetch_add(1, Ordering::Relaxed),

@@ -166,7 +166,9 @@ impl<'a> Candidates<'a> {
             return Some(Reason::Full);
         }
         let starting = |server: &Server| {
-            server.health() == Health::Starting && !server.is_draining() && !self.tried.contains(server.id())
+            server.health() == Health::Starting
+                && (self.tier == Tier::Draining || !server.is_draining())
+                && !self.tried.contains(server.id())
         };
         self.servers.iter().any(|server| starting(server)).then_some(Reason::Starting)
     }

@@ -7,6 +7,7 @@ use serde::de::{self, MapAccess, Unexpected, Visitor, value::MapAccessDeserializ
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::address::ServerAddress;
+use crate::affinity;
 
 /// One entry of `upstreams`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -23,6 +24,9 @@ pub struct Config {
     /// Waiting room for when every server has its `max_connections`.
     #[serde(default)]
     pub queue: Queue,
+    /// What ties a client to a server beside sessions; not for kind `tcp`.
+    #[serde(default)]
+    pub affinity: affinity::Config,
     /// How sessions are remembered and spread; only for kind `socket.io`.
     #[serde(default)]
     pub sessions: Sessions,
@@ -54,10 +58,11 @@ pub struct Config {
 }
 
 impl Config {
-    /// The chosen balance, or the default of the kind.
+    /// The chosen balance, or the default of the kind; values that are hashed need the consistent hash.
     pub fn balance(&self) -> Balance {
         self.balance.unwrap_or(match self.kind {
             Kind::SocketIo => Balance::ClientIp,
+            Kind::Http | Kind::Tcp if self.affinity.hashes_values() => Balance::ClientIp,
             Kind::Http | Kind::Tcp => Balance::RoundRobin,
         })
     }

@@ -10,12 +10,24 @@ use crate::affinity::stable_hash;
 pub struct PickKey {
     /// The client's address, as it came.
     pub client: IpAddr,
+    /// A hash of what stands for the client instead of its address, such as the value of a header field.
+    pub value: Option<u64>,
+}
+
+impl From<IpAddr> for PickKey {
+    fn from(client: IpAddr) -> Self {
+        Self { client, value: None }
+    }
 }
 
 impl PickKey {
     /// The address that stands for the client: IPv4 in IPv6's clothes is IPv4, and an IPv6 client is its /64, since
     /// one household or phone changes the lower half at will (RFC 8981).
     pub fn placement(&self) -> IpAddr {
+        if let Some(value) = self.value {
+            // A client's own address has no bits in the lower half, so this is never one.
+            return Ipv6Addr::from_bits(u128::from(value) << 64 | 1).into();
+        }
         match self.client.to_canonical() {
             IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
             v4 => v4,
@@ -75,7 +87,15 @@ mod tests {
 
     fn placement(client: &str) -> String {
         let client = client.parse().unwrap();
-        PickKey { client }.placement().to_string()
+        PickKey { client, value: None }.placement().to_string()
+    }
+
+    #[test]
+    fn a_value_stands_for_the_client_and_is_never_taken_for_an_address() {
+        let key = |client: &str, value| PickKey { client: client.parse().unwrap(), value };
+        assert_eq!(key("192.0.2.1", Some(7)).placement(), key("2001:db8::1", Some(7)).placement());
+        assert_ne!(key("192.0.2.1", Some(7)).placement(), key("192.0.2.1", Some(8)).placement());
+        assert_ne!(key("::1", Some(0)).placement(), key("::1", None).placement());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::admission::Admission;
 use super::balance::{Candidates, Tier, Work};
 use super::config::{Config, Kind};
 use super::crowd::{Crowd, LargestClient};
-use super::{Lease, PickError, PickKey, Server, ServerId, Tried, Upstream};
+use super::{Lease, PickError, PickKey, Server, ServerId, State, Tried, Upstream};
 use crate::affinity::{Returning, SessionTable};
 
 /// What an upstream of kind `socket.io` knows of its sessions; a rebuilt one takes it over.
@@ -118,6 +118,10 @@ impl Upstream {
         let first = tried.is_empty();
         let mut waited = Duration::ZERO;
         if let Some(admission) = sessions.admission.as_ref().filter(|_| first) {
+            // Who can't be served anyway takes nobody's turn.
+            if self.members.load().servers.iter().all(|server| server.state() == State::Down) {
+                return Err(PickError::NoServer);
+            }
             let since = Instant::now();
             admission.enter().await.map_err(|retry_after| PickError::Admission { retry_after })?;
             waited = since.elapsed();

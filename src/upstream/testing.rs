@@ -1,6 +1,6 @@
 //! What the tests of this module share.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -20,7 +20,7 @@ pub(super) fn upstream(said: Value) -> Arc<Upstream> {
 
 /// The client with this number.
 pub(super) fn client(number: u32) -> PickKey {
-    PickKey { client: Ipv4Addr::from_bits(0xc000_0200 + number).into() }
+    IpAddr::from(Ipv4Addr::from_bits(0xc000_0200 + number)).into()
 }
 
 /// The result of a future that has nothing to wait for, as a pick that finds a server at once.

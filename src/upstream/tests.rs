@@ -281,8 +281,8 @@ async fn where_every_server_drains_they_serve_on() {
     assert!(pick(&upstream).now_or_never().is_none(), "b is full, and a is down");
 }
 
-#[test]
-fn a_server_may_drain_from_the_start() {
+#[tokio::test(start_paused = true)]
+async fn a_server_may_drain_from_the_start() {
     let said = |drain: bool| {
         config(json!({ "servers": [
             { "address": "10.0.0.1:1", "name": "a", "drain": drain },
@@ -298,6 +298,14 @@ fn a_server_may_drain_from_the_start() {
     let second = first.rebuild(&said(true)).unwrap();
     second.settle();
     assert_eq!(second.servers()[0].state(), State::Up);
+
+    let all = upstream(json!({
+        "servers": [{ "address": "10.0.0.1:1", "drain": true }],
+        "health": { "check": "tcp" },
+    }));
+    assert!(pick(&all).now_or_never().is_none(), "it may come up");
+    all.servers()[0].set_health(Health::Up);
+    assert!(at_once(pick(&all)).is_ok());
 
     let third = second.rebuild(&said(false)).unwrap();
     third.settle();

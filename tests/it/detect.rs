@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::support::client::tcp;
+use crate::support::http2::Http2;
 use crate::support::server::greet;
 use crate::support::tls::Authority;
 use crate::support::{Client, Echo, Gateway, Scripted, eventually};
@@ -70,6 +72,17 @@ async fn l4_l7_same_port() {
         });
     }
     undecided.join_all().await;
+}
+
+#[tokio::test]
+async fn http_2_by_prior_knowledge_is_told_apart_too() {
+    let (gateway, _web, _raw) = gateway("detect: { flash_policy: true, tcp: raw, inspect_delay: 5s }", "").await;
+    let client = Http2::over(tcp(gateway.address("all")).await).await;
+    assert_eq!(client.get("http://a.test/").await.status(), 200);
+    // The preface byte by byte, then SETTINGS; the gateway answers with its own.
+    let mut slow = Client::connect(gateway.address("all")).await;
+    byte_by_byte(&mut slow, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+    assert_eq!(slow.read(9).await[3..5], *b"\x04\0", "a SETTINGS frame");
 }
 
 /// What a client does, and what has to come of it.

@@ -9,9 +9,11 @@
 )]
 
 mod admin;
+mod affinity;
 mod classic;
 mod cli;
 mod detect;
+mod drain;
 mod flash;
 mod forwarding;
 mod health;
@@ -20,6 +22,7 @@ mod http2;
 mod layers;
 mod limits;
 mod routing;
+mod sessions;
 mod socketio;
 mod stop;
 mod support;

@@ -1,10 +1,11 @@
 //! How the gateway lets go: what it finishes, what it tells, when it leaves, and what it writes down.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::Request;
-use nix::sys::signal::Signal::{SIGINT, SIGTERM, SIGUSR1};
+use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -308,6 +309,38 @@ async fn a_request_that_has_begun_is_finished() {
         assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
     }
     assert_eq!(gateway.ended().await, 0);
+}
+
+#[tokio::test]
+async fn a_sighup_ends_nothing() {
+    let web = Echo::start("web").await;
+    let mut gateway = gateway(web.address(), "").await;
+    let mut socket = websocket(&gateway).await;
+    gateway.signal(SIGHUP);
+    gateway.log_line("SIGHUP does nothing").await;
+    echoes(&mut socket).await;
+    drop(socket);
+    gateway.signal(SIGTERM);
+    assert_eq!(gateway.ended().await, 0);
+}
+
+#[tokio::test]
+async fn an_access_log_that_nobody_reads_does_not_keep_it() {
+    let web = Echo::start("web").await;
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let opened = std::fs::OpenOptions::new().read(true).custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits()).open(&pipe);
+    let mut gateway = gateway(web.address(), &format!("access_log: {{ file: {} }}", pipe.display())).await;
+    // More than the 64 KiB that a pipe holds.
+    let mut client = Client::connect(gateway.address("web")).await;
+    for _ in 0..100 {
+        assert_eq!(client.get(&format!("/{}", "x".repeat(1000))).await.status, 200, "nobody waits for the log");
+    }
+    drop(client);
+    gateway.signal(SIGTERM);
+    assert_eq!(gateway.ended().await, 0);
+    drop(opened);
 }
 
 #[tokio::test]

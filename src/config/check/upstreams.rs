@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::{Report, Spot, words};
 use crate::address::ServerAddress;
+use crate::affinity;
 use crate::upstream::Config;
-use crate::upstream::config::{Check, Health, HostHeader, Kind, NewSessions, Queue, Sessions, Timeouts, Tls};
+use crate::upstream::config::{Balance, Check, Health, HostHeader, Kind, NewSessions, Queue, Sessions, Timeouts, Tls};
 
 /// The heartbeat of Socket.IO 3 and 4 with their defaults: `pingInterval` 25 s and `pingTimeout` 20 s.
 const HEARTBEAT: Duration = Duration::from_secs(45);
@@ -31,6 +32,14 @@ pub(super) fn check(name: &str, upstream: &Config, spot: &Spot<'_>, report: &mut
     }
     if let HostHeader::Set(host) = &upstream.host {
         report.well_formed(&spot.key("host"), words::authority(host));
+    }
+    if upstream.kind == Kind::Tcp && upstream.affinity != affinity::Config::default() {
+        report.fault(&spot.key("affinity").word(), "not for kind `tcp`, which carries no HTTP");
+    }
+    if upstream.affinity.hashes_values() && upstream.balance() != Balance::ClientIp {
+        let what =
+            "`header`, `query` and `app_cookie` are hashed only with balance `client_ip`, and have no effect here";
+        report.warn(&spot.key("affinity").word(), what);
     }
     if upstream.kind == Kind::Tcp && upstream.host != HostHeader::Keep {
         report.fault(&spot.key("host").word(), "not for kind `tcp`, which carries no HTTP");

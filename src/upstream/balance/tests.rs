@@ -87,7 +87,7 @@ fn a_client_keeps_its_server_and_its_neighbours_in_the_64_do_too() {
     let upstream = pool("client_ip", &[1, 1, 1, 1]);
     let of = |address: &str| {
         let client = address.parse().unwrap();
-        pick_once(&upstream, &PickKey { client }).server().name().clone()
+        pick_once(&upstream, &PickKey { client, value: None }).server().name().clone()
     };
     assert_eq!(of("192.0.2.1"), of("192.0.2.1"));
     assert_eq!(of("192.0.2.1"), of("::ffff:192.0.2.1"));
@@ -185,7 +185,7 @@ fn placements(upstream: &Arc<Upstream>) -> HashMap<u32, String> {
     clients
         .map(|bits| {
             let client = Ipv4Addr::from_bits(bits).into();
-            (bits, pick_once(upstream, &PickKey { client }).server().name().to_string())
+            (bits, pick_once(upstream, &PickKey { client, value: None }).server().name().to_string())
         })
         .collect()
 }
@@ -265,7 +265,7 @@ proptest! {
             let held: Vec<Lease> = (0..1000)
                 .map(|number: u32| {
                     let client = Ipv4Addr::from_bits(number.wrapping_mul(2_654_435_761)).into();
-                    pick_once(&upstream, &PickKey { client })
+                    pick_once(&upstream, &PickKey { client, value: None })
                 })
                 .collect();
             let got = held.iter().filter(|lease| lease.server().name().as_ref() == "d").count() as f64;

@@ -1,6 +1,6 @@
 //! Sessions and the servers that they are placed on.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use futures::FutureExt;
 use proptest::prelude::*;
@@ -9,7 +9,7 @@ use tokio::time::advance;
 
 use super::*;
 use crate::affinity::How;
-use crate::upstream::State;
+use crate::upstream::server::Health;
 use crate::upstream::testing::{at_once, client, config, upstream};
 
 const LIFE: Duration = Duration::from_secs(45);
@@ -31,7 +31,7 @@ fn said(weights: &[u16], more: Value) -> Value {
 }
 
 fn address(number: u32) -> PickKey {
-    PickKey { client: Ipv4Addr::from_bits(number.wrapping_mul(2_654_435_761)).into() }
+    IpAddr::from(Ipv4Addr::from_bits(number.wrapping_mul(2_654_435_761))).into()
 }
 
 fn place(upstream: &Arc<Upstream>, key: &PickKey) -> Lease {
@@ -367,6 +367,19 @@ proptest! {
         prop_assert!(upstream.servers().iter().all(|server| server.opening() == 0 && server.in_flight() == 0));
         prop_assert_eq!(sessions(&upstream).iter().sum::<usize>(), opened.len());
     }
+}
+
+#[test]
+fn where_every_server_is_down_nobody_waits_for_a_turn() {
+    let upstream = pool(&[1], json!({ "new_sessions": { "rate": 1, "burst": 1 } }));
+    let server = upstream.servers()[0].clone();
+    server.set_health(Health::Down);
+    for _ in 0..3 {
+        let refused = at_once(upstream.pick_new(&client(1), None, &mut Tried::default())).unwrap_err();
+        assert_eq!(refused, PickError::NoServer);
+    }
+    server.set_health(Health::Up);
+    assert!(at_once(upstream.pick_new(&client(1), None, &mut Tried::default())).is_ok(), "the turn is still there");
 }
 
 #[test]

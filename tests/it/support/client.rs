@@ -90,6 +90,11 @@ impl Client {
         Self { stream: Box::new(stream), held: Vec::new() }
     }
 
+    /// The stream itself, of which nothing has been read yet.
+    pub fn into_stream(self) -> Box<dyn Stream> {
+        self.stream
+    }
+
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         within("send", self.stream.write_all(bytes.as_ref())).await.unwrap();
         within("flush", self.stream.flush()).await.unwrap();

@@ -1,9 +1,11 @@
 //! The plumbing of the tests: the gateway as a child process, servers to stand behind it, clients to ask it.
 
 pub mod client;
+pub mod cluster;
 pub mod gateway;
 pub mod http2;
 pub mod node;
+pub mod polling;
 pub mod server;
 pub mod tls;
 

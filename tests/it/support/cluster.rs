@@ -1,0 +1,122 @@
+//! Real Socket.IO servers, `a`, `b`, `c` and so on, behind one gateway or several.
+
+use std::net::SocketAddr;
+
+use serde_json::Value;
+
+use super::client::Answer;
+use super::node::{Node, client};
+use super::{Client, Gateway, eventually, within};
+
+/// Servers of one version and the gateways before them. New sessions are placed in turn, whoever comes: nothing but the
+/// session itself leads a request to its server.
+pub struct Cluster {
+    pub servers: Vec<Node>,
+    pub gateways: Vec<Gateway>,
+}
+
+/// The names of the servers, in their order.
+pub const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+
+impl Cluster {
+    /// Starts as many servers of a version, and one gateway.
+    pub async fn start(version: &str, servers: usize, options: &[&str]) -> Self {
+        Self::behind(1, version, servers, options).await
+    }
+
+    /// The same behind several gateways, which know nothing of each other.
+    pub async fn behind(gateways: usize, version: &str, servers: usize, options: &[&str]) -> Self {
+        let servers = NAMES[..servers].iter().map(async |name| {
+            let named = [&["--id", *name], options].concat();
+            Node::server(version, &named).await
+        });
+        let servers = futures::future::join_all(servers).await;
+        let mut cluster = Self { servers, gateways: Vec::new() };
+        for _ in 0..gateways {
+            let gateway = cluster.gateway("127.0.0.1:0").await;
+            cluster.gateways.push(gateway);
+        }
+        cluster
+    }
+
+    /// One more gateway before the servers, ready and with all of them up. The caller keeps it.
+    pub async fn gateway(&self, address: &str) -> Gateway {
+        let entry =
+            |(name, server): (&&str, &Node)| format!("{{ address: \"127.0.0.1:{}\", name: {name} }}", server.port());
+        let entries: Vec<String> = NAMES.iter().zip(&self.servers).map(entry).collect();
+        let gateway = Gateway::start(&format!(
+            "
+listeners:
+  - {{ name: web, address: \"{address}\", http2: false }}
+routes:
+  - upstream: app
+upstreams:
+  app: {{ kind: socket.io, balance: round_robin, sessions: {{ returning: 0s }}, servers: [{}] }}
+",
+            entries.join(", ")
+        ))
+        .await;
+        for name in &NAMES[..self.servers.len()] {
+            let up = format!("sockgate_server_up{{upstream=\"app\",server=\"{name}\"}}");
+            eventually("all servers are up", async || gateway.metric(&up).await == 1.0).await;
+        }
+        gateway
+    }
+
+    /// Where the first gateway listens.
+    pub fn address(&self) -> SocketAddr {
+        self.gateways[0].address("web")
+    }
+
+    /// Runs a batch of clients against the first gateway; gives their summary.
+    pub async fn run(&self, version: &str, transports: &str, sessions: usize, options: &[&str]) -> Value {
+        run(self.address(), version, transports, sessions, options).await
+    }
+
+    /// A counter of all servers together.
+    pub async fn counted(&self, name: &str) -> u64 {
+        let mut sum = 0;
+        for server in &self.servers {
+            sum += stats(server).await[name].as_u64().unwrap();
+        }
+        sum
+    }
+
+    /// Asks the admin address of the first gateway.
+    pub async fn admin(&self, method: &str, path: &str) -> Answer {
+        admin(&self.gateways[0], method, path).await
+    }
+}
+
+/// Runs a batch of clients against an address; gives their summary.
+pub async fn run(address: SocketAddr, version: &str, transports: &str, sessions: usize, options: &[&str]) -> Value {
+    let (url, sessions) = (format!("http://{address}"), sessions.to_string());
+    let all = [&["--url", &url, "--transports", transports, "--sessions", &sessions], options].concat();
+    client(version, &all, 60).await
+}
+
+/// What a server counted.
+pub async fn stats(server: &Node) -> Value {
+    let answer = Client::connect(([127, 0, 0, 1], server.port()).into()).await.get("/__stats").await;
+    serde_json::from_slice(&answer.body).unwrap()
+}
+
+/// Asks the admin address of a gateway by any method.
+pub async fn admin(gateway: &Gateway, method: &str, path: &str) -> Answer {
+    let mut client = Client::connect(gateway.address("admin")).await;
+    client.send(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")).await;
+    within("the admin address answers", client.answer()).await
+}
+
+/// Expects of a batch that nobody lost, changed or doubted a session.
+pub fn calm(what: &str, summary: &Value) {
+    assert_eq!(summary["session_id_unknown"], 0, "{what}: {summary}");
+    assert_eq!(summary["reconnects"], 0, "{what}: {summary}");
+    assert_eq!(summary["server_changes"], 0, "{what}: {summary}");
+    assert_eq!(summary["ok"], true, "{what}: {summary}");
+}
+
+/// The sessions of a batch that a server had.
+pub fn served(summary: &Value, name: &str) -> u64 {
+    summary["servers"][name].as_u64().unwrap_or(0)
+}
