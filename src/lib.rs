@@ -34,6 +34,10 @@ pub mod tunnel;
 pub mod upstream;
 pub mod wire;
 
+#[cfg(test)]
+#[path = "../fuzz/src/checks/mod.rs"]
+pub mod checks;
+
 pub use config::Config;
 pub use gateway::Gateway;
 pub use proxy::{Balancer, Exchange};

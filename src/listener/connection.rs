@@ -3,14 +3,13 @@
 //! An HTTP engine that is handed a [`Connection`] never gets a byte beyond the message that it may read: what follows
 //! a request stays here, for the next request or for the tunnel that an upgrade turns into.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -26,8 +25,8 @@ use pingora::protocols::{
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::limits::Permit;
+use super::pending::Pending;
 use crate::deadline::Deadline;
-use crate::drain::Leave;
 use crate::http::framing::{Body, Chunks};
 use crate::transport::Transport;
 
@@ -46,53 +45,6 @@ pub struct Info {
     pub accepted: Instant,
     /// The poll that is under way on an HTTP/1 connection.
     pub pending: Pending,
-}
-
-/// A long poll that a server has not answered yet, and how the gateway would answer in its place.
-#[derive(Debug, Default)]
-pub struct Pending(Mutex<Option<Farewell>>);
-
-/// The polite end of a session, ready to be said.
-pub struct Farewell {
-    /// Says when.
-    pub leave: Arc<Leave>,
-    /// The answer's body: an Engine.IO close packet.
-    pub body: Cow<'static, [u8]>,
-    /// Whether that is a script.
-    pub jsonp: bool,
-    /// The upstream of the session.
-    pub upstream: Arc<str>,
-    /// Its server.
-    pub server: Arc<str>,
-    /// To be called once it has been said: the session is over.
-    pub said: Box<dyn FnOnce() + Send>,
-}
-
-impl fmt::Debug for Farewell {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Farewell").field("body", &self.body).field("server", &self.server).finish_non_exhaustive()
-    }
-}
-
-impl Pending {
-    /// A poll has been given to a server.
-    pub fn announce(&self, farewell: Farewell) {
-        *self.farewell() = Some(farewell);
-    }
-
-    /// The poll is over, or its end is somebody else's now.
-    pub fn take(&self) -> Option<Farewell> {
-        self.farewell().take()
-    }
-
-    /// Ready when there is a poll, and its turn to leave has come.
-    pub fn poll_told(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.farewell().as_ref().map_or(Poll::Pending, |farewell| farewell.leave.poll_told(cx))
-    }
-
-    fn farewell(&self) -> MutexGuard<'_, Option<Farewell>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// What a TLS handshake agreed on.

@@ -9,6 +9,7 @@ pub mod detect;
 mod flash;
 mod lent;
 pub mod limits;
+mod pending;
 mod socket;
 pub mod tls;
 
@@ -25,10 +26,11 @@ use tokio::time::{timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 pub use config::{Config, FlashPolicy};
-pub use connection::{Connection, Farewell, Info, NoHead, Parts, Pending, Protocol, TlsInfo};
+pub use connection::{Connection, Info, NoHead, Parts, Protocol, TlsInfo};
 use detect::{Detected, detect};
 pub use lent::{Back, Lent};
 pub use limits::{ConnectionLimits, Permit};
+pub use pending::{Farewell, Pending};
 use socket::BoundSocket;
 
 use crate::deadline::Deadlines;

@@ -11,14 +11,14 @@ use crate::listener::Info;
 use crate::request::{Headers, Path, Request, host_name};
 
 /// Most fields that can be read, whatever `limits.headers` says; Pingora's own limit.
-pub(super) const MOST_FIELDS: usize = 256;
+pub(crate) const MOST_FIELDS: usize = 256;
 
 /// Visible characters that are no part of any URL (RFC 3986 2).
 const NEVER_IN_URLS: [char; 4] = ['"', '<', '>', '`'];
 
 /// What a request is, after the checks that every request has to pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// An exchange for the engine.
     Exchange(Body),
     /// The opening of a WebSocket.
@@ -26,16 +26,16 @@ pub(super) enum Kind {
 }
 
 /// A head, parsed where it lies.
-pub(super) struct Head<'a> {
-    pub(super) method: &'a str,
+pub(crate) struct Head<'a> {
+    pub(crate) method: &'a str,
     /// As sent: a path and query, `*`, or a whole URL as long as it is not brought [`Head::to_plain_form`].
     target: &'a str,
-    pub(super) minor_version: u8,
-    pub(super) fields: &'a [httparse::Header<'a>],
+    pub(crate) minor_version: u8,
+    pub(crate) fields: &'a [httparse::Header<'a>],
 }
 
 /// Parses a head into `fields`, which the result borrows.
-pub(super) fn parse<'a>(
+pub(crate) fn parse<'a>(
     bytes: &'a BytesMut,
     fields: &'a mut [httparse::Header<'a>],
     most_fields: usize,
@@ -57,7 +57,7 @@ pub(super) fn parse<'a>(
 
 impl<'a> Head<'a> {
     /// What the request is; refuses what could be read in two ways, and what the limits do not allow.
-    pub(super) fn kind(&self, most_body: u64) -> Result<Kind, Refusal> {
+    pub(crate) fn kind(&self, most_body: u64) -> Result<Kind, Refusal> {
         if self.method == "CONNECT" {
             return Err(Refusal::Method);
         }
@@ -88,20 +88,20 @@ impl<'a> Head<'a> {
     }
 
     /// The host asked for, as sent: of the URL if the target is one, else of `Host` (RFC 9112 3.2.2).
-    pub(super) fn authority(&self) -> Option<&'a str> {
+    pub(crate) fn authority(&self) -> Option<&'a str> {
         let host = || self.fields.iter().find(|field| field.name.eq_ignore_ascii_case("host"));
         split_url(self.target).map(|(authority, _)| authority).or_else(|| std::str::from_utf8(host()?.value).ok())
     }
 
     /// The path and query.
-    pub(super) fn path_and_query(&self) -> &'a str {
+    pub(crate) fn path_and_query(&self) -> &'a str {
         split_url(self.target).map_or(self.target, |(_, rest)| if rest.is_empty() { "/" } else { rest })
     }
 
     /// The head as engines and servers read it, where it differs from what was sent: a whole URL becomes a path, and its
     /// host takes the place of `Host` (RFC 9112 3.2.2); the few characters that no URL may hold, and that some readers
     /// refuse, are escaped, as browsers do it.
-    pub(super) fn to_plain_form(&self) -> Option<BytesMut> {
+    pub(crate) fn to_plain_form(&self) -> Option<BytesMut> {
         let url = split_url(self.target);
         let target = url.map_or(self.target, |(_, rest)| rest);
         if url.is_none() && !target.contains(NEVER_IN_URLS) {
@@ -132,7 +132,7 @@ impl<'a> Head<'a> {
     }
 
     /// What a decision looks at.
-    pub(super) fn request(&self, info: &'a Info, forwarding: &Forwarding) -> Result<Request<'a>, Refusal> {
+    pub(crate) fn request(&self, info: &'a Info, forwarding: &Forwarding) -> Result<Request<'a>, Refusal> {
         let headers = Headers::Fields(self.fields);
         let (path, query) = split_query(self.path_and_query());
         Ok(Request {
@@ -149,12 +149,12 @@ impl<'a> Head<'a> {
     }
 }
 
-pub(super) fn client(info: &Info, forwarding: &Forwarding, headers: Headers<'_>) -> IpAddr {
+pub(crate) fn client(info: &Info, forwarding: &Forwarding, headers: Headers<'_>) -> IpAddr {
     forwarding.client(info.peer.ip(), headers)
 }
 
 /// Path and query apart.
-pub(super) fn split_query(target: &str) -> (&str, Option<&str>) {
+pub(crate) fn split_query(target: &str) -> (&str, Option<&str>) {
     target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)))
 }
 

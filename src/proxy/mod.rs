@@ -4,7 +4,7 @@ mod balancer;
 mod connect;
 mod engine;
 mod exchange;
-mod head;
+pub(crate) mod head;
 mod http1;
 mod learn;
 mod peer;

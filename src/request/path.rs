@@ -9,7 +9,8 @@ use std::fmt;
 /// A path and how it is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Path<'a> {
-    /// Unreserved characters decoded, dot segments resolved, empty segments dropped (RFC 3986 6.2.2).
+    /// Unreserved characters decoded, dot segments resolved, empty segments dropped (RFC 3986 6.2.2); a `%` that begins no
+    /// escape is one itself.
     pub canonical: Cow<'a, str>,
     /// The same with `%2F`, `%5C` and `\` taken for separators, where that makes a difference.
     pub loose: Option<String>,
@@ -22,6 +23,8 @@ pub enum Refused {
     NotAbsolute,
     /// Its dot segments climb above the root.
     AboveRoot,
+    /// Its dot segments remove an encoded separator, so that it matters which of the two is read first.
+    OverSeparator,
     /// It holds a control character, plain or encoded.
     ControlCharacter,
 }
@@ -31,6 +34,7 @@ impl fmt::Display for Refused {
         f.write_str(match self {
             Self::NotAbsolute => "the path does not begin with /",
             Self::AboveRoot => "the path climbs above the root",
+            Self::OverSeparator => "the path has dot segments behind an encoded separator",
             Self::ControlCharacter => "the path holds a control character",
         })
     }
@@ -52,6 +56,10 @@ impl<'a> Path<'a> {
         }
         let canonical = resolve(&decode(path, false)?)?;
         let loose = resolve(&decode(path, true)?)?;
+        // Some servers resolve dot segments before they decode separators, and once more after it.
+        if resolve(&decode(&canonical, true)?)? != loose {
+            return Err(Refused::OverSeparator);
+        }
         let loose = (loose != canonical).then_some(loose);
         Ok(Self { canonical: Cow::Owned(canonical), loose })
     }
@@ -81,6 +89,8 @@ fn decode(path: &str, loose: bool) -> Result<String, Refused> {
         match escaped.unwrap_or(byte) {
             0..=0x1f | 0x7f => return Err(Refused::ControlCharacter),
             b'/' | b'\\' if loose => decoded.push(b'/'),
+            // With what is decoded behind it, it could become an escape that nobody sent.
+            b'%' if escaped.is_none() => decoded.extend(b"%25"),
             plain if escaped.is_none() || is_unreserved(plain) => decoded.push(plain),
             _ => decoded.extend(bytes[at - 3..at].iter().map(u8::to_ascii_uppercase)),
         }
@@ -152,8 +162,9 @@ mod tests {
             ("/%73ocket%2Eio/", "/socket.io/"),
             ("/a/%2e%2E/b", "/b"),
             ("/a%20b%c3%bc", "/a%20b%C3%BC"),
-            ("/100%", "/100%"),
-            ("/%zz", "/%zz"),
+            ("/100%", "/100%25"),
+            ("/%zz", "/%25zz"),
+            ("/a/%%32e%%32e/b", "/a/%252e%252e/b"),
             ("/.well-known/x", "/.well-known/x"),
         ] {
             assert_eq!(canonical(written), read, "{written}");
@@ -173,6 +184,9 @@ mod tests {
         assert_eq!(Path::read("/.."), Err(Refused::AboveRoot));
         assert_eq!(Path::read("/a/%2e%2e/%2e%2e/b"), Err(Refused::AboveRoot));
         assert_eq!(Path::read("/..%2f"), Err(Refused::AboveRoot));
+        assert_eq!(Path::read("/a%2fb/../c"), Err(Refused::OverSeparator));
+        assert_eq!(Path::read("/a%2fb%5cc/../..%2f.."), Err(Refused::AboveRoot));
+        assert_eq!(Path::read("/a%2fb/../x/..%2fadmin"), Err(Refused::OverSeparator));
         assert_eq!(Path::read("/a%00"), Err(Refused::ControlCharacter));
         assert_eq!(Path::read("/a\u{1}"), Err(Refused::ControlCharacter));
         assert_eq!(Path::read("a"), Err(Refused::NotAbsolute));

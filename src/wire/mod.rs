@@ -4,8 +4,3 @@ pub mod engine_io;
 pub mod flash;
 pub mod sniff;
 pub mod websocket;
-
-#[cfg(test)]
-pub mod checks;
-#[cfg(test)]
-mod corpus;

@@ -1,15 +1,20 @@
 //! Replays the corpora of the fuzz targets, so that `cargo test` guards what fuzzing once found.
 
-use super::checks;
+use crate::checks;
 use std::fs;
 use std::path::Path;
 
 type Check = fn(&[u8]);
 
-const TARGETS: [(&str, Check); 5] = [
+const TARGETS: [(&str, Check); 10] = [
+    ("chunks", checks::chunks),
     ("engine_io_handshake", checks::engine_io_handshake),
     ("engine_io_request", checks::engine_io_request),
     ("flash", checks::flash_policies),
+    ("forwarding", checks::forwarding),
+    ("framing", checks::framing),
+    ("path", checks::paths),
+    ("request_head", checks::request_heads),
     ("sniff", checks::sniffing),
     ("websocket_frames", checks::websocket_frames),
 ];

@@ -1,0 +1,241 @@
+//! What holds for any bytes at all: one check for each fuzz target, which `cargo test` replays over the corpus.
+
+#[cfg(test)]
+mod corpus;
+
+use std::net::IpAddr;
+
+use bytes::BytesMut;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use httparse::{EMPTY_HEADER, Header, Status};
+
+use crate::http::Forwarding;
+use crate::http::forwarding::Seen as Client;
+use crate::http::framing::{Body, Chunks, Malformed, request_body, response_body};
+use crate::proxy::head::{self, Kind};
+use crate::request::{Headers, Path};
+use crate::wire::engine_io::{HandshakeReader, LONGEST_SID, LONGEST_SILENCE, Progress, RequestInfo, error_code};
+use crate::wire::flash::{self, AllowRule, Policy, PolicyRequest};
+use crate::wire::sniff::{self, Verdict, sniff};
+use crate::wire::websocket::{FrameTracker, Seen, Violation};
+
+/// A verdict stays, comes by the limit at the latest, and agrees with the reader of Flash policy requests.
+pub fn sniffing(bytes: &[u8]) {
+    let whole = sniff(bytes);
+    assert!(whole != Verdict::Incomplete || bytes.len() < sniff::LIMIT);
+    assert_eq!(whole == Verdict::FlashPolicy, flash::read(bytes) == PolicyRequest::Complete);
+    for end in 0..bytes.len().min(128) {
+        let early = sniff(&bytes[..end]);
+        assert!(early == Verdict::Incomplete || early == whole, "{early:?} after {end} bytes, then {whole:?}");
+    }
+}
+
+/// Frames are the same in one piece and in many, and a boundary is a place where a tracker is at one.
+pub fn websocket_frames(bytes: &[u8]) {
+    let follow = |piece: usize| {
+        let (mut tracker, mut seen, mut last, mut at) = (FrameTracker::new(), Seen::default(), Some(0), 0);
+        let result: Result<(), Violation> = bytes.chunks(piece).try_for_each(|part| {
+            last = tracker.advance(part, &mut seen)?.map(|offset| at + offset).or(last);
+            at += part.len();
+            assert_eq!(tracker.at_boundary(), last == Some(at));
+            Ok(())
+        });
+        (result, seen, result.ok().and(last), tracker.at_boundary(), tracker.in_message())
+    };
+    let whole = follow(bytes.len().max(1));
+    assert_eq!(follow(1), whole);
+    assert_eq!(follow(7), whole);
+    assert!(whole.1.messages <= whole.1.frames);
+}
+
+/// An answer is the same in one piece and in many, and what it says can be kept and added up.
+pub fn engine_io_handshake(bytes: &[u8]) {
+    let read = |piece: usize| {
+        let mut reader = HandshakeReader::new();
+        let mut answers = bytes.chunks(piece).map(|part| reader.push(part));
+        answers.find(|answer| *answer != Progress::NeedMore).unwrap_or(Progress::NeedMore)
+    };
+    let whole = read(bytes.len().max(1));
+    assert_eq!(read(1), whole);
+    assert_eq!(read(7), whole);
+    if let Progress::Found(handshake) = whole {
+        let query = format!("sid={}", handshake.sid);
+        assert_eq!(RequestInfo::read("/", Some(&query)).sid, Some(&*handshake.sid));
+        assert!(handshake.ping_interval + handshake.ping_timeout <= 2 * LONGEST_SILENCE);
+    }
+    assert!(error_code(bytes).is_none_or(|code| code <= 5));
+}
+
+/// What is read from a target stands in it and is short.
+pub fn engine_io_request(bytes: &[u8]) {
+    let target = String::from_utf8_lossy(bytes);
+    let info = match target.split_once('?') {
+        Some((path, query)) => RequestInfo::read(path, Some(query)),
+        None => RequestInfo::read(&target, None),
+    };
+    if let Some(sid) = info.sid {
+        assert!(target.contains(sid) && (1..=LONGEST_SID).contains(&sid.len()));
+    }
+    assert!(info.jsonp.is_none_or(|index| target.contains(&index.to_string())));
+}
+
+/// Every policy that is accepted has one NUL, at its end.
+pub fn flash_policies(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let (domain, ports) = text.split_once('\n').unwrap_or((&text, "*"));
+    let rule = AllowRule { domain: domain.into(), ports: ports.into() };
+    for policy in [Policy::from_xml(bytes), Policy::from_rules(&[rule])].into_iter().flatten() {
+        let answer = policy.answer();
+        assert_eq!(answer.iter().position(|&byte| byte == 0), Some(answer.len() - 1));
+        assert_eq!(Policy::from_xml(answer), Ok(policy));
+    }
+}
+
+/// What is read of a path is read the same again, and leads nowhere but down.
+pub fn paths(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let Ok(path) = Path::read(&text) else {
+        return;
+    };
+    for form in [Some(&*path.canonical), path.loose.as_deref()].into_iter().flatten().filter(|form| *form != "*") {
+        assert_eq!(Path::read(form).map(|again| again.canonical.into_owned()), Ok(form.to_owned()));
+        let mut segments = form.strip_prefix('/').unwrap_or_else(|| panic!("{form:?} is relative")).split('/').rev();
+        assert!(!matches!(segments.next(), Some("." | "..")), "{form:?}");
+        assert!(!segments.any(|segment| matches!(segment, "" | "." | "..")), "{form:?}");
+    }
+    if let Some(loose) = path.loose {
+        assert!(!loose.contains('\\') && Path::read(&loose).is_ok_and(|again| again.loose.is_none()), "{loose:?}");
+    }
+}
+
+/// A body ends at the same byte in one piece and in many, and where httparse sees a chunk, it is the same one.
+pub fn chunks(bytes: &[u8]) {
+    let follow = |piece: usize| {
+        let mut chunks = Chunks::default();
+        let taken: Option<usize> = bytes.chunks(piece).map(|part| chunks.advance(part)).sum();
+        taken.map(|taken| (taken, chunks.is_done()))
+    };
+    let whole = follow(bytes.len().max(1));
+    assert_eq!(follow(1), whole);
+    assert_eq!(follow(7), whole);
+    let Some((taken, done)) = whole else {
+        return;
+    };
+    assert!(done || taken == bytes.len());
+    let mut at = 0;
+    while let Some(Ok(Status::Complete((line, size)))) = bytes[..taken].get(at..).map(httparse::parse_chunk_size) {
+        if size == 0 {
+            assert!(!done || bytes[at + line..taken].ends_with(b"\r\n"));
+            return;
+        }
+        at = usize::try_from(size).ok().and_then(|size| (at + line + 2).checked_add(size)).unwrap_or(usize::MAX);
+        assert!(!done || at < taken, "a chunk goes on behind the end of the body");
+    }
+}
+
+/// Bodies end in one way, whatever the order of the fields.
+pub fn framing(bytes: &[u8]) {
+    let check = |fields: &[Header<'_>], read: &dyn Fn(&[Header<'_>]) -> Result<Body, Malformed>| {
+        let count = |name: &str| fields.iter().filter(|field| field.name.eq_ignore_ascii_case(name)).count();
+        let declared = (count("content-length"), count("transfer-encoding"));
+        let body = read(fields);
+        match body {
+            Ok(Body::Length(_)) => assert_eq!(declared, (1, 0)),
+            Ok(Body::Chunked) => assert_eq!(declared, (0, 1)),
+            Ok(Body::UntilClose) => assert_eq!(declared, (0, 0)),
+            Ok(Body::None) | Err(_) => {}
+        }
+        let backwards: Vec<_> = fields.iter().rev().copied().collect();
+        assert_eq!(read(&backwards).ok(), body.ok());
+        body
+    };
+    let mut fields = [EMPTY_HEADER; 32];
+    let mut request = httparse::Request::new(&mut fields);
+    if let (Ok(Status::Complete(_)), Some(version)) = (request.parse(bytes), request.version) {
+        let body = check(request.headers, &|fields| request_body(version, fields));
+        assert!(body != Ok(Body::UntilClose), "a client that closes gets no answer");
+        assert!(body != Ok(Body::Chunked) || version == 1);
+    }
+    let mut fields = [EMPTY_HEADER; 32];
+    let mut response = httparse::Response::new(&mut fields);
+    if let (Ok(Status::Complete(_)), Some(status)) = (response.parse(bytes), response.code) {
+        check(response.headers, &|fields| response_body(status, fields)).ok();
+    }
+}
+
+/// A head that is taken says the same in its plain form, and all of it.
+pub fn request_heads(bytes: &[u8]) {
+    let bytes = BytesMut::from(bytes);
+    let mut fields = [EMPTY_HEADER; head::MOST_FIELDS];
+    let Ok(sent) = head::parse(&bytes, &mut fields, 0) else {
+        return;
+    };
+    let Ok(kind) = sent.kind(0) else {
+        return;
+    };
+    if matches!(kind, Kind::Upgrade(_)) {
+        assert_eq!((sent.method, request_body(sent.minor_version, sent.fields)), ("GET", Ok(Body::None)));
+    }
+    let Some(plain) = sent.to_plain_form() else {
+        return;
+    };
+    let mut fields = [EMPTY_HEADER; head::MOST_FIELDS];
+    assert_eq!(httparse::Request::new(&mut fields).parse(&plain), Ok(Status::Complete(plain.len())));
+    let mut fields = [EMPTY_HEADER; head::MOST_FIELDS];
+    let read = head::parse(&plain, &mut fields, 0).unwrap_or_else(|refusal| panic!("{refusal}: {plain:?}"));
+    assert!(read.to_plain_form().is_none(), "{plain:?}");
+    assert_eq!(read.kind(0), Ok(kind));
+    assert_eq!((read.method, read.minor_version), (sent.method, sent.minor_version));
+    assert_eq!(read.authority(), sent.authority());
+    let mut path = sent.path_and_query().to_owned();
+    for (never, escape) in [("\"", "%22"), ("<", "%3C"), (">", "%3E"), ("`", "%60")] {
+        path = path.replace(never, escape);
+    }
+    assert_eq!(read.path_and_query().trim_start_matches('/'), path.trim_start_matches('/'));
+    let others = |head: &head::Head<'_>| -> Vec<_> {
+        let fields = head.fields.iter().filter(|field| !field.name.eq_ignore_ascii_case("host"));
+        fields.map(|field| (field.name.to_owned(), field.value.to_vec())).collect()
+    };
+    assert_eq!(others(&read), others(&sent));
+}
+
+/// A stranger's fields change nothing, a trusted proxy's nothing behind the last stranger, and both engines agree.
+pub fn forwarding(bytes: &[u8]) {
+    let rules = Forwarding {
+        trusted_proxies: ["10.0.0.0/8", "fd00::/8"].iter().flat_map(|network| network.parse()).collect(),
+        forwarded: true,
+        ..Forwarding::default()
+    };
+    let [proxy, stranger] = [IpAddr::from([10, 0, 0, 1]), IpAddr::from([203, 0, 113, 9])];
+    let head = [bytes, b"\r\n\r\n"].concat();
+    let mut fields = [EMPTY_HEADER; 32];
+    let Ok(Status::Complete((_, fields))) = httparse::parse_headers(&head, &mut fields) else {
+        return;
+    };
+    let map: HeaderMap = fields
+        .iter()
+        .filter_map(|field| Some((field.name.parse::<HeaderName>().ok()?, HeaderValue::from_bytes(field.value).ok()?)))
+        .collect();
+    let tell = |peer, headers| {
+        let mut told = Vec::new();
+        let seen = Client { peer, local_port: 443, secure: true, authority: Some("example.com"), headers };
+        rules.tell(&seen, "id", |name, value| told.push((name.to_owned(), value.to_owned())));
+        told
+    };
+    let (sent, none) = (Headers::Fields(fields), Headers::Fields(&[]));
+    assert_eq!((rules.client(stranger, sent), tell(stranger, sent)), (stranger, tell(stranger, none)));
+    let id = rules.request_id(stranger, sent);
+    assert!(id.len() == 32 && sent.get("x-request-id") != Some(id.as_bytes()));
+
+    let id = rules.request_id(proxy, sent);
+    assert!((1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()));
+    let told = tell(proxy, sent);
+    assert!(told.iter().all(|(_, value)| HeaderValue::from_bytes(value.as_bytes()).is_ok()), "{told:?}");
+    assert!(told[0].0 == "X-Forwarded-For" && told[0].1.rsplit(", ").next() == Some("10.0.0.1"));
+    assert_eq!(
+        (rules.client(proxy, Headers::Map(&map)), tell(proxy, Headers::Map(&map))),
+        (rules.client(proxy, sent), told)
+    );
+    let last = [fields, &[Header { name: "X-Forwarded-For", value: b"203.0.113.9, 10.9.9.9" }]].concat();
+    assert_eq!(rules.client(proxy, Headers::Fields(&last)), stranger);
+}
