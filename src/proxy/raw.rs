@@ -26,7 +26,8 @@ pub(super) fn serve(core: &Arc<Core>, connection: Connection) {
 
 async fn run(core: Arc<Core>, pool: Arc<Pool>, mut line: Box<Line>, client: Parts) {
     let ask = Ask::silent(client.info.peer.ip());
-    match connect(&pool, &ask, &mut line).await {
+    // What connecting takes is large, and not kept for as long as the tunnel is open.
+    match Box::pin(connect(&pool, &ask, &mut line)).await {
         Ok((lease, server)) => {
             pool.metrics.raw.inc();
             let idle = pool.upstream.config().timeouts.tunnel_idle;

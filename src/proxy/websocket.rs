@@ -1,7 +1,7 @@
 //! The opening of a WebSocket over HTTP/1.1: route, pick, connect, ask, and carry.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
 use log::debug;
@@ -166,11 +166,38 @@ struct Attempt {
     line: Box<Line>,
 }
 
+/// A tunnel that is about to carry.
+struct Opened {
+    tunnel: Tunnel,
+    client: Parts,
+    server: Transport,
+    /// What came from the server with its answer, and how much of it is the answer's head.
+    first: BytesMut,
+    head: usize,
+    idle: Duration,
+    listening: Listening,
+    held: Arc<Hold>,
+}
+
 impl Attempt {
-    async fn run(mut self, mut client: Parts) {
+    /// Opens the tunnel and carries it to its end.
+    async fn run(self, client: Parts) {
+        // What opening takes is large, and not kept for the hours that a socket lives: boxed, it goes when it is done.
+        if let Some(opened) = Box::pin(self.open(client)).await {
+            let Opened { tunnel, client, server, first, head, idle, listening, held } = opened;
+            tunnel.carry(client, server, first, head, idle, listening).await;
+            drop(held);
+        }
+    }
+
+    /// Asks a server; `None` when there is no tunnel, and the client has been told why.
+    async fn open(mut self, mut client: Parts) -> Option<Opened> {
         let (lease, mut server) = match self.connect(&mut client).await {
             Ok(connected) => connected,
-            Err(failure) => return self.fail(client, failure).await,
+            Err(failure) => {
+                self.fail(client, failure).await;
+                return None;
+            }
         };
         let timeouts = lease.upstream().config().timeouts.clone();
         let answer = ask(&mut client, &mut server, &self.way.head, self.opening, timeouts.first_byte).await;
@@ -185,14 +212,12 @@ impl Attempt {
                 pool.metrics.answered(101);
                 pool.metrics.websockets.inc();
                 self.line.status = 101;
-                // What the request weighed is not kept for the hours that a socket lives.
                 let Self { core, opening, line, way } = self;
                 let (held, overhear) = session(&way, &lease);
-                drop(way);
                 let listening = Listening { frames: opening == Opening::Hybi, overhear };
                 let tunnel = Tunnel { core, line, lease, pool };
-                tunnel.carry(client, server, first, head, timeouts.tunnel_idle, listening).await;
-                drop(held);
+                let idle = timeouts.tunnel_idle;
+                return Some(Opened { tunnel, client, server, first, head, idle, listening, held });
             }
             Ok(Answer::Refused(answer)) => {
                 pool.metrics.answered(answer.status);
@@ -220,6 +245,7 @@ impl Attempt {
                 self.fail(client, Failure::from(no_answer)).await;
             }
         }
+        None
     }
 
     /// Connects, and gives up when the client leaves meanwhile.
