@@ -167,8 +167,8 @@ impl Metrics {
     }
 
     /// Runs a task to its end; a panic in it is its end, is counted, and touches nobody else.
-    pub async fn contain(self: Arc<Self>, task: impl Future<Output = ()>) {
-        contain(&self.panics, task).await;
+    pub fn contain<T: Future<Output = ()>>(&self, task: T) -> impl Future<Output = ()> + use<T> {
+        contain(self.panics.clone(), task)
     }
 
     /// Counts an answer of the gateway's own.
@@ -185,17 +185,20 @@ impl Metrics {
     }
 }
 
-async fn contain(panics: &IntCounter, task: impl Future<Output = ()>) {
+/// No async block: that would keep the task twice, for as long as it runs.
+fn contain(panics: IntCounter, task: impl Future<Output = ()>) -> impl Future<Output = ()> {
     // What the task held is dropped with it; counters and tables are never left half-changed across an await.
-    if AssertUnwindSafe(task).catch_unwind().await.is_err() {
-        panics.inc();
-    }
+    AssertUnwindSafe(task).catch_unwind().map(move |ended| {
+        if ended.is_err() {
+            panics.inc();
+        }
+    })
 }
 
 impl ListenerMetrics {
     /// As [`Metrics::contain`].
-    pub async fn contain(&self, task: impl Future<Output = ()>) {
-        contain(&self.panics, task).await;
+    pub fn contain<T: Future<Output = ()>>(&self, task: T) -> impl Future<Output = ()> + use<T> {
+        contain(self.panics.clone(), task)
     }
 
     /// Counts a connection that a limit refused.
@@ -234,8 +237,8 @@ mod tests {
     #[tokio::test]
     async fn a_panic_ends_its_task_and_is_counted() {
         let metrics = Metrics::new().unwrap();
-        Arc::clone(&metrics).contain(async { panic!("on purpose, in a test") }).await;
-        Arc::clone(&metrics).contain(async {}).await;
+        metrics.contain(async { panic!("on purpose, in a test") }).await;
+        metrics.contain(async {}).await;
         assert_eq!(metrics.panics.get(), 1);
     }
 

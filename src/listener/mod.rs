@@ -190,19 +190,17 @@ impl Settings {
                 let connection = Accepted { socket, peer, local, permit, settings: Arc::clone(settings) };
                 let (app, stop, mut stopping) = (Arc::clone(app), stop.clone(), stop.clone());
                 let metrics = settings.metrics.clone();
-                tokio::spawn(async move {
-                    let serving = async {
-                        let prepared = tokio::select! {
-                            biased;
-                            prepared = connection.prepare() => prepared,
-                            () = last_call(&mut stopping) => None,
-                        };
-                        if let Some(connection) = prepared {
-                            app.process_new(Box::new(connection), &stop).await;
-                        }
+                let serving = async move {
+                    let prepared = tokio::select! {
+                        biased;
+                        prepared = connection.prepare() => prepared,
+                        () = last_call(&mut stopping) => None,
                     };
-                    metrics.contain(serving).await;
-                });
+                    if let Some(connection) = prepared {
+                        app.process_new(Box::new(connection), &stop).await;
+                    }
+                };
+                tokio::spawn(metrics.contain(serving));
             }
             Err(full) => {
                 settings.metrics.refused(full.word());

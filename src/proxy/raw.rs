@@ -20,7 +20,7 @@ pub(super) fn serve(core: &Arc<Core>, connection: Connection) {
     let line = Box::new(Line::new(connection.info(), "TCP", SystemTime::now(), Instant::now()));
     if let Some(pool) = pool {
         let serving = run(Arc::clone(core), pool, line, connection.into_parts());
-        tokio::spawn(Arc::clone(&core.metrics).contain(serving));
+        tokio::spawn(core.metrics.contain(serving));
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) async fn serve(core: &Arc<Core>, connection: Connection, head: &Bytes
     let answer = match way {
         Ok(Way::Carry(way)) => {
             let attempt = Attempt { core: Arc::clone(core), way, opening, line: Box::new(line) };
-            tokio::spawn(Arc::clone(&core.metrics).contain(attempt.run(connection.into_parts())));
+            tokio::spawn(core.metrics.contain(attempt.run(connection.into_parts())));
             return;
         }
         Ok(Way::Answer(answer)) => answer,
