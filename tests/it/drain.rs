@@ -161,7 +161,9 @@ async fn clients_that_come_back_to_the_server_they_were_on_recover_their_connect
         let told = [&summary["ok"], &summary["reconnects"], &summary["server_changes"]];
         assert_eq!(told, [&json!(true), &json!(6), &json!(0)], "{batch:?}: {summary}");
     }
-    assert_eq!(cluster.counted("recovered").await, 12);
+    // A poll that is told goodbye just before it brings the first message leaves its client nothing to recover from.
+    let recovered = cluster.counted("recovered").await;
+    assert!((10..=12).contains(&recovered), "{recovered} of 12");
 }
 
 #[tokio::test]
