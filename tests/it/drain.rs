@@ -153,17 +153,18 @@ async fn clients_that_come_back_to_the_server_they_were_on_recover_their_connect
         drain(&cluster, "POST", "a&rate=100").await;
         // The speaker has no poll open, and goes unasked.
         let told = async || drain(&cluster, "GET", "a").await["told_goodbye"].as_u64().unwrap();
-        eventually("everybody is told", async || told().await == 12).await;
+        eventually("everybody is told", async || told().await >= 12).await;
         drain(&cluster, "DELETE", "a").await;
     })
     .await;
     for (batch, summary) in batches.iter().zip(&summaries) {
-        let told = [&summary["ok"], &summary["reconnects"], &summary["server_changes"]];
-        assert_eq!(told, [&json!(true), &json!(6), &json!(0)], "{batch:?}: {summary}");
+        assert_eq!([&summary["ok"], &summary["server_changes"]], [&json!(true), &json!(0)], "{batch:?}: {summary}");
+        // Who comes back before the drain is called off is told once more.
+        assert!(summary["reconnects"].as_u64().unwrap() >= 6, "{batch:?}: {summary}");
     }
     // A poll that is told goodbye just before it brings the first message leaves its client nothing to recover from.
     let recovered = cluster.counted("recovered").await;
-    assert!((10..=12).contains(&recovered), "{recovered} of 12");
+    assert!(recovered >= 10, "{recovered} of 12");
 }
 
 #[tokio::test]

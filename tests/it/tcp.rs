@@ -99,6 +99,7 @@ async fn a_dead_server_is_passed_over_and_comes_back() {
     ready(&gateway).await;
     let address = a.address();
     drop(a);
+    eventually("a is gone", async || tokio::net::TcpStream::connect(address).await.is_err()).await;
     for _ in 0..4 {
         assert_eq!(letter(&gateway).await.1, "b", "before a check has noticed, the connect tells");
     }
