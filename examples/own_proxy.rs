@@ -4,17 +4,21 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::fd::RawFd;
 use std::thread;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use pingora::http::RequestHeader;
-use pingora::http::ResponseHeader;
+use bytes::Bytes;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, Result};
 use sockgate::{Balancer, Config, Exchange, Gateway};
 
-/// Looks at the token, and hands what passes to the gateway's own hooks.
+/// Looks at the token, and hands what passes to the gateway's own hooks: every one of them, since sessions are learned in
+/// one, bodies limited in another, and other servers tried in a third.
 struct WithToken(Balancer);
 
 #[async_trait]
@@ -33,8 +37,40 @@ impl ProxyHttp for WithToken {
         self.0.request_filter(session, ctx).await
     }
 
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut Exchange,
+    ) -> Result<()> {
+        self.0.request_body_filter(session, body, end_of_stream, ctx).await
+    }
+
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Exchange) -> Result<Box<HttpPeer>> {
         self.0.upstream_peer(session, ctx).await
+    }
+
+    fn fail_to_connect(
+        &self,
+        session: &mut Session,
+        peer: &HttpPeer,
+        ctx: &mut Exchange,
+        error: Box<Error>,
+    ) -> Box<Error> {
+        self.0.fail_to_connect(session, peer, ctx, error)
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        session: &mut Session,
+        reused: bool,
+        peer: &HttpPeer,
+        descriptor: RawFd,
+        digest: Option<&Digest>,
+        ctx: &mut Exchange,
+    ) -> Result<()> {
+        self.0.connected_to_upstream(session, reused, peer, descriptor, digest, ctx).await
     }
 
     async fn upstream_request_filter(
@@ -56,12 +92,35 @@ impl ProxyHttp for WithToken {
         self.0.upstream_response_filter(session, response, ctx).await
     }
 
+    fn upstream_response_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut Exchange,
+    ) -> Result<Option<Duration>> {
+        self.0.upstream_response_body_filter(session, body, end_of_stream, ctx)
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Exchange,
+    ) -> Result<()> {
+        self.0.response_filter(session, response, ctx).await
+    }
+
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Exchange) -> FailToProxy {
         self.0.fail_to_proxy(session, error, ctx).await
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Exchange) {
         self.0.logging(session, error, ctx).await;
+    }
+
+    fn suppress_error_log(&self, session: &Session, ctx: &Exchange, error: &Error) -> bool {
+        self.0.suppress_error_log(session, ctx, error)
     }
 }
 

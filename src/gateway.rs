@@ -144,8 +144,9 @@ impl Builder {
         self
     }
 
-    /// Serves HTTP exchanges with a `ProxyHttp` of the program's own, which may pass hooks on to the [`Balancer`] that
-    /// it is given. Tunnels stay the gateway's.
+    /// Serves HTTP exchanges with a `ProxyHttp` of the program's own, which passes the hooks that it does not change on to
+    /// the [`Balancer`] that it is given: a hook left out is a part of the gateway left out, such as the learning of
+    /// sessions. Tunnels stay the gateway's.
     #[must_use]
     pub fn proxy<P, F>(mut self, make: F) -> Self
     where
