@@ -161,12 +161,17 @@ impl Tunnel {
             deadline.set(idle);
         }
         let stopping = deadline.poll_stopping(cx);
-        // A drain has time to wait for the end of a frame.
-        if stopping || leave.poll_told(cx).is_ready() && self.is_between_frames() {
+        // A drain has time to wait for the end of a message.
+        if stopping || leave.poll_told(cx).is_ready() && self.is_between_messages() {
             ready!(self.poll_goodbye(cx));
             return Poll::Ready(if stopping { End::Stopped } else { End::Drained });
         }
         deadline.poll_expired(cx).map(|()| End::Idle)
+    }
+
+    /// Whether the client has got whole messages only, as far as frames are known at all.
+    fn is_between_messages(&self) -> bool {
+        self.is_between_frames() && !self.outward.tracker.as_ref().is_some_and(FrameTracker::in_message)
     }
 
     /// Whether the client has got whole frames only, as far as frames are known at all.
@@ -461,13 +466,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_drained_socket_gets_its_message_whole_and_then_the_goodbye() {
-        let running = tunnel(Duration::ZERO, true, (b"", b"\x81\x05hi"));
+        // A message in two frames, the first of which has come in part.
+        let running = tunnel(Duration::ZERO, true, (b"", b"\x01\x03hi"));
         let Running { mut client, mut server, roster, closed, .. } = running;
         let mut first = [0; 4];
         client.read_exact(&mut first).await.unwrap();
         assert!(roster.tell_one());
-        server.write_all(b"you").await.unwrap();
-        assert_eq!(read_all(&mut client).await, [b"you".as_slice(), &close_frame(1012, "", None)].concat());
+        server.write_all(b",").await.unwrap();
+        client.read_exact(&mut first[..1]).await.unwrap();
+        server.write_all(b"\x80\x03you").await.unwrap();
+        assert_eq!(read_all(&mut client).await, [b"\x80\x03you".as_slice(), &close_frame(1012, "", None)].concat());
         assert_eq!(closed.await.unwrap().end, End::Drained);
     }
 
