@@ -1,19 +1,20 @@
 //! The one assembler: builds every part from a configuration, runs them, and stops them in order.
 
+mod stop;
+
 use std::fmt;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use log::{info, warn};
-use pingora::apps::{HttpServerOptions, ServerApp};
+use pingora::apps::HttpServerOptions;
 use pingora::proxy::{HttpProxy, ProxyHttp, http_proxy};
 use pingora::server::configuration::ServerConf;
-use pingora::server::{ListenFds, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
+use pingora::server::{ListenFds, RunArgs, Server, ShutdownWatch};
 use pingora::services::Service;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -22,13 +23,14 @@ use crate::access_log::{AccessLog, Writer};
 use crate::admin::{self, Admin};
 use crate::config::Config;
 use crate::deadline::Deadlines;
-use crate::drain;
 use crate::listener::{self, ConnectionLimits, Listener, Shared};
 use crate::metrics::Metrics;
 use crate::proxy::{App, Balancer, Core, HttpEngine, PingoraEngine};
 use crate::router::Router;
 use crate::snapshot::{Brought, Snapshot};
 use crate::upstream::{self, Balance};
+
+use stop::Stopper;
 
 /// A gateway that is built and bound, and serves once it runs.
 pub struct Gateway {
@@ -78,8 +80,6 @@ impl std::error::Error for BuildError {}
 
 /// Idle connections to servers that are kept for reuse, over all upstreams and for each thread.
 const KEPT_CONNECTIONS: usize = 512;
-/// Longest time for goodbyes to leave once the deadline of the drain has come.
-const GOODBYES: Duration = Duration::from_secs(1);
 
 impl Gateway {
     /// Starts from a configuration.
@@ -321,84 +321,5 @@ impl Service for AdminService {
 
     fn threads(&self) -> Option<usize> {
         Some(1)
-    }
-}
-
-/// Waits for the signal to stop, and for everything to end.
-struct Stopper {
-    drain: drain::Config,
-    stop: watch::Sender<bool>,
-    stop_asked: Arc<Notify>,
-    ready: Arc<AtomicBool>,
-    app: Arc<App>,
-    limits: Arc<ConnectionLimits>,
-    deadlines: Arc<Deadlines>,
-    log: AccessLog,
-}
-
-#[async_trait]
-impl ShutdownSignalWatch for Stopper {
-    async fn recv(&self) -> ShutdownSignal {
-        if let Err(error) = self.wait().await {
-            warn!("signals can't be waited for, stopping: {error}");
-        }
-        ShutdownSignal::FastShutdown
-    }
-}
-
-impl Stopper {
-    async fn wait(&self) -> io::Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            () = self.stop_asked.notified() => {}
-            _ = interrupt.recv() => {
-                info!("interrupted: stopping at once");
-                return Ok(());
-            }
-        }
-        tokio::select! {
-            () = self.drain() => {}
-            _ = terminate.recv() => info!("a second SIGTERM: stopping at once"),
-            _ = interrupt.recv() => info!("interrupted: stopping at once"),
-        }
-        Ok(())
-    }
-
-    /// Not ready, then no more connections, then an end to idle ones, then a goodbye to tunnels.
-    async fn drain(&self) {
-        self.ready.store(false, Ordering::Release);
-        info!("stopping: {} connections open", self.limits.open());
-        tokio::time::sleep(self.drain.delay).await;
-        self.stop.send_replace(true);
-        self.app.cleanup().await;
-        let deadline = Instant::now() + self.drain.deadline.saturating_sub(self.drain.delay);
-        if self.all_gone_by(deadline).await {
-            info!("stopped: every connection has ended");
-            return;
-        }
-        info!("stopping: the deadline has come, {} connections are told goodbye", self.limits.open());
-        self.deadlines.stop();
-        self.all_gone_by(Instant::now() + GOODBYES).await;
-        // Lines of what ended just now are on their way.
-        drop(self.log.clone());
-        info!("stopped: {} connections cut", self.limits.open());
-    }
-
-    async fn all_gone_by(&self, deadline: Instant) -> bool {
-        let mut ticks = tokio::time::interval(Duration::from_millis(50));
-        let mut told = Instant::now();
-        while self.limits.open() > 0 {
-            if Instant::now() >= deadline {
-                return false;
-            }
-            if told.elapsed() >= Duration::from_secs(1) {
-                told = Instant::now();
-                info!("stopping: {} connections left", self.limits.open());
-            }
-            ticks.tick().await;
-        }
-        true
     }
 }
