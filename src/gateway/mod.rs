@@ -63,8 +63,8 @@ pub struct Builder {
     engine: EngineMaker,
 }
 
-/// Makes the HTTP engine once there is a balancer for it.
-type EngineMaker = Box<dyn FnOnce(Balancer, &Arc<ServerConf>, Duration) -> Arc<dyn HttpEngine>>;
+/// Makes the HTTP engine once there is something to serve.
+type EngineMaker = Box<dyn FnOnce(Arc<Core>, &Arc<ServerConf>, Duration) -> Arc<dyn HttpEngine>>;
 
 /// Why a gateway can't be built.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ const KEPT_CONNECTIONS: usize = 512;
 impl Gateway {
     /// Starts from a configuration.
     pub fn builder(config: Config) -> Builder {
-        Builder { config, brought: Brought::default(), engine: Box::new(engine) }
+        Builder { config, brought: Brought::default(), engine: engine_with(|balancer| balancer) }
     }
 
     /// Where a listener is bound, by its name, with the port that the kernel chose.
@@ -154,7 +154,7 @@ impl Builder {
         P::CTX: Send + Sync,
         F: FnOnce(Balancer) -> P + 'static,
     {
-        self.engine = Box::new(|balancer, conf, keep_alive| engine(make(balancer), conf, keep_alive));
+        self.engine = engine_with(make);
         self
     }
 
@@ -207,7 +207,7 @@ impl Builder {
         };
         let mut server = Server::new_with_opt_and_conf(None, conf);
         server.bootstrap();
-        let engine = engine(Balancer::new(Arc::clone(&core)), &server.configuration, keep_alive);
+        let engine = engine(Arc::clone(&core), &server.configuration, keep_alive);
         let app = Arc::new(App::new(Arc::clone(&core), engine));
         Ok(Gateway { core, app, server, listeners, admin, limits, deadlines, log_writer, stop_asked: Arc::default() })
     }
@@ -229,17 +229,20 @@ fn check_authorities() -> Result<(), BuildError> {
     }
 }
 
-/// Pingora's HTTP proxy around these hooks; `keep_alive` is how long an HTTP/2 connection may be without a stream.
-fn engine<P>(hooks: P, conf: &Arc<ServerConf>, keep_alive: Duration) -> Arc<dyn HttpEngine>
+/// Pingora's HTTP proxy around the hooks that are made of the gateway's; the time is how long an HTTP/2 connection may be
+/// without a stream.
+fn engine_with<P>(make: impl FnOnce(Balancer) -> P + 'static) -> EngineMaker
 where
     P: ProxyHttp + Send + Sync + 'static,
     P::CTX: Send + Sync,
 {
-    let mut proxy: HttpProxy<P> = http_proxy(conf, hooks);
-    let mut options = HttpServerOptions::default();
-    options.h2_idle_timeout = (!keep_alive.is_zero()).then_some(keep_alive);
-    proxy.server_options = Some(options);
-    Arc::new(PingoraEngine::new(proxy))
+    Box::new(|core, conf, keep_alive| {
+        let mut proxy: HttpProxy<P> = http_proxy(conf, make(Balancer::new(Arc::clone(&core))));
+        let mut options = HttpServerOptions::default();
+        options.h2_idle_timeout = (!keep_alive.is_zero()).then_some(keep_alive);
+        proxy.server_options = Some(options);
+        Arc::new(PingoraEngine::new(proxy, core))
+    })
 }
 
 /// Every listener for traffic, and what runs beside them.

@@ -1,14 +1,12 @@
 //! One HTTP/1 request head, checked and read: what the engine may see of it, and what a decision looks at.
 
-use std::net::IpAddr;
-
 use bytes::BytesMut;
 
+use super::asked::Asked;
+use crate::http::Refusal;
 use crate::http::framing::{Body, Malformed, request_body};
 use crate::http::upgrade::{Opening, opening};
-use crate::http::{Forwarding, Refusal};
-use crate::listener::Info;
-use crate::request::{Headers, Path, Request, host_name};
+use crate::request::Headers;
 
 /// Most fields that can be read, whatever `limits.headers` says; Pingora's own limit.
 pub(crate) const MOST_FIELDS: usize = 256;
@@ -131,31 +129,17 @@ impl<'a> Head<'a> {
         Some(head)
     }
 
-    /// What a decision looks at.
-    pub(crate) fn request(&self, info: &'a Info, forwarding: &Forwarding) -> Result<Request<'a>, Refusal> {
+    /// What the client asks for.
+    pub(super) fn asked(&self) -> Asked<'a> {
         let headers = Headers::Fields(self.fields);
-        let (path, query) = split_query(self.path_and_query());
-        Ok(Request {
+        Asked {
             method: self.method,
-            host: self.authority().map(host_name),
-            path: Path::read(path).map_err(Refusal::BadPath)?,
-            query,
+            target: self.path_and_query(),
+            authority: self.authority(),
             headers,
             websocket: opening(self.method, self.minor_version, &headers).is_some(),
-            listener: &info.listener,
-            secure: info.tls.is_some(),
-            client: client(info, forwarding, headers),
-        })
+        }
     }
-}
-
-pub(crate) fn client(info: &Info, forwarding: &Forwarding, headers: Headers<'_>) -> IpAddr {
-    forwarding.client(info.peer.ip(), headers)
-}
-
-/// Path and query apart.
-pub(crate) fn split_query(target: &str) -> (&str, Option<&str>) {
-    target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)))
 }
 
 /// Whether a `Host` can be one: what could end it, or name a user, is none of it (RFC 9112 3.2).

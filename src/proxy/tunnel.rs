@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 
 use super::Core;
-use super::exchange::Line;
+use super::line::Line;
 use crate::access_log::Event;
 use crate::listener::Parts;
 use crate::metrics::UpstreamMetrics;

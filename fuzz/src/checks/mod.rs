@@ -219,7 +219,7 @@ pub fn forwarding(bytes: &[u8]) {
     let tell = |peer, headers| {
         let mut told = Vec::new();
         let seen = Client { peer, local_port: 443, secure: true, authority: Some("example.com"), headers };
-        rules.tell(&seen, "id", |name, value| told.push((name.to_owned(), value.to_owned())));
+        rules.tell(&seen, rules.trusts(peer), "id", |name, value| told.push((name.to_owned(), value.to_owned())));
         told
     };
     let (sent, none) = (Headers::Fields(fields), Headers::Fields(&[]));
