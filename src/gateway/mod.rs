@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::deadline::Deadlines;
 use crate::listener::{self, ConnectionLimits, Listener, Shared};
 use crate::metrics::Metrics;
-use crate::proxy::{App, Balancer, Core, HttpEngine, PingoraEngine};
+use crate::proxy::{App, Balancer, Core, Engine, HttpEngine, PingoraEngine};
 use crate::router::Router;
 use crate::snapshot::{Brought, Snapshot};
 use crate::upstream::{self, Balance};
@@ -141,6 +141,15 @@ impl Builder {
         F: Fn(&[Arc<upstream::Server>]) -> B + Send + Sync + 'static,
     {
         self.brought.balances.insert(upstream.to_owned(), Arc::new(move |servers| Box::new(make(servers))));
+        self
+    }
+
+    /// Serves HTTP/1 exchanges with this engine. Default: [`Engine::Pingora`].
+    #[must_use]
+    pub fn engine(mut self, engine: Engine) -> Self {
+        self.engine = match engine {
+            Engine::Pingora => engine_with(|balancer| balancer),
+        };
         self
     }
 

@@ -25,7 +25,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 
 pub use self::pingora::{Balancer, PingoraEngine};
-pub use engine::HttpEngine;
+pub use engine::{Engine, HttpEngine, NoSuchEngine};
 pub use exchange::Exchange;
 
 use crate::access_log::AccessLog;

@@ -15,7 +15,7 @@ const FLOORS: [&[&str]; 11] = [
     &["upstream", "tunnel"],
     &["router", "affinity", "listener"],
     &["http", "access_log"],
-    &["wire", "request", "address", "transport", "metrics", "deadline", "drain"],
+    &["wire", "request", "address", "transport", "metrics", "deadline", "drain", "text"],
 ];
 
 fn floor(module: &str) -> usize {
