@@ -29,6 +29,7 @@ pub mod proxy;
 pub mod request;
 pub mod router;
 pub mod snapshot;
+pub mod text;
 pub mod transport;
 pub mod tunnel;
 pub mod upstream;

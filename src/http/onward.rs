@@ -1,7 +1,7 @@
 //! Which fields pass the gateway, and which it adds: one rule for every engine, and for upgrades.
 
 use super::config::Forwarding;
-use super::forwarding::Seen;
+use super::forwarding::{Name, Seen};
 use super::hop_by_hop::{Nominated, is_hop_by_hop};
 
 /// The fields of a request on its way to a server.
@@ -27,7 +27,7 @@ impl<'a> Onward<'a> {
     }
 
     /// Hands out the fields that say who asks, name and value.
-    pub fn add(&self, field: impl FnMut(&str, &str)) {
+    pub fn add(&self, field: impl FnMut(Name<'_>, &str)) {
         self.forwarding.tell(&self.seen, self.trusted, self.request_id, field);
     }
 }
@@ -56,7 +56,7 @@ mod tests {
         let passed: Vec<_> = fields.iter().map(|field| field.name).filter(|name| onward.passes(name)).collect();
         assert_eq!(passed, ["Cookie"]);
         let mut added = Vec::new();
-        onward.add(|name, value| added.push(format!("{name}: {value}")));
+        onward.add(|name, value| added.push(format!("{}: {value}", &*name)));
         assert_eq!(
             added,
             [

@@ -300,7 +300,7 @@ impl Exchange {
 
     /// Counts and logs, and gives the place on the server back: what may follow is between the client and the gateway.
     /// True if the client got all that there was.
-    pub(super) fn end(&mut self, core: &Core, asked: &Asked<'_>, ended: Ended) -> bool {
+    pub(super) fn end<'a>(&mut self, core: &Core, ended: Ended, asked: impl FnOnce() -> Asked<'a>) -> bool {
         if let Some(info) = &self.info {
             info.pending.take();
         }
@@ -310,13 +310,13 @@ impl Exchange {
             metrics.seconds.observe(self.started.elapsed().as_secs_f64());
         }
         if core.access_log.is_on() {
-            self.log(core, asked, ended);
+            self.log(core, &asked(), ended);
         }
         self.lease = None;
         ended.cut_by.is_none() || self.refusal.is_some_and(|refusal| refusal.status() == ended.status)
     }
 
-    fn log(&self, core: &Core, asked: &Asked<'_>, ended: Ended) {
+    fn log(&mut self, core: &Core, asked: &Asked<'_>, ended: Ended) {
         let Some(info) = &self.info else { return };
         let mut line = Line::new(info, ended.protocol, self.began, self.started);
         line.asked(asked);
@@ -327,7 +327,7 @@ impl Exchange {
         line.bytes_in = self.body_in;
         line.bytes_out = ended.bytes_out;
         line.first_byte = self.first_byte.map(|at| at.duration_since(self.started));
-        line.request_id.clone_from(&self.request_id);
+        line.request_id = std::mem::take(&mut self.request_id);
         if let Some(lease) = &self.lease {
             line.taken(lease);
             if lease.upstream().config().kind == Kind::SocketIo {

@@ -66,7 +66,7 @@ pub(super) async fn serve(
 
 /// Checks a head, and brings it into the one form that engines and tunnels read.
 fn kind(head: &mut BytesMut, limits: &Limits) -> Result<Kind, Refusal> {
-    let mut fields = [httparse::EMPTY_HEADER; head::MOST_FIELDS];
+    let mut fields = head::room();
     let parsed = head::parse(head, &mut fields, limits.headers)?;
     let kind = parsed.kind(limits.body.as_u64())?;
     if let Some(rewritten) = parsed.to_plain_form() {
@@ -81,7 +81,7 @@ async fn refuse(core: &Core, connection: Connection, refusal: Refusal, head: Opt
     line.status = refusal.status();
     line.closed_by = refusal.word();
     if let Some(head) = head {
-        let mut fields = [httparse::EMPTY_HEADER; head::MOST_FIELDS];
+        let mut fields = head::room();
         if let Ok(head) = head::parse(head, &mut fields, 0) {
             line.asked(&head.asked());
         }

@@ -17,11 +17,13 @@ use crate::listener::{Connection, Farewell, Lent};
 
 /// Whether a request may be a poll of a session, by its head alone; what it really is, the engine's hooks find out.
 pub(super) fn may_be_one(head: &BytesMut) -> bool {
-    head.starts_with(b"GET ")
-        && head.windows(4).take(MOST_TARGET).any(|window| matches!(window, b"sid=" | b"/1/x" | b"/1/j"))
+    let Some(rest) = head.strip_prefix(b"GET ") else { return false };
+    let rest = &rest[..rest.len().min(MOST_TARGET)];
+    let target = rest.iter().position(|&byte| byte == b' ').map_or(rest, |end| &rest[..end]);
+    target.windows(4).any(|window| matches!(window, b"sid=" | b"/1/x" | b"/1/j"))
 }
 
-/// How much of a head is looked at.
+/// How much of a target is looked at.
 const MOST_TARGET: usize = 512;
 
 /// Serves a request that may be a poll with an engine that takes a connection on loan, and gives it back when it can be
@@ -73,7 +75,7 @@ where
 
 /// Fills in what was asked; gives the origin of a request from another site.
 fn describe(head: &BytesMut, line: &mut Line) -> Option<String> {
-    let mut fields = [httparse::EMPTY_HEADER; head::MOST_FIELDS];
+    let mut fields = head::room();
     let parsed = head::parse(head, &mut fields, 0).ok()?;
     let asked = parsed.asked();
     line.asked(&asked);

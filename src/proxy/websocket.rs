@@ -77,7 +77,7 @@ struct Carry {
 
 fn way(snapshot: &Snapshot, info: &Info, head: &BytesMut, line: &mut Line) -> Result<Way, Refusal> {
     let said = &snapshot.config;
-    let mut fields = [httparse::EMPTY_HEADER; head::MOST_FIELDS];
+    let mut fields = head::room();
     let parsed = head::parse(head, &mut fields, said.limits.headers)?;
     let asked = parsed.asked();
     let peer = info.peer.ip();
@@ -137,7 +137,7 @@ fn upstream_head(head: &head::Head<'_>, asked: &Asked<'_>, onward: &Onward<'_>, 
             field(sent.name, sent.value);
         }
     }
-    onward.add(|name, value| field(name, value.as_bytes()));
+    onward.add(|name, value| field(&name, value.as_bytes()));
     written.extend_from_slice(b"\r\n");
     written
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::Version;
+use ::http::header::{ACCEPT_ENCODING, TRANSFER_ENCODING};
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -14,6 +15,7 @@ use pingora::{Error, ErrorType, Result};
 
 use super::{peer, session as of};
 use crate::http::Refusal;
+use crate::http::forwarding::Name;
 use crate::http::hop_by_hop::Nominated;
 use crate::http::onward::passes_back;
 use crate::proxy::Core;
@@ -129,14 +131,17 @@ impl ProxyHttp for Balancer {
         let mut added = Ok(());
         onward.add(|name, value| {
             if added.is_ok() {
-                added = request.insert_header(name.to_owned(), value);
+                added = match name {
+                    Name::Known(name) => request.insert_header(name, value),
+                    Name::Chosen(name) => request.insert_header(name.to_owned(), value),
+                };
             }
         });
         added?;
         of::join_cookies(request)?;
         if ctx.reads_answer() {
             // A compressed handshake could not be read as it passes; it is too short to be worth it anyway.
-            request.remove_header("accept-encoding");
+            request.remove_header(&ACCEPT_ENCODING);
         }
         match ctx.host(&asked) {
             Some(host) => request.insert_header("Host", host),
@@ -185,9 +190,9 @@ impl ProxyHttp for Balancer {
         response: &mut ResponseHeader,
         _ctx: &mut Exchange,
     ) -> Result<()> {
-        if session.req_header().version < Version::HTTP_11 && response.headers.contains_key("transfer-encoding") {
+        if session.req_header().version < Version::HTTP_11 && response.headers.contains_key(TRANSFER_ENCODING) {
             // HTTP/1.0 has no chunks (RFC 9112 7): the body ends with the connection.
-            response.remove_header("transfer-encoding");
+            response.remove_header(&TRANSFER_ENCODING);
             session.set_keepalive(None);
         }
         Ok(())
@@ -209,7 +214,7 @@ impl ProxyHttp for Balancer {
             bytes_out: session.body_bytes_sent() as u64,
             cut_by: error.map(of::cut_by),
         };
-        let whole = ctx.end(&self.core, &of::asked(session.req_header()), ended);
+        let whole = ctx.end(&self.core, ended, || of::asked(session.req_header()));
         if !whole {
             of::cut(session);
         } else if ctx.refusal != Some(Refusal::BodyTimeout) {

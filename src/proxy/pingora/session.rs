@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::http::header::{CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType, Result};
@@ -35,7 +36,7 @@ pub(super) fn set_timeouts(session: &mut Session, timeouts: &Timeouts) {
 
 /// What the client asks for. No upgrade: what opens a WebSocket has become a tunnel before.
 pub(super) fn asked(header: &RequestHeader) -> Asked<'_> {
-    let host = || header.headers.get("host")?.to_str().ok();
+    let host = || header.headers.get(HOST)?.to_str().ok();
     Asked {
         method: header.method.as_str(),
         target: header.uri.path_and_query().map_or("/", |target| target.as_str()),
@@ -47,7 +48,7 @@ pub(super) fn asked(header: &RequestHeader) -> Asked<'_> {
 
 /// The length that a request's body announces.
 pub(super) fn content_length(header: &RequestHeader) -> Option<u64> {
-    header.headers.get("content-length")?.to_str().ok()?.parse().ok()
+    header.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// The status that the client has got; 0 for none.
@@ -61,7 +62,7 @@ pub(super) async fn write(session: &mut Session, answer: Answer<'_>) -> Result<(
     for (name, value) in &answer.fields {
         header.insert_header((*name).to_owned(), &**value)?;
     }
-    header.insert_header("content-length", answer.body.len())?;
+    header.insert_header(CONTENT_LENGTH, answer.body.len())?;
     let bare = session.req_header().method == "HEAD" || answer.body.is_empty();
     session.write_response_header(Box::new(header), bare).await?;
     if !bare {
@@ -73,7 +74,7 @@ pub(super) async fn write(session: &mut Session, answer: Answer<'_>) -> Result<(
 /// Lets the client see that an answer is cut: where its end is the end of the connection, that has to be a reset.
 pub(super) fn cut(session: &Session) {
     let until_close = session.response_written().is_some_and(|response| {
-        !response.headers.contains_key("content-length") && !response.headers.contains_key("transfer-encoding")
+        !response.headers.contains_key(CONTENT_LENGTH) && !response.headers.contains_key(TRANSFER_ENCODING)
     });
     let stream = session.as_http1().filter(|_| until_close).map(|http1| http1.stream());
     if let Some(connection) = stream.and_then(|stream| Connection::beneath(&**stream)) {
@@ -83,7 +84,7 @@ pub(super) fn cut(session: &Session) {
 
 /// HTTP/2 clients send cookies in pieces (RFC 9113 8.2.3); HTTP/1.1 servers expect one field.
 pub(super) fn join_cookies(request: &mut RequestHeader) -> Result<()> {
-    let cookies = request.headers.get_all("cookie");
+    let cookies = request.headers.get_all(COOKIE);
     if cookies.iter().nth(1).is_none() {
         return Ok(());
     }
