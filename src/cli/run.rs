@@ -30,7 +30,7 @@ pub(super) fn run(file: &Path) -> ExitCode {
         },
     };
     raise_file_limit();
-    match Gateway::builder(config).engine(engine).build() {
+    match Gateway::builder(config).file(file).engine(engine).build() {
         Ok(gateway) => {
             gateway.run();
             ExitCode::SUCCESS

@@ -17,6 +17,7 @@ use super::connect;
 use super::learn::{Heard, Learner};
 use super::line::Line;
 use super::place::Ask;
+use crate::drain::Origin;
 use crate::http::Refusal;
 use crate::http::forwarding::Seen;
 use crate::http::onward::Onward;
@@ -232,7 +233,8 @@ impl Exchange {
         self.tries += 1;
         self.queued = lease.waited();
         if politely && let Some(info) = &self.info {
-            announce(info, ask, pool, &lease, asked_method);
+            let route = self.route.as_ref().map(|route| Arc::clone(&route.name));
+            announce(info, route, ask, pool, &lease, asked_method);
         }
         self.lease = Some(lease);
         Ok(())
@@ -362,10 +364,10 @@ pub(super) fn pool_of<'a>(snapshot: &'a Snapshot, route: &Route) -> Result<Optio
 }
 
 /// Lets the connection know that this is a poll, so that it can be ended politely when its session has to go.
-fn announce(info: &Info, ask: &Ask, pool: &Pool, lease: &Lease, method: &str) {
+fn announce(info: &Info, route: Option<Arc<str>>, ask: &Ask, pool: &Pool, lease: &Lease, method: &str) {
     if let Some(poll) = ask.polls(method) {
         info.pending.announce(Farewell {
-            leave: pool.roster(lease.server().id()).add(),
+            leave: pool.roster(lease.server().id()).add(Origin { listener: Arc::clone(&info.listener), route }),
             body: goodbye(poll.revision, poll.jsonp),
             jsonp: poll.jsonp.is_some(),
             upstream: Arc::clone(lease.upstream().name()),

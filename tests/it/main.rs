@@ -22,6 +22,7 @@ mod http2;
 mod layers;
 mod limits;
 mod refusals;
+mod reload;
 mod routing;
 mod servers;
 mod sessions;
