@@ -22,8 +22,8 @@ use bytes::BytesMut;
 use log::{debug, warn};
 use pingora::apps::ServerApp;
 use pingora::server::ShutdownWatch;
+use rustls::ServerConfig;
 use tokio::time::{timeout, timeout_at};
-use tokio_rustls::TlsAcceptor;
 
 pub use config::{Config, FlashPolicy};
 pub use connection::{Connection, Info, NoHead, Parts, Protocol, TlsInfo};
@@ -36,7 +36,7 @@ use socket::BoundSocket;
 use crate::deadline::Deadlines;
 use crate::http::answers;
 use crate::metrics::ListenerMetrics;
-use crate::transport::{Socket, Transport};
+use crate::transport::{self, Socket, Transport};
 use crate::wire::flash::{AllowRule, Policy};
 
 /// One bound address, ready to accept.
@@ -65,7 +65,7 @@ pub struct Shared {
 struct Settings {
     name: Arc<str>,
     config: Config,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<ServerConfig>>,
     tcp_upstream: Option<Arc<str>>,
     shared: Shared,
     metrics: ListenerMetrics,
@@ -105,7 +105,7 @@ impl Listener {
             config::Protocol::Tcp | config::Protocol::FlashPolicy => &[],
         };
         let tls = match &config.tls {
-            Some(tls) => Some(tls::server_config(tls, alpn).map_err(|error| fail(error.to_string()))?.into()),
+            Some(tls) => Some(tls::server_config(tls, alpn).map_err(|error| fail(error.to_string()))?),
             None => None,
         };
         let socket = BoundSocket::bind(&config.address, config.backlog)
@@ -239,8 +239,8 @@ impl Accepted {
         let mut undecided_until = settings.undecided_until();
         let plain = socket;
         let (transport, tls, http2_agreed, http_agreed) = match &settings.tls {
-            Some(acceptor) if settings.speaks_tls(&plain, undecided_until).await? => {
-                let (transport, info, alpn) = settings.handshake(acceptor, plain).await?;
+            Some(tls) if settings.speaks_tls(&plain, undecided_until).await? => {
+                let (transport, info, alpn) = settings.handshake(tls, plain).await?;
                 undecided_until = settings.undecided_until();
                 let http2 = alpn.as_deref() == Some(b"h2");
                 (transport, Some(info), http2, alpn.is_some())
@@ -326,15 +326,20 @@ impl Settings {
         }
     }
 
-    async fn handshake(&self, acceptor: &TlsAcceptor, socket: Socket) -> Option<(Transport, TlsInfo, Option<Vec<u8>>)> {
+    async fn handshake(
+        &self,
+        tls: &Arc<ServerConfig>,
+        socket: Socket,
+    ) -> Option<(Transport, TlsInfo, Option<Vec<u8>>)> {
         let limit = self.config.tls.as_ref().map_or(Duration::ZERO, |tls| tls.handshake_timeout);
+        let accepting = transport::tls::accept(Arc::clone(tls), socket);
         let accepted = if limit.is_zero() {
-            acceptor.accept(socket).await
+            accepting.await
         } else {
-            timeout(limit, acceptor.accept(socket)).await.unwrap_or_else(|late| Err(late.into()))
+            timeout(limit, accepting).await.unwrap_or_else(|late| Err(late.into()))
         };
-        let stream = match accepted {
-            Ok(stream) => stream,
+        let (stream, server_name) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 self.metrics.tls_failed.inc();
                 debug!("listener {}: TLS handshake failed: {error}", self.name);
@@ -342,14 +347,14 @@ impl Settings {
             }
         };
         self.metrics.tls_ok.inc();
-        let session = stream.get_ref().1;
+        let agreed = stream.agreed();
         let info = TlsInfo {
-            server_name: session.server_name().map(str::to_owned),
-            version: session.protocol_version().and_then(|version| version.as_str()).unwrap_or("TLS"),
-            cipher: session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown"),
+            server_name,
+            version: agreed.protocol_version().and_then(|version| version.as_str()).unwrap_or("TLS"),
+            cipher: agreed.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown"),
         };
-        let alpn = session.alpn_protocol().map(<[u8]>::to_vec);
-        Some((Transport::Tls(Box::new(stream.into())), info, alpn))
+        let alpn = agreed.alpn_protocol().map(<[u8]>::to_vec);
+        Some((Transport::FromClient(stream), info, alpn))
     }
 }
 

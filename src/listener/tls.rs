@@ -14,6 +14,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::config::{Certificate, Tls, TlsVersion};
+use crate::transport::tls::note_server_name;
 
 /// What is wrong with a certificate or its key.
 #[derive(Debug)]
@@ -84,7 +85,9 @@ impl Certificates {
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(hello.server_name().map_or(&self.default, |name| self.find(name))))
+        let name = hello.server_name();
+        note_server_name(name);
+        Some(Arc::clone(name.map_or(&self.default, |name| self.find(name))))
     }
 }
 
