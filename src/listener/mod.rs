@@ -110,6 +110,7 @@ impl Listener {
         };
         let socket = BoundSocket::bind(&config.address, config.backlog)
             .map_err(|error| fail(format!("{} can't be bound: {error}", config.address)))?;
+        socket.tune(&config.tcp_keepalive);
         let name: Arc<str> = config.name().into();
         let detected_tcp = config.detect.as_ref().and_then(|detect| detect.tcp.as_deref());
         let settings = Settings {
@@ -186,7 +187,6 @@ impl Settings {
         match settings.shared.limits.admit(peer.ip(), &settings.metrics.open, settings.config.max_connections) {
             Ok(permit) => {
                 settings.metrics.accepted.inc();
-                socket.tune();
                 let connection = Accepted { socket, peer, local, permit, settings: Arc::clone(settings) };
                 let (app, stop, mut stopping) = (Arc::clone(app), stop.clone(), stop.clone());
                 let metrics = settings.metrics.clone();

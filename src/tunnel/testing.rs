@@ -1,0 +1,51 @@
+//! A tunnel with both of its ends in a test's hands.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
+
+use super::{Closed, Ends, Listening, carry};
+use crate::deadline::Deadlines;
+use crate::drain::Roster;
+use crate::transport::{Socket, Transport};
+
+pub(super) struct Running {
+    pub(super) client: UnixStream,
+    pub(super) server: UnixStream,
+    pub(super) clock: Arc<Deadlines>,
+    pub(super) roster: Roster,
+    pub(super) closed: JoinHandle<Closed>,
+}
+
+/// A tunnel that has read this much early.
+pub(super) fn tunnel(idle: Duration, websocket: bool, early: (&[u8], &[u8])) -> Running {
+    listening(Listening { frames: websocket, ..Listening::default() }, idle, early)
+}
+
+pub(super) fn listening(listening: Listening, idle: Duration, early: (&[u8], &[u8])) -> Running {
+    let (client, ours_to_client) = UnixStream::pair().unwrap();
+    let (server, ours_to_server) = UnixStream::pair().unwrap();
+    let ends = Ends {
+        client: Transport::Plain(Socket::Unix(ours_to_client)),
+        from_client: early.0.into(),
+        server: Transport::Plain(Socket::Unix(ours_to_server)),
+        from_server: early.1.into(),
+        head: 0,
+    };
+    let clock = Deadlines::new();
+    tokio::spawn(Arc::clone(&clock).run());
+    let deadline = clock.register();
+    let roster = Roster::default();
+    let leave = roster.add();
+    let closed = tokio::spawn(carry(ends, idle, deadline, leave, listening));
+    Running { client, server, clock, roster, closed }
+}
+
+pub(super) async fn read_all(stream: &mut UnixStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await.unwrap();
+    bytes
+}
