@@ -9,6 +9,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::copy::{End, Overhear};
+use super::splice::{self, Pipe};
 use crate::transport::Transport;
 use crate::wire::ping::OwnPings;
 use crate::wire::websocket::{FrameTracker, Seen};
@@ -17,6 +18,8 @@ use crate::wire::websocket::{FrameTracker, Seen};
 const READS_PER_TURN: usize = 16;
 /// The buffer that a thread reads with; only bytes that the other side does not take at once are kept elsewhere.
 const SCRATCH: usize = 64 * 1024;
+/// Reads in a row that fill the buffer before bulk is no longer copied.
+const FULL_READS: u8 = 4;
 
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
@@ -64,6 +67,10 @@ pub(super) struct Direction {
     overhear: Option<Overhear>,
     /// Asked of the source; its answers go no further.
     pub(super) pings: Option<Box<OwnPings>>,
+    /// Reads in a row that filled the buffer.
+    full_reads: u8,
+    /// Bytes that the sink did not take, behind those that are pending.
+    pipe: Option<Pipe>,
 }
 
 impl Direction {
@@ -81,6 +88,8 @@ impl Direction {
             seen: Seen::default(),
             overhear: None,
             pings: None,
+            full_reads: 0,
+            pipe: None,
         };
         direction.count(&first[head..]);
         direction.pending = first;
@@ -151,6 +160,9 @@ impl Direction {
             if !self.pending.is_empty() {
                 ready!(self.poll_pending(sink, cx)).map_err(Lost::sink)?;
             }
+            if self.pipe.is_some() {
+                ready!(self.poll_pipe(sink, cx)).map_err(Lost::sink)?;
+            }
             if self.eof {
                 ready!(Pin::new(&mut *sink).poll_flush(cx)).map_err(Lost::sink)?;
                 // A peer that has gone already needs no goodbye.
@@ -158,7 +170,10 @@ impl Direction {
                 self.finished = true;
                 return Poll::Ready(Ok(()));
             }
-            let read = BUFFER.with_borrow_mut(|buffer| self.poll_once(buffer, source, sink, cx));
+            let read = match self.splice(source, sink, cx) {
+                Some(read) => read,
+                None => BUFFER.with_borrow_mut(|buffer| self.poll_once(buffer, source, sink, cx)),
+            };
             if read.is_pending() {
                 if self.unflushed {
                     ready!(Pin::new(&mut *sink).poll_flush(cx)).map_err(Lost::sink)?;
@@ -187,6 +202,55 @@ impl Direction {
         Poll::Ready(Ok(()))
     }
 
+    /// Writes what is in the pipe, and gives it back.
+    fn poll_pipe(&mut self, sink: &Transport, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (Some(mut pipe), Transport::Plain(sink)) = (self.pipe.take(), sink) else { return Poll::Ready(Ok(())) };
+        let mut went = false;
+        let emptied = pipe.poll_empty(sink, &mut went, cx);
+        self.took |= went && std::mem::take(&mut self.blocked);
+        match emptied {
+            Poll::Ready(Ok(())) => pipe.give_back(),
+            Poll::Pending => {
+                self.blocked = true;
+                self.pipe = Some(pipe);
+            }
+            // With the pipe goes what is in it.
+            Poll::Ready(Err(_)) => {}
+        }
+        emptied
+    }
+
+    /// The same as [`Self::poll_once`] without a copy, where that pays and nobody looks at the bytes.
+    fn splice(&mut self, source: &Transport, sink: &Transport, cx: &mut Context<'_>) -> Option<Poll<Result<(), Lost>>> {
+        if self.full_reads < FULL_READS || self.tracker.is_some() || self.overhear.is_some() {
+            return None;
+        }
+        let (Transport::Plain(source), Transport::Plain(_)) = (source, sink) else { return None };
+        let mut pipe = Pipe::borrow()?;
+        let read = match pipe.poll_fill(source, cx) {
+            Poll::Ready(Ok(read)) => read,
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
+                // Not between these two; nothing has been moved.
+                self.full_reads = 0;
+                return None;
+            }
+            Poll::Ready(Err(error)) => return Some(Poll::Ready(Err(Lost::source(error)))),
+            Poll::Pending => {
+                pipe.give_back();
+                return Some(Poll::Pending);
+            }
+        };
+        self.eof = read == 0;
+        self.heard |= read > 0;
+        self.bytes += read as u64;
+        if read < splice::WORTHWHILE {
+            self.full_reads = 0;
+        }
+        self.pipe = Some(pipe);
+        // The next turn of the loop empties it.
+        Some(Poll::Ready(Ok(())))
+    }
+
     /// One read, and one write of what it brought.
     fn poll_once(
         &mut self,
@@ -211,6 +275,7 @@ impl Direction {
             return Poll::Ready(Ok(()));
         }
         self.heard = true;
+        self.full_reads = if held + read == SCRATCH { self.full_reads.saturating_add(1) } else { 0 };
         let kept = self.sift(&mut buffer[..held + read]);
         let bytes = &buffer[..kept];
         if bytes.is_empty() {

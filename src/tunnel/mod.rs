@@ -7,6 +7,7 @@ pub mod copy;
 mod direction;
 pub mod handshake;
 mod silence;
+mod splice;
 #[cfg(test)]
 mod testing;
 

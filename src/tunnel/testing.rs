@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
@@ -12,9 +13,9 @@ use crate::deadline::Deadlines;
 use crate::drain::Roster;
 use crate::transport::{Socket, Transport};
 
-pub(super) struct Running {
-    pub(super) client: UnixStream,
-    pub(super) server: UnixStream,
+pub(super) struct Running<Side = UnixStream> {
+    pub(super) client: Side,
+    pub(super) server: Side,
     pub(super) clock: Arc<Deadlines>,
     pub(super) roster: Roster,
     pub(super) closed: JoinHandle<Closed>,
@@ -35,13 +36,24 @@ pub(super) fn listening(listening: Listening, idle: Duration, early: (&[u8], &[u
         from_server: early.1.into(),
         head: 0,
     };
+    let Running { clock, roster, closed, .. } = run(ends, listening, idle);
+    Running { client, server, clock, roster, closed }
+}
+
+/// A raw tunnel over these two.
+pub(super) fn over(client: Transport, server: Transport) -> Running<()> {
+    let ends = Ends { client, from_client: BytesMut::new(), server, from_server: BytesMut::new(), head: 0 };
+    run(ends, Listening::default(), Duration::ZERO)
+}
+
+fn run(ends: Ends, listening: Listening, idle: Duration) -> Running<()> {
     let clock = Deadlines::new();
     tokio::spawn(Arc::clone(&clock).run());
     let deadline = clock.register();
     let roster = Roster::default();
     let leave = roster.add();
     let closed = tokio::spawn(carry(ends, idle, deadline, leave, listening));
-    Running { client, server, clock, roster, closed }
+    Running { client: (), server: (), clock, roster, closed }
 }
 
 pub(super) async fn read_all(stream: &mut UnixStream) -> Vec<u8> {
