@@ -84,6 +84,22 @@ impl BoundSocket {
 }
 
 impl Acceptor {
+    /// Changes how many connections may wait in the kernel.
+    pub(super) fn set_backlog(&self, backlog: u32) -> io::Result<()> {
+        let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+        match self {
+            Self::Tcp(listener) => SockRef::from(listener).listen(backlog),
+            Self::Unix(listener, _) => SockRef::from(listener).listen(backlog),
+        }
+    }
+
+    /// See [`BoundSocket::tune`]; for what is accepted from now on.
+    pub(super) fn tune(&self, keepalive: &TcpKeepAlive) {
+        if let Self::Tcp(listener) = self {
+            keepalive.tune(SockRef::from(listener));
+        }
+    }
+
     pub(super) async fn accept(&self) -> io::Result<Socket> {
         match self {
             Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| Socket::Tcp(stream)),

@@ -64,7 +64,7 @@ impl Tunnel {
         let open = OpenGauge::new(&about.pool.metrics);
         let Parts { transport, held, deadline, permit, .. } = client;
         let ends = Ends { client: transport, from_client: held, server, from_server: first, head };
-        let leave = about.pool.roster(about.lease.server().id()).add();
+        let leave = about.pool.roster(about.lease.server().id()).add(about.line.origin());
         let carrying = carry(ends, idle, deadline, leave, listening);
         Self { about, permit, open, carrying }
     }

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::{Closed, Ends, Listening, carry};
 use crate::deadline::Deadlines;
-use crate::drain::Roster;
+use crate::drain::{Origin, Roster};
 use crate::transport::{Socket, Transport};
 
 pub(super) struct Running<Side = UnixStream> {
@@ -51,7 +51,7 @@ fn run(ends: Ends, listening: Listening, idle: Duration) -> Running<()> {
     tokio::spawn(Arc::clone(&clock).run());
     let deadline = clock.register();
     let roster = Roster::default();
-    let leave = roster.add();
+    let leave = roster.add(Origin::default());
     let closed = tokio::spawn(carry(ends, idle, deadline, leave, listening));
     Running { client: (), server: (), clock, roster, closed }
 }
