@@ -163,6 +163,7 @@ impl Listener {
             listener: settings.config.name(),
             what: format!("{address} can't be bound: {error}"),
         })?;
+        socket.tune(&settings.config.tcp_keepalive);
         let settings = Arc::new(ArcSwap::from_pointee(settings));
         let (retire, retiring) = watch::channel(false);
         let control = Control { address: socket.address(), settings: Arc::clone(&settings), retire };
@@ -191,7 +192,7 @@ impl Listener {
         };
         // Connections end with the gateway, or with their listener.
         let (end, ending) = watch::channel(false);
-        let mut backlog = settings.load().config.backlog;
+        let Config { mut backlog, tcp_keepalive: mut keepalive, .. } = settings.load().config.clone();
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -204,6 +205,13 @@ impl Listener {
                 && let Err(error) = acceptor.set_backlog(backlog)
             {
                 warn!("listener {}: the backlog stays as it was: {error}", settings.name);
+            }
+            if settings.config.tcp_keepalive != keepalive {
+                keepalive = settings.config.tcp_keepalive.clone();
+                acceptor.tune(&keepalive);
+                if let Ok(socket) = &accepted {
+                    socket.tune(&keepalive);
+                }
             }
             match accepted {
                 Ok(socket) => settings.admit(socket, &app, &ending),
@@ -265,7 +273,6 @@ impl Settings {
         match settings.shared.limits.admit(peer.ip(), &settings.metrics.open, settings.config.max_connections) {
             Ok(permit) => {
                 settings.metrics.accepted.inc();
-                socket.tune();
                 let connection = Accepted { socket, peer, local, permit, settings: Arc::clone(settings) };
                 let (app, stop, mut stopping) = (Arc::clone(app), stop.clone(), stop.clone());
                 let metrics = settings.metrics.clone();

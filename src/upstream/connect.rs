@@ -16,7 +16,7 @@ impl Upstream {
         let limit = self.config.timeouts.connect;
         let connecting = async {
             let socket = open(server, limit).await?;
-            socket.tune();
+            socket.tune(&self.config.tcp_keepalive);
             let Some(settings) = &self.tls else {
                 return Ok(Transport::Plain(socket));
             };
