@@ -16,6 +16,7 @@ mod detect;
 mod drain;
 mod flash;
 mod forwarding;
+mod half_open;
 mod health;
 mod http;
 mod http2;
