@@ -75,7 +75,7 @@ impl Routes {
         for (place, config) in configs.iter().enumerate() {
             let action = match (&config.upstream, &config.respond, &config.redirect) {
                 (Some(upstream), ..) => Action::Upstream(upstream.as_str().into()),
-                (None, Some(respond), _) => Action::Respond(respond.clone()),
+                (None, Some(respond), _) => Action::Respond(respond.filled()),
                 (None, None, redirect) => Action::Redirect(redirect.clone().unwrap_or_default()),
             };
             let name = config.name.clone().unwrap_or_else(|| match &action {
