@@ -12,9 +12,10 @@ use std::time::Duration;
 use super::document::Node;
 use super::fault::nearest;
 use super::shape::{Misfit, one_of};
-use super::{Admin, Config};
+use super::{Admin, Config, Reload};
 use crate::address::BindAddress;
 use crate::listener::config::{FlashPolicy, Protocol};
+use crate::transport::TcpKeepAlive;
 use spot::Spot;
 
 /// What was found: faults, which forbid to build anything, and warnings.
@@ -41,6 +42,7 @@ pub(super) fn check(config: &Config, root: &Node) -> Report {
     limits(config, &root, &mut report);
     forwarding(config, &root.key("forwarding"), &mut report);
     leaving(config, &root, &mut report);
+    reloading(config, &root.key("reload"), &mut report);
     if let Some(admin) = &config.admin {
         admin_address(config, admin, &root.key("admin").key("address"), &mut report);
     }
@@ -101,10 +103,35 @@ impl Report {
         }
     }
 
+    /// What the kernel takes: whole seconds, and up to 127 probes.
+    fn tcp_keepalive(&mut self, spot: &Spot<'_>, said: &TcpKeepAlive) {
+        let whole = |time: Duration| time >= Duration::from_secs(1) && time.subsec_nanos() == 0;
+        if !said.idle.is_zero() && !whole(said.idle) {
+            self.fault(&spot.key("idle"), "expected whole seconds, 1s or more, or 0s for no probes");
+        }
+        if !whole(said.interval) {
+            self.fault(&spot.key("interval"), "expected whole seconds, 1s or more");
+        }
+        if !(1..=127).contains(&said.probes) {
+            let what = format!("found {}, expected a whole number from 1 to 127", said.probes);
+            self.fault(&spot.key("probes"), what);
+        }
+    }
+
     fn some_path(&mut self, spot: &Spot<'_>, path: Option<&std::path::Path>) {
         if path.is_some_and(|path| path.as_os_str().is_empty()) {
             self.fault(spot, "found an empty text, expected the path of a file");
         }
+    }
+}
+
+fn reloading(config: &Config, spot: &Spot<'_>, report: &mut Report) {
+    let Reload { rate, jitter, .. } = config.reload;
+    if !(rate > 0.0 && rate.is_finite()) {
+        report.fault(&spot.key("rate"), format!("found {rate}, expected goodbyes in a second, above 0"));
+    }
+    if !(0.0..=1.0).contains(&jitter) {
+        report.fault(&spot.key("jitter"), format!("found {jitter}, expected a share from 0 to 1"));
     }
 }
 

@@ -1,7 +1,7 @@
 //! The opening of a WebSocket over HTTP/1.1: route, pick, connect, ask, and carry.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use bytes::BytesMut;
 use log::debug;
@@ -12,7 +12,7 @@ use super::exchange::Line;
 use super::head;
 use super::learn::{Hold, Learner};
 use super::place::Ask;
-use super::tunnel::Tunnel;
+use super::tunnel::{self, About, Tunnel};
 use crate::affinity::Mark;
 use crate::http::answers::{write_closing, write_refusal};
 use crate::http::forwarding::Seen;
@@ -25,9 +25,9 @@ use crate::router::{Action, Decision, Route};
 use crate::snapshot::{Pool, Snapshot};
 use crate::transport::Transport;
 use crate::tunnel::handshake::{self, Answer, NoAnswer, ask};
-use crate::tunnel::{Listening, Overhear};
+use crate::tunnel::{Listening, Overhear, Ping};
 use crate::upstream::Lease;
-use crate::upstream::config::{HostHeader, Kind};
+use crate::upstream::config::{self, HostHeader, Kind};
 
 /// Serves one upgrade request. What takes long runs in a task of its own, so that the large one that has served HTTP
 /// so far can end.
@@ -39,7 +39,7 @@ pub(super) async fn serve(core: &Arc<Core>, connection: Connection, head: &Bytes
     let answer = match way {
         Ok(Way::Carry(way)) => {
             let attempt = Attempt { core: Arc::clone(core), way, opening, line: Box::new(line) };
-            tokio::spawn(core.metrics.contain(attempt.run(connection.into_parts())));
+            tokio::spawn(core.metrics.contain(tunnel::serve(attempt.open(connection.into_parts()))));
             return;
         }
         Ok(Way::Answer(answer)) => answer,
@@ -166,32 +166,9 @@ struct Attempt {
     line: Box<Line>,
 }
 
-/// A tunnel that is about to carry.
-struct Opened {
-    tunnel: Tunnel,
-    client: Parts,
-    server: Transport,
-    /// What came from the server with its answer, and how much of it is the answer's head.
-    first: BytesMut,
-    head: usize,
-    idle: Duration,
-    listening: Listening,
-    held: Arc<Hold>,
-}
-
 impl Attempt {
-    /// Opens the tunnel and carries it to its end.
-    async fn run(self, client: Parts) {
-        // What opening takes is large, and not kept for the hours that a socket lives: boxed, it goes when it is done.
-        if let Some(opened) = Box::pin(self.open(client)).await {
-            let Opened { tunnel, client, server, first, head, idle, listening, held } = opened;
-            tunnel.carry(client, server, first, head, idle, listening).await;
-            drop(held);
-        }
-    }
-
     /// Asks a server; `None` when there is no tunnel, and the client has been told why.
-    async fn open(mut self, mut client: Parts) -> Option<Opened> {
+    async fn open(mut self, mut client: Parts) -> Option<Tunnel> {
         let (lease, mut server) = match self.connect(&mut client).await {
             Ok(connected) => connected,
             Err(failure) => {
@@ -214,10 +191,11 @@ impl Attempt {
                 self.line.status = 101;
                 let Self { core, opening, line, way } = self;
                 let (held, overhear) = session(&way, &lease);
-                let listening = Listening { frames: opening == Opening::Hybi, overhear };
-                let tunnel = Tunnel { core, line, lease, pool };
-                let idle = timeouts.tunnel_idle;
-                return Some(Opened { tunnel, client, server, first, head, idle, listening, held });
+                let frames = opening == Opening::Hybi;
+                let ping = ping(&lease.upstream().config().websocket);
+                let listening = Listening { frames, ping, overhear };
+                let about = About { core, line, lease, pool, held };
+                return Some(Tunnel::open(about, client, server, first, head, timeouts.tunnel_idle, listening));
             }
             Ok(Answer::Refused(answer)) => {
                 pool.metrics.answered(answer.status);
@@ -291,9 +269,9 @@ fn insert_field(first: &mut BytesMut, head: usize, name: &str, value: &str) -> u
 
 /// What a new tunnel means to its session, which it holds for as long as it is open: one that began with polling has
 /// reached its WebSocket; one that begins here is held from the server's first frame onwards, which is its handshake.
-fn session(way: &Carry, lease: &Lease) -> (Arc<Hold>, Option<Overhear>) {
+fn session(way: &Carry, lease: &Lease) -> (Option<Arc<Hold>>, Option<Overhear>) {
+    let (Some(table), Some(asked)) = (way.pool.sessions(), &way.ask.session) else { return (None, None) };
     let hold = Arc::new(Hold::new());
-    let (Some(table), Some(asked)) = (way.pool.sessions(), &way.ask.session) else { return (hold, None) };
     match &asked.begun {
         Some((key, _)) => {
             if table.mark(*key, Mark::Upgraded) {
@@ -303,15 +281,21 @@ fn session(way: &Carry, lease: &Lease) -> (Arc<Hold>, Option<Overhear>) {
                 // It has been empty until now.
                 let _ = hold.set(held);
             }
-            (hold, None)
+            (Some(hold), None)
         }
         // The place is taken now; who sits there, the first frame says.
         None => {
             lease.learned(&way.ask.client);
             let learner = Learner::new(Arc::clone(&way.pool), lease.server().id());
-            (Arc::clone(&hold), Some(learner.overhear(hold)))
+            (Some(Arc::clone(&hold)), Some(learner.overhear(hold)))
         }
     }
+}
+
+/// When the sides of a tunnel are asked whether they are still there.
+fn ping(said: &config::WebSocket) -> Option<Ping> {
+    let ping = Ping { interval: said.ping_interval, timeout: said.ping_timeout };
+    (!ping.interval.is_zero()).then_some(ping)
 }
 
 /// Why an attempt ended before there was an answer.

@@ -16,6 +16,7 @@ use crate::proxy::head::{self, Kind};
 use crate::request::{Headers, Path};
 use crate::wire::engine_io::{HandshakeReader, LONGEST_SID, LONGEST_SILENCE, Progress, RequestInfo, error_code};
 use crate::wire::flash::{self, AllowRule, Policy, PolicyRequest};
+use crate::wire::ping::OwnPings;
 use crate::wire::sniff::{self, Verdict, sniff};
 use crate::wire::websocket::{FrameTracker, Seen, Violation};
 
@@ -46,7 +47,36 @@ pub fn websocket_frames(bytes: &[u8]) {
     assert_eq!(follow(1), whole);
     assert_eq!(follow(7), whole);
     assert!(whole.1.messages <= whole.1.frames);
+    let carry = |piece: usize| {
+        let (mut pings, mut tracker, mut seen) = (OwnPings::new(OWN_PING), FrameTracker::new(), Seen::default());
+        let (mut carried, mut broken) = (Vec::new(), None);
+        for part in bytes.chunks(piece) {
+            let mut part = if broken.is_none() { [pings.held(), part].concat() } else { part.to_vec() };
+            if broken.is_none() {
+                let kept = pings.sift(&mut part, &mut tracker, &mut seen).unwrap_or_else(|(kept, violation)| {
+                    broken = Some(violation);
+                    kept
+                });
+                assert!(pings.held().len() <= OwnPings::MOST_HELD);
+                part.truncate(kept);
+            }
+            carried.extend(part);
+        }
+        if broken.is_none() {
+            carried.extend_from_slice(pings.held());
+        }
+        (carried, broken, seen)
+    };
+    let sifted = carry(bytes.len().max(1));
+    assert_eq!(carry(1), sifted);
+    assert_eq!(carry(7), sifted);
+    if !bytes.windows(2).any(|header| matches!(header, [0x8a, 0x08 | 0x88])) {
+        assert_eq!(sifted.0, bytes, "nothing but answers is taken out");
+    }
 }
+
+/// The payload of the Pings whose answers are taken out of frames.
+const OWN_PING: u64 = u64::from_be_bytes(*b"sockgate");
 
 /// An answer is the same in one piece and in many, and what it says can be kept and added up.
 pub fn engine_io_handshake(bytes: &[u8]) {
