@@ -251,9 +251,18 @@ impl Scenario {
     pub(crate) fn units_to_count(&self) -> u64 {
         match self.kind {
             Kind::Requests { fresh: true, .. } => 500,
-            Kind::Lives | Kind::Returns { .. } => 100,
-            Kind::Bulk => 64,
+            Kind::Lives => 100,
+            Kind::Returns { .. } | Kind::Bulk => 64,
             _ => 2000,
+        }
+    }
+
+    /// What is counted.
+    pub(crate) fn counted_unit(&self) -> &'static str {
+        match (self.unit, self.kind) {
+            (Unit::Micros(what) | Unit::Kib(what), _) => what,
+            (_, Kind::Bulk) => "MiB",
+            _ => "answer",
         }
     }
 
@@ -290,6 +299,7 @@ impl Scenario {
             }
             Kind::Bulk => {
                 let target = Target { address: doors.tcp, ..target(Tcp)? };
+                // Counted by the MiB.
                 let size = if amount.count.is_some() { 1 << 20 } else { 16 << 20 };
                 bench.work((0..4).map(|source| Bulk::new(&target, source, size)).collect(), Pace::Closed).await
             }
@@ -300,7 +310,7 @@ impl Scenario {
             }
             Kind::Returns { tls } => {
                 let target = target(tls)?;
-                let herd = amount.count.map_or(500, |count| count.min(100) as usize);
+                let herd = amount.count.map_or(500, |count| count.min(16) as usize);
                 bench.herd((0..herd).map(|source| Returns::new(&target, source)).collect()).await
             }
             Kind::Events { rate } => {
