@@ -7,7 +7,7 @@ use bytes::BytesMut;
 
 use super::Core;
 use super::connect::connect;
-use super::exchange::Line;
+use super::line::Line;
 use super::place::Ask;
 use super::tunnel::{About, Serving, Tunnel};
 use crate::listener::{Connection, Parts};

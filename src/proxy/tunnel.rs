@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 
 use super::Core;
-use super::exchange::Line;
 use super::learn::Hold;
+use super::line::Line;
 use crate::access_log::Event;
 use crate::listener::{Parts, Permit};
 use crate::metrics::UpstreamMetrics;

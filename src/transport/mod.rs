@@ -1,5 +1,7 @@
 //! A connected byte stream, plain or TLS, over TCP or a Unix socket: one type on both sides of the gateway.
 
+pub mod tls;
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -11,7 +13,6 @@ use serde::{Deserialize, Serialize};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::TlsStream;
 
 /// A stream without TLS.
 #[derive(Debug)]
@@ -27,8 +28,10 @@ pub enum Socket {
 pub enum Transport {
     /// The socket itself.
     Plain(Socket),
-    /// TLS over the socket; boxed, since most sockets have none and the state is large.
-    Tls(Box<TlsStream<Socket>>),
+    /// TLS over a client's socket; boxed, since most sockets have none and the state is large.
+    FromClient(Box<tls::FromClient>),
+    /// TLS over a server's socket.
+    ToServer(Box<tls::ToServer>),
 }
 
 /// `tcp_keepalive`: how the kernel notices a peer whose machine or network is gone.
@@ -115,7 +118,8 @@ impl Transport {
     pub fn socket(&self) -> &Socket {
         match self {
             Self::Plain(socket) => socket,
-            Self::Tls(stream) => stream.get_ref().0,
+            Self::FromClient(stream) => stream.socket(),
+            Self::ToServer(stream) => stream.socket(),
         }
     }
 }
@@ -183,4 +187,4 @@ macro_rules! delegate_io {
     };
 }
 delegate_io!(Socket, Tcp, Unix);
-delegate_io!(Transport, Plain, Tls);
+delegate_io!(Transport, Plain, FromClient, ToServer);
