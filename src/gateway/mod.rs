@@ -93,7 +93,8 @@ const KEPT_CONNECTIONS: usize = 512;
 impl Gateway {
     /// Starts from a configuration.
     pub fn builder(config: Config) -> Builder {
-        Builder { config, file: None, brought: Brought::default(), engine: engine_with(|balancer| balancer) }
+        let engine = engine_with(|balancer| balancer);
+        Builder { config, file: None, brought: Brought::default(), engine }
     }
 
     /// Where a listener is bound, by its name, with the port that the kernel chose.

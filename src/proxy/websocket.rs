@@ -15,7 +15,7 @@ use super::head;
 use super::learn::{Hold, Learner};
 use super::line::Line;
 use super::place::Ask;
-use super::tunnel::{self, About, Tunnel};
+use super::tunnel::{About, Serving, Tunnel};
 use crate::affinity::Mark;
 use crate::http::Refusal;
 use crate::http::answers::write_refusal;
@@ -41,7 +41,7 @@ pub(super) async fn serve(core: &Arc<Core>, connection: Connection, head: &Bytes
     let answer = match way {
         Ok(Way::Carry(way)) => {
             let attempt = Attempt { core: Arc::clone(core), way, opening, line: Box::new(line) };
-            tokio::spawn(core.metrics.contain(tunnel::serve(attempt.open(connection.into_parts()))));
+            tokio::spawn(core.metrics.contain(Serving::new(attempt.open(connection.into_parts()))));
             return;
         }
         Ok(Way::Answer(answer)) => answer,

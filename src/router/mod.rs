@@ -78,7 +78,7 @@ impl Routes {
         for (name, config) in named(configs) {
             let action = match (&config.upstream, &config.respond, &config.redirect) {
                 (Some(upstream), ..) => Action::Upstream(upstream.as_str().into()),
-                (None, Some(respond), _) => Action::Respond(respond.clone()),
+                (None, Some(respond), _) => Action::Respond(respond.filled()),
                 (None, None, redirect) => Action::Redirect(redirect.clone().unwrap_or_default()),
             };
             routes.push((Matcher::build(&config.matches), Arc::new(Route { name: name.into(), action })));

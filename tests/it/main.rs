@@ -10,6 +10,7 @@
 
 mod admin;
 mod affinity;
+mod bench;
 mod classic;
 mod cli;
 mod detect;
