@@ -15,6 +15,7 @@ mod classic;
 mod cli;
 mod detect;
 mod drain;
+mod ejection;
 mod flash;
 mod forwarding;
 mod half_open;
