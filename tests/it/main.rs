@@ -16,6 +16,7 @@ mod cli;
 mod detect;
 mod drain;
 mod ejection;
+mod faults;
 mod flash;
 mod forwarding;
 mod half_open;
