@@ -64,6 +64,8 @@ pub enum Mark {
 
 /// Forgotten while a tunnel held it: nobody finds it, but its place is taken until the tunnel ends.
 const ENDED: u8 = 8;
+/// Its handshake was not seen: how long it may be silent is a guess.
+const GUESSED: u8 = 16;
 
 /// How a session became known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,7 +165,11 @@ impl SessionTable {
         let life = seconds(life);
         let mut shard = self.shard(key);
         if let Some(entry) = shard.live(key, now) {
-            entry.life = life;
+            // Who found a session knows less of it than who saw its handshake.
+            if how == How::Handshake || entry.marks & GUESSED != 0 {
+                entry.life = life;
+                entry.guessed(how);
+            }
             entry.renew(now);
             if entry.home.server == home.server {
                 return Learned::Known;
@@ -178,6 +184,7 @@ impl SessionTable {
                 ended.life = life;
                 ended.renew(now);
                 ended.marks = 0;
+                ended.guessed(how);
                 ended.settle(home);
             }
             over => {
@@ -191,6 +198,7 @@ impl SessionTable {
                 }
                 home.open();
                 let mut entry = Entry { home: home.clone(), due: 0, life, holds: 0, marks: 0 };
+                entry.guessed(how);
                 entry.renew(now);
                 shard.sessions.insert(key, entry);
             }
@@ -214,6 +222,15 @@ impl SessionTable {
         let found = Found { server: entry.home.server, marks: entry.marks };
         shard.totals.found += 1;
         Some(found)
+    }
+
+    /// How long a session may be silent before it is over: what it was learned with from its handshake, in whole seconds.
+    /// `None` if it isn't known, or its handshake was not seen.
+    pub fn silence(&self, key: Key) -> Option<Duration> {
+        let now = self.clock.now();
+        let mut shard = self.shard(key);
+        let entry = shard.live(key, now)?;
+        (entry.marks & GUESSED == 0).then(|| Duration::from_secs(entry.life.into()))
     }
 
     /// Notes something about a session. False if it was noted before, or the session isn't known.
@@ -491,6 +508,13 @@ struct Entry {
 impl Entry {
     fn renew(&mut self, now: u32) {
         self.due = now.saturating_add(u32::from(self.life) + LAG);
+    }
+
+    fn guessed(&mut self, how: How) {
+        match how {
+            How::Handshake => self.marks &= !GUESSED,
+            How::Rescue => self.marks |= GUESSED,
+        }
     }
 
     fn settle(&mut self, home: &Arc<Home>) {

@@ -217,7 +217,7 @@ impl ProxyHttp for Balancer {
         if let Some(lease) = ctx.lease.as_ref().filter(|_| ctx.reached) {
             // Asked again though it was reached: the server had closed a kept connection, and gets a new one.
             ctx.reached = false;
-            return peer::of(&pool, lease.server());
+            return peer::of(&pool, lease.server(), silence(session, ctx, &pool));
         }
         // A place on a server that could not be reached is given back before another one is looked for.
         ctx.lease = None;
@@ -229,7 +229,7 @@ impl ProxyHttp for Balancer {
         };
         ctx.tries += 1;
         ctx.queued = lease.waited();
-        let peer = peer::of(&pool, lease.server());
+        let peer = peer::of(&pool, lease.server(), silence(session, ctx, &pool));
         announce(session, ctx, &pool, &lease);
         ctx.lease = Some(lease);
         peer
@@ -479,6 +479,12 @@ impl Balancer {
         };
         self.core.access_log.write(line.finish());
     }
+}
+
+/// How long the answer to a poll may take, as far as the handshake of its session tells.
+fn silence(session: &Session, ctx: &Exchange, pool: &Pool) -> Option<Duration> {
+    let poll = ctx.ask.as_ref()?.polls(session.req_header().method.as_str())?;
+    poll.silence(pool)
 }
 
 /// Lets the connection know that this is a poll, so that it can be ended politely when its session has to go. Streams of

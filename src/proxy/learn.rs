@@ -1,7 +1,9 @@
 //! Learns sessions from the answers that open them, while the bytes pass: a session is known before the last byte of
 //! its handshake has been released, so that no request of it can come too early.
 
+use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crate::affinity::{Held, How, Learned, Mark};
 use crate::snapshot::Pool;
@@ -16,6 +18,8 @@ pub(super) struct Learner {
     server: ServerId,
     /// The tunnel that the session opens on, if it does.
     hold: Option<Arc<Hold>>,
+    /// How long the session may be silent, once that is known.
+    silence: Option<Duration>,
 }
 
 /// A tunnel's hold of its session, empty until the session is known.
@@ -34,7 +38,7 @@ pub(super) enum Heard {
 
 impl Learner {
     pub(super) fn new(pool: Arc<Pool>, server: ServerId) -> Self {
-        Self { reader: HandshakeReader::new(), pool, server, hold: None }
+        Self { reader: HandshakeReader::new(), pool, server, hold: None, silence: None }
     }
 
     /// Takes the next bytes of the answer's body.
@@ -49,10 +53,11 @@ impl Learner {
         }
     }
 
-    fn learn(&self, handshake: &Handshake) {
+    fn learn(&mut self, handshake: &Handshake) {
+        let life = handshake.ping_interval + handshake.ping_timeout + self.pool.upstream.config().sessions.slack;
+        self.silence = Some(life);
         let Some(table) = self.pool.sessions() else { return };
         let key = table.key(&handshake.sid);
-        let life = handshake.ping_interval + handshake.ping_timeout + self.pool.upstream.config().sessions.slack;
         let home = table.home(self.server.to_bits());
         if table.learn(key, &home, life, How::Handshake) == Learned::Full {
             return;
@@ -70,13 +75,16 @@ impl Learner {
     }
 
     /// The same for a session that opens on a WebSocket: its handshake is the payload of the server's first frame. The tunnel
-    /// holds it from then on.
+    /// holds it from then on, and may be silent for as long as it says.
     pub(super) fn overhear(mut self, hold: Arc<Hold>) -> Overhear {
         self.hold = Some(hold);
         let mut frame = FirstFrame::default();
         Box::new(move |bytes| match frame.payload(bytes) {
-            Some(payload) => self.hear(payload) == Heard::TooLittle,
-            None => false,
+            Some(payload) if self.hear(payload) == Heard::TooLittle => ControlFlow::Continue(()),
+            _ => {
+                let timeouts = &self.pool.upstream.config().timeouts;
+                ControlFlow::Break(self.silence.map(|silence| timeouts.tunnel_idle(Some(silence))))
+            }
         })
     }
 }

@@ -40,6 +40,14 @@ const UNSEEN_LIFE: Duration = Duration::from_secs(90);
 /// Most servers that are asked for one session.
 const MOST_ASKED: usize = 16;
 
+impl SessionAsk {
+    /// How long its session may be silent, as far as its handshake was seen.
+    pub(super) fn silence(&self, pool: &Pool) -> Option<Duration> {
+        let (key, _) = self.begun.as_ref()?;
+        pool.sessions()?.silence(*key)
+    }
+}
+
 impl Ask {
     /// What a request says; everything that placing it looks at.
     pub(super) fn new(pool: &Pool, request: &Request<'_>) -> Self {

@@ -30,7 +30,7 @@ async fn run(core: Arc<Core>, pool: Arc<Pool>, mut line: Box<Line>, client: Part
     match Box::pin(connect(&pool, &ask, &mut line)).await {
         Ok((lease, server)) => {
             pool.metrics.raw.inc();
-            let idle = pool.upstream.config().timeouts.tunnel_idle;
+            let idle = pool.upstream.config().timeouts.tunnel_idle(None);
             let tunnel = Tunnel { core, line, lease, pool };
             tunnel.carry(client, server, BytesMut::new(), 0, idle, Listening::default()).await;
         }

@@ -200,7 +200,7 @@ impl Attempt {
             }
         };
         let timeouts = lease.upstream().config().timeouts.clone();
-        let answer = ask(&mut client, &mut server, &self.way.head, self.opening, timeouts.first_byte).await;
+        let answer = ask(&mut client, &mut server, &self.way.head, self.opening, timeouts.first_byte(None)).await;
         self.line.first_byte = Some(self.line.elapsed());
         let pool = Arc::clone(&self.way.pool);
         match answer {
@@ -215,8 +215,10 @@ impl Attempt {
                 let Self { core, opening, line, way } = self;
                 let (held, overhear) = session(&way, &lease);
                 let listening = Listening { frames: opening == Opening::Hybi, overhear };
+                // For a session that begins here, its first frame will say more.
+                let silence = way.ask.session.as_ref().and_then(|asked| asked.silence(&pool));
+                let idle = timeouts.tunnel_idle(silence);
                 let tunnel = Tunnel { core, line, lease, pool };
-                let idle = timeouts.tunnel_idle;
                 return Some(Opened { tunnel, client, server, first, head, idle, listening, held });
             }
             Ok(Answer::Refused(answer)) => {
@@ -224,7 +226,7 @@ impl Attempt {
                 pool.metrics.upgrades_refused.inc();
                 self.line.status = answer.status;
                 self.line.closed_by = "server";
-                let relayed = answer.relay(&mut client.transport, &mut server, timeouts.first_byte).await;
+                let relayed = answer.relay(&mut client.transport, &mut server, timeouts.first_byte(None)).await;
                 // The server has said all it will, which frees its place.
                 drop((server, lease));
                 match relayed {

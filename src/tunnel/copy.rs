@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -36,12 +37,13 @@ pub struct Listening {
     /// WebSocket frames: they are counted, and a goodbye is put between them.
     pub frames: bool,
     /// Called with the first bytes that the server sends through the tunnel, before the client gets them, for as long
-    /// as it says true.
+    /// as it wants more.
     pub overhear: Option<Overhear>,
 }
 
-/// See [`Listening::overhear`].
-pub type Overhear = Box<dyn FnMut(&[u8]) -> bool + Send>;
+/// See [`Listening::overhear`]. It breaks when it has heard enough, and may then say how long the tunnel may be silent
+/// from now on.
+pub type Overhear = Box<dyn FnMut(&[u8]) -> ControlFlow<Option<Duration>> + Send>;
 
 /// How a tunnel ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +107,7 @@ thread_local! {
 
 /// Carries bytes both ways. Half-close is passed on: a side that has finished still receives.
 ///
-/// `idle` is the longest silence of both directions together, zero for no limit. When the gateway stops, or `leave` is
+/// `idle` is the longest silence of both directions together, zero for no limit, unless whoever overhears says otherwise. When the gateway stops, or `leave` is
 /// told, a WebSocket gets a Close frame behind its last whole one. A broken connection on one side ends the
 /// other with a reset, so that neither takes a cut stream for a whole one.
 pub async fn carry(ends: Ends, idle: Duration, deadline: &Deadline, leave: &Leave, listening: Listening) -> Closed {
@@ -119,7 +121,7 @@ pub async fn carry(ends: Ends, idle: Duration, deadline: &Deadline, leave: &Leav
         first: None,
     };
     tunnel.outward.overhear(overhear, head);
-    deadline.set(idle);
+    deadline.set(tunnel.outward.idle.unwrap_or(idle));
     let end = poll_fn(|cx| tunnel.poll(cx, idle, deadline, leave)).await;
     match end {
         End::ClientLost => tunnel.server.socket().reset_on_close(),
@@ -158,7 +160,7 @@ impl Tunnel {
             _ => {}
         }
         if self.inward.bytes + self.outward.bytes != carried {
-            deadline.set(idle);
+            deadline.set(self.outward.idle.unwrap_or(idle));
         }
         let stopping = deadline.poll_stopping(cx);
         // A drain has time to wait for the end of a message.
@@ -222,6 +224,8 @@ struct Direction {
     tracker: Option<FrameTracker>,
     seen: Seen,
     overhear: Option<Overhear>,
+    /// The longest silence of the tunnel, where whoever overhears has said one.
+    idle: Option<Duration>,
 }
 
 impl Direction {
@@ -235,6 +239,7 @@ impl Direction {
             tracker: websocket.then(FrameTracker::new),
             seen: Seen::default(),
             overhear: None,
+            idle: None,
         };
         direction.count(&first[head..]);
         direction.pending = first;
@@ -251,9 +256,10 @@ impl Direction {
 
     fn tell(&mut self, bytes: &[u8]) {
         if let Some(overhear) = &mut self.overhear
-            && !overhear(bytes)
+            && let ControlFlow::Break(idle) = overhear(bytes)
         {
             self.overhear = None;
+            self.idle = idle;
         }
     }
 

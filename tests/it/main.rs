@@ -17,6 +17,7 @@ mod drain;
 mod flash;
 mod forwarding;
 mod health;
+mod heartbeat;
 mod http;
 mod http2;
 mod layers;
