@@ -17,6 +17,7 @@ use super::exchange::{Exchange, Line};
 use super::learn::{Heard, Learner};
 use super::place::Ask;
 use super::{Core, connect, head, peer};
+use crate::affinity::Cause;
 use crate::http::forwarding::Seen;
 use crate::http::hop_by_hop::{is_hop_by_hop, is_nominated};
 use crate::http::{Refusal, answers};
@@ -332,12 +333,13 @@ impl ProxyHttp for Balancer {
             ctx.refusal = Some(Refusal::BadAnswer);
             return Error::e_explain(ErrorType::InvalidHTTPHeader, "101 to a request that was no upgrade");
         }
-        if let (Some(ask), Some(pool), Some(lease)) = (&ctx.ask, &ctx.pool, &ctx.lease) {
-            if let Some(cookie) = ask.set_cookie(pool, lease.server().id(), ctx.secure()) {
+        let secure = ctx.secure();
+        if let (Some(ask), Some(pool), Some(lease)) = (&ctx.ask, &ctx.pool, &mut ctx.lease) {
+            if let Some(cookie) = ask.set_cookie(pool, lease.server().id(), secure) {
                 response.append_header("Set-Cookie", cookie)?;
             }
             match response.status.as_u16() {
-                200 if ask.opens_by_answer() => ctx.learner = Some(Learner::new(Arc::clone(pool), lease.server().id())),
+                200 if ask.opens_by_answer() => ctx.learner = Some(Learner::new(Arc::clone(pool), ask.client, lease)),
                 400 if ask.session.is_some() => ctx.error_body = Some(Vec::new()),
                 _ => {}
             }
@@ -356,20 +358,21 @@ impl ProxyHttp for Balancer {
 
     fn upstream_response_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
         ctx: &mut Exchange,
     ) -> Result<Option<Duration>> {
         let bytes = body.as_deref().unwrap_or_default();
-        if let Some(learner) = &mut ctx.learner {
-            let heard = learner.hear(bytes);
-            if heard != Heard::TooLittle {
-                ctx.learner = None;
-            }
-            if let (Heard::Session, Some(lease), Some(ask)) = (heard, &ctx.lease, &ctx.ask) {
-                lease.learned(&ask.client);
-            }
+        if let Some(learner) = &mut ctx.learner
+            && learner.hear(bytes) != Heard::TooLittle
+        {
+            ctx.learner = None;
+        }
+        if !bytes.is_empty()
+            && let (Some(pool), Some(ask)) = (&ctx.pool, &ctx.ask)
+        {
+            ask.note_farewell(pool, session.req_header().method.as_str(), bytes);
         }
         if let Some(error) = &mut ctx.error_body {
             error.extend_from_slice(&bytes[..bytes.len().min(LONGEST_ERROR - error.len())]);
@@ -502,7 +505,7 @@ fn announce(session: &Session, ctx: &Exchange, pool: &Pool, lease: &Lease) {
                 let (table, key) = (pool.sessions().cloned(), poll.begun.as_ref().map(|(key, _)| *key));
                 move || {
                     if let (Some(table), Some(key)) = (table, key) {
-                        table.forget(key);
+                        table.forget(key, Cause::Drain);
                     }
                 }
             }),
@@ -514,7 +517,7 @@ fn announce(session: &Session, ctx: &Exchange, pool: &Pool, lease: &Lease) {
 fn forget(pool: &Pool, ask: Option<&Ask>) {
     let begun = ask.and_then(|ask| ask.session.as_ref()?.begun.as_ref());
     if let (Some(table), Some((key, _))) = (pool.sessions(), begun) {
-        table.forget(*key);
+        table.forget(*key, Cause::Unknown);
     }
 }
 

@@ -8,14 +8,18 @@ use std::time::Duration;
 use crate::affinity::{Held, How, Learned, Mark};
 use crate::snapshot::Pool;
 use crate::tunnel::Overhear;
-use crate::upstream::ServerId;
+use crate::upstream::{Lease, Opening, PickKey, ServerId};
 use crate::wire::engine_io::{Handshake, HandshakeReader, Progress};
+use crate::wire::websocket::{FrameTracker, Seen};
 
 /// Reads one answer.
 pub(super) struct Learner {
     reader: HandshakeReader,
     pool: Arc<Pool>,
+    client: PickKey,
     server: ServerId,
+    /// The session is on its way until it is known.
+    opening: Option<Opening>,
     /// The tunnel that the session opens on, if it does.
     hold: Option<Arc<Hold>>,
     /// How long the session may be silent, once that is known.
@@ -37,8 +41,10 @@ pub(super) enum Heard {
 }
 
 impl Learner {
-    pub(super) fn new(pool: Arc<Pool>, server: ServerId) -> Self {
-        Self { reader: HandshakeReader::new(), pool, server, hold: None, silence: None }
+    /// For the answer of the server of this lease.
+    pub(super) fn new(pool: Arc<Pool>, client: PickKey, lease: &mut Lease) -> Self {
+        let (server, opening) = (lease.server().id(), lease.take_opening());
+        Self { reader: HandshakeReader::new(), pool, client, server, opening, hold: None, silence: None }
     }
 
     /// Takes the next bytes of the answer's body.
@@ -48,6 +54,9 @@ impl Learner {
             Progress::NotOne => Heard::Nothing,
             Progress::Found(handshake) => {
                 self.learn(&handshake);
+                if let Some(opening) = &self.opening {
+                    opening.learned(&self.client);
+                }
                 Heard::Session
             }
         }
@@ -68,8 +77,7 @@ impl Learner {
             if let Some(held) = table.hold(key) {
                 let _ = hold.set(held);
             }
-        } else if handshake.websocket {
-            table.mark(key, Mark::Offered);
+        } else if handshake.websocket && table.offer(key) {
             self.pool.metrics.upgrades_offered.inc();
         }
     }
@@ -86,6 +94,32 @@ impl Learner {
                 ControlFlow::Break(self.silence.map(|silence| timeouts.tunnel_idle(Some(silence))))
             }
         })
+    }
+}
+
+/// Hears when a session has come to its WebSocket for good: the client's first message there is the probe, to which the
+/// server has to answer, and the second one says that this is the transport from now on.
+pub(super) fn overhear_upgrade(pool: Arc<Pool>, hold: Arc<Hold>) -> Overhear {
+    let (mut tracker, mut seen) = (FrameTracker::new(), Seen::default());
+    Box::new(move |bytes| {
+        let followed = tracker.advance(bytes, &mut seen).is_ok();
+        if followed && seen.messages < 2 {
+            return ControlFlow::Continue(());
+        }
+        if followed && let Some(held) = hold.get() {
+            reached(&pool, held);
+        }
+        ControlFlow::Break(None)
+    })
+}
+
+/// Counts a session that has come to its WebSocket for good.
+pub(super) fn reached(pool: &Pool, held: &Held) {
+    if let Some(upgrade) = held.upgraded() {
+        pool.metrics.upgrades_reached.inc();
+        if let Some(after) = upgrade.after {
+            pool.metrics.time_to_websocket.observe(after.as_secs_f64());
+        }
     }
 }
 

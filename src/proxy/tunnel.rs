@@ -12,7 +12,7 @@ use crate::listener::Parts;
 use crate::metrics::UpstreamMetrics;
 use crate::snapshot::Pool;
 use crate::transport::Transport;
-use crate::tunnel::{Ends, Listening, carry};
+use crate::tunnel::{Closed, Ends, Listening, carry};
 use crate::upstream::Lease;
 
 /// An open tunnel and what is told of it when it ends.
@@ -24,7 +24,7 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
-    /// Carries until the end, then counts and logs. `first` came from the server with the answer, whose head are its
+    /// Carries until the end, then counts and logs, and gives what it carried. `first` came from the server with the answer, whose head are its
     /// first `head` bytes.
     pub(super) async fn carry(
         mut self,
@@ -34,7 +34,7 @@ impl Tunnel {
         head: usize,
         idle: Duration,
         listening: Listening,
-    ) {
+    ) -> Closed {
         if self.core.access_log.tells_openings() {
             self.core.access_log.write(self.line.now(Event::Open));
         }
@@ -58,6 +58,7 @@ impl Tunnel {
         self.line.closed_by = closed_by;
         self.line.close_code = closed.seen_in.close.or(closed.seen_out.close);
         self.core.access_log.write(self.line.finish());
+        closed
     }
 }
 

@@ -10,10 +10,10 @@ use super::Core;
 use super::connect::connect;
 use super::exchange::Line;
 use super::head;
-use super::learn::{Hold, Learner};
+use super::learn::{Hold, Learner, overhear_upgrade, reached};
 use super::place::Ask;
 use super::tunnel::Tunnel;
-use crate::affinity::Mark;
+use crate::affinity::Cause;
 use crate::http::answers::{write_closing, write_refusal};
 use crate::http::forwarding::Seen;
 use crate::http::hop_by_hop::{is_hop_by_hop, is_nominated};
@@ -25,9 +25,10 @@ use crate::router::{Action, Decision, Route};
 use crate::snapshot::{Pool, Snapshot};
 use crate::transport::Transport;
 use crate::tunnel::handshake::{self, Answer, NoAnswer, ask};
-use crate::tunnel::{Listening, Overhear};
+use crate::tunnel::{Closed, End, Listening};
 use crate::upstream::Lease;
 use crate::upstream::config::{HostHeader, Kind};
+use crate::wire::engine_io::Revision;
 
 /// Serves one upgrade request. What takes long runs in a task of its own, so that the large one that has served HTTP
 /// so far can end.
@@ -177,6 +178,8 @@ struct Opened {
     idle: Duration,
     listening: Listening,
     held: Arc<Hold>,
+    /// A client of Socket.IO 0.9 that gave up waiting for the first word of its server polls on by the same session.
+    unsure: bool,
 }
 
 impl Attempt {
@@ -184,15 +187,19 @@ impl Attempt {
     async fn run(self, client: Parts) {
         // What opening takes is large, and not kept for the hours that a socket lives: boxed, it goes when it is done.
         if let Some(opened) = Box::pin(self.open(client)).await {
-            let Opened { tunnel, client, server, first, head, idle, listening, held } = opened;
-            tunnel.carry(client, server, first, head, idle, listening).await;
-            drop(held);
+            let Opened { tunnel, client, server, first, head, idle, listening, held, unsure } = opened;
+            let closed = tunnel.carry(client, server, first, head, idle, listening).await;
+            if let Some(held) = held.get()
+                && !(unsure && closed.seen_in.messages == 0)
+            {
+                held.ended(cause(&closed));
+            }
         }
     }
 
     /// Asks a server; `None` when there is no tunnel, and the client has been told why.
     async fn open(mut self, mut client: Parts) -> Option<Opened> {
-        let (lease, mut server) = match self.connect(&mut client).await {
+        let (mut lease, mut server) = match self.connect(&mut client).await {
             Ok(connected) => connected,
             Err(failure) => {
                 self.fail(client, failure).await;
@@ -213,13 +220,13 @@ impl Attempt {
                 pool.metrics.websockets.inc();
                 self.line.status = 101;
                 let Self { core, opening, line, way } = self;
-                let (held, overhear) = session(&way, &lease);
-                let listening = Listening { frames: opening == Opening::Hybi, overhear };
+                let (held, listening) = session(&way, &mut lease, opening);
+                let unsure = way.ask.session.as_ref().is_some_and(|asked| asked.revision == Revision::SocketIo09);
                 // For a session that begins here, its first frame will say more.
                 let silence = way.ask.session.as_ref().and_then(|asked| asked.silence(&pool));
                 let idle = timeouts.tunnel_idle(silence);
                 let tunnel = Tunnel { core, line, lease, pool };
-                return Some(Opened { tunnel, client, server, first, head, idle, listening, held });
+                return Some(Opened { tunnel, client, server, first, head, idle, listening, held, unsure });
             }
             Ok(Answer::Refused(answer)) => {
                 pool.metrics.answered(answer.status);
@@ -291,28 +298,43 @@ fn insert_field(first: &mut BytesMut, head: usize, name: &str, value: &str) -> u
     head
 }
 
-/// What a new tunnel means to its session, which it holds for as long as it is open: one that began with polling has
-/// reached its WebSocket; one that begins here is held from the server's first frame onwards, which is its handshake.
-fn session(way: &Carry, lease: &Lease) -> (Arc<Hold>, Option<Overhear>) {
+/// What a new tunnel means to its session, which it holds for as long as it is open. One that began with polling is still
+/// to find out whether it reaches its WebSocket, but for 0.9, where this is it. One that begins here is held from the
+/// server's first frame onwards, which is its handshake.
+fn session(way: &Carry, lease: &mut Lease, opening: Opening) -> (Arc<Hold>, Listening) {
     let hold = Arc::new(Hold::new());
-    let (Some(table), Some(asked)) = (way.pool.sessions(), &way.ask.session) else { return (hold, None) };
+    let mut listening = Listening { frames: opening == Opening::Hybi, ..Listening::default() };
+    let (Some(table), Some(asked)) = (way.pool.sessions(), &way.ask.session) else { return (hold, listening) };
     match &asked.begun {
         Some((key, _)) => {
-            if table.mark(*key, Mark::Upgraded) {
-                way.pool.metrics.upgrades_reached.inc();
-            }
             if let Some(held) = table.hold(*key) {
+                if asked.revision == Revision::SocketIo09 {
+                    reached(&way.pool, &held);
+                } else {
+                    listening.overhear_client = Some(overhear_upgrade(Arc::clone(&way.pool), Arc::clone(&hold)));
+                }
                 // It has been empty until now.
                 let _ = hold.set(held);
             }
-            (hold, None)
         }
-        // The place is taken now; who sits there, the first frame says.
         None => {
-            lease.learned(&way.ask.client);
-            let learner = Learner::new(Arc::clone(&way.pool), lease.server().id());
-            (Arc::clone(&hold), Some(learner.overhear(hold)))
+            let learner = Learner::new(Arc::clone(&way.pool), way.ask.client, lease);
+            listening.overhear = Some(learner.overhear(Arc::clone(&hold)));
         }
+    }
+    (hold, listening)
+}
+
+/// Why the session ended whose WebSocket this was. Who has said goodbye may well leave by a reset.
+fn cause(closed: &Closed) -> Cause {
+    match closed.end {
+        End::ClientLost if closed.seen_in.close.is_none() => Cause::ClientLost,
+        End::ServerLost if closed.seen_out.close.is_none() => Cause::ServerLost,
+        End::Client | End::ClientLost => Cause::Client,
+        End::Server | End::ServerLost => Cause::Server,
+        End::Idle => Cause::Silent,
+        End::Stopped => Cause::Stopped,
+        End::Drained => Cause::Drain,
     }
 }
 

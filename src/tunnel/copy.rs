@@ -39,6 +39,8 @@ pub struct Listening {
     /// Called with the first bytes that the server sends through the tunnel, before the client gets them, for as long
     /// as it wants more.
     pub overhear: Option<Overhear>,
+    /// The same for what the client sends.
+    pub overhear_client: Option<Overhear>,
 }
 
 /// See [`Listening::overhear`]. It breaks when it has heard enough, and may then say how long the tunnel may be silent
@@ -48,9 +50,9 @@ pub type Overhear = Box<dyn FnMut(&[u8]) -> ControlFlow<Option<Duration>> + Send
 /// How a tunnel ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The client finished first.
+    /// The client finished first, or began to close the WebSocket.
     Client,
-    /// The server finished first.
+    /// The server did.
     Server,
     /// The client's connection broke.
     ClientLost,
@@ -112,7 +114,7 @@ thread_local! {
 /// other with a reset, so that neither takes a cut stream for a whole one.
 pub async fn carry(ends: Ends, idle: Duration, deadline: &Deadline, leave: &Leave, listening: Listening) -> Closed {
     let Ends { client, from_client, server, from_server, head } = ends;
-    let Listening { frames: websocket, overhear } = listening;
+    let Listening { frames: websocket, overhear, overhear_client } = listening;
     let mut tunnel = Tunnel {
         client,
         server,
@@ -120,6 +122,7 @@ pub async fn carry(ends: Ends, idle: Duration, deadline: &Deadline, leave: &Leav
         outward: Direction::new(from_server, head, websocket),
         first: None,
     };
+    tunnel.inward.overhear(overhear_client, 0);
     tunnel.outward.overhear(overhear, head);
     deadline.set(tunnel.outward.idle.unwrap_or(idle));
     let end = poll_fn(|cx| tunnel.poll(cx, idle, deadline, leave)).await;
@@ -146,11 +149,11 @@ impl Tunnel {
     fn poll(&mut self, cx: &mut Context<'_>, idle: Duration, deadline: &Deadline, leave: &Leave) -> Poll<End> {
         let carried = self.inward.bytes + self.outward.bytes;
         let inward = self.inward.poll(&mut self.client, &mut self.server, cx);
-        if self.inward.eof {
+        if self.inward.is_ending() {
             self.first.get_or_insert(End::Client);
         }
         let outward = self.outward.poll(&mut self.server, &mut self.client, cx);
-        if self.outward.eof {
+        if self.outward.is_ending() {
             self.first.get_or_insert(End::Server);
         }
         match (inward, outward) {
@@ -252,6 +255,12 @@ impl Direction {
         let first = std::mem::take(&mut self.pending);
         self.tell(&first[head..]);
         self.pending = first;
+    }
+
+    /// Whether the source has finished, or has said that it is about to: it is the server that ends the connection,
+    /// whoever has begun to close the WebSocket (RFC 6455 7.1.1).
+    fn is_ending(&self) -> bool {
+        self.eof || self.seen.close.is_some()
     }
 
     fn tell(&mut self, bytes: &[u8]) {
@@ -376,7 +385,7 @@ mod tests {
         let deadline = clock.register();
         let roster = Roster::default();
         let leave = roster.add();
-        let listening = Listening { frames: websocket, overhear: None };
+        let listening = Listening { frames: websocket, ..Listening::default() };
         let closed = tokio::spawn(async move { carry(ends, idle, &deadline, &leave, listening).await });
         Running { client, server, clock, roster, closed }
     }

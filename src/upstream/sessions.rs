@@ -106,7 +106,7 @@ impl Upstream {
     ///   address, unless that server is down, draining, full or has its share;
     /// * servers are compared by their sessions, the coming ones included, instead of what is in flight.
     ///
-    /// The lease counts as a coming session until [`Lease::learned`] or until it is dropped. On upstreams without
+    /// The lease counts as a coming session until it is [learned](super::Opening::learned) or dropped. On upstreams without
     /// sessions this is [`Self::pick`].
     pub async fn pick_new(
         self: &Arc<Self>,
