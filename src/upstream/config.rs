@@ -186,7 +186,7 @@ impl Default for Queue {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sessions {
-    /// Most that are remembered. Default 1,000,000, which take some 70 MiB.
+    /// Most that are remembered. Default 1,000,000, which take some 90 MiB.
     pub max: usize,
     /// How long a session may be silent beyond its heartbeat (`pingInterval` and `pingTimeout`) before it is forgotten.
     /// Default 10 s.

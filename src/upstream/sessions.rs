@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::admission::Admission;
-use super::balance::{Candidates, Tier, Work};
+use super::balance::{Candidates, FEW_RETURNING, Tier, Work};
 use super::config::{Config, Kind};
 use super::crowd::{Crowd, LargestClient};
 use super::{Lease, PickError, PickKey, Server, ServerId, State, Tried, Upstream};
@@ -204,7 +204,7 @@ impl Upstream {
         let Some(position) = members.position(id).filter(|&position| candidates.is_open(position)) else {
             return Back::Gone;
         };
-        if candidates.bound().is_some_and(|bound| !candidates.is_within(&bound, position)) {
+        if candidates.bound(FEW_RETURNING).is_some_and(|bound| !candidates.is_within(&bound, position)) {
             return Back::OverBound;
         }
         let server = &members.servers[position];
