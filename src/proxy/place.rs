@@ -70,7 +70,7 @@ impl Ask {
                 goodbye: info.goodbye,
             }
         });
-        Self { client, was_on, cross_site: is_cross_site(request), session }
+        Self { client, was_on, cross_site: pool.cookie.is_some() && is_cross_site(request), session }
     }
 
     /// A raw connection, which says nothing.

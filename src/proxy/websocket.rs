@@ -1,33 +1,34 @@
 //! The opening of a WebSocket over HTTP/1.1: route, pick, connect, ask, and carry.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use bytes::BytesMut;
 use log::debug;
 
 use super::Core;
+use super::answer::Answer as Ours;
+use super::asked::Asked;
 use super::connect::connect;
-use super::exchange::Line;
+use super::exchange::{decide, pool_of};
 use super::head;
 use super::learn::{Hold, Learner, overhear_upgrade, reached};
+use super::line::Line;
 use super::place::Ask;
-use super::tunnel::Tunnel;
-use crate::affinity::Cause;
-use crate::http::answers::{write_closing, write_refusal};
+use super::tunnel::{self, About, Tunnel};
+use crate::http::Refusal;
+use crate::http::answers::write_refusal;
 use crate::http::forwarding::Seen;
-use crate::http::hop_by_hop::{is_hop_by_hop, is_nominated};
+use crate::http::onward::Onward;
 use crate::http::upgrade::Opening;
-use crate::http::{Forwarding, Refusal};
 use crate::listener::{Connection, Info, Parts};
-use crate::request::{Headers, Request, elements};
-use crate::router::{Action, Decision, Route};
+use crate::request::elements;
 use crate::snapshot::{Pool, Snapshot};
 use crate::transport::Transport;
 use crate::tunnel::handshake::{self, Answer, NoAnswer, ask};
-use crate::tunnel::{Closed, End, Listening};
+use crate::tunnel::{Listening, Ping};
 use crate::upstream::Lease;
-use crate::upstream::config::{HostHeader, Kind};
+use crate::upstream::config::{self, HostHeader, Kind};
 use crate::wire::engine_io::Revision;
 
 /// Serves one upgrade request. What takes long runs in a task of its own, so that the large one that has served HTTP
@@ -40,7 +41,7 @@ pub(super) async fn serve(core: &Arc<Core>, connection: Connection, head: &Bytes
     let answer = match way {
         Ok(Way::Carry(way)) => {
             let attempt = Attempt { core: Arc::clone(core), way, opening, line: Box::new(line) };
-            tokio::spawn(core.metrics.contain(attempt.run(connection.into_parts())));
+            tokio::spawn(core.metrics.contain(tunnel::serve(attempt.open(connection.into_parts()))));
             return;
         }
         Ok(Way::Answer(answer)) => answer,
@@ -76,87 +77,69 @@ struct Carry {
 
 fn way(snapshot: &Snapshot, info: &Info, head: &BytesMut, line: &mut Line) -> Result<Way, Refusal> {
     let said = &snapshot.config;
-    let mut fields = [httparse::EMPTY_HEADER; head::MOST_FIELDS];
+    let mut fields = head::room();
     let parsed = head::parse(head, &mut fields, said.limits.headers)?;
-    line.asked(parsed.method, parsed.authority(), parsed.path_and_query());
-    line.client = head::client(info, &said.forwarding, Headers::Fields(parsed.fields));
-    let request = parsed.request(info, &said.forwarding)?;
-    let route = match snapshot.router.route(&request) {
-        Decision::To(route) => route,
-        Decision::Nowhere => return Err(Refusal::NoRoute),
-        Decision::Ambiguous => return Err(Refusal::AmbiguousPath),
-    };
+    let asked = parsed.asked();
+    let peer = info.peer.ip();
+    line.asked(&asked);
+    line.client = said.forwarding.client(peer, asked.headers);
+    let request = asked.request(Some(info), line.client)?;
+    let route = decide(snapshot, &request)?;
     line.route = Some(Arc::clone(&route.name));
-    let Action::Upstream(name) = &route.action else {
-        return Ok(Way::Answer(local_answer(&route, &request, &parsed, line)));
+    let Some(pool) = pool_of(snapshot, &route)?.cloned() else {
+        let answer = Ours::of_route(&route, &asked, request.secure).ok_or(Refusal::NoRoute)?;
+        line.status = answer.status;
+        return Ok(Way::Answer(answer.closing()));
     };
-    let pool = Arc::clone(snapshot.pools.get(name).ok_or(Refusal::NoRoute)?);
     if pool.upstream.config().kind == Kind::SocketIo {
         line.engine_io(&request.path.canonical, request.query);
     }
-    line.request_id = said.forwarding.request_id(info.peer.ip(), request.headers);
-    let head = upstream_head(&parsed, info, &said.forwarding, &pool.upstream.config().host, &line.request_id);
+    line.request_id = said.forwarding.request_id(peer, asked.headers);
+    let seen = Seen {
+        peer,
+        local_port: info.local.port(),
+        secure: request.secure,
+        authority: asked.authority,
+        headers: asked.headers,
+    };
+    let onward = Onward::new(&said.forwarding, seen, &line.request_id);
+    let head = upstream_head(&parsed, &asked, &onward, &pool.upstream.config().host);
     let ask = Ask::new(&pool, &request);
     Ok(Way::Carry(Carry { ask, head, pool }))
 }
 
-fn local_answer(route: &Route, request: &Request<'_>, head: &head::Head<'_>, line: &mut Line) -> Vec<u8> {
-    match &route.action {
-        Action::Respond(respond) => {
-            line.status = respond.status;
-            let fields = respond.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-            write_closing(respond.status, fields, respond.body.as_bytes())
-        }
-        Action::Redirect(redirect) => {
-            line.status = redirect.status;
-            let location = redirect.location(request.secure, head.authority(), head.path_and_query());
-            write_closing(redirect.status, [("location", location.as_str())], b"")
-        }
-        Action::Upstream(_) => refused(line, Refusal::NoRoute),
-    }
-}
-
 /// The request as servers get it: the client's fields in their order and spelling, which old servers mind, but for
 /// those of the connection and those that say who the client is.
-fn upstream_head(
-    head: &head::Head<'_>,
-    info: &Info,
-    forwarding: &Forwarding,
-    host: &HostHeader,
-    request_id: &str,
-) -> Vec<u8> {
-    let headers = Headers::Fields(head.fields);
-    let peer = info.peer.ip();
+fn upstream_head(head: &head::Head<'_>, asked: &Asked<'_>, onward: &Onward<'_>, host: &HostHeader) -> Vec<u8> {
     let mut written = Vec::with_capacity(1024);
+    for part in [asked.method, " ", asked.target, " HTTP/1.1\r\n"] {
+        written.extend_from_slice(part.as_bytes());
+    }
     let mut field = |name: &str, value: &[u8]| {
-        written.extend_from_slice(name.as_bytes());
-        written.extend_from_slice(b": ");
-        written.extend_from_slice(value);
-        written.extend_from_slice(b"\r\n");
+        for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+            written.extend_from_slice(part);
+        }
     };
     let set_host = match host {
         HostHeader::Set(host) => Some(host.as_str()),
-        HostHeader::Keep => head.authority(),
+        HostHeader::Keep => asked.authority,
     };
     if let Some(host) = set_host {
         field("Host", host.as_bytes());
     }
     // The name of the protocol as the client spells it: Hixie-76 servers compare it with `WebSocket`.
-    let protocol = headers.all("upgrade").flat_map(elements).find(|name| name.eq_ignore_ascii_case(b"websocket"));
-    field("Upgrade", protocol.unwrap_or(b"websocket"));
+    let mut protocols = asked.headers.all("upgrade").flat_map(elements);
+    field("Upgrade", protocols.find(|name| name.eq_ignore_ascii_case(b"websocket")).unwrap_or(b"websocket"));
     field("Connection", b"Upgrade");
-    let nominated = |name: &str| headers.all("connection").any(|value| is_nominated(value, name));
     for sent in head.fields {
         let ours = sent.name.eq_ignore_ascii_case("host") || sent.name.eq_ignore_ascii_case("content-length");
-        if !ours && !is_hop_by_hop(sent.name) && !nominated(sent.name) && !forwarding.replaces(sent.name, peer) {
+        if !ours && onward.passes(sent.name) {
             field(sent.name, sent.value);
         }
     }
-    let seen =
-        Seen { peer, local_port: info.local.port(), secure: info.tls.is_some(), authority: head.authority(), headers };
-    forwarding.tell(&seen, request_id, |name, value| field(name, value.as_bytes()));
+    onward.add(|name, value| field(&name, value.as_bytes()));
     written.extend_from_slice(b"\r\n");
-    [format!("{} {} HTTP/1.1\r\n", head.method, head.path_and_query()).as_bytes(), &written].concat()
+    written
 }
 
 /// One upgrade request on its way to a server.
@@ -167,38 +150,9 @@ struct Attempt {
     line: Box<Line>,
 }
 
-/// A tunnel that is about to carry.
-struct Opened {
-    tunnel: Tunnel,
-    client: Parts,
-    server: Transport,
-    /// What came from the server with its answer, and how much of it is the answer's head.
-    first: BytesMut,
-    head: usize,
-    idle: Duration,
-    listening: Listening,
-    held: Arc<Hold>,
-    /// A client of Socket.IO 0.9 that gave up waiting for the first word of its server polls on by the same session.
-    unsure: bool,
-}
-
 impl Attempt {
-    /// Opens the tunnel and carries it to its end.
-    async fn run(self, client: Parts) {
-        // What opening takes is large, and not kept for the hours that a socket lives: boxed, it goes when it is done.
-        if let Some(opened) = Box::pin(self.open(client)).await {
-            let Opened { tunnel, client, server, first, head, idle, listening, held, unsure } = opened;
-            let closed = tunnel.carry(client, server, first, head, idle, listening).await;
-            if let Some(held) = held.get()
-                && !(unsure && closed.seen_in.messages == 0)
-            {
-                held.ended(cause(&closed));
-            }
-        }
-    }
-
     /// Asks a server; `None` when there is no tunnel, and the client has been told why.
-    async fn open(mut self, mut client: Parts) -> Option<Opened> {
+    async fn open(mut self, mut client: Parts) -> Option<Tunnel> {
         let (mut lease, mut server) = match self.connect(&mut client).await {
             Ok(connected) => connected,
             Err(failure) => {
@@ -220,13 +174,16 @@ impl Attempt {
                 pool.metrics.websockets.inc();
                 self.line.status = 101;
                 let Self { core, opening, line, way } = self;
-                let (held, listening) = session(&way, &mut lease, opening);
-                let unsure = way.ask.session.as_ref().is_some_and(|asked| asked.revision == Revision::SocketIo09);
+                let frames = opening == Opening::Hybi;
+                let ping = ping(&lease.upstream().config().websocket);
+                let mut listening = Listening { frames, ping, ..Listening::default() };
+                let held = session(&way, &mut lease, &mut listening);
+                let asked = way.ask.session.as_ref();
+                let unsure = asked.is_some_and(|asked| asked.revision == Revision::SocketIo09);
                 // For a session that begins here, its first frame will say more.
-                let silence = way.ask.session.as_ref().and_then(|asked| asked.silence(&pool));
-                let idle = timeouts.tunnel_idle(silence);
-                let tunnel = Tunnel { core, line, lease, pool };
-                return Some(Opened { tunnel, client, server, first, head, idle, listening, held, unsure });
+                let idle = timeouts.tunnel_idle(asked.and_then(|asked| asked.silence(&pool)));
+                let about = About { core, line, lease, pool, held, unsure };
+                return Some(Tunnel::open(about, client, server, first, head, idle, listening));
             }
             Ok(Answer::Refused(answer)) => {
                 pool.metrics.answered(answer.status);
@@ -301,41 +258,32 @@ fn insert_field(first: &mut BytesMut, head: usize, name: &str, value: &str) -> u
 /// What a new tunnel means to its session, which it holds for as long as it is open. One that began with polling is still
 /// to find out whether it reaches its WebSocket, but for 0.9, where this is it. One that begins here is held from the
 /// server's first frame onwards, which is its handshake.
-fn session(way: &Carry, lease: &mut Lease, opening: Opening) -> (Arc<Hold>, Listening) {
+fn session(way: &Carry, lease: &mut Lease, listening: &mut Listening) -> Option<Arc<Hold>> {
+    let (table, asked) = (way.pool.sessions()?, way.ask.session.as_ref()?);
     let hold = Arc::new(Hold::new());
-    let mut listening = Listening { frames: opening == Opening::Hybi, ..Listening::default() };
-    let (Some(table), Some(asked)) = (way.pool.sessions(), &way.ask.session) else { return (hold, listening) };
     match &asked.begun {
         Some((key, _)) => {
-            if let Some(held) = table.hold(*key) {
-                if asked.revision == Revision::SocketIo09 {
-                    reached(&way.pool, &held);
-                } else {
-                    listening.overhear_client = Some(overhear_upgrade(Arc::clone(&way.pool), Arc::clone(&hold)));
-                }
-                // It has been empty until now.
-                let _ = hold.set(held);
+            let held = table.hold(*key)?;
+            if asked.revision == Revision::SocketIo09 {
+                reached(&way.pool, &held);
+            } else {
+                listening.overhear_client = Some(overhear_upgrade(Arc::clone(&way.pool), Arc::clone(&hold)));
             }
+            // It has been empty until now.
+            let _ = hold.set(held);
         }
         None => {
             let learner = Learner::new(Arc::clone(&way.pool), way.ask.client, lease);
             listening.overhear = Some(learner.overhear(Arc::clone(&hold)));
         }
     }
-    (hold, listening)
+    Some(hold)
 }
 
-/// Why the session ended whose WebSocket this was. Who has said goodbye may well leave by a reset.
-fn cause(closed: &Closed) -> Cause {
-    match closed.end {
-        End::ClientLost if closed.seen_in.close.is_none() => Cause::ClientLost,
-        End::ServerLost if closed.seen_out.close.is_none() => Cause::ServerLost,
-        End::Client | End::ClientLost => Cause::Client,
-        End::Server | End::ServerLost => Cause::Server,
-        End::Idle => Cause::Silent,
-        End::Stopped => Cause::Stopped,
-        End::Drained => Cause::Drain,
-    }
+/// When the sides of a tunnel are asked whether they are still there.
+fn ping(said: &config::WebSocket) -> Option<Ping> {
+    let ping = Ping { interval: said.ping_interval, timeout: said.ping_timeout };
+    (!ping.interval.is_zero()).then_some(ping)
 }
 
 /// Why an attempt ended before there was an answer.

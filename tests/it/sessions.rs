@@ -92,7 +92,7 @@ async fn edgar_eight_nodes() {
 /// clients.
 #[tokio::test]
 async fn edgar_by_address() {
-    for servers in [2, 3, 8] {
+    for servers in [2, 8] {
         let cluster = Cluster::start("v4", servers, &[]).await;
         // A busy machine is no dead server.
         let gateway = cluster.gateway_with("127.0.0.1:0", "balance: client_ip, health: { check: none }").await;
@@ -318,6 +318,8 @@ async fn sessions_end_for_a_cause() {
     let mut socket = open_socket().await;
     assert_eq!(live(&cluster.gateways[0]).await, 1.0);
     socket.send(b"\x88\x82\0\0\0\0\x03\xe8").await;
+    socket.read_all().await;
+    drop(socket);
     ends(&cluster.gateways[0], "client").await;
 
     let mut socket = Client::connect_to_reset(address).await;

@@ -21,8 +21,8 @@ struct PeerTls {
     identity: Option<Arc<CertKey>>,
 }
 
-/// Describes a server of the pool. `silence` is how long the session of a poll may be silent.
-pub(super) fn of(pool: &Pool, server: &Server, silence: Option<Duration>) -> Result<Box<HttpPeer>> {
+/// Describes a server of the pool, to be asked for what may take this long.
+pub(super) fn of(pool: &Pool, server: &Server, first_byte: Option<Duration>) -> Result<Box<HttpPeer>> {
     let upstream = &pool.upstream;
     let unresolved = || Error::explain(ErrorType::ConnectError, format!("{} has no address yet", server.name()));
     let name = match upstream.tls() {
@@ -47,7 +47,7 @@ pub(super) fn of(pool: &Pool, server: &Server, silence: Option<Duration>) -> Res
     let options = &mut peer.options;
     options.connection_timeout = set(timeouts.connect);
     options.total_connection_timeout = set(timeouts.connect);
-    options.read_timeout = set(timeouts.first_byte(silence));
+    options.read_timeout = first_byte;
     options.write_timeout = set(timeouts.write);
     options.idle_timeout = Some(timeouts.keep_alive);
     options.http_upstream_request_policy = HttpUpstreamRequestPolicy {
@@ -56,11 +56,12 @@ pub(super) fn of(pool: &Pool, server: &Server, silence: Option<Duration>) -> Res
         // What opens a WebSocket has become a tunnel before: whatever is left of `Upgrade` was not meant as one.
         ..HttpUpstreamRequestPolicy::deny_upgrades()
     };
-    options.tcp_keepalive = Some(TcpKeepalive {
-        idle: Duration::from_secs(45),
-        interval: Duration::from_secs(15),
-        count: 5,
-        user_timeout: Duration::from_secs(90),
+    let keepalive = &upstream.config().tcp_keepalive;
+    options.tcp_keepalive = (!keepalive.idle.is_zero()).then_some(TcpKeepalive {
+        idle: keepalive.idle,
+        interval: keepalive.interval,
+        count: keepalive.probes as usize,
+        user_timeout: keepalive.user_timeout,
     });
     if let Some(tls) = upstream.tls() {
         options.verify_cert = tls.verify();
