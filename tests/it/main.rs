@@ -10,6 +10,7 @@
 
 mod admin;
 mod affinity;
+mod bench;
 mod classic;
 mod cli;
 mod detect;
@@ -22,8 +23,10 @@ mod http;
 mod http2;
 mod layers;
 mod limits;
+mod refusals;
 mod reload;
 mod routing;
+mod servers;
 mod sessions;
 mod socketio;
 mod stop;
