@@ -140,7 +140,7 @@ async fn exchange<T: AsyncRead + AsyncWrite + Unpin>(stream: T, sent: &[u8], see
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_goes_in_comes_out_however_it_is_chopped(
@@ -273,6 +273,30 @@ async fn an_end_is_told_from_a_cut() {
         for _ in 0..2 {
             assert_eq!(ours.read(&mut buffer).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         }
+    }
+}
+
+#[tokio::test]
+async fn a_client_may_finish_in_one_go_with_the_handshake() {
+    for version in [&TLS12, &TLS13] {
+        let (server, client) = configs(&[version]);
+        let (left, right) = duplex(1 << 16);
+        let in_one_go = async {
+            let mut theirs = TlsConnector::from(client).connect(name(), right).await.unwrap();
+            theirs.write_all(b"all").await.unwrap();
+            theirs.shutdown().await.unwrap();
+            theirs
+        };
+        let (ours, mut theirs) = tokio::join!(accept(server, left), in_one_go);
+        let mut ours = ours.unwrap().0;
+        let mut got = Vec::new();
+        ours.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got, b"all");
+        ours.write_all(b"answer").await.unwrap();
+        ours.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        theirs.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, b"answer");
     }
 }
 
