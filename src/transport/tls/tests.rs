@@ -193,7 +193,7 @@ async fn a_silent_stream_holds_no_bytes() {
         // A reader with little room leaves a rest, and the next record comes in halves.
         let mut got = vec![0; 100];
         ours.read_exact(&mut got).await.unwrap();
-        assert!(ours.plain.len() > 0);
+        assert!(!ours.plain.is_empty());
         got.resize(sent.len(), 0);
         ours.read_exact(&mut got[100..]).await.unwrap();
         assert!(got == sent);
@@ -379,7 +379,7 @@ async fn a_key_update_in_two_pieces_does_not_mind_a_write_between_them() {
     // KeyUpdate, update_requested (RFC 8446 4.6.3).
     socket.write_all(&handshake(&[24, 0, 0])).await.unwrap();
     assert!(poll_once(ours.read(&mut buffer)).is_pending());
-    assert!(ours.incoming.len() > 0, "the first piece waits");
+    assert!(!ours.incoming.is_empty(), "the first piece waits");
     ours.write_all(b"between").await.unwrap();
     socket.write_all(&handshake(&[1, 1])).await.unwrap();
     assert!(poll_once(ours.read(&mut buffer)).is_pending());
