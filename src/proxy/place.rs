@@ -124,11 +124,15 @@ impl Ask {
         }
     }
 
-    /// Finds a place for the request; `tried` are servers that could not be connected to.
+    /// Finds a place for the request; `tried` are servers that could not be connected to, which may be no more
+    /// than `connect_retries`. That of a session is tried again for a while.
     pub(super) async fn place(&self, pool: &Pool, tried: &mut Tried) -> Result<Lease, PickError> {
         if let Some(lease) = self.at_home(pool, tried).await {
             tried.add(lease.server().id());
             return Ok(lease);
+        }
+        if tried.len() > pool.upstream.config().connect_retries {
+            return Err(PickError::NoServer);
         }
         if self.opens() {
             return pool.upstream.pick_new(&self.client, self.was_on, tried).await;
@@ -136,7 +140,7 @@ impl Ask {
         // A cookie is a wish, and gives way where its server is not well, or has no room.
         let wish = self.was_on.filter(|&server| !tried.contains(server));
         let wished = wish.and_then(|server| pool.upstream.place_on(server));
-        if tried.is_empty() && self.session.as_ref().is_some_and(|session| session.begun.is_some()) {
+        if self.session.as_ref().is_some_and(|session| session.begun.is_some()) {
             pool.metrics.fell_back(if wished.is_some() { "cookie" } else { "balance" });
         }
         if let Some(lease) = wished {
@@ -147,15 +151,20 @@ impl Ask {
     }
 
     /// A place on the server of a session that has begun. `None`: there is no session, nobody knows it, or its server
-    /// is gone.
-    async fn at_home(&self, pool: &Pool, tried: &Tried) -> Option<Lease> {
+    /// is gone or has been given up.
+    async fn at_home(&self, pool: &Pool, tried: &mut Tried) -> Option<Lease> {
         let (table, session) = (pool.sessions()?, self.session.as_ref()?);
         let (key, sid) = session.begun.as_ref()?;
         let found = match table.find(*key) {
             Some(found) => ServerId::from_bits(found.server),
             None => self.search(pool, table, *key, sid).await?,
         };
-        let back = if tried.contains(found) { None } else { pool.upstream.return_to(found) };
+        // The session is nowhere else.
+        let back = if tried.contains(found) {
+            pool.upstream.return_again(found, tried).await
+        } else {
+            pool.upstream.return_to(found)
+        };
         if back.is_none() {
             // Another server will not know it, and its client begins anew.
             table.forget(*key, Cause::ServerDown);

@@ -170,6 +170,7 @@ impl Attempt {
                 if let Some(cookie) = self.way.ask.set_cookie(&pool, lease.server().id(), secure) {
                     head = insert_field(&mut first, head, "Set-Cookie", &cookie);
                 }
+                lease.answered(101);
                 pool.metrics.answered(101);
                 pool.metrics.websockets.inc();
                 self.line.status = 101;
@@ -186,6 +187,7 @@ impl Attempt {
                 return Some(Tunnel::open(about, client, server, first, head, idle, listening));
             }
             Ok(Answer::Refused(answer)) => {
+                lease.answered(answer.status);
                 pool.metrics.answered(answer.status);
                 pool.metrics.upgrades_refused.inc();
                 self.line.status = answer.status;
@@ -207,6 +209,9 @@ impl Attempt {
                 }
             }
             Err(no_answer) => {
+                if !matches!(no_answer, NoAnswer::ClientGone) {
+                    lease.gave_no_answer();
+                }
                 drop((server, lease));
                 self.fail(client, Failure::from(no_answer)).await;
             }
