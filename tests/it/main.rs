@@ -15,6 +15,8 @@ mod classic;
 mod cli;
 mod detect;
 mod drain;
+mod ejection;
+mod faults;
 mod flash;
 mod forwarding;
 mod half_open;
