@@ -125,6 +125,11 @@ impl Deadline {
         self.clock.stopping.load(Ordering::Acquire)
     }
 
+    /// Waits until the gateway is stopping.
+    pub async fn stopping(&self) {
+        poll_fn(|cx| if self.poll_stopping(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+    }
+
     /// Waits until it fires.
     pub async fn expired(&self) {
         poll_fn(|cx| self.poll_expired(cx)).await;

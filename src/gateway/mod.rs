@@ -17,12 +17,13 @@ use pingora::server::configuration::ServerConf;
 use pingora::server::{ListenFds, RunArgs, Server, ShutdownWatch};
 use pingora::services::Service;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use crate::access_log::{AccessLog, Writer};
 use crate::admin::{self, Admin};
 use crate::config::Config;
 use crate::deadline::Deadlines;
+use crate::drain::Ending;
 use crate::listener::{self, ConnectionLimits, Listener, Shared};
 use crate::metrics::Metrics;
 use crate::proxy::{App, Balancer, Core, HttpEngine, PingoraEngine};
@@ -100,7 +101,6 @@ impl Gateway {
     /// Serves until SIGTERM, SIGINT or [`Handle::stop`]; returns when everything has ended. Blocks the thread.
     pub fn run(self) {
         let Self { core, app, mut server, listeners, admin, limits, deadlines, log_writer, stop_asked } = self;
-        let (stop, stopping) = watch::channel(false);
         let ready = Arc::new(AtomicBool::new(true));
         let threads = server.configuration.threads;
         server.add_service(Traffic {
@@ -108,17 +108,14 @@ impl Gateway {
             app: Arc::clone(&app),
             listeners: Some(listeners),
             deadlines: Arc::clone(&deadlines),
-            stopping,
+            stopping: core.ending.leaving(),
             threads,
         });
         if let Some(listener) = admin {
             let (core, limits, ready) = (Arc::clone(&core), Arc::clone(&limits), Arc::clone(&ready));
             server.add_service(AdminService { listener: Some(listener), admin: Some(Admin::new(core, limits, ready)) });
         }
-        let drain = core.snapshot.load().config.drain.clone();
-        let log = core.access_log.clone();
-        drop(core);
-        let stopper = Stopper { drain, stop, stop_asked, ready, app, limits, deadlines, log };
+        let stopper = Stopper { core, stop_asked, ready, app, limits, deadlines };
         server.run(RunArgs { shutdown_signal: Box::new(stopper) });
         log_writer.finish();
     }
@@ -196,7 +193,12 @@ impl Builder {
         };
         let keep_alive = config.timeouts.keep_alive;
         let snapshot = Snapshot::build(config, brought, &metrics).map_err(|error| fail(&error))?;
-        let core = Arc::new(Core { snapshot: ArcSwap::from_pointee(snapshot), metrics, access_log });
+        let core = Arc::new(Core {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            metrics,
+            access_log,
+            ending: Ending::default(),
+        });
         let conf = ServerConf {
             threads,
             upstream_keepalive_pool_size: KEPT_CONNECTIONS,

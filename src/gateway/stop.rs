@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -10,27 +10,26 @@ use log::{info, warn};
 use pingora::apps::ServerApp;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
-use crate::access_log::AccessLog;
 use crate::deadline::Deadlines;
 use crate::drain;
 use crate::listener::ConnectionLimits;
-use crate::proxy::App;
+use crate::proxy::{App, Core};
 
 /// Longest time for goodbyes to leave once the deadline of the drain has come.
 const GOODBYES: Duration = Duration::from_secs(1);
+/// Time from one look at what is open to the next.
+const TICK: Duration = Duration::from_millis(50);
 
 /// Waits for the signal to stop, and for everything to end.
 pub(super) struct Stopper {
-    pub(super) drain: drain::Config,
-    pub(super) stop: watch::Sender<bool>,
+    pub(super) core: Arc<Core>,
     pub(super) stop_asked: Arc<Notify>,
     pub(super) ready: Arc<AtomicBool>,
     pub(super) app: Arc<App>,
     pub(super) limits: Arc<ConnectionLimits>,
     pub(super) deadlines: Arc<Deadlines>,
-    pub(super) log: AccessLog,
 }
 
 #[async_trait]
@@ -63,36 +62,57 @@ impl Stopper {
         Ok(())
     }
 
-    /// Not ready, then no more connections, then an end to idle ones, then a goodbye to tunnels.
+    /// Not ready, then no more connections and an end to idle ones, then goodbyes, then the deadline.
     async fn drain(&self) {
+        let drain = self.core.snapshot.load().config.drain.clone();
         self.ready.store(false, Ordering::Release);
         info!("stopping: {} connections open", self.limits.open());
-        tokio::time::sleep(self.drain.delay).await;
-        self.stop.send_replace(true);
-        self.app.cleanup().await;
-        let deadline = Instant::now() + self.drain.deadline.saturating_sub(self.drain.delay);
-        if self.all_gone_by(deadline).await {
-            info!("stopped: every connection has ended");
+        let deadline = Instant::now() + drain.deadline.max(drain.delay);
+        tokio::time::sleep(drain.delay).await;
+        self.core.ending.leave();
+        let told = AtomicUsize::new(0);
+        let gone = tokio::select! {
+            gone = self.all_gone_by(deadline, &told) => gone,
+            () = self.say_goodbye(&drain, &told) => false,
+        };
+        if gone {
+            info!("stopped: every connection has ended, {} of them told goodbye", told.into_inner());
             return;
         }
-        info!("stopping: the deadline has come, {} connections are told goodbye", self.limits.open());
+        info!("stopping: the deadline has come, {} connections are cut", self.limits.open());
+        self.core.ending.cut();
         self.deadlines.stop();
-        self.all_gone_by(Instant::now() + GOODBYES).await;
-        // Lines of what ended just now are on their way.
-        drop(self.log.clone());
+        self.all_gone_by(Instant::now() + GOODBYES, &told).await;
+        // Streams of HTTP/2 end a moment after their connection; their lines are on the way.
+        tokio::time::sleep(TICK).await;
         info!("stopped: {} connections cut", self.limits.open());
     }
 
-    async fn all_gone_by(&self, deadline: Instant) -> bool {
-        let mut ticks = tokio::time::interval(Duration::from_millis(50));
-        let mut told = Instant::now();
+    /// Tells everybody goodbye over the time that is given for it, and from then on whoever still comes at once.
+    async fn say_goodbye(&self, drain: &drain::Config, told: &AtomicUsize) {
+        let rosters = || self.core.snapshot.load().rosters();
+        drain::spread(rosters, drain.window(), drain.jitter, told).await;
+        self.core.ending.all_told();
+        self.app.cleanup().await;
+        let mut ticks = tokio::time::interval(TICK);
+        loop {
+            ticks.tick().await;
+            told.fetch_add(rosters().iter().map(|roster| roster.tell_all()).sum(), Ordering::Relaxed);
+        }
+    }
+
+    async fn all_gone_by(&self, deadline: Instant, told: &AtomicUsize) -> bool {
+        let mut ticks = tokio::time::interval(TICK);
+        let mut said = Instant::now();
         while self.limits.open() > 0 {
             if Instant::now() >= deadline {
                 return false;
             }
-            if told.elapsed() >= Duration::from_secs(1) {
-                told = Instant::now();
-                info!("stopping: {} connections left", self.limits.open());
+            if said.elapsed() >= Duration::from_secs(1) {
+                said = Instant::now();
+                let waiting: usize = self.core.snapshot.load().rosters().iter().map(|roster| roster.len()).sum();
+                let (open, told) = (self.limits.open(), told.load(Ordering::Relaxed));
+                info!("stopping: {open} connections left; {told} have been told goodbye, {waiting} will be");
             }
             ticks.tick().await;
         }

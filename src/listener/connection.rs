@@ -225,6 +225,17 @@ impl Connection {
         self.into_parts().answer_and_close(answer).await;
     }
 
+    /// Fails what would wait once the deadline of the gateway's end has come: whoever serves the connection then ends as
+    /// with a client that has left, and writes its line.
+    fn or_cut<T>(&self, result: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        match result {
+            Poll::Pending if self.deadline.poll_stopping(cx) => {
+                Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
+            }
+            result => result,
+        }
+    }
+
     /// Ready with an empty read once the client has left; holds what it sends before.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.eof {
@@ -232,8 +243,8 @@ impl Connection {
                 return Poll::Pending;
             }
             self.held.reserve(2048);
-            let read = std::pin::pin!(self.transport.read_buf(&mut self.held));
-            self.eof = ready!(read.poll(cx))? == 0;
+            let read = std::pin::pin!(self.transport.read_buf(&mut self.held)).poll(cx);
+            self.eof = ready!(self.or_cut(read, cx))? == 0;
         }
         Poll::Ready(Ok(()))
     }
@@ -322,7 +333,8 @@ impl AsyncRead for Connection {
         }
         if this.held.is_empty() {
             let before = buf.filled().len();
-            ready!(Pin::new(&mut this.transport).poll_read(cx, buf))?;
+            let read = Pin::new(&mut this.transport).poll_read(cx, buf);
+            ready!(this.or_cut(read, cx))?;
             let read = &buf.filled()[before..];
             let taken = this.reading.take(read)?;
             this.held.extend_from_slice(&read[taken..]);
@@ -338,7 +350,9 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().transport).poll_write(cx, buf)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.transport).poll_write(cx, buf);
+        this.or_cut(written, cx)
     }
 
     fn poll_write_vectored(
@@ -346,7 +360,9 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().transport).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.transport).poll_write_vectored(cx, bufs);
+        this.or_cut(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -354,7 +370,9 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().transport).poll_flush(cx)
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.transport).poll_flush(cx);
+        this.or_cut(flushed, cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -34,6 +34,7 @@ pub use pending::{Farewell, Pending};
 use socket::BoundSocket;
 
 use crate::deadline::Deadlines;
+use crate::drain::LAST_CALL;
 use crate::http::answers;
 use crate::metrics::ListenerMetrics;
 use crate::transport::{Socket, Transport};
@@ -86,9 +87,6 @@ impl fmt::Display for BuildError {
 
 impl std::error::Error for BuildError {}
 
-/// How long a client that has not begun a request may still do so once the gateway stops: what it sent may be on its
-/// way, but browsers also connect ahead of need, and those are not waited for.
-const LAST_CALL: Duration = Duration::from_secs(2);
 /// How long the accept loop pauses when the process is out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -162,7 +160,8 @@ impl Listener {
     }
 }
 
-/// Waits until the gateway stops and those who have not begun have had their time.
+/// Waits until the gateway stops and those who have not begun a request have had their time: what they sent may be on its
+/// way, but browsers also connect ahead of need, and those are not waited for.
 pub async fn last_call(stop: &mut ShutdownWatch) {
     let _ = stop.wait_for(|&stopping| stopping).await;
     tokio::time::sleep(LAST_CALL).await;

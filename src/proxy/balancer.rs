@@ -79,6 +79,15 @@ impl Balancer {
         }
     }
 
+    /// When the gateway leaves, this answer is the last on its connection, unless a session uses it that has not been
+    /// told goodbye yet.
+    fn leave(&self, session: &mut Session, ctx: &Exchange) {
+        let of_session = ctx.info.as_ref().is_some_and(|info| info.pending.is_of_session());
+        if self.core.ending.is_leaving() && !of_session {
+            session.set_keepalive(None);
+        }
+    }
+
     /// Answers with a status and text, unless an answer has begun.
     async fn refuse(&self, session: &mut Session, ctx: &mut Exchange, refusal: Refusal) {
         ctx.refusal = Some(refusal);
@@ -86,6 +95,7 @@ impl Balancer {
         if session.response_written().is_some() {
             return;
         }
+        self.leave(session, ctx);
         let body = Bytes::from(refusal.to_string());
         let written = async {
             let mut header = ResponseHeader::build(refusal.status(), Some(5))?;
@@ -158,6 +168,9 @@ impl ProxyHttp for Balancer {
             Some(length) if most != 0 && length > most => Err(Refusal::BodyTooLarge),
             _ => Self::route(session, ctx),
         };
+        if let Some(info) = &ctx.info {
+            info.pending.set_of_session(ctx.ask.as_ref().is_some_and(Ask::is_of_session));
+        }
         if let Err(refusal) = routed {
             self.refuse(session, ctx, refusal).await;
             return Ok(true);
@@ -183,6 +196,7 @@ impl ProxyHttp for Balancer {
                 (header, Bytes::new())
             }
         };
+        self.leave(session, ctx);
         answer(session, header, body).await?;
         Ok(true)
     }
@@ -387,8 +401,9 @@ impl ProxyHttp for Balancer {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        _ctx: &mut Exchange,
+        ctx: &mut Exchange,
     ) -> Result<()> {
+        self.leave(session, ctx);
         if session.req_header().version < Version::HTTP_11 && response.headers.contains_key("transfer-encoding") {
             // HTTP/1.0 has no chunks (RFC 9112 7): the body ends with the connection.
             response.remove_header("transfer-encoding");
@@ -472,6 +487,7 @@ impl Balancer {
         }
         line.queued = ctx.queued;
         line.closed_by = match (ctx.refusal, error) {
+            (None, Some(_)) if self.core.ending.is_cut() => "stopped",
             (Some(refusal), _) => refusal.word(),
             (None, Some(error)) if *error.esource() == ErrorSource::Upstream => "server",
             (None, Some(_)) => "client",

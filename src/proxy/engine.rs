@@ -16,13 +16,13 @@ use crate::listener::Connection;
 #[async_trait]
 pub trait HttpEngine: Send + Sync {
     /// Serves the request whose head has been read and checked. The stream comes back, as the type that it was, when it
-    /// can be used again.
+    /// can be used again, which it can't once `shutdown` is true.
     async fn serve_http1(&self, stream: Stream, head: BytesMut, shutdown: &ShutdownWatch) -> Option<Stream>;
 
-    /// Serves an HTTP/2 connection to its end.
+    /// Serves an HTTP/2 connection to its end; once `shutdown` is true the client is told to open no more streams.
     async fn serve_http2(&self, connection: Box<Connection>, shutdown: &ShutdownWatch);
 
-    /// The gateway stops: idle connections are let go, and none is kept after its present request.
+    /// The gateway has told everybody goodbye: idle connections are let go, and none is kept after its present request.
     async fn stop(&self);
 }
 

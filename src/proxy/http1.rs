@@ -21,7 +21,8 @@ pub(super) async fn serve(
     mut connection: Box<Connection>,
     shutdown: &ShutdownWatch,
 ) {
-    let (mut stopping, mut first_call) = (shutdown.clone(), shutdown.clone());
+    let (mut stopping, mut first_call, all_told) = (shutdown.clone(), shutdown.clone(), core.ending.told());
+    let mut told = all_told.clone();
     let mut first = true;
     loop {
         let (timeouts, limits) = {
@@ -30,11 +31,14 @@ pub(super) async fn serve(
         };
         let idle = (!first).then_some(timeouts.keep_alive);
         let most = usize::try_from(limits.head.as_u64()).unwrap_or(usize::MAX);
+        let of_session = connection.info().pending.is_of_session();
         let head = tokio::select! {
             biased;
             head = connection.read_head(idle, timeouts.head, most) => Some(head),
-            // An idle connection ends at once, one that has not been used yet a moment later.
-            _ = stopping.wait_for(|&stopping| stopping), if !first => None,
+            // An idle connection ends at once, one that has not been used yet a moment later, and one that a session
+            // uses once every session has been told goodbye: it has no other way to reach its server.
+            _ = stopping.wait_for(|&stopping| stopping), if !first && !of_session => None,
+            _ = told.wait_for(|&told| told), if !first && of_session => None,
             () = last_call(&mut first_call), if first => None,
         };
         let head = match head {
@@ -54,9 +58,9 @@ pub(super) async fn serve(
             Ok(Kind::Exchange(body)) => {
                 connection.expect(body);
                 let reusable = if poll::may_be_one(&head) {
-                    poll::serve(core, engine, connection, head, shutdown).await
+                    poll::serve(core, engine, connection, head, &all_told).await
                 } else {
-                    let stream = engine.serve_http1(connection, head, shutdown).await;
+                    let stream = engine.serve_http1(connection, head, &all_told).await;
                     stream.and_then(|stream| stream.into_any().downcast().ok())
                 };
                 match reusable {

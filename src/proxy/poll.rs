@@ -57,14 +57,16 @@ pub(super) async fn serve(
             let Farewell { body, jsonp, upstream, server, said, .. } = farewell;
             let mut line = Line::new(&info, "HTTP/1.1", began, started);
             line.status = 200;
-            line.closed_by = "drain";
+            let leaving = core.ending.is_leaving();
+            line.closed_by = if leaving { "stopped" } else { "drain" };
             line.bytes_out = body.len() as u64;
             line.upstream = Some(upstream);
             line.server = Some(server);
             let origin = describe(&kept, &mut line);
             core.access_log.write(line.finish());
             said();
-            say(connection, &body, jsonp, origin.as_deref()).await
+            // Where the gateway leaves, too, the next session has to begin on another one.
+            say(connection, &body, jsonp, origin.as_deref(), leaving).await.filter(|_| !leaving)
         }
     }
 }
@@ -86,6 +88,7 @@ async fn say(
     body: &[u8],
     jsonp: bool,
     origin: Option<&str>,
+    last: bool,
 ) -> Option<Box<Connection>> {
     let kind = if jsonp { "text/javascript; charset=UTF-8" } else { "text/plain; charset=UTF-8" };
     let mut answer = format!(
@@ -97,6 +100,9 @@ async fn say(
         answer.push_str(&format!(
             "Access-Control-Allow-Origin: {origin}\r\nAccess-Control-Allow-Credentials: true\r\nVary: Origin\r\n"
         ));
+    }
+    if last {
+        answer.push_str("Connection: close\r\n");
     }
     answer.push_str("\r\n");
     connection.write_all(&[answer.as_bytes(), body].concat()).await.ok().map(|()| connection)

@@ -27,7 +27,16 @@ pub(super) fn serve(core: &Arc<Core>, connection: Connection) {
 async fn run(core: Arc<Core>, pool: Arc<Pool>, mut line: Box<Line>, client: Parts) {
     let ask = Ask::silent(client.info.peer.ip());
     // What connecting takes is large, and not kept for as long as the tunnel is open.
-    match Box::pin(connect(&pool, &ask, &mut line)).await {
+    let connected = tokio::select! {
+        biased;
+        connected = Box::pin(connect(&pool, &ask, &mut line)) => Some(connected),
+        () = client.deadline.stopping() => None,
+    };
+    let Some(connected) = connected else {
+        line.closed_by = "stopped";
+        return core.access_log.write(line.finish());
+    };
+    match connected {
         Ok((lease, server)) => {
             pool.metrics.raw.inc();
             let idle = pool.upstream.config().timeouts.tunnel_idle;

@@ -12,7 +12,7 @@ use crate::listener::Parts;
 use crate::metrics::UpstreamMetrics;
 use crate::snapshot::Pool;
 use crate::transport::Transport;
-use crate::tunnel::{Ends, Listening, carry};
+use crate::tunnel::{End, Ends, Listening, carry};
 use crate::upstream::Lease;
 
 /// An open tunnel and what is told of it when it ends.
@@ -45,7 +45,11 @@ impl Tunnel {
         let closed = carry(ends, idle, &deadline, &leave, listening).await;
         // When this client comes back it is placed here again.
         self.pool.upstream.saw(&self.line.client.into(), self.lease.server());
-        let closed_by = closed.end.word();
+        let closed_by = match closed.end {
+            End::Drained if self.core.ending.is_leaving() => End::Stopped,
+            end => end,
+        };
+        let closed_by = closed_by.word();
         drop((open, permit, leave, self.lease));
         self.pool.metrics.bytes_in.inc_by(closed.bytes_in);
         self.pool.metrics.bytes_out.inc_by(closed.bytes_out);
@@ -56,7 +60,7 @@ impl Tunnel {
         self.line.messages_in = closed.seen_in.messages;
         self.line.messages_out = closed.seen_out.messages;
         self.line.closed_by = closed_by;
-        self.line.close_code = closed.seen_in.close.or(closed.seen_out.close);
+        self.line.close_code = closed.seen_in.close.or(closed.seen_out.close).or(closed.said);
         self.core.access_log.write(self.line.finish());
     }
 }

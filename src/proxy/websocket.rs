@@ -214,7 +214,8 @@ impl Attempt {
                 self.line.status = 101;
                 let Self { core, opening, line, way } = self;
                 let (held, overhear) = session(&way, &lease);
-                let listening = Listening { frames: opening == Opening::Hybi, overhear };
+                let goodbye = core.snapshot.load().config.drain.close_code;
+                let listening = Listening { frames: opening == Opening::Hybi, goodbye, overhear };
                 let tunnel = Tunnel { core, line, lease, pool };
                 let idle = timeouts.tunnel_idle;
                 return Some(Opened { tunnel, client, server, first, head, idle, listening, held });
@@ -261,7 +262,7 @@ impl Attempt {
         let pool = Arc::clone(&self.way.pool);
         match failure {
             Failure::ClientGone => {
-                self.line.closed_by = "client";
+                self.line.closed_by = if self.core.ending.is_cut() { "stopped" } else { "client" };
                 self.log();
             }
             Failure::Refuse(refusal) => {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 pub use pool::{Pool, Progress};
 
 use crate::config::Config;
+use crate::drain::Roster;
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::router::{Router, Routes};
 use crate::upstream::{self, MakeBalance, Upstream};
@@ -51,6 +52,11 @@ impl Snapshot {
         }
         let router = router.unwrap_or_else(|| Arc::new(Routes::build(&config.routes)));
         Ok(Self { router, pools, local: metrics.upstream("-"), config })
+    }
+
+    /// Everything that is open and can be told to leave.
+    pub fn rosters(&self) -> Vec<Arc<Roster>> {
+        self.pools.values().flat_map(|pool| pool.rosters()).collect()
     }
 
     /// Whether traffic can be taken: every upstream has a server, or waits for none to be checked any more.

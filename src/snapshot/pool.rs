@@ -86,6 +86,11 @@ impl Pool {
         Arc::clone(self.rosters.lock().unwrap_or_else(PoisonError::into_inner).entry(server).or_default())
     }
 
+    /// The same for all of its servers, those included that it no longer has.
+    pub fn rosters(&self) -> Vec<Arc<Roster>> {
+        self.rosters.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
     /// Sessions that live on a server.
     pub fn sessions_on(&self, server: ServerId) -> usize {
         self.sessions().map_or(0, |table| table.sessions_on(server.to_bits()))

@@ -35,6 +35,8 @@ pub struct Ends {
 pub struct Listening {
     /// WebSocket frames: they are counted, and a goodbye is put between them.
     pub frames: bool,
+    /// The status code of the goodbye (RFC 6455 7.4).
+    pub goodbye: u16,
     /// Called with the first bytes that the server sends through the tunnel, before the client gets them, for as long
     /// as it says true.
     pub overhear: Option<Overhear>,
@@ -90,10 +92,13 @@ pub struct Closed {
     pub seen_in: Seen,
     /// WebSocket frames from the server.
     pub seen_out: Seen,
+    /// The status code of the Close frame that the gateway put there.
+    pub said: Option<u16>,
 }
 
-/// RFC 6455 7.4.1, IANA registry: the service restarts, come back.
-const SERVICE_RESTART: u16 = 1012;
+/// How long a client that has been told goodbye may take to leave. What it sends meanwhile is read away: the kernel would
+/// answer it with a reset, which overtakes the goodbye.
+const LINGER: Duration = Duration::from_secs(2);
 /// Reads before other tasks get their turn.
 const READS_PER_TURN: usize = 16;
 /// The buffer that a thread reads with; only bytes that the other side does not take at once are kept elsewhere.
@@ -110,17 +115,23 @@ thread_local! {
 /// other with a reset, so that neither takes a cut stream for a whole one.
 pub async fn carry(ends: Ends, idle: Duration, deadline: &Deadline, leave: &Leave, listening: Listening) -> Closed {
     let Ends { client, from_client, server, from_server, head } = ends;
-    let Listening { frames: websocket, overhear } = listening;
+    let Listening { frames: websocket, goodbye, overhear } = listening;
     let mut tunnel = Tunnel {
         client,
         server,
         inward: Direction::new(from_client, 0, websocket),
         outward: Direction::new(from_server, head, websocket),
         first: None,
+        goodbye,
+        said: None,
     };
     tunnel.outward.overhear(overhear, head);
     deadline.set(idle);
     let end = poll_fn(|cx| tunnel.poll(cx, idle, deadline, leave)).await;
+    if tunnel.said.is_some() {
+        deadline.set(LINGER);
+        poll_fn(|cx| tunnel.poll_left(cx, deadline)).await;
+    }
     match end {
         End::ClientLost => tunnel.server.socket().reset_on_close(),
         End::ServerLost => tunnel.client.socket().reset_on_close(),
@@ -128,7 +139,7 @@ pub async fn carry(ends: Ends, idle: Duration, deadline: &Deadline, leave: &Leav
     }
     let Direction { bytes: bytes_in, seen: seen_in, .. } = tunnel.inward;
     let Direction { bytes: bytes_out, seen: seen_out, .. } = tunnel.outward;
-    Closed { end, bytes_in, bytes_out, seen_in, seen_out }
+    Closed { end, bytes_in, bytes_out, seen_in, seen_out, said: tunnel.said }
 }
 
 struct Tunnel {
@@ -138,6 +149,9 @@ struct Tunnel {
     outward: Direction,
     /// Who finished first.
     first: Option<End>,
+    /// The status code of the goodbye, and of one that has been said.
+    goodbye: u16,
+    said: Option<u16>,
 }
 
 impl Tunnel {
@@ -183,14 +197,36 @@ impl Tunnel {
     fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let tracked = self.outward.tracker.is_some();
         if tracked && self.is_between_frames() && self.outward.seen.close.is_none() && !self.outward.eof {
-            self.outward.pending.extend_from_slice(&close_frame(SERVICE_RESTART, "", None));
+            self.outward.pending.extend_from_slice(&close_frame(self.goodbye, "", None));
             self.outward.eof = true;
+            self.said = Some(self.goodbye);
         }
         if self.outward.eof {
             // Best effort: a client that takes no bytes any more is not waited for.
             let _ = self.outward.poll(&mut self.server, &mut self.client, cx);
         }
         Poll::Ready(())
+    }
+
+    /// Ready once a client that has been told goodbye has left, or has had its time.
+    fn poll_left(&mut self, cx: &mut Context<'_>, deadline: &Deadline) -> Poll<()> {
+        if let Poll::Ready(Err(_)) = self.outward.poll(&mut self.server, &mut self.client, cx) {
+            return Poll::Ready(());
+        }
+        for _ in 0..READS_PER_TURN {
+            let read = BUFFER.with_borrow_mut(|buffer| {
+                let mut buffer = ReadBuf::new(buffer);
+                let read = Pin::new(&mut self.client).poll_read(cx, &mut buffer);
+                read.map_ok(|()| buffer.filled().len())
+            });
+            match read {
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+                Poll::Pending => return deadline.poll_expired(cx),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -370,7 +406,7 @@ mod tests {
         let deadline = clock.register();
         let roster = Roster::default();
         let leave = roster.add();
-        let listening = Listening { frames: websocket, overhear: None };
+        let listening = Listening { frames: websocket, goodbye: 1012, overhear: None };
         let closed = tokio::spawn(async move { carry(ends, idle, &deadline, &leave, listening).await });
         Running { client, server, clock, roster, closed }
     }

@@ -14,6 +14,7 @@ mod classic;
 mod cli;
 mod detect;
 mod drain;
+mod farewell;
 mod flash;
 mod forwarding;
 mod health;
