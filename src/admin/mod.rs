@@ -74,6 +74,9 @@ impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         const TEXT: &str = "text/plain; charset=utf-8";
         const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+        if self.core.ending.is_handed_over() {
+            session.set_keepalive(None);
+        }
         let head = session.req_header();
         let (status, kind, body) = match (head.method.as_str(), head.uri.path()) {
             ("GET" | "HEAD", "/livez") => (StatusCode::OK, TEXT, b"alive\n".to_vec()),

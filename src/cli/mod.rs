@@ -25,7 +25,7 @@ struct Arguments {
 const EXAMPLES: &str = "\
 Examples:
   sockgate check -c sockgate.yaml      say what is wrong with a file, and where
-  sockgate run -c sockgate.yaml        serve; SIGTERM stops cleanly, SIGUSR1 reopens the access log
+  sockgate run -c sockgate.yaml        serve; SIGTERM stops cleanly, SIGUSR2 upgrades, SIGUSR1 reopens the access log
   sockgate health 127.0.0.1:9901       ask a running gateway whether it is ready
 
 The log goes to standard error; RUST_LOG chooses what it tells (error, warn, info, debug).

@@ -16,6 +16,7 @@ pub struct Ending {
     /// The same as the channel beside it says, for those who ask once for each request.
     is_leaving: AtomicBool,
     leaving: watch::Sender<bool>,
+    handed_over: watch::Sender<bool>,
     told: watch::Sender<bool>,
     cut: AtomicBool,
 }
@@ -28,6 +29,22 @@ const TICK: Duration = Duration::from_millis(10);
 const COUNT: Duration = Duration::from_millis(250);
 
 impl Ending {
+    /// Another process has the listening sockets, the admin address among them, and takes what comes from now on.
+    pub fn hand_over(&self) {
+        self.handed_over.send_replace(true);
+        self.leave();
+    }
+
+    /// Whether that has come.
+    pub fn is_handed_over(&self) -> bool {
+        self.is_leaving() && *self.handed_over.borrow()
+    }
+
+    /// Becomes true when that comes.
+    pub fn handed_over(&self) -> watch::Receiver<bool> {
+        self.handed_over.subscribe()
+    }
+
     /// Nothing new is accepted from now on.
     pub fn leave(&self) {
         self.is_leaving.store(true, Ordering::Release);

@@ -1,8 +1,11 @@
 //! The one assembler: builds every part from a configuration, runs them, and stops them in order.
 
+mod manager;
 mod stop;
+mod upgrade;
 
 use std::fmt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -24,6 +27,7 @@ use crate::admin::{self, Admin};
 use crate::config::Config;
 use crate::deadline::Deadlines;
 use crate::drain::Ending;
+use crate::listener::inherit::Sockets;
 use crate::listener::{self, ConnectionLimits, Listener, Shared};
 use crate::metrics::Metrics;
 use crate::proxy::{App, Balancer, Core, HttpEngine, PingoraEngine};
@@ -32,6 +36,7 @@ use crate::snapshot::{Brought, Snapshot};
 use crate::upstream::{self, Balance};
 
 use stop::Stopper;
+use upgrade::Upgrade;
 
 /// A gateway that is built and bound, and serves once it runs.
 pub struct Gateway {
@@ -44,6 +49,8 @@ pub struct Gateway {
     deadlines: Arc<Deadlines>,
     log_writer: Writer,
     stop_asked: Arc<Notify>,
+    sockets: Arc<Sockets>,
+    predecessor: Option<UnixStream>,
 }
 
 /// Stops a running gateway from within the program, as SIGTERM does from without.
@@ -100,22 +107,38 @@ impl Gateway {
 
     /// Serves until SIGTERM, SIGINT or [`Handle::stop`]; returns when everything has ended. Blocks the thread.
     pub fn run(self) {
-        let Self { core, app, mut server, listeners, admin, limits, deadlines, log_writer, stop_asked } = self;
+        let Self {
+            core,
+            app,
+            mut server,
+            listeners,
+            admin,
+            limits,
+            deadlines,
+            log_writer,
+            stop_asked,
+            sockets,
+            predecessor,
+        } = self;
         let ready = Arc::new(AtomicBool::new(true));
         let threads = server.configuration.threads;
+        let upgrade = Upgrade::new(sockets);
         server.add_service(Traffic {
             core: Arc::clone(&core),
             app: Arc::clone(&app),
             listeners: Some(listeners),
             deadlines: Arc::clone(&deadlines),
             stopping: core.ending.leaving(),
+            predecessor,
             threads,
         });
         if let Some(listener) = admin {
             let (core, limits, ready) = (Arc::clone(&core), Arc::clone(&limits), Arc::clone(&ready));
-            server.add_service(AdminService { listener: Some(listener), admin: Some(Admin::new(core, limits, ready)) });
+            let stopping = core.ending.handed_over();
+            let admin = Some(Admin::new(core, limits, ready));
+            server.add_service(AdminService { listener: Some(listener), admin, stopping });
         }
-        let stopper = Stopper { core, stop_asked, ready, app, limits, deadlines };
+        let stopper = Stopper { core, stop_asked, ready, app, limits, deadlines, upgrade };
         server.run(RunArgs { shutdown_signal: Box::new(stopper) });
         log_writer.finish();
     }
@@ -173,7 +196,9 @@ impl Builder {
         })?;
         let limits = ConnectionLimits::new(config.limits.connections, config.limits.connections_per_address);
         let deadlines = Deadlines::new();
+        let (sockets, predecessor) = Sockets::from_env();
         let shared = Shared {
+            sockets: Arc::clone(&sockets),
             limits: Arc::clone(&limits),
             deadlines: Arc::clone(&deadlines),
             flash_policy: listener::flash_policy(&config.flash_policy).map_err(|error| fail(&error))?,
@@ -187,6 +212,7 @@ impl Builder {
             Some(said) => Some(admin::listener(said, &shared, &metrics).map_err(|error| fail(&error))?),
             None => None,
         };
+        sockets.close_rest();
         let threads = match config.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -211,7 +237,20 @@ impl Builder {
         server.bootstrap();
         let engine = engine(Balancer::new(Arc::clone(&core)), &server.configuration, keep_alive);
         let app = Arc::new(App::new(Arc::clone(&core), engine));
-        Ok(Gateway { core, app, server, listeners, admin, limits, deadlines, log_writer, stop_asked: Arc::default() })
+        let stop_asked = Arc::default();
+        Ok(Gateway {
+            core,
+            app,
+            server,
+            listeners,
+            admin,
+            limits,
+            deadlines,
+            log_writer,
+            stop_asked,
+            sockets,
+            predecessor,
+        })
     }
 }
 
@@ -251,6 +290,7 @@ struct Traffic {
     listeners: Option<Vec<Listener>>,
     deadlines: Arc<Deadlines>,
     stopping: ShutdownWatch,
+    predecessor: Option<UnixStream>,
     threads: usize,
 }
 
@@ -265,6 +305,10 @@ impl Service for Traffic {
         for listener in self.listeners.take().unwrap_or_default() {
             info!("listening {} {}", listener.name(), listener.address());
             tokio::spawn(listener.run(Arc::clone(&self.app), self.stopping.clone()));
+        }
+        match self.predecessor.take() {
+            Some(predecessor) => upgrade::say_ready(predecessor),
+            None => manager::ready(),
         }
         let log = self.core.access_log.clone();
         tokio::spawn(async move {
@@ -306,14 +350,16 @@ async fn received(signal: &mut Option<Signal>) -> bool {
 struct AdminService {
     listener: Option<Listener>,
     admin: Option<Admin>,
+    /// It stays until the end, unless another process has taken it over.
+    stopping: ShutdownWatch,
 }
 
 #[async_trait]
 impl Service for AdminService {
-    async fn start_service(&mut self, _fds: Option<ListenFds>, shutdown: ShutdownWatch, _listeners_per_fd: usize) {
+    async fn start_service(&mut self, _fds: Option<ListenFds>, _shutdown: ShutdownWatch, _listeners_per_fd: usize) {
         if let (Some(listener), Some(admin)) = (self.listener.take(), self.admin.take()) {
             info!("listening admin {}", listener.address());
-            listener.run(Arc::new(admin.into_app()), shutdown).await;
+            listener.run(Arc::new(admin.into_app()), self.stopping.clone()).await;
         }
     }
 

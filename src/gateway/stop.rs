@@ -12,6 +12,8 @@ use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
+use super::manager;
+use super::upgrade::Upgrade;
 use crate::deadline::Deadlines;
 use crate::drain;
 use crate::listener::ConnectionLimits;
@@ -30,6 +32,7 @@ pub(super) struct Stopper {
     pub(super) app: Arc<App>,
     pub(super) limits: Arc<ConnectionLimits>,
     pub(super) deadlines: Arc<Deadlines>,
+    pub(super) upgrade: Upgrade,
 }
 
 #[async_trait]
@@ -46,26 +49,78 @@ impl Stopper {
     async fn wait(&self) -> io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            () = self.stop_asked.notified() => {}
-            _ = interrupt.recv() => {
-                info!("interrupted: stopping at once");
-                return Ok(());
+        let mut upgrade = signal(SignalKind::user_defined2())?;
+        let mut handed_over = false;
+        while !handed_over {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                () = self.stop_asked.notified() => break,
+                _ = interrupt.recv() => {
+                    info!("interrupted: stopping at once");
+                    return Ok(());
+                }
+                _ = upgrade.recv() => {}
+            }
+            tokio::select! {
+                biased;
+                _ = terminate.recv() => break,
+                () = self.stop_asked.notified() => break,
+                _ = interrupt.recv() => {
+                    info!("interrupted: stopping at once");
+                    return Ok(());
+                }
+                over = self.hand_over() => handed_over = over,
+            }
+        }
+        if handed_over {
+            self.core.ending.hand_over();
+        }
+        let drain = self.drain(handed_over);
+        tokio::pin!(drain);
+        if handed_over {
+            // Whoever stops the service tells all of its processes, and this one is stopping already.
+            tokio::select! {
+                () = &mut drain => return Ok(()),
+                _ = terminate.recv() => info!("SIGTERM: stopping already"),
+                _ = interrupt.recv() => return Ok(()),
             }
         }
         tokio::select! {
-            () = self.drain() => {}
+            () = drain => {}
             _ = terminate.recv() => info!("a second SIGTERM: stopping at once"),
             _ = interrupt.recv() => info!("interrupted: stopping at once"),
         }
         Ok(())
     }
 
-    /// Not ready, then no more connections and an end to idle ones, then goodbyes, then the deadline.
-    async fn drain(&self) {
-        let drain = self.core.snapshot.load().config.drain.clone();
-        self.ready.store(false, Ordering::Release);
+    /// Starts the next process; whether it has taken over.
+    async fn hand_over(&self) -> bool {
+        info!("upgrade: starting a new process");
+        manager::reloading();
+        match self.upgrade.hand_over().await {
+            Ok(process) => {
+                info!("upgrade: process {process} has taken over");
+                manager::handed_over(process);
+                true
+            }
+            Err(why) => {
+                warn!("upgrade: the new process has not taken over, this one goes on: {why}");
+                manager::ready();
+                false
+            }
+        }
+    }
+
+    /// Not ready, then no more connections and an end to idle ones, then goodbyes, then the deadline. Where another
+    /// process has taken over, connections are its affair already.
+    async fn drain(&self, handed_over: bool) {
+        let mut drain = self.core.snapshot.load().config.drain.clone();
+        if handed_over {
+            drain.delay = Duration::ZERO;
+        } else {
+            self.ready.store(false, Ordering::Release);
+            manager::stopping();
+        }
         info!("stopping: {} connections open", self.limits.open());
         let deadline = Instant::now() + drain.deadline.max(drain.delay);
         tokio::time::sleep(drain.delay).await;
@@ -73,7 +128,7 @@ impl Stopper {
         let told = AtomicUsize::new(0);
         let gone = tokio::select! {
             gone = self.all_gone_by(deadline, &told) => gone,
-            () = self.say_goodbye(&drain, &told) => false,
+            () = self.say_goodbye(&drain, deadline, &told) => false,
         };
         if gone {
             info!("stopped: every connection has ended, {} of them told goodbye", told.into_inner());
@@ -89,9 +144,14 @@ impl Stopper {
     }
 
     /// Tells everybody goodbye over the time that is given for it, and from then on whoever still comes at once.
-    async fn say_goodbye(&self, drain: &drain::Config, told: &AtomicUsize) {
+    async fn say_goodbye(&self, drain: &drain::Config, deadline: Instant, told: &AtomicUsize) {
         let rosters = || self.core.snapshot.load().rosters();
         drain::spread(rosters, drain.window(), drain.jitter, told).await;
+        if self.core.ending.is_handed_over() {
+            // Polls move to the new process with their answers, which heartbeats bring; those that have none at last
+            // are told.
+            tokio::time::sleep_until((deadline - GOODBYES).into()).await;
+        }
         self.core.ending.all_told();
         self.app.cleanup().await;
         let mut ticks = tokio::time::interval(TICK);

@@ -7,6 +7,7 @@ pub mod config;
 pub mod connection;
 pub mod detect;
 mod flash;
+pub mod inherit;
 mod lent;
 pub mod limits;
 mod pending;
@@ -28,6 +29,7 @@ use tokio_rustls::TlsAcceptor;
 pub use config::{Config, FlashPolicy};
 pub use connection::{Connection, Info, NoHead, Parts, Protocol, TlsInfo};
 use detect::{Detected, detect};
+use inherit::Sockets;
 pub use lent::{Back, Lent};
 pub use limits::{ConnectionLimits, Permit};
 pub use pending::{Farewell, Pending};
@@ -60,6 +62,8 @@ pub struct Shared {
     pub flash_timeout: Duration,
     /// How long a client may take to begin its first request.
     pub first_bytes: Duration,
+    /// Sockets of the process before, and those to hand to the next.
+    pub sockets: Arc<Sockets>,
 }
 
 /// Everything that a connection's task needs.
@@ -106,9 +110,13 @@ impl Listener {
             Some(tls) => Some(tls::server_config(tls, alpn).map_err(|error| fail(error.to_string()))?.into()),
             None => None,
         };
-        let socket = BoundSocket::bind(&config.address, config.backlog)
-            .map_err(|error| fail(format!("{} can't be bound: {error}", config.address)))?;
-        let name: Arc<str> = config.name().into();
+        let name = config.name();
+        let socket = match shared.sockets.take(&name, &config.address) {
+            Some(inherited) => BoundSocket::take_over(inherited, config.backlog),
+            None => BoundSocket::bind(&config.address, config.backlog),
+        };
+        let socket = socket.map_err(|error| fail(format!("{} can't be bound: {error}", config.address)))?;
+        let name: Arc<str> = name.into();
         let detected_tcp = config.detect.as_ref().and_then(|detect| detect.tcp.as_deref());
         let settings = Settings {
             name: Arc::clone(&name),
@@ -138,9 +146,10 @@ impl Listener {
     {
         let Self { name, socket, settings } = self;
         let acceptor = match socket.start() {
-            Ok(acceptor) => acceptor,
+            Ok(acceptor) => Arc::new(acceptor),
             Err(error) => return warn!("listener {name}: can't accept: {error}"),
         };
+        settings.shared.sockets.opened(&name, &settings.config.address, &acceptor);
         loop {
             let accepted = tokio::select! {
                 biased;

@@ -80,10 +80,10 @@ impl Balancer {
     }
 
     /// When the gateway leaves, this answer is the last on its connection, unless a session uses it that has not been
-    /// told goodbye yet.
+    /// told goodbye yet, and that has nowhere else to go.
     fn leave(&self, session: &mut Session, ctx: &Exchange) {
         let of_session = ctx.info.as_ref().is_some_and(|info| info.pending.is_of_session());
-        if self.core.ending.is_leaving() && !of_session {
+        if self.core.ending.is_leaving() && (!of_session || self.core.ending.is_handed_over()) {
             session.set_keepalive(None);
         }
     }

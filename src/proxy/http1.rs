@@ -22,7 +22,7 @@ pub(super) async fn serve(
     shutdown: &ShutdownWatch,
 ) {
     let (mut stopping, mut first_call, all_told) = (shutdown.clone(), shutdown.clone(), core.ending.told());
-    let mut told = all_told.clone();
+    let (mut told, mut handed_over) = (all_told.clone(), core.ending.handed_over());
     let mut first = true;
     loop {
         let (timeouts, limits) = {
@@ -36,9 +36,11 @@ pub(super) async fn serve(
             biased;
             head = connection.read_head(idle, timeouts.head, most) => Some(head),
             // An idle connection ends at once, one that has not been used yet a moment later, and one that a session
-            // uses once every session has been told goodbye: it has no other way to reach its server.
+            // uses once every session has been told goodbye: it has no other way to reach its server, unless another
+            // process has taken over.
             _ = stopping.wait_for(|&stopping| stopping), if !first && !of_session => None,
             _ = told.wait_for(|&told| told), if !first && of_session => None,
+            _ = handed_over.wait_for(|&over| over), if !first && of_session => None,
             () = last_call(&mut first_call), if first => None,
         };
         let head = match head {

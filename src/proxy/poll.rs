@@ -2,8 +2,9 @@
 //! to leave has come, the client gets an Engine.IO close packet as its answer, and opens a new session by itself.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::{Instant, SystemTime};
 
 use bytes::BytesMut;
@@ -39,12 +40,21 @@ pub(super) async fn serve(
     let (lent, back) = connection.lend();
     let served = {
         let mut serving = engine.serve_http1(Box::new(lent), head, shutdown);
+        let mut all_told = shutdown.clone();
+        let mut all_told = pin!(async move {
+            let _ = all_told.wait_for(|&told| told).await;
+        });
         poll_fn(|cx| {
             if let Poll::Ready(served) = serving.as_mut().poll(cx) {
                 return Poll::Ready(Some(served));
             }
             // In this order: the hooks announce the poll while the engine is polled, and both wake the same task.
-            info.pending.poll_told(cx).map(|()| None)
+            ready!(info.pending.poll_told(cx));
+            if core.ending.is_handed_over() {
+                // With its next poll the session is at the new process: one that is answered in time needs no goodbye.
+                ready!(all_told.as_mut().poll(cx));
+            }
+            Poll::Ready(None)
         })
         .await
     };

@@ -30,4 +30,5 @@ mod support;
 mod tcp;
 mod timeouts;
 mod tls;
+mod upgrade;
 mod websocket;
