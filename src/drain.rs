@@ -76,11 +76,26 @@ pub struct Roster {
 /// One that can be told to leave; whoever serves it holds it for as long as it is open.
 #[derive(Debug, Default)]
 pub struct Leave {
+    origin: Origin,
     told: AtomicBool,
     waker: AtomicWaker,
 }
 
+/// The way by which something came in; a reload may take it away.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The name of the listener.
+    pub listener: Arc<str>,
+    /// The name of the route; raw connections have none.
+    pub route: Option<Arc<str>>,
+}
+
 impl Leave {
+    /// The way by which it came in.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
     /// Ready once it has been told; else the task is woken when it is.
     pub fn poll_told(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.waker.register(cx.waker());
@@ -105,8 +120,8 @@ impl Leave {
 
 impl Roster {
     /// Puts one more on the list, until its last holder drops it.
-    pub fn add(&self) -> Arc<Leave> {
-        let leave = Arc::new(Leave::default());
+    pub fn add(&self, origin: Origin) -> Arc<Leave> {
+        let leave = Arc::new(Leave { origin, ..Leave::default() });
         let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
         // Sweep when the list is about to grow: each entry is then looked at a bounded number of times.
         if present.len() == present.capacity() {
@@ -118,6 +133,18 @@ impl Roster {
         }
         present.push(Arc::downgrade(&leave));
         leave
+    }
+
+    /// Those who are open now and came in by a way like this.
+    pub fn those(&self, is_meant: impl Fn(&Origin) -> bool) -> Vec<Weak<Leave>> {
+        let present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        let meant = |entry: &&Weak<Leave>| entry.upgrade().is_some_and(|leave| is_meant(&leave.origin));
+        present.iter().filter(meant).cloned().collect()
+    }
+
+    /// A list of these alone.
+    pub fn of(present: Vec<Weak<Leave>>) -> Self {
+        Self { present: Mutex::new(present) }
     }
 
     /// How many are open.
@@ -191,7 +218,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn everybody_is_told_once_and_at_the_pace() {
         let roster = Roster::default();
-        let open: Vec<_> = (0..100).map(|_| roster.add()).collect();
+        let open: Vec<_> = (0..100).map(|_| roster.add(Origin::default())).collect();
         let started = Instant::now();
         let told = empty(&roster, pace(50.0, 60)).await;
         let took = started.elapsed();
@@ -203,7 +230,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_deadline_tells_whoever_is_left() {
         let roster = Roster::default();
-        let open: Vec<_> = (0..100).map(|_| roster.add()).collect();
+        let open: Vec<_> = (0..100).map(|_| roster.add(Origin::default())).collect();
         let started = Instant::now();
         assert_eq!(empty(&roster, pace(1.0, 3)).await, 100);
         assert!(started.elapsed() < Duration::from_millis(3100));
@@ -214,13 +241,23 @@ mod tests {
     async fn who_left_by_itself_takes_no_turn_and_no_memory() {
         let roster = Roster::default();
         for _ in 0..10_000 {
-            drop(roster.add());
+            drop(roster.add(Origin::default()));
         }
-        let stays = roster.add();
+        let stays = roster.add(Origin::default());
         assert_eq!(roster.len(), 1);
         assert!(roster.present.lock().unwrap().capacity() < 64);
         assert!(roster.tell_one() && !roster.tell_one());
         stays.told().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn some_can_be_told_by_the_way_they_came_in() {
+        let roster = Roster::default();
+        let came = |listener: &str| roster.add(Origin { listener: listener.into(), route: None });
+        let (old, new) = (came("old"), came("new"));
+        let meant = Roster::of(roster.those(|origin| &*origin.listener == "old"));
+        assert_eq!(empty(&meant, pace(50.0, 60)).await, 1);
+        assert!(old.is_told() && !new.is_told());
     }
 
     #[tokio::test(start_paused = true)]
@@ -235,7 +272,7 @@ mod tests {
             }
         });
         tokio::time::sleep(Duration::from_secs(5)).await;
-        let late = roster.add();
+        let late = roster.add(Origin::default());
         late.told().await;
         drop(late);
         assert_eq!(emptying.await.unwrap(), 1);

@@ -7,17 +7,24 @@ use serde_json::{Value, json};
 
 use super::drain;
 use crate::affinity::{Home, SessionTable};
+use crate::reload::Outcome;
 use crate::snapshot::{Pool, Snapshot};
 use crate::upstream::{Server, State, Upstream};
 
 /// Everything that `/status` tells.
-pub(super) fn status(snapshot: &Snapshot, connections: usize, uptime: Duration) -> Value {
+pub(super) fn status(snapshot: &Snapshot, outcome: Outcome, connections: usize, uptime: Duration) -> Value {
+    let time = |at| humantime::format_rfc3339_seconds(at).to_string();
     let mut pools: Vec<_> = snapshot.pools.values().collect();
     pools.sort_by(|a, b| a.upstream.name().cmp(b.upstream.name()));
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": uptime.as_secs(),
         "connections": connections,
+        "configuration": {
+            "loaded": time(outcome.loaded),
+            "tried": time(outcome.tried),
+            "error": outcome.fault,
+        },
         "upstreams": pools.iter().map(|pool| upstream_status(pool)).collect::<Vec<_>>(),
     })
 }
@@ -176,6 +183,8 @@ fn label(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use futures::FutureExt;
 
     use super::*;
@@ -200,7 +209,7 @@ upstreams:
     #[test]
     fn how_new_sessions_come_to_their_servers_is_told() {
         let config = Config::read("test", YAML, &|_| None).unwrap().config;
-        let snapshot = Snapshot::build(config, Brought::default(), &Metrics::new().unwrap()).unwrap();
+        let snapshot = Snapshot::build(config, &Brought::default(), &Metrics::new().unwrap(), |_| None).unwrap();
         let upstream = &snapshot.pools["sockets"].upstream;
         let client = PickKey::from(std::net::IpAddr::from([192, 0, 2, 7]));
         let pick = || upstream.pick_new(&client, None, &mut Tried::default()).now_or_never().unwrap();
@@ -226,7 +235,8 @@ upstreams:
         }
         assert!(!text.contains(r#"sockgate_sessions_placed_total{upstream="web""#));
 
-        let status = status(&snapshot, 0, Duration::ZERO);
+        let outcome = Outcome { loaded: SystemTime::UNIX_EPOCH, tried: SystemTime::UNIX_EPOCH, fault: None };
+        let status = status(&snapshot, outcome, 0, Duration::ZERO);
         let sessions = &status["upstreams"][0]["sessions"];
         assert_eq!((&sessions["live"], &sessions["refused_to_open"]), (&json!(1), &json!(1)));
         assert_eq!(sessions["largest_client"], json!({ "address": "192.0.2.7", "share": 1.0 }));

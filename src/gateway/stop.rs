@@ -18,6 +18,7 @@ use crate::deadline::Deadlines;
 use crate::drain;
 use crate::listener::ConnectionLimits;
 use crate::proxy::{App, Core};
+use crate::reload::Reloader;
 
 /// Longest time for goodbyes to leave once the deadline of the drain has come.
 const GOODBYES: Duration = Duration::from_secs(1);
@@ -26,7 +27,7 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// Waits for the signal to stop, and for everything to end.
 pub(super) struct Stopper {
-    pub(super) core: Arc<Core>,
+    pub(super) reloader: Arc<Reloader>,
     pub(super) stop_asked: Arc<Notify>,
     pub(super) ready: Arc<AtomicBool>,
     pub(super) app: Arc<App>,
@@ -46,6 +47,10 @@ impl ShutdownSignalWatch for Stopper {
 }
 
 impl Stopper {
+    fn core(&self) -> &Core {
+        self.reloader.core()
+    }
+
     async fn wait(&self) -> io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -73,7 +78,7 @@ impl Stopper {
             }
         }
         if handed_over {
-            self.core.ending.hand_over();
+            self.core().ending.hand_over();
         }
         let drain = self.drain(handed_over);
         tokio::pin!(drain);
@@ -114,7 +119,8 @@ impl Stopper {
     /// Not ready, then no more connections and an end to idle ones, then goodbyes, then the deadline. Where another
     /// process has taken over, connections are its affair already.
     async fn drain(&self, handed_over: bool) {
-        let mut drain = self.core.snapshot.load().config.drain.clone();
+        let mut drain = self.core().snapshot.load().config.drain.clone();
+        self.reloader.stop();
         if handed_over {
             drain.delay = Duration::ZERO;
         } else {
@@ -124,7 +130,7 @@ impl Stopper {
         info!("stopping: {} connections open", self.limits.open());
         let deadline = Instant::now() + drain.deadline.max(drain.delay);
         tokio::time::sleep(drain.delay).await;
-        self.core.ending.leave();
+        self.core().ending.leave();
         let told = AtomicUsize::new(0);
         let gone = tokio::select! {
             gone = self.all_gone_by(deadline, &told) => gone,
@@ -135,7 +141,7 @@ impl Stopper {
             return;
         }
         info!("stopping: the deadline has come, {} connections are cut", self.limits.open());
-        self.core.ending.cut();
+        self.core().ending.cut();
         self.deadlines.stop();
         self.all_gone_by(Instant::now() + GOODBYES, &told).await;
         // Streams of HTTP/2 end a moment after their connection; their lines are on the way.
@@ -145,14 +151,14 @@ impl Stopper {
 
     /// Tells everybody goodbye over the time that is given for it, and from then on whoever still comes at once.
     async fn say_goodbye(&self, drain: &drain::Config, deadline: Instant, told: &AtomicUsize) {
-        let rosters = || self.core.snapshot.load().rosters();
+        let rosters = || self.reloader.rosters();
         drain::spread(rosters, drain.window(), drain.jitter, told).await;
-        if self.core.ending.is_handed_over() {
+        if self.core().ending.is_handed_over() {
             // Polls move to the new process with their answers, which heartbeats bring; those that have none at last
             // are told.
             tokio::time::sleep_until((deadline - GOODBYES).into()).await;
         }
-        self.core.ending.all_told();
+        self.core().ending.all_told();
         self.app.cleanup().await;
         let mut ticks = tokio::time::interval(TICK);
         loop {
@@ -170,7 +176,7 @@ impl Stopper {
             }
             if said.elapsed() >= Duration::from_secs(1) {
                 said = Instant::now();
-                let waiting: usize = self.core.snapshot.load().rosters().iter().map(|roster| roster.len()).sum();
+                let waiting: usize = self.reloader.rosters().iter().map(|roster| roster.len()).sum();
                 let (open, told) = (self.limits.open(), told.load(Ordering::Relaxed));
                 info!("stopping: {open} connections left; {told} have been told goodbye, {waiting} will be");
             }

@@ -11,16 +11,18 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use arc_swap::ArcSwap;
 use listenfd::ListenFd;
 use log::warn;
 use nix::libc::{AF_UNIX, SOCK_STREAM};
 use serde::{Deserialize, Serialize};
 
+use super::Settings;
 use super::socket::Acceptor;
 use crate::address::BindAddress;
 
 /// The listening sockets of a gateway, from the process before and for the next.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Sockets {
     /// Those that no listener has taken yet.
     inherited: Mutex<Vec<Inherited>>,
@@ -52,9 +54,8 @@ pub(super) enum Listening {
     Unix(UnixListener),
 }
 
-#[derive(Debug)]
 struct Open {
-    said: Said,
+    settings: Arc<ArcSwap<Settings>>,
     acceptor: Weak<Acceptor>,
 }
 
@@ -70,6 +71,12 @@ pub struct Handover {
 
 /// The environment variable that tells what the descriptors are.
 pub const LISTENERS: &str = "SOCKGATE_LISTENERS";
+
+impl fmt::Debug for Sockets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sockets").field("inherited", &self.inherited).finish_non_exhaustive()
+    }
+}
 
 impl Sockets {
     /// What this process was started with. If a gateway started it, that one waits for a word on the stream beside.
@@ -112,11 +119,10 @@ impl Sockets {
     }
 
     /// Notes a socket that accepts, for as long as it does.
-    pub(super) fn opened(&self, listener: &str, address: &BindAddress, acceptor: &Arc<Acceptor>) {
-        let said = Said { listener: listener.to_owned(), address: address.clone(), owns_file: acceptor.owns_file() };
+    pub(super) fn opened(&self, settings: &Arc<ArcSwap<Settings>>, acceptor: &Arc<Acceptor>) {
         let mut open = lock(&self.open);
         open.retain(|open| open.acceptor.strong_count() > 0);
-        open.push(Open { said, acceptor: Arc::downgrade(acceptor) });
+        open.push(Open { settings: Arc::clone(settings), acceptor: Arc::downgrade(acceptor) });
     }
 
     /// Duplicates of all sockets that accept.
@@ -128,7 +134,9 @@ impl Sockets {
         for open in lock(&self.open).iter() {
             if let Some(acceptor) = open.acceptor.upgrade() {
                 descriptors.push(acceptor.as_fd().try_clone_to_owned()?);
-                said.push(open.said.clone());
+                let settings = open.settings.load();
+                let (listener, address) = (settings.config.name(), settings.config.address.clone());
+                said.push(Said { listener, address, owns_file: acceptor.owns_file() });
                 acceptors.push(acceptor);
             }
         }

@@ -17,6 +17,7 @@ use super::exchange::{Exchange, Line};
 use super::learn::{Heard, Learner};
 use super::place::Ask;
 use super::{Core, connect, head, peer};
+use crate::drain::Origin;
 use crate::http::forwarding::Seen;
 use crate::http::hop_by_hop::{is_hop_by_hop, is_nominated};
 use crate::http::{Refusal, answers};
@@ -502,8 +503,9 @@ impl Balancer {
 fn announce(session: &Session, ctx: &Exchange, pool: &Pool, lease: &Lease) {
     let poll = ctx.ask.as_ref().and_then(|ask| ask.polls(session.req_header().method.as_str()));
     if let (Some(poll), Some(info), false) = (poll, &ctx.info, session.is_http2()) {
+        let route = ctx.route.as_ref().map(|route| Arc::clone(&route.name));
         info.pending.announce(Farewell {
-            leave: pool.roster(lease.server().id()).add(),
+            leave: pool.roster(lease.server().id()).add(Origin { listener: Arc::clone(&info.listener), route }),
             body: goodbye(poll.revision, poll.jsonp),
             jsonp: poll.jsonp.is_some(),
             upstream: Arc::clone(lease.upstream().name()),

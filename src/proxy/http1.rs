@@ -21,8 +21,7 @@ pub(super) async fn serve(
     mut connection: Box<Connection>,
     shutdown: &ShutdownWatch,
 ) {
-    let (mut stopping, mut first_call, all_told) = (shutdown.clone(), shutdown.clone(), core.ending.told());
-    let (mut told, mut handed_over) = (all_told.clone(), core.ending.handed_over());
+    let (mut stopping, mut first_call) = (shutdown.clone(), shutdown.clone());
     let mut first = true;
     loop {
         let (timeouts, limits) = {
@@ -35,12 +34,8 @@ pub(super) async fn serve(
         let head = tokio::select! {
             biased;
             head = connection.read_head(idle, timeouts.head, most) => Some(head),
-            // An idle connection ends at once, one that has not been used yet a moment later, and one that a session
-            // uses once every session has been told goodbye: it has no other way to reach its server, unless another
-            // process has taken over.
-            _ = stopping.wait_for(|&stopping| stopping), if !first && !of_session => None,
-            _ = told.wait_for(|&told| told), if !first && of_session => None,
-            _ = handed_over.wait_for(|&over| over), if !first && of_session => None,
+            // An idle connection ends at once, one that has not been used yet a moment later.
+            () = idle_no_longer(core, &mut stopping, of_session), if !first => None,
             () = last_call(&mut first_call), if first => None,
         };
         let head = match head {
@@ -59,10 +54,13 @@ pub(super) async fn serve(
         match kind(&mut head, &limits) {
             Ok(Kind::Exchange(body)) => {
                 connection.expect(body);
+                // What is the last answer of a connection when the gateway leaves, the hooks say.
+                let all_told = core.ending.is_leaving().then(|| core.ending.told());
+                let shutdown = all_told.as_ref().unwrap_or(shutdown);
                 let reusable = if poll::may_be_one(&head) {
-                    poll::serve(core, engine, connection, head, &all_told).await
+                    poll::serve(core, engine, connection, head, shutdown).await
                 } else {
-                    let stream = engine.serve_http1(connection, head, &all_told).await;
+                    let stream = engine.serve_http1(connection, head, shutdown).await;
                     stream.and_then(|stream| stream.into_any().downcast().ok())
                 };
                 match reusable {
@@ -73,6 +71,16 @@ pub(super) async fn serve(
             Ok(Kind::Upgrade(opening)) => return websocket::serve(core, *connection, &head, opening).await,
             Err(refusal) => return refuse(core, *connection, refusal, Some(&head)).await,
         }
+    }
+}
+
+/// Waits until a connection between two requests has to go: when its listener ends, or the gateway leaves. One that a
+/// session uses stays until every session has been told goodbye: it has no other way to reach its server, unless another
+/// process has taken over.
+async fn idle_no_longer(core: &Core, stopping: &mut ShutdownWatch, of_session: bool) {
+    let _ = stopping.wait_for(|&stopping| stopping).await;
+    if of_session && core.ending.is_leaving() {
+        core.ending.nothing_to_stay_for().await;
     }
 }
 

@@ -40,7 +40,7 @@ pub(super) async fn serve(
     let (lent, back) = connection.lend();
     let served = {
         let mut serving = engine.serve_http1(Box::new(lent), head, shutdown);
-        let mut all_told = shutdown.clone();
+        let mut all_told = core.ending.told();
         let mut all_told = pin!(async move {
             let _ = all_told.wait_for(|&told| told).await;
         });

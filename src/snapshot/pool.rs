@@ -29,10 +29,10 @@ pub struct Pool {
     /// What is hashed in place of the client's address, the first that a request has.
     pub keys: Vec<By>,
     /// Places for searches of sessions that nobody here knows.
-    pub searches: Semaphore,
+    pub searches: Arc<Semaphore>,
     /// What is open on each server.
-    rosters: Mutex<HashMap<ServerId, Arc<Roster>>>,
-    drains: Mutex<HashMap<ServerId, Drain>>,
+    rosters: Arc<Mutex<HashMap<ServerId, Arc<Roster>>>>,
+    drains: Arc<Mutex<HashMap<ServerId, Drain>>>,
 }
 
 /// A drain of one server under way, or over.
@@ -70,10 +70,34 @@ impl Pool {
             metrics,
             group: NEXT_GROUP.fetch_add(1, Ordering::Relaxed),
             engine: OnceLock::new(),
-            searches: Semaphore::new(SEARCHES),
-            rosters: Mutex::default(),
-            drains: Mutex::default(),
+            searches: Arc::new(Semaphore::new(SEARCHES)),
+            rosters: Arc::default(),
+            drains: Arc::default(),
         }
+    }
+
+    /// The same pool around the same upstream, rebuilt: what is open stays on its rosters, and drains go on. This very
+    /// one, where the upstream is the same too.
+    pub(super) fn rebuild(self: &Arc<Self>, upstream: Arc<Upstream>) -> Arc<Self> {
+        if Arc::ptr_eq(&upstream, &self.upstream) {
+            return Arc::clone(self);
+        }
+        // Connections that are kept to its servers stay good unless they speak TLS by other terms.
+        let same_way = self.upstream.tls() == upstream.tls();
+        let fresh = Self::new(upstream, self.metrics.clone());
+        Arc::new(Self {
+            group: if same_way { self.group } else { fresh.group },
+            searches: Arc::clone(&self.searches),
+            rosters: Arc::clone(&self.rosters),
+            drains: Arc::clone(&self.drains),
+            ..fresh
+        })
+    }
+
+    /// The rosters of all servers, those of servers that are gone included.
+    pub fn rosters(&self) -> Vec<(ServerId, Arc<Roster>)> {
+        let rosters = self.rosters.lock().unwrap_or_else(PoisonError::into_inner);
+        rosters.iter().map(|(&server, roster)| (server, Arc::clone(roster))).collect()
     }
 
     /// The sessions of a Socket.IO upstream; `None` on others.
@@ -84,11 +108,6 @@ impl Pool {
     /// What is open on a server and can be told to leave.
     pub fn roster(&self, server: ServerId) -> Arc<Roster> {
         Arc::clone(self.rosters.lock().unwrap_or_else(PoisonError::into_inner).entry(server).or_default())
-    }
-
-    /// The same for all of its servers, those included that it no longer has.
-    pub fn rosters(&self) -> Vec<Arc<Roster>> {
-        self.rosters.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// Sessions that live on a server.

@@ -380,7 +380,7 @@ mod tests {
 
     use super::*;
     use crate::deadline::Deadlines;
-    use crate::drain::Roster;
+    use crate::drain::{Origin, Roster};
     use crate::transport::Socket;
 
     struct Running {
@@ -405,7 +405,7 @@ mod tests {
         tokio::spawn(Arc::clone(&clock).run());
         let deadline = clock.register();
         let roster = Roster::default();
-        let leave = roster.add();
+        let leave = roster.add(Origin::default());
         let listening = Listening { frames: websocket, goodbye: 1012, overhear: None };
         let closed = tokio::spawn(async move { carry(ends, idle, &deadline, &leave, listening).await });
         Running { client, server, clock, roster, closed }

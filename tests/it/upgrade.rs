@@ -33,6 +33,7 @@ routes:
 upstreams:
   web: {{ servers: [\"{}\"] }}
 admin: {{ address: 127.0.0.1:0 }}
+reload: {{ watch: false }}
 {more}
 ",
         web.address()

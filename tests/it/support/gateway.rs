@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
@@ -84,10 +85,7 @@ upstreams:
 
     /// Runs this program with the arguments that make it serve the configuration.
     pub async fn launch(yaml: &str, mut command: Command) -> Self {
-        let mut yaml = yaml.to_owned();
-        if !yaml.contains("\nadmin:") {
-            yaml.push_str("\nadmin: { address: 127.0.0.1:0 }\n");
-        }
+        let yaml = with_admin(yaml);
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(FILE);
         std::fs::write(&file, &yaml).unwrap();
@@ -122,6 +120,34 @@ upstreams:
         (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
+    /// The file that it was started with.
+    pub fn file(&self) -> PathBuf {
+        self.folder.path().join("sockgate.yaml")
+    }
+
+    /// Puts another configuration in the place of its file, as editors do.
+    pub fn rewrite(&self, yaml: &str) {
+        let new = self.folder.path().join("new.yaml");
+        std::fs::write(&new, with_admin(yaml)).unwrap();
+        std::fs::rename(&new, self.file()).unwrap();
+    }
+
+    /// The same, and asks for it to be loaded; gives what the gateway says to that.
+    pub async fn reload(&mut self, yaml: &str) -> super::client::Answer {
+        self.rewrite(yaml);
+        let mut client = Client::connect(self.address("admin")).await;
+        client.send("POST /reload HTTP/1.1\r\nHost: admin\r\nContent-Length: 0\r\n\r\n").await;
+        let answer = client.answer().await;
+        if answer.status == 200 {
+            // Listeners that came with it tell where they are, and were bound before the answer.
+            let expected = 1 + count_listeners(yaml);
+            let known = |lines: &[String]| addresses(lines).len() >= expected;
+            assert!(within("every listener tells where it is", self.log.wait_for(known)).await);
+            self.addresses = addresses(&self.log.all());
+        }
+        answer
+    }
+
     /// Where a listener is bound.
     pub fn address(&self, listener: &str) -> SocketAddr {
         self.addresses[listener].parse().unwrap()
@@ -131,11 +157,6 @@ upstreams:
     pub fn pid(&self) -> Pid {
         let first = || Pid::from_raw(i32::try_from(self.child.id().expect("the gateway runs")).unwrap());
         self.heirs.last().copied().unwrap_or_else(first)
-    }
-
-    /// Replaces the configuration file.
-    pub fn rewrite(&self, yaml: &str) {
-        std::fs::write(self.folder.path().join(FILE), yaml).unwrap();
     }
 
     /// Upgrades: gives the process that has taken over, to which signals go from now on.
@@ -203,6 +224,11 @@ impl Drop for Gateway {
             eprintln!("--- access log\n{}", self.access_log.last().join("\n"));
         }
     }
+}
+
+fn with_admin(yaml: &str) -> String {
+    let admin = if yaml.contains("\nadmin:") { "" } else { "\nadmin: { address: 127.0.0.1:0 }\n" };
+    format!("{yaml}{admin}")
 }
 
 fn count_listeners(yaml: &str) -> usize {
