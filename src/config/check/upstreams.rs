@@ -7,7 +7,9 @@ use super::{Report, Spot, words};
 use crate::address::ServerAddress;
 use crate::affinity;
 use crate::upstream::Config;
-use crate::upstream::config::{Balance, Check, Health, HostHeader, Kind, NewSessions, Queue, Sessions, Timeouts, Tls};
+use crate::upstream::config::{
+    Balance, Check, Health, HostHeader, Kind, NewSessions, Queue, Sessions, Timeouts, Tls, WebSocket,
+};
 
 /// The heartbeat of Socket.IO 3 and 4 with their defaults: `pingInterval` 25 s and `pingTimeout` 20 s.
 const HEARTBEAT: Duration = Duration::from_secs(45);
@@ -23,6 +25,8 @@ pub(super) fn check(name: &str, upstream: &Config, spot: &Spot<'_>, report: &mut
     }
     health(upstream, &upstream.health, &spot.key("health"), report);
     timeouts(upstream.kind, &upstream.timeouts, &spot.key("timeouts"), report);
+    report.tcp_keepalive(&spot.key("tcp_keepalive"), &upstream.tcp_keepalive);
+    websocket(upstream, spot, report);
     let ejection = &upstream.ejection;
     if ejection.failures > 0 && ejection.duration.is_zero() {
         report.fault(
@@ -104,6 +108,32 @@ fn sessions(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
     }
     if new_sessions.rate == 0 && *new_sessions != NewSessions::default() {
         report.warn(&spot.key("new_sessions").word(), "nothing ever waits here: `rate` is 0, any number");
+    }
+}
+
+fn websocket(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
+    let said = &upstream.websocket;
+    if *said == WebSocket::default() {
+        return;
+    }
+    let not_here = match upstream.kind {
+        Kind::Http => None,
+        Kind::SocketIo => Some("not for kind `socket.io`, whose servers ask their clients themselves"),
+        Kind::Tcp => Some("not for kind `tcp`, which has no frames"),
+    };
+    let spot_of = |key| spot.key("websocket").key(key);
+    if let Some(what) = not_here {
+        if spot.key("kind").is_intact() {
+            report.fault(&spot.key("websocket").word(), what);
+        }
+    } else if said.ping_interval.is_zero() {
+        report.warn(&spot_of("ping_timeout").word(), "nobody is asked: that takes `ping_interval`");
+    } else {
+        for (key, time) in [("ping_interval", said.ping_interval), ("ping_timeout", said.ping_timeout)] {
+            if time < Duration::from_secs(1) {
+                report.fault(&spot_of(key), "expected 1s or more");
+            }
+        }
     }
 }
 
