@@ -61,12 +61,15 @@ fn server_status(pool: &Pool, server: &Server) -> Value {
         "address": server.address().to_string(),
         "state": status.state.as_str(),
         "since": humantime::format_rfc3339_seconds(status.since).to_string(),
-        "ejected_for_seconds": status.ejected.map(|left| left.as_secs_f64()),
+        "ejected_for_seconds": status.ejected.map(|ejected| ejected.left.as_secs_f64()),
+        "ejected_because_of": status.ejected.map(|ejected| ejected.fault.to_string()),
+        "ejections": server.ejections(),
         "in_flight": server.in_flight(),
         "sessions": pool.sessions_on(server.id()),
         "drain": drain::progress(pool, server),
         "total": server.total(),
         "connect_failures": server.connect_failures(),
+        "bad_answers": server.bad_answers(),
         "last_check": status.last_check.map(|check| json!({
             "good": check.good,
             "text": check.text,
@@ -79,11 +82,16 @@ fn server_status(pool: &Pool, server: &Server) -> Value {
 /// The gauges that are read when somebody asks, rather than kept.
 pub(super) fn write_metrics(snapshot: &Snapshot, text: &mut Vec<u8>) {
     type Read = fn(&Server) -> u64;
-    let families: [(&str, &str, &str, Read); 4] = [
+    let families: [(&str, &str, &str, Read); 7] = [
         ("server_up", "gauge", "1 when the server is up", |server| u64::from(server.state() == State::Up)),
         ("server_in_flight", "gauge", "Requests and tunnels in flight", |server| server.in_flight() as u64),
         ("server_taken_total", "counter", "Requests and tunnels given to the server", Server::total),
         ("server_connect_failures_total", "counter", "Failed connects", Server::connect_failures),
+        ("server_bad_answers_total", "counter", "Answers that were bad, late or none", Server::bad_answers),
+        ("server_ejected", "gauge", "1 while the server is passed over", |server| {
+            u64::from(server.ejected().is_some())
+        }),
+        ("server_ejections_total", "counter", "How often the server was passed over", Server::ejections),
     ];
     // Writing to memory does not fail.
     for (name, kind, help, read) in families {

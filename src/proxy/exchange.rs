@@ -67,6 +67,8 @@ pub struct Exchange {
     pub started: Instant,
     /// When the first byte of the server's answer came.
     pub first_byte: Option<Instant>,
+    /// The status of that answer.
+    pub server_status: Option<u16>,
     /// Time spent waiting for a server to have room.
     pub queued: Duration,
 }
@@ -125,6 +127,7 @@ impl Exchange {
             began: SystemTime::now(),
             started: Instant::now(),
             first_byte: None,
+            server_status: None,
             queued: Duration::ZERO,
         }
     }
@@ -254,10 +257,11 @@ impl Exchange {
     /// so that repeats nothing.
     pub(super) fn connect_failed(&mut self, error: &dyn Display) -> bool {
         self.refusal = Some(Refusal::ConnectFailed);
+        // Placing it says when it is enough.
         self.lease.as_ref().is_some_and(|lease| {
             log::debug!("upstream {}: {}: {error}", lease.upstream().name(), lease.server().name());
             lease.connect_failed();
-            self.tries as usize <= lease.upstream().config().connect_retries
+            true
         })
     }
 
@@ -275,6 +279,7 @@ impl Exchange {
     /// The head of the server's answer has come. Gives the cookie to add, or refuses what is no answer.
     pub(super) fn answered(&mut self, status: u16) -> Result<Option<String>, Refusal> {
         self.first_byte.get_or_insert_with(Instant::now);
+        self.server_status = Some(status);
         if status == 101 {
             // No upgrade was asked for: passing it on would leave client and server with two ideas of the connection.
             return Err(self.fail(Refusal::BadAnswer));
@@ -324,8 +329,23 @@ impl Exchange {
         if core.access_log.is_on() {
             self.log(core, &asked(), ended);
         }
+        self.judge(ended.cut_by);
         self.lease = None;
         ended.cut_by.is_none() || self.refusal.is_some_and(|refusal| refusal.status() == ended.status)
+    }
+
+    /// Tells the upstream how its server did, now that the exchange is over: an answer that is cut is no good one, however
+    /// well it began. What a client broke off says nothing, unless there was an answer.
+    fn judge(&self, cut_by: Option<Side>) {
+        let Some(lease) = self.lease.as_ref().filter(|_| self.reached) else { return };
+        let failed = cut_by == Some(Side::Server);
+        match self.server_status {
+            // 101 was not asked for.
+            Some(status) if !failed && status != 101 => lease.answered(status),
+            Some(_) => lease.gave_no_answer(),
+            None if failed => lease.gave_no_answer(),
+            None => {}
+        }
     }
 
     fn log(&mut self, core: &Core, asked: &Asked<'_>, ended: Ended) {

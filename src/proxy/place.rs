@@ -110,11 +110,15 @@ impl Ask {
         }
     }
 
-    /// Finds a place for the request; `tried` are servers that could not be connected to.
+    /// Finds a place for the request; `tried` are servers that could not be connected to, which may be no more
+    /// than `connect_retries`. That of a session is tried again for a while.
     pub(super) async fn place(&self, pool: &Pool, tried: &mut Tried) -> Result<Lease, PickError> {
         if let Some(lease) = self.at_home(pool, tried).await {
             tried.add(lease.server().id());
             return Ok(lease);
+        }
+        if tried.len() > pool.upstream.config().connect_retries {
+            return Err(PickError::NoServer);
         }
         if self.opens() {
             return pool.upstream.pick_new(&self.client, self.was_on, tried).await;
@@ -129,15 +133,20 @@ impl Ask {
     }
 
     /// A place on the server of a session that has begun. `None`: there is no session, nobody knows it, or its server
-    /// is gone.
-    async fn at_home(&self, pool: &Pool, tried: &Tried) -> Option<Lease> {
+    /// is gone or has been given up.
+    async fn at_home(&self, pool: &Pool, tried: &mut Tried) -> Option<Lease> {
         let (table, session) = (pool.sessions()?, self.session.as_ref()?);
         let (key, sid) = session.begun.as_ref()?;
         let found = match table.find(*key) {
             Some(found) => ServerId::from_bits(found.server),
             None => self.search(pool, table, *key, sid).await?,
         };
-        if tried.contains(found) { None } else { pool.upstream.return_to(found) }
+        // The session is nowhere else.
+        if tried.contains(found) {
+            pool.upstream.return_again(found, tried).await
+        } else {
+            pool.upstream.return_to(found)
+        }
     }
 
     /// Looks for a session that this gateway has not seen: it was restarted, or another replica opened it. The servers

@@ -9,7 +9,7 @@ use super::Core;
 use super::connect::connect;
 use super::line::Line;
 use super::place::Ask;
-use super::tunnel::{self, About, Tunnel};
+use super::tunnel::{About, Serving, Tunnel};
 use crate::listener::{Connection, Parts};
 use crate::snapshot::Pool;
 use crate::tunnel::Listening;
@@ -20,7 +20,7 @@ pub(super) fn serve(core: &Arc<Core>, connection: Connection) {
     let line = Box::new(Line::new(connection.info(), "TCP", SystemTime::now(), Instant::now()));
     if let Some(pool) = pool {
         let opening = open(Arc::clone(core), pool, line, connection.into_parts());
-        tokio::spawn(core.metrics.contain(tunnel::serve(opening)));
+        tokio::spawn(core.metrics.contain(Serving::new(opening)));
     }
 }
 

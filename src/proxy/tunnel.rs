@@ -1,7 +1,9 @@
 //! A tunnel from its opening to its line in the access log: counted, carried, told.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -37,13 +39,35 @@ pub(super) struct Tunnel {
 
 /// Opens a tunnel and carries it to its end; `None` when none came of it, and that has been told.
 ///
-/// Opening takes much memory, which is not kept for the hours that a socket lives: boxed, it goes when it is done.
-pub(super) fn serve(opening: impl Future<Output = Option<Tunnel>> + Send) -> impl Future<Output = ()> + Send {
-    let opening = Box::pin(opening);
-    async move {
-        if let Some(tunnel) = opening.await {
-            tunnel.run().await;
+/// A future by hand: it is kept for as long as a socket lives, and an async block would keep the tunnel twice.
+#[expect(clippy::large_enum_variant, reason = "what is large is what it is for nearly all of its time")]
+pub(super) enum Serving<F> {
+    /// Opening takes much memory, and gives it back when it is done.
+    Opening(Pin<Box<F>>),
+    Open(Tunnel),
+    Over,
+}
+
+impl<F: Future<Output = Option<Tunnel>>> Serving<F> {
+    pub(super) fn new(opening: F) -> Self {
+        Self::Opening(Box::pin(opening))
+    }
+}
+
+impl<F: Future<Output = Option<Tunnel>>> Future for Serving<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        if let Self::Opening(opening) = this {
+            *this = ready!(opening.as_mut().poll(cx)).map_or(Self::Over, Self::Open);
         }
+        let Self::Open(tunnel) = this else { return Poll::Ready(()) };
+        let closed = ready!(Pin::new(&mut tunnel.carrying).poll(cx));
+        if let Self::Open(tunnel) = std::mem::replace(this, Self::Over) {
+            tunnel.end(closed);
+        }
+        Poll::Ready(())
     }
 }
 
@@ -69,15 +93,7 @@ impl Tunnel {
         Self { about, permit, open, carrying }
     }
 
-    /// Carries until the end, then counts and logs. No async function: it would keep the tunnel twice.
-    fn run(self) -> impl Future<Output = ()> + Send {
-        let mut tunnel = self;
-        async move {
-            let closed = (&mut tunnel.carrying).await;
-            tunnel.end(closed);
-        }
-    }
-
+    /// Counts and logs, when it has been carried.
     fn end(self, closed: Closed) {
         let Self { about: About { core, mut line, lease, pool, held }, permit, open, carrying } = self;
         drop(carrying);
@@ -117,5 +133,18 @@ impl OpenGauge {
 impl Drop for OpenGauge {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_tunnel_is_kept_once_and_is_small() {
+        type Opening = std::future::Ready<Option<Tunnel>>;
+        let (tunnel, serving) = (size_of::<Tunnel>(), size_of::<Serving<Opening>>());
+        assert!(tunnel <= 640, "{tunnel} bytes");
+        assert!(serving <= tunnel + 8, "{serving} bytes for a tunnel of {tunnel}");
     }
 }

@@ -15,7 +15,7 @@ use super::head;
 use super::learn::{Hold, Learner};
 use super::line::Line;
 use super::place::Ask;
-use super::tunnel::{self, About, Tunnel};
+use super::tunnel::{About, Serving, Tunnel};
 use crate::affinity::Mark;
 use crate::http::Refusal;
 use crate::http::answers::write_refusal;
@@ -41,7 +41,7 @@ pub(super) async fn serve(core: &Arc<Core>, connection: Connection, head: &Bytes
     let answer = match way {
         Ok(Way::Carry(way)) => {
             let attempt = Attempt { core: Arc::clone(core), way, opening, line: Box::new(line) };
-            tokio::spawn(core.metrics.contain(tunnel::serve(attempt.open(connection.into_parts()))));
+            tokio::spawn(core.metrics.contain(Serving::new(attempt.open(connection.into_parts()))));
             return;
         }
         Ok(Way::Answer(answer)) => answer,
@@ -170,6 +170,7 @@ impl Attempt {
                 if let Some(cookie) = self.way.ask.set_cookie(&pool, lease.server().id(), secure) {
                     head = insert_field(&mut first, head, "Set-Cookie", &cookie);
                 }
+                lease.answered(101);
                 pool.metrics.answered(101);
                 pool.metrics.websockets.inc();
                 self.line.status = 101;
@@ -183,6 +184,7 @@ impl Attempt {
                 return Some(Tunnel::open(about, client, server, first, head, timeouts.tunnel_idle, listening));
             }
             Ok(Answer::Refused(answer)) => {
+                lease.answered(answer.status);
                 pool.metrics.answered(answer.status);
                 pool.metrics.upgrades_refused.inc();
                 self.line.status = answer.status;
@@ -204,6 +206,9 @@ impl Attempt {
                 }
             }
             Err(no_answer) => {
+                if !matches!(no_answer, NoAnswer::ClientGone) {
+                    lease.gave_no_answer();
+                }
                 drop((server, lease));
                 self.fail(client, Failure::from(no_answer)).await;
             }

@@ -92,7 +92,10 @@ impl Direction {
             pipe: None,
         };
         direction.count(&first[head..]);
-        direction.pending = first;
+        // An empty one still holds the memory that a head was read into.
+        if !first.is_empty() {
+            direction.pending = first;
+        }
         direction
     }
 
@@ -330,5 +333,19 @@ fn poll_write(sink: &mut Transport, bytes: &[u8], cx: &mut Context<'_>) -> Poll<
     match ready!(Pin::new(sink).poll_write(cx, bytes)) {
         Ok(0) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
         written => Poll::Ready(written),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_direction_with_nothing_to_carry_holds_no_memory() {
+        let mut read = BytesMut::with_capacity(1024);
+        read.extend_from_slice(b"a head");
+        drop(read.split_to(6));
+        assert!(read.is_empty() && read.capacity() > 0, "what a head was read into");
+        assert_eq!(Direction::new(read, 0, true).pending.capacity(), 0);
     }
 }

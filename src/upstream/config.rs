@@ -44,7 +44,7 @@ pub struct Config {
     /// Active checks.
     #[serde(default)]
     pub health: Health,
-    /// Passive ejection after connect failures.
+    /// When a server is passed over for what it fails at.
     #[serde(default)]
     pub ejection: Ejection,
     /// Times that rule a connection to a server.
@@ -199,6 +199,10 @@ pub struct Sessions {
     /// Default 10 s.
     #[serde(with = "humantime_serde")]
     pub slack: Duration,
+    /// How long the sessions of a server that is down or can't be connected to wait for it before they move to another
+    /// one, which does not know them: only their clients can begin anew there. Default 10 s.
+    #[serde(with = "humantime_serde")]
+    pub grace: Duration,
     /// How many times its share of the live sessions a server may have and still be given a new one, by balance
     /// `client_ip` or because the client was there before; 1 to 100, or 0 for no bound. Default 1.25.
     pub bounded_load: f64,
@@ -210,7 +214,13 @@ pub struct Sessions {
 
 impl Default for Sessions {
     fn default() -> Self {
-        Self { max: 1_000_000, slack: Duration::from_secs(10), bounded_load: 1.25, returning: Duration::from_secs(120) }
+        Self {
+            max: 1_000_000,
+            slack: Duration::from_secs(10),
+            grace: Duration::from_secs(10),
+            bounded_load: 1.25,
+            returning: Duration::from_secs(120),
+        }
     }
 }
 
@@ -376,20 +386,49 @@ impl<'de> Deserialize<'de> for StatusRange {
     }
 }
 
-/// `ejection`: what repeated connect failures lead to, between checks.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+/// `ejection`: when a server that fails at what it is asked is passed over, whatever its checks say.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ejection {
-    /// Connect failures in a row before the server is passed over; 0 turns ejection off. Default 3.
+    /// Failed connects in a row before the server is passed over; 0 for never. Default 3.
     pub failures: u32,
-    /// How long it is passed over; a good check ends it early. Default 10 s.
+    /// Bad answers in a row before the server is passed over; 0 for never. An answer is bad if its status is one of
+    /// `status`, if it is cut or none at all, or if it doesn't come in time. Default 5.
+    pub bad_answers: u32,
+    /// The statuses that are bad, as `502-504` or `500-599`. Default `502-504`, what servers say when they can't serve; a
+    /// 500 is more often the fault of one request.
+    pub status: StatusRange,
+    /// How long the server is passed over the first time; the second time in a row it is twice as long, and so on. A
+    /// good check ends it early if it was for failed connects. Default 10 s.
     #[serde(rename = "for", with = "humantime_serde")]
     pub duration: Duration,
+    /// The longest that it gets. Default 5 min.
+    #[serde(with = "humantime_serde")]
+    pub max_for: Duration,
+    /// The share of the servers that may be passed over at once, 0 to 1, though one always may, and never the last that
+    /// is up. Default 0.5.
+    pub max_share: f64,
+}
+
+impl Ejection {
+    /// How many of so many servers may be passed over at once.
+    pub(super) fn most_of(&self, servers: usize) -> usize {
+        // A hair more, so that 0.29 of 100 is 29.
+        let most = (self.max_share.clamp(0.0, 1.0) * servers as f64 + 1e-6).floor();
+        (most as usize).max(1)
+    }
 }
 
 impl Default for Ejection {
     fn default() -> Self {
-        Self { failures: 3, duration: Duration::from_secs(10) }
+        Self {
+            failures: 3,
+            bad_answers: 5,
+            status: StatusRange { from: 502, to: 504 },
+            duration: Duration::from_secs(10),
+            max_for: Duration::from_secs(300),
+            max_share: 0.5,
+        }
     }
 }
 

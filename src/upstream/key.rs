@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use tokio::time::Instant;
+
 use super::server::ServerId;
 use crate::affinity::stable_hash;
 
@@ -50,6 +52,8 @@ pub struct Tried {
     few: [ServerId; 4],
     len: usize,
     more: Vec<ServerId>,
+    /// Since when the request has waited for the server of its session to be reached.
+    pub(super) waits_since: Option<Instant>,
 }
 
 impl Tried {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::sessions::Way;
-use super::{PickKey, Server, Upstream};
+use super::{Fault, PickKey, Server, Upstream};
 
 /// One request or tunnel in flight on one server. Dropping it gives the place to the next in the queue.
 pub struct Lease {
@@ -65,16 +65,28 @@ impl Lease {
 
     /// Says that the server couldn't be connected to: enough of these in a row eject it.
     pub fn connect_failed(&self) {
-        let threshold = self.upstream.config.ejection.failures;
-        let failures = self.server.connect_failed();
-        if threshold > 0 && failures >= threshold {
-            self.upstream.eject(&self.server);
-        }
+        self.server.connect_failed();
+        self.upstream.hold_against(&self.server, Fault::Connect);
     }
 
     /// Says that the server took the connection.
     pub fn connected(&self) {
         self.server.connected();
+    }
+
+    /// Says that the server has answered, and answered whole: enough bad statuses in a row eject it.
+    pub fn answered(&self, status: u16) {
+        if self.upstream.config.ejection.status.contains(status) {
+            self.upstream.hold_against(&self.server, Fault::Answer);
+        } else {
+            self.server.conduct().answered_well();
+        }
+    }
+
+    /// Says that the server took a request and owes a proper answer to it: it closed the connection, spoke gibberish,
+    /// stopped halfway or was silent for too long. As bad as a bad status.
+    pub fn gave_no_answer(&self) {
+        self.upstream.hold_against(&self.server, Fault::Answer);
     }
 }
 

@@ -9,6 +9,8 @@ mod balance;
 pub mod config;
 mod connect;
 mod crowd;
+mod ejection;
+mod grace;
 mod health;
 mod http_client;
 mod key;
@@ -26,7 +28,7 @@ mod tls;
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -35,6 +37,7 @@ use tokio::sync::watch;
 pub use balance::{Balance, Candidates};
 pub use config::Config;
 pub use crowd::LargestClient;
+pub use ejection::{Ejected, Fault};
 pub use health::Checks;
 pub use key::{PickKey, Tried};
 pub use lease::Lease;
@@ -62,6 +65,8 @@ pub struct Upstream {
     tls: Option<ServerTls>,
     queue: Arc<Queue>,
     terms: Terms,
+    /// Held while it is decided whether a server can be done without.
+    ejecting: Mutex<()>,
     /// Only for kind `socket.io`.
     sessions: Option<Sessions>,
 }
@@ -196,6 +201,7 @@ impl Upstream {
             tls,
             queue: before.map(|before| before.queue.clone()).unwrap_or_default(),
             terms: Terms::of(config),
+            ejecting: Mutex::default(),
             sessions,
         }))
     }
@@ -271,14 +277,6 @@ impl Upstream {
         };
         tried.add(lease.server().id());
         Ok(lease)
-    }
-
-    /// A place on the server that a session belongs to. Sessions pass where new work doesn't: a server that is full,
-    /// draining or ejected keeps them. `None` if the server is down or gone.
-    pub fn return_to(self: &Arc<Self>, id: ServerId) -> Option<Lease> {
-        let server = self.server(id).filter(|server| server.state() != State::Down)?;
-        server.acquire();
-        Some(Lease::new(self.clone(), server, None))
     }
 
     /// A place for new work on a server that the client knows from before. `None` if [`Self::pick`] would walk past it.
@@ -383,21 +381,6 @@ impl Upstream {
                 Turn::Wait(_) | Turn::Refuse => Err(PickError::NoServer),
             },
             Err(_) => Err(PickError::QueueTimeout),
-        }
-    }
-
-    /// Passes over a server that refuses connections, unless it is the last one.
-    fn eject(&self, server: &Server) {
-        let members = self.members.load();
-        let others = members.servers.iter().any(|other| other.id() != server.id() && other.is_healthy());
-        let duration = self.config.ejection.duration;
-        if others && server.eject(duration) {
-            log::warn!(
-                "upstream {}: server {} is passed over for {duration:?}: {} connect failures in a row",
-                self.name,
-                server.name(),
-                server.failures_in_a_row()
-            );
         }
     }
 }

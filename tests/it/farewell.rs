@@ -24,7 +24,7 @@ listeners:
 routes:
   - upstream: app
 upstreams:
-  app: {{ kind: socket.io, balance: round_robin, servers: [{}] }}
+  app: {{ kind: socket.io, balance: round_robin, health: {{ check: none }}, servers: [{}] }}
 {drain}
 ",
         servers.join(", ")

@@ -10,11 +10,14 @@
 
 mod admin;
 mod affinity;
+mod bench;
 mod classic;
 mod cli;
 mod detect;
 mod drain;
+mod ejection;
 mod farewell;
+mod faults;
 mod flash;
 mod forwarding;
 mod half_open;
