@@ -109,7 +109,11 @@ impl Tunnel {
         drop(held);
         // When this client comes back it is placed here again.
         pool.upstream.saw(&line.client.into(), lease.server());
-        let closed_by = closed.end.word();
+        let end = match closed.end {
+            End::Drained if core.ending.is_leaving() => End::Stopped,
+            end => end,
+        };
+        let closed_by = end.word();
         drop((open, permit, lease));
         pool.metrics.bytes_in.inc_by(closed.bytes_in);
         pool.metrics.bytes_out.inc_by(closed.bytes_out);
@@ -120,7 +124,7 @@ impl Tunnel {
         line.messages_in = closed.seen_in.messages;
         line.messages_out = closed.seen_out.messages;
         line.closed_by = closed_by;
-        line.close_code = closed.seen_in.close.or(closed.seen_out.close);
+        line.close_code = closed.seen_in.close.or(closed.seen_out.close).or(closed.said);
         core.access_log.write(line.finish());
     }
 }
