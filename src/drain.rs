@@ -5,7 +5,7 @@
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -49,8 +49,13 @@ pub struct Pace {
 
 /// What is open on one server and can be told to leave.
 #[derive(Debug, Default)]
-pub struct Roster {
+pub struct Roster(Arc<List>);
+
+#[derive(Debug, Default)]
+struct List {
     present: Mutex<Vec<Weak<Leave>>>,
+    /// How many of these have been dropped since somebody looked.
+    gone: AtomicUsize,
 }
 
 /// One that can be told to leave; whoever serves it holds it for as long as it is open.
@@ -59,6 +64,8 @@ pub struct Leave {
     origin: Origin,
     told: AtomicBool,
     waker: AtomicWaker,
+    /// The list that it is on.
+    list: Option<Arc<List>>,
 }
 
 /// The way by which something came in; a reload may take it away.
@@ -98,38 +105,65 @@ impl Leave {
     }
 }
 
-impl Roster {
-    /// Puts one more on the list, until its last holder drops it.
-    pub fn add(&self, origin: Origin) -> Arc<Leave> {
-        let leave = Arc::new(Leave { origin, ..Leave::default() });
-        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
-        // Sweep when the list is about to grow: each entry is then looked at a bounded number of times.
-        if present.len() == present.capacity() {
+impl Drop for Leave {
+    fn drop(&mut self) {
+        if let Some(list) = &self.list {
+            list.one_left();
+        }
+    }
+}
+
+/// Entries that may be left over: a few are not worth a look.
+const LEFT_OVER: usize = 64;
+
+impl List {
+    fn present(&self) -> MutexGuard<'_, Vec<Weak<Leave>>> {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An entry keeps memory for as long as it is on the list, so that the list is swept when half of it is left over:
+    /// each entry is then looked at a bounded number of times.
+    fn one_left(&self) {
+        let gone = self.gone.fetch_add(1, Ordering::Relaxed) + 1;
+        // Not waited for: whoever looks through the list may just have dropped the last holder.
+        if gone >= LEFT_OVER
+            && let Ok(mut present) = self.present.try_lock()
+            && gone * 2 >= present.len()
+        {
+            self.gone.store(0, Ordering::Relaxed);
             present.retain(|entry| entry.strong_count() > 0);
             if present.len() * 4 < present.capacity() {
                 let length = present.len();
                 present.shrink_to(length * 2);
             }
         }
-        present.push(Arc::downgrade(&leave));
+    }
+}
+
+impl Roster {
+    /// Puts one more on the list, until its last holder drops it.
+    pub fn add(&self, origin: Origin) -> Arc<Leave> {
+        let list = Some(Arc::clone(&self.0));
+        let leave = Arc::new(Leave { origin, told: AtomicBool::default(), waker: AtomicWaker::default(), list });
+        self.0.present().push(Arc::downgrade(&leave));
         leave
     }
 
     /// Those who are open now and came in by a way like this.
     pub fn those(&self, is_meant: impl Fn(&Origin) -> bool) -> Vec<Weak<Leave>> {
-        let present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        let present = self.0.present();
         let meant = |entry: &&Weak<Leave>| entry.upgrade().is_some_and(|leave| is_meant(&leave.origin));
         present.iter().filter(meant).cloned().collect()
     }
 
     /// A list of these alone.
     pub fn of(present: Vec<Weak<Leave>>) -> Self {
-        Self { present: Mutex::new(present) }
+        Self(Arc::new(List { present: Mutex::new(present), gone: AtomicUsize::default() }))
     }
 
     /// How many are open.
     pub fn len(&self) -> usize {
-        let present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        let present = self.0.present();
         present.iter().filter(|entry| entry.strong_count() > 0).count()
     }
 
@@ -141,7 +175,7 @@ impl Roster {
     /// Tells the next one to leave; false when there is none.
     pub fn tell_one(&self) -> bool {
         let next = {
-            let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut present = self.0.present();
             std::iter::from_fn(|| present.pop()).find_map(|entry| entry.upgrade())
         };
         next.is_some_and(|leave| {
@@ -225,9 +259,21 @@ mod tests {
         }
         let stays = roster.add(Origin::default());
         assert_eq!(roster.len(), 1);
-        assert!(roster.present.lock().unwrap().capacity() < 64);
+        assert!(roster.0.present().capacity() < 64);
         assert!(roster.tell_one() && !roster.tell_one());
         stays.told().await;
+    }
+
+    #[test]
+    fn a_crowd_that_has_left_leaves_nothing_behind_though_nobody_comes_after_it() {
+        let roster = Roster::default();
+        drop((0..10_000).map(|_| roster.add(Origin::default())).collect::<Vec<_>>());
+        assert!(roster.0.present().capacity() <= 2 * LEFT_OVER);
+        let crowd: Vec<_> = (0..1000).map(|_| roster.add(Origin::default())).collect();
+        // Looking through the list may drop the last holder, under the lock.
+        roster.those(|_| true);
+        drop(crowd);
+        assert!(roster.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

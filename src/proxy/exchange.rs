@@ -17,6 +17,7 @@ use super::connect;
 use super::learn::{Heard, Learner};
 use super::line::Line;
 use super::place::Ask;
+use crate::affinity::Cause;
 use crate::drain::Origin;
 use crate::http::Refusal;
 use crate::http::forwarding::Seen;
@@ -274,25 +275,36 @@ impl Exchange {
             // No upgrade was asked for: passing it on would leave client and server with two ideas of the connection.
             return Err(self.fail(Refusal::BadAnswer));
         }
-        let (Some(ask), Some(pool), Some(lease)) = (&self.ask, &self.pool, &self.lease) else { return Ok(None) };
+        let secure = self.secure();
+        let (Some(ask), Some(pool), Some(lease)) = (&self.ask, &self.pool, &mut self.lease) else { return Ok(None) };
         match status {
-            200 if ask.opens_by_answer() => self.learner = Some(Learner::new(Arc::clone(pool), lease.server().id())),
+            200 if ask.opens_by_answer() => self.learner = Some(Learner::new(Arc::clone(pool), ask.client, lease)),
             400 if ask.session.is_some() => self.error_body = Some(Vec::new()),
             _ => {}
         }
-        Ok(ask.set_cookie(pool, lease.server().id(), self.secure()))
+        Ok(ask.set_cookie(pool, lease.server().id(), secure))
+    }
+
+    /// How long the server may take for the answer, or between two parts of it: what the handshake of its session allows,
+    /// where this is a poll of one.
+    pub(super) fn first_byte_timeout(&self, method: &str) -> Option<Duration> {
+        let pool = self.pool.as_ref()?;
+        let poll = self.ask.as_ref().and_then(|ask| ask.polls(method));
+        let timeout = pool.upstream.config().timeouts.first_byte(poll.and_then(|poll| poll.silence(pool)));
+        (!timeout.is_zero()).then_some(timeout)
     }
 
     /// Takes the next bytes of the answer's body, before the client gets them.
-    pub(super) fn hear_answer(&mut self, bytes: &[u8], is_end: bool) {
-        if let Some(learner) = &mut self.learner {
-            let heard = learner.hear(bytes);
-            if heard != Heard::TooLittle {
-                self.learner = None;
-            }
-            if let (Heard::Session, Some(lease), Some(ask)) = (heard, &self.lease, &self.ask) {
-                lease.learned(&ask.client);
-            }
+    pub(super) fn hear_answer(&mut self, method: &str, bytes: &[u8], is_end: bool) {
+        if let Some(learner) = &mut self.learner
+            && learner.hear(bytes) != Heard::TooLittle
+        {
+            self.learner = None;
+        }
+        if let (Some(pool), Some(ask)) = (&self.pool, &self.ask)
+            && !bytes.is_empty()
+        {
+            ask.note_farewell(pool, method, bytes);
         }
         if let Some(error) = &mut self.error_body {
             error.extend_from_slice(&bytes[..bytes.len().min(LONGEST_ERROR - error.len())]);
@@ -396,7 +408,7 @@ fn announce(info: &Info, route: Option<Arc<str>>, ask: &Ask, pool: &Pool, lease:
                 let (table, key) = (pool.sessions().cloned(), poll.begun.as_ref().map(|(key, _)| *key));
                 move || {
                     if let (Some(table), Some(key)) = (table, key) {
-                        table.forget(key);
+                        table.forget(key, Cause::Drain);
                     }
                 }
             }),
@@ -408,6 +420,6 @@ fn announce(info: &Info, route: Option<Arc<str>>, ask: &Ask, pool: &Pool, lease:
 fn forget(pool: &Pool, ask: Option<&Ask>) {
     let begun = ask.and_then(|ask| ask.session.as_ref()?.begun.as_ref());
     if let (Some(table), Some((key, _))) = (pool.sessions(), begun) {
-        table.forget(*key);
+        table.forget(*key, Cause::Unknown);
     }
 }

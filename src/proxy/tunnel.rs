@@ -12,11 +12,12 @@ use super::Core;
 use super::learn::Hold;
 use super::line::Line;
 use crate::access_log::Event;
+use crate::affinity::Cause;
 use crate::listener::{Parts, Permit};
 use crate::metrics::UpstreamMetrics;
 use crate::snapshot::Pool;
 use crate::transport::Transport;
-use crate::tunnel::{Carrying, Closed, Ends, Listening, carry};
+use crate::tunnel::{Carrying, Closed, End, Ends, Listening, carry};
 use crate::upstream::Lease;
 
 /// What is told of a tunnel when it ends, and what it holds until then.
@@ -27,6 +28,9 @@ pub(super) struct About {
     pub(super) pool: Arc<Pool>,
     /// Its session, where it may have one.
     pub(super) held: Option<Arc<Hold>>,
+    /// Whether that session may go on without it though it came here: a client of Socket.IO 0.9 that gave up waiting for
+    /// its server's first word polls on by the same session.
+    pub(super) unsure: bool,
 }
 
 /// An open tunnel.
@@ -95,8 +99,14 @@ impl Tunnel {
 
     /// Counts and logs, when it has been carried.
     fn end(self, closed: Closed) {
-        let Self { about: About { core, mut line, lease, pool, held }, permit, open, carrying } = self;
+        let Self { about: About { core, mut line, lease, pool, held, unsure }, permit, open, carrying } = self;
         drop(carrying);
+        if let Some(held) = held.as_ref().and_then(|hold| hold.get())
+            && !(unsure && closed.seen_in.messages == 0)
+        {
+            held.ended(cause(&closed));
+        }
+        drop(held);
         // When this client comes back it is placed here again.
         pool.upstream.saw(&line.client.into(), lease.server());
         let closed_by = closed.end.word();
@@ -112,7 +122,19 @@ impl Tunnel {
         line.closed_by = closed_by;
         line.close_code = closed.seen_in.close.or(closed.seen_out.close);
         core.access_log.write(line.finish());
-        drop(held);
+    }
+}
+
+/// Why the session ended whose WebSocket this was. Who has said goodbye may well leave by a reset.
+fn cause(closed: &Closed) -> Cause {
+    match closed.end {
+        End::ClientLost | End::ClientSilent if closed.seen_in.close.is_none() => Cause::ClientLost,
+        End::ServerLost | End::ServerSilent if closed.seen_out.close.is_none() => Cause::ServerLost,
+        End::Client | End::ClientLost | End::ClientSilent => Cause::Client,
+        End::Server | End::ServerLost | End::ServerSilent => Cause::Server,
+        End::Idle => Cause::Silent,
+        End::Stopped => Cause::Stopped,
+        End::Drained => Cause::Drain,
     }
 }
 

@@ -193,7 +193,7 @@ impl Default for Queue {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sessions {
-    /// Most that are remembered. Default 1,000,000, which take some 70 MiB.
+    /// Most that are remembered. Default 1,000,000, which take some 90 MiB.
     pub max: usize,
     /// How long a session may be silent beyond its heartbeat (`pingInterval` and `pingTimeout`) before it is forgotten.
     /// Default 10 s.
@@ -439,30 +439,45 @@ pub struct Timeouts {
     /// To open a connection, TLS included. Default 5 s.
     #[serde(with = "humantime_serde")]
     pub connect: Duration,
-    /// From the sent request to the first byte of its answer, and between two reads of the answer. Default 2 min:
-    /// a long poll of Socket.IO is answered within its ping interval, 25 s.
+    /// From the sent request to the first byte of its answer, and between two reads of the answer. Default 2 min; for a
+    /// poll of a Socket.IO session, what its handshake allows.
     #[serde(with = "humantime_serde")]
-    pub first_byte: Duration,
+    pub first_byte: Option<Duration>,
     /// For one write to make progress. Default 30 s.
     #[serde(with = "humantime_serde")]
     pub write: Duration,
     /// How long an idle connection to a server is kept for reuse. Default 4 s, below the 5 s of Node.js.
     #[serde(with = "humantime_serde")]
     pub keep_alive: Duration,
-    /// How long a tunnel may stay silent in both directions. Default off: sockets of 24 h are normal.
+    /// How long a tunnel may stay silent in both directions. Default off, since sockets of 24 h are normal; for a
+    /// Socket.IO session, what its handshake allows.
     #[serde(with = "humantime_serde")]
-    pub tunnel_idle: Duration,
+    pub tunnel_idle: Option<Duration>,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(5),
-            first_byte: Duration::from_secs(120),
+            first_byte: None,
             write: Duration::from_secs(30),
             keep_alive: Duration::from_secs(4),
-            tunnel_idle: Duration::ZERO,
+            tunnel_idle: None,
         }
+    }
+}
+
+impl Timeouts {
+    /// What rules a request: `first_byte` as said; else `silence`, which the handshake of its session allows, where it
+    /// is a poll of one; else 2 min. Zero for no limit.
+    pub fn first_byte(&self, silence: Option<Duration>) -> Duration {
+        self.first_byte.or(silence).unwrap_or(Duration::from_secs(120))
+    }
+
+    /// What rules a tunnel: `tunnel_idle` as said; else `silence`, which the handshake of its session allows, where it
+    /// belongs to one; else zero, no limit.
+    pub fn tunnel_idle(&self, silence: Option<Duration>) -> Duration {
+        self.tunnel_idle.or(silence).unwrap_or_default()
     }
 }
 

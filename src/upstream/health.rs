@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Upstream;
 use super::config::{self, Check};
+use super::downgrade;
 use super::probe::{EngineIo, Http, Probe, Target, Tcp};
 use super::resolve;
 use super::server::{CheckReport, Health, Server, ServerId};
@@ -68,6 +69,7 @@ async fn supervise(upstream: Arc<Upstream>) {
     let mut tasks = JoinSet::new();
     if let Some(sessions) = &upstream.sessions {
         tasks.spawn(sessions.table.run());
+        tasks.spawn(downgrade::watch(upstream.name().clone(), sessions.table.clone()));
         if let Some(returning) = &sessions.returning {
             tasks.spawn(returning.run());
         }

@@ -21,6 +21,7 @@ mod flash;
 mod forwarding;
 mod half_open;
 mod health;
+mod heartbeat;
 mod http;
 mod http2;
 mod layers;

@@ -250,11 +250,11 @@ fn timeouts(kind: Kind, timeouts: &Timeouts, spot: &Spot<'_>, report: &mut Repor
         return;
     }
     for (key, time) in [("first_byte", timeouts.first_byte), ("tunnel_idle", timeouts.tunnel_idle)] {
-        if !time.is_zero() && time < HEARTBEAT {
+        if time.is_some_and(|time| !time.is_zero() && time < HEARTBEAT) {
             report.warn(
                 &spot.key(key),
                 "shorter than 45s, the heartbeat of Socket.IO (`pingInterval` and `pingTimeout` with their defaults): \
-                 sessions that live are cut",
+                 sessions that live are cut; left out, it is what each handshake says",
             );
         }
     }

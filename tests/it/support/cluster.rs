@@ -41,6 +41,11 @@ impl Cluster {
 
     /// One more gateway before the servers, ready and with all of them up. The caller keeps it.
     pub async fn gateway(&self, address: &str) -> Gateway {
+        self.gateway_with(address, "balance: round_robin, sessions: { returning: 0s }").await
+    }
+
+    /// The same with other words about the upstream.
+    pub async fn gateway_with(&self, address: &str, upstream: &str) -> Gateway {
         let entry =
             |(name, server): (&&str, &Node)| format!("{{ address: \"127.0.0.1:{}\", name: {name} }}", server.port());
         let entries: Vec<String> = NAMES.iter().zip(&self.servers).map(entry).collect();
@@ -51,7 +56,7 @@ listeners:
 routes:
   - upstream: app
 upstreams:
-  app: {{ kind: socket.io, balance: round_robin, sessions: {{ returning: 0s }}, servers: [{}] }}
+  app: {{ kind: socket.io, {upstream}, servers: [{}] }}
 ",
             entries.join(", ")
         ))
