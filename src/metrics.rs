@@ -28,6 +28,7 @@ pub struct Metrics {
     upgrades_reached: IntCounterVec,
     handshake_errors: IntCounterVec,
     tunnels_closed: IntCounterVec,
+    goodbyes: IntCounterVec,
     tunnel_bytes: IntCounterVec,
     /// Panics that ended one connection or task each.
     pub panics: IntCounter,
@@ -76,6 +77,7 @@ pub struct UpstreamMetrics {
     /// Bytes that tunnels carried from servers to clients.
     pub bytes_out: IntCounter,
     closed: IntCounterVec,
+    goodbyes: IntCounterVec,
     engine_io_errors: IntCounterVec,
     name: Arc<str>,
 }
@@ -125,6 +127,11 @@ impl Metrics {
             upgrades_reached: counter("upgrades_reached_total", "Of those, the ones that reached it", &["upstream"])?,
             handshake_errors: counter("engine_io_errors_total", "Engine.IO errors by code", &["upstream", "code"])?,
             tunnels_closed: counter("tunnels_closed_total", "Tunnels closed, by whom", &["upstream", "by"])?,
+            goodbyes: counter(
+                "goodbyes_total",
+                "Sessions and tunnels told to leave their server",
+                &["upstream", "why"],
+            )?,
             tunnel_bytes: counter("tunnel_bytes_total", "Bytes that tunnels carried", &["upstream", "direction"])?,
             panics: plain("panics_total", "Panics, each the end of one connection or task")?,
             access_log_lost: plain("access_log_lost_total", "Access-log lines given up")?,
@@ -162,6 +169,7 @@ impl Metrics {
             bytes_in: self.tunnel_bytes.with_label_values(&[name, "in"]),
             bytes_out: self.tunnel_bytes.with_label_values(&[name, "out"]),
             closed: self.tunnels_closed.clone(),
+            goodbyes: self.goodbyes.clone(),
             name: name.into(),
         }
     }
@@ -222,6 +230,11 @@ impl UpstreamMetrics {
     /// Counts an Engine.IO error answer, by its code (0 to 5).
     pub fn engine_io_error(&self, code: u8) {
         self.engine_io_errors.with_label_values(&[&*self.name, &code.to_string()]).inc();
+    }
+
+    /// Counts a goodbye that was said.
+    pub fn goodbye(&self, why: &str) {
+        self.goodbyes.with_label_values(&[&self.name, why]).inc();
     }
 
     /// Counts the end of a tunnel.

@@ -451,6 +451,16 @@ impl Held {
         self.key
     }
 
+    /// The session was told goodbye: if it went on to this tunnel for good, it is over.
+    pub fn end(&self) {
+        let now = self.table.clock.now();
+        let mut shard = self.table.shard(self.key);
+        if let Some(entry) = shard.live(self.key, now).filter(|entry| entry.marks & Mark::Upgraded as u8 != 0) {
+            entry.marks |= ENDED;
+            shard.totals.forgotten += 1;
+        }
+    }
+
     /// Notes that the session went on to this tunnel for good. False if that was known.
     pub fn upgraded(&self) -> bool {
         self.table.mark(self.key, Mark::Upgraded)

@@ -257,7 +257,7 @@ impl Service for Traffic {
     async fn start_service(&mut self, _fds: Option<ListenFds>, shutdown: ShutdownWatch, _listeners_per_fd: usize) {
         tokio::spawn(Arc::clone(&self.deadlines).run());
         let snapshot = self.core.snapshot.load_full();
-        let checks: Vec<_> = snapshot.pools.values().map(|pool| pool.upstream.start_checks()).collect();
+        let running: Vec<_> = snapshot.pools.values().map(|pool| pool.start()).collect();
         let mut reopen = signal(SignalKind::user_defined1()).ok();
         let mut hang_up = signal(SignalKind::hangup()).ok();
         for listener in self.listeners.take().unwrap_or_default() {
@@ -277,10 +277,10 @@ impl Service for Traffic {
             }
         });
         // Pingora's own watch never fires here: the stopper ends the process by itself. What this waits for is the end
-        // of the runtime, with which the checks end too.
+        // of the runtime, with which all of this ends too.
         let mut shutdown = shutdown;
         let _ = shutdown.wait_for(|&over| over).await;
-        drop(checks);
+        drop(running);
     }
 
     fn name(&self) -> &str {

@@ -1,5 +1,6 @@
 //! The gateway's decisions as the hooks of Pingora's HTTP proxy.
 
+use std::borrow::Cow;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use super::exchange::{Exchange, Line};
 use super::learn::{Heard, Learner};
 use super::place::Ask;
 use super::{Core, connect, head, peer};
+use crate::affinity::Mark;
+use crate::drain::Why;
 use crate::http::forwarding::Seen;
 use crate::http::hop_by_hop::{is_hop_by_hop, is_nominated};
 use crate::http::{Refusal, answers};
@@ -25,7 +28,7 @@ use crate::request::{Headers, Path, Request, host_name};
 use crate::router::{Action, Decision};
 use crate::snapshot::Pool;
 use crate::upstream::config::{HostHeader, Kind};
-use crate::upstream::{Lease, PickError, Tried};
+use crate::upstream::{Lease, PickError, ServerId, Tried};
 use crate::wire::engine_io::{SESSION_UNKNOWN, error_code, goodbye};
 
 /// Routes, picks, forwards, limits and logs. A `ProxyHttp` of a program's own can hold one and pass on the hooks that
@@ -132,6 +135,8 @@ impl ProxyHttp for Balancer {
             tries: 0,
             client: Ipv4Addr::LOCALHOST.into(),
             request_id: String::new(),
+            leave: None,
+            told: None,
             refusal: None,
             body_in: 0,
             began: SystemTime::now(),
@@ -164,7 +169,10 @@ impl ProxyHttp for Balancer {
         }
         let Some(route) = ctx.route.clone() else { return Ok(false) };
         let (header, body) = match &route.action {
-            Action::Upstream(_) => return Ok(false),
+            Action::Upstream(_) => match farewell(session, ctx)? {
+                Some(goodbye) => goodbye,
+                None => return Ok(false),
+            },
             Action::Respond(respond) => {
                 let mut header = ResponseHeader::build(respond.status, Some(respond.headers.len() + 2))?;
                 if !respond.body.is_empty() {
@@ -419,6 +427,7 @@ impl ProxyHttp for Balancer {
         if self.core.access_log.is_on() {
             self.log(session, error, ctx, status);
         }
+        leave_next_time(ctx);
         // What follows is between the client and the gateway.
         ctx.lease = None;
         let whole = error.is_none() || ctx.refusal.is_some_and(|refusal| refusal.status() == status);
@@ -473,6 +482,7 @@ impl Balancer {
         line.queued = ctx.queued;
         line.closed_by = match (ctx.refusal, error) {
             (Some(refusal), _) => refusal.word(),
+            (None, None) if ctx.told.is_some() => ctx.told.map_or("", Why::word),
             (None, Some(error)) if *error.esource() == ErrorSource::Upstream => "server",
             (None, Some(_)) => "client",
             (None, None) => "",
@@ -481,20 +491,24 @@ impl Balancer {
     }
 }
 
-/// Lets the connection know that this is a poll, so that it can be ended politely when its session has to go. Streams of
-/// HTTP/2 share a connection, and are left to the deadline of the drain.
-fn announce(session: &Session, ctx: &Exchange, pool: &Pool, lease: &Lease) {
+/// Lets the connection know that this is a poll, so that it can be ended politely when its session has to go. A stream of
+/// HTTP/2 can't be taken from the engine: its poll goes on to its end, and the session is told at the next one.
+fn announce(session: &Session, ctx: &mut Exchange, pool: &Pool, lease: &Lease) {
     let poll = ctx.ask.as_ref().and_then(|ask| ask.polls(session.req_header().method.as_str()));
-    if let (Some(poll), Some(info), false) = (poll, &ctx.info, session.is_http2()) {
+    if poll.is_some() && session.is_http2() {
+        ctx.leave = Some(pool.roster(lease.server().id()).add(true));
+    } else if let (Some(poll), Some(info)) = (poll, &ctx.info) {
         info.pending.announce(Farewell {
-            leave: pool.roster(lease.server().id()).add(),
+            leave: pool.roster(lease.server().id()).add(true),
             body: goodbye(poll.revision, poll.jsonp),
             jsonp: poll.jsonp.is_some(),
             upstream: Arc::clone(lease.upstream().name()),
             server: Arc::clone(lease.server().name()),
             said: Box::new({
                 let (table, key) = (pool.sessions().cloned(), poll.begun.as_ref().map(|(key, _)| *key));
-                move || {
+                let metrics = pool.metrics.clone();
+                move |why| {
+                    metrics.goodbye(why);
                     if let (Some(table), Some(key)) = (table, key) {
                         table.forget(key);
                     }
@@ -502,6 +516,52 @@ fn announce(session: &Session, ctx: &Exchange, pool: &Pool, lease: &Lease) {
             }),
         });
     }
+}
+
+/// Notes that the turn of this poll's session has come while the poll could not be ended.
+fn leave_next_time(ctx: &mut Exchange) {
+    let told = ctx.leave.take().is_some_and(|leave| leave.is_told());
+    let begun = ctx.ask.as_ref().and_then(|ask| ask.session.as_ref()?.begun.as_ref());
+    if let (true, Some(pool), Some((key, _))) = (told, &ctx.pool, begun)
+        && let Some(table) = pool.sessions()
+    {
+        table.mark(*key, Mark::Leaving);
+    }
+}
+
+/// The goodbye to a session whose turn came during its last poll, in place of an answer to this one.
+fn farewell(session: &Session, ctx: &mut Exchange) -> Result<Option<(ResponseHeader, Bytes)>> {
+    if !session.is_http2() {
+        return Ok(None);
+    }
+    let header = session.req_header();
+    let (Some(pool), Some(poll)) = (&ctx.pool, ctx.ask.as_ref().and_then(|ask| ask.polls(header.method.as_str())))
+    else {
+        return Ok(None);
+    };
+    let (Some(table), Some((key, _))) = (pool.sessions(), &poll.begun) else { return Ok(None) };
+    let Some(found) = table.find(*key).filter(|found| found.is(Mark::Leaving)) else { return Ok(None) };
+    table.forget(*key);
+    let server = pool.upstream.server(ServerId::from_bits(found.server));
+    let drains = server.is_none_or(|server| server.is_draining());
+    let why = if drains { Why::Drain } else { Why::Rebalance };
+    pool.metrics.goodbye(why.word());
+    let body = match goodbye(poll.revision, poll.jsonp) {
+        Cow::Borrowed(body) => Bytes::from_static(body),
+        Cow::Owned(body) => Bytes::from(body),
+    };
+    let mut answer = ResponseHeader::build(200, Some(5))?;
+    let kind = if poll.jsonp.is_some() { "text/javascript" } else { "text/plain" };
+    answer.insert_header("content-type", format!("{kind}; charset=UTF-8"))?;
+    answer.insert_header("cache-control", "no-store")?;
+    if let Some(origin) = header.headers.get("origin") {
+        // As in `poll::say`.
+        answer.insert_header("access-control-allow-origin", origin.clone())?;
+        answer.insert_header("access-control-allow-credentials", "true")?;
+        answer.insert_header("vary", "Origin")?;
+    }
+    ctx.told = Some(why);
+    Ok(Some((answer, body)))
 }
 
 /// Forgets a session that its server does not know any more: it was restarted, or has given the session up.

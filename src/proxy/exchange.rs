@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::learn::Learner;
 use super::place::Ask;
 use crate::access_log::{Event, Record};
+use crate::drain::{Leave, Why};
 use crate::http::Refusal;
 use crate::listener::Info;
 use crate::router::Route;
@@ -43,6 +44,10 @@ pub struct Exchange {
     pub client: std::net::IpAddr,
     /// The id in `X-Request-Id`.
     pub request_id: String,
+    /// Its place on the list of those who can be told to leave, for a poll that can't be answered in the middle.
+    pub(super) leave: Option<Arc<Leave>>,
+    /// Why the session was told goodbye in place of an answer.
+    pub(super) told: Option<Why>,
     /// Why the gateway answers by itself.
     pub refusal: Option<Refusal>,
     /// Body bytes received from the client.

@@ -73,6 +73,11 @@ impl Ask {
         Some(cookie.set(server.to_bits(), self.cross_site, secure))
     }
 
+    /// Whether it belongs to a session, or may open one.
+    pub(super) fn is_of_session(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.speaks || session.begun.is_some())
+    }
+
     /// Whether this request may open a session.
     pub(super) fn opens(&self) -> bool {
         self.session.as_ref().is_some_and(|session| session.speaks && session.begun.is_none())

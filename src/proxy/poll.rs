@@ -14,6 +14,7 @@ use super::Core;
 use super::engine::HttpEngine;
 use super::exchange::Line;
 use super::head;
+use crate::drain::Why;
 use crate::listener::{Connection, Farewell, Lent};
 
 /// Whether a request may be a poll of a session, by its head alone; what it really is, the engine's hooks find out.
@@ -54,16 +55,18 @@ pub(super) async fn serve(
             // The engine has been dropped, and with it the request to the server.
             let farewell = info.pending.take()?;
             let connection = back.take()?;
-            let Farewell { body, jsonp, upstream, server, said, .. } = farewell;
+            let Farewell { leave, body, jsonp, upstream, server, said } = farewell;
+            let why = leave.why().unwrap_or(Why::Drain).word();
             let mut line = Line::new(&info, "HTTP/1.1", began, started);
             line.status = 200;
-            line.closed_by = "drain";
+            line.closed_by = why;
             line.bytes_out = body.len() as u64;
             line.upstream = Some(upstream);
             line.server = Some(server);
             let origin = describe(&kept, &mut line);
             core.access_log.write(line.finish());
-            said();
+            said(why);
+            drop(leave);
             say(connection, &body, jsonp, origin.as_deref()).await
         }
     }

@@ -31,7 +31,7 @@ async fn run(core: Arc<Core>, pool: Arc<Pool>, mut line: Box<Line>, client: Part
         Ok((lease, server)) => {
             pool.metrics.raw.inc();
             let idle = pool.upstream.config().timeouts.tunnel_idle;
-            let tunnel = Tunnel { core, line, lease, pool };
+            let tunnel = Tunnel { core, line, lease, pool, session: None };
             tunnel.carry(client, server, BytesMut::new(), 0, idle, Listening::default()).await;
         }
         Err(refusal) => {

@@ -7,12 +7,15 @@ use bytes::BytesMut;
 
 use super::Core;
 use super::exchange::Line;
+use super::learn::Hold;
 use crate::access_log::Event;
+use crate::affinity::Held;
+use crate::drain::Why;
 use crate::listener::Parts;
 use crate::metrics::UpstreamMetrics;
 use crate::snapshot::Pool;
 use crate::transport::Transport;
-use crate::tunnel::{Ends, Listening, carry};
+use crate::tunnel::{End, Ends, Listening, carry};
 use crate::upstream::Lease;
 
 /// An open tunnel and what is told of it when it ends.
@@ -21,6 +24,8 @@ pub(super) struct Tunnel {
     pub(super) line: Box<Line>,
     pub(super) lease: Lease,
     pub(super) pool: Arc<Pool>,
+    /// Its session, on those that belong to one.
+    pub(super) session: Option<Arc<Hold>>,
 }
 
 impl Tunnel {
@@ -41,12 +46,18 @@ impl Tunnel {
         let open = OpenGauge::new(&self.pool.metrics);
         let Parts { transport, held, deadline, permit, .. } = client;
         let ends = Ends { client: transport, from_client: held, server, from_server: first, head };
-        let leave = self.pool.roster(self.lease.server().id()).add();
+        let leave = self.pool.roster(self.lease.server().id()).add(self.session.is_some());
         let closed = carry(ends, idle, &deadline, &leave, listening).await;
         // When this client comes back it is placed here again.
         self.pool.upstream.saw(&self.line.client.into(), self.lease.server());
-        let closed_by = closed.end.word();
-        drop((open, permit, leave, self.lease));
+        let told = leave.why().filter(|_| closed.end == End::Drained);
+        let closed_by = told.map_or(closed.end.word(), Why::word);
+        if let Some(why) = told {
+            self.pool.metrics.goodbye(why.word());
+            // Nobody asks for the session any more, so it need not be counted until it expires.
+            self.session.iter().filter_map(|session| session.get()).for_each(Held::end);
+        }
+        drop((open, permit, leave, self.lease, self.session));
         self.pool.metrics.bytes_in.inc_by(closed.bytes_in);
         self.pool.metrics.bytes_out.inc_by(closed.bytes_out);
         self.pool.metrics.closed(closed_by);

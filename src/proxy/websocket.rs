@@ -176,7 +176,6 @@ struct Opened {
     head: usize,
     idle: Duration,
     listening: Listening,
-    held: Arc<Hold>,
 }
 
 impl Attempt {
@@ -184,9 +183,8 @@ impl Attempt {
     async fn run(self, client: Parts) {
         // What opening takes is large, and not kept for the hours that a socket lives: boxed, it goes when it is done.
         if let Some(opened) = Box::pin(self.open(client)).await {
-            let Opened { tunnel, client, server, first, head, idle, listening, held } = opened;
+            let Opened { tunnel, client, server, first, head, idle, listening } = opened;
             tunnel.carry(client, server, first, head, idle, listening).await;
-            drop(held);
         }
     }
 
@@ -215,9 +213,10 @@ impl Attempt {
                 let Self { core, opening, line, way } = self;
                 let (held, overhear) = session(&way, &lease);
                 let listening = Listening { frames: opening == Opening::Hybi, overhear };
-                let tunnel = Tunnel { core, line, lease, pool };
+                let session = way.ask.is_of_session().then_some(held);
+                let tunnel = Tunnel { core, line, lease, pool, session };
                 let idle = timeouts.tunnel_idle;
-                return Some(Opened { tunnel, client, server, first, head, idle, listening, held });
+                return Some(Opened { tunnel, client, server, first, head, idle, listening });
             }
             Ok(Answer::Refused(answer)) => {
                 pool.metrics.answered(answer.status);

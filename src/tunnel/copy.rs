@@ -369,7 +369,7 @@ mod tests {
         tokio::spawn(Arc::clone(&clock).run());
         let deadline = clock.register();
         let roster = Roster::default();
-        let leave = roster.add();
+        let leave = roster.add(true);
         let listening = Listening { frames: websocket, overhear: None };
         let closed = tokio::spawn(async move { carry(ends, idle, &deadline, &leave, listening).await });
         Running { client, server, clock, roster, closed }

@@ -20,6 +20,7 @@ mod resolve;
 mod ring;
 mod server;
 mod sessions;
+mod spread;
 #[cfg(test)]
 mod testing;
 mod tls;
@@ -40,6 +41,7 @@ pub use key::{PickKey, Tried};
 pub use lease::Lease;
 pub use server::{CheckReport, Endpoint, Server, ServerId, State, Status};
 pub use sessions::{Line, Placements};
+pub use spread::Overfull;
 pub use tls::{ClientIdentity, ServerTls};
 
 use balance::{Terms, Tier, Work};
@@ -155,8 +157,9 @@ impl Upstream {
     }
 
     /// Builds the same upstream from another configuration. Servers whose name and address are the same keep their
-    /// state and counters, sessions stay known, and who waits in the queue keeps waiting. What the new one says of
-    /// draining and of the number of sessions holds from [`Self::start_checks`] on.
+    /// state and counters, sessions stay known, and who waits in the queue keeps waiting. Servers that are gone from it
+    /// keep their sessions ([`Self::removed`]). What the new one says of draining and of the number of sessions holds
+    /// from [`Self::start_checks`] on.
     pub fn rebuild(&self, config: &Config) -> Result<Arc<Self>, BuildError> {
         let make_balance = if config.balance() == self.config.balance() && config.kind == self.config.kind {
             self.make_balance.clone()
@@ -178,10 +181,9 @@ impl Upstream {
         let sessions = Sessions::build(config, before);
         let table = sessions.as_ref().map(|sessions| &*sessions.table);
         // Another way to speak to the servers is no evidence of how they do.
-        let before_servers = before.filter(|before| config.tls == before.config.tls).map(Self::servers);
-        let known = before_servers.as_deref().unwrap_or_default();
+        let known = before.filter(|before| config.tls == before.config.tls).map(Self::known).unwrap_or_default();
         let members =
-            Members::build(config, &config.servers, table, known, &make_balance, tls.as_ref()).map_err(explain)?;
+            Members::build(config, &config.servers, table, &known, &make_balance, tls.as_ref()).map_err(explain)?;
         Ok(Arc::new(Self {
             name: name.into(),
             config: config.clone(),
@@ -220,9 +222,35 @@ impl Upstream {
         self.members.load().find(id).cloned()
     }
 
-    /// Replaces the set of servers, as discovery finds it. Who stays keeps state and counters.
+    /// Servers that were taken out of the set and still have sessions, tunnels or requests in flight. They get no new
+    /// work whatever becomes of the others; they are checked as before.
+    pub fn removed(&self) -> Arc<Vec<Arc<Server>>> {
+        self.members.load().removed()
+    }
+
+    /// Lets go of a removed server: requests of its sessions go elsewhere from now on.
+    pub fn forget(&self, server: &Server) {
+        if self.members.load().forget(server.id()) {
+            log::info!("upstream {}: server {} is gone", self.name, server.name());
+            self.members_changed.send_replace(());
+        }
+    }
+
+    /// Resolves whenever the set of servers is another one.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.members_changed.subscribe()
+    }
+
+    /// Everybody who may have work, in the set or out of it.
+    fn known(&self) -> Vec<Arc<Server>> {
+        let members = self.members.load();
+        members.servers.iter().chain(members.removed().iter()).cloned().collect()
+    }
+
+    /// Replaces the set of servers, as discovery finds it. Who stays keeps state and counters, and who comes back does
+    /// too; who goes keeps its sessions until they end or its drain is over ([`Self::removed`]).
     pub fn set_servers(&self, servers: &[ServerConfig]) -> Result<(), BuildError> {
-        let known = self.servers();
+        let known = self.known();
         let table = self.sessions().map(|table| &**table);
         let members = Members::build(&self.config, servers, table, &known, &self.make_balance, self.tls.as_ref())
             .map_err(|fault| BuildError(format!("upstream `{}`: {fault}", self.name)))?;
@@ -269,9 +297,9 @@ impl Upstream {
     }
 
     /// A place on the server that a session belongs to. Sessions pass where new work doesn't: a server that is full,
-    /// draining or ejected keeps them. `None` if the server is down or gone.
+    /// draining, ejected or removed keeps them. `None` if the server is down or gone.
     pub fn return_to(self: &Arc<Self>, id: ServerId) -> Option<Lease> {
-        let server = self.server(id).filter(|server| server.state() != State::Down)?;
+        let server = self.members.load().find_ever(id).filter(|server| server.state() != State::Down)?;
         server.acquire();
         Some(Lease::new(self.clone(), server, None))
     }
@@ -284,7 +312,7 @@ impl Upstream {
     }
 
     /// All servers in the order in which the consistent hash meets them for this client, whatever their state and
-    /// whatever the balance: where a session of unknown home is looked for.
+    /// whatever the balance, and removed ones last: where a session of unknown home is looked for.
     pub fn in_ring_order(&self, key: &PickKey) -> Vec<Arc<Server>> {
         self.members.load().in_ring_order(key)
     }
@@ -303,9 +331,18 @@ impl Upstream {
         if let Some(table) = self.sessions() {
             table.set_max(self.config.sessions.max);
         }
-        for server in self.members.load().servers.iter().filter(|server| server.heed()) {
-            let verb = if server.is_draining() { "drains" } else { "no longer drains" };
-            log::info!("upstream {}: server {} {verb}, as configured", self.name, server.name());
+        let members = self.members.load();
+        for server in members.servers.iter() {
+            if server.come_back() {
+                log::info!("upstream {}: server {} is back", self.name, server.name());
+            }
+            if server.heed() {
+                let verb = if server.is_draining() { "drains" } else { "no longer drains" };
+                log::info!("upstream {}: server {} {verb}, as configured", self.name, server.name());
+            }
+        }
+        for server in members.removed().iter().filter(|server| server.remove()) {
+            log::info!("upstream {}: server {} was removed: it drains", self.name, server.name());
         }
     }
 
@@ -315,7 +352,7 @@ impl Upstream {
         for tier in [Tier::Healthy, Tier::Ejected, Tier::Draining] {
             let candidates = Candidates::new(&members.servers, tried, tier, work, self.terms);
             while let Some(index) = members.balance.choose(key, &candidates) {
-                if !candidates.is_open(index) {
+                if !candidates.has_place(index) {
                     break;
                 }
                 let server = &members.servers[index];

@@ -21,6 +21,7 @@ mod http;
 mod http2;
 mod layers;
 mod limits;
+mod rebalance;
 mod routing;
 mod sessions;
 mod socketio;
