@@ -8,8 +8,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use log::warn;
@@ -123,20 +124,39 @@ impl Event {
 /// Where workers put their records.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
-    lines: Option<SyncSender<Message>>,
-    tunnel_open: bool,
+    lines: SyncSender<Message>,
+    switches: Arc<Switches>,
     metrics: Arc<Metrics>,
+}
+
+/// What a reload may change.
+#[derive(Debug, Default)]
+struct Switches {
+    on: AtomicBool,
+    tunnel_open: AtomicBool,
+    /// Where lines go from the next one on.
+    next: Mutex<Option<Sink>>,
+}
+
+/// A log that can be written to and is not in use yet.
+#[derive(Debug)]
+pub struct Prepared {
+    sink: Sink,
+    on: bool,
+    tunnel_open: bool,
 }
 
 #[derive(Debug)]
 enum Message {
     Line(Box<Record>),
     Reopen,
+    /// There is another sink.
+    Switch,
 }
 
 /// Waits until the last line is written; the log ends when every [`AccessLog`] has been dropped.
 #[derive(Debug)]
-pub struct Writer(Option<Receiver<()>>);
+pub struct Writer(Receiver<()>);
 
 /// Longest time for the last lines to be taken when the gateway ends.
 const LAST_LINES: Duration = Duration::from_secs(5);
@@ -149,65 +169,80 @@ impl AccessLog {
     /// # Errors
     /// The file can't be opened for appending, or the thread can't be started.
     pub fn open(config: &Config, metrics: Arc<Metrics>) -> io::Result<(Self, Writer)> {
-        if config.format == Format::Off {
-            return Ok((Self { lines: None, tunnel_open: false, metrics }, Writer(None)));
-        }
-        let mut sink = Sink::open(config)?;
+        let Prepared { mut sink, on, tunnel_open } = Self::prepare(config)?;
         let (sender, receiver) = sync_channel(WAITING_LINES);
         let (done, ended) = sync_channel(0);
         let lost = Arc::clone(&metrics);
+        let switches = Switches { on: on.into(), tunnel_open: tunnel_open.into(), next: Mutex::default() };
+        let switches = Arc::new(switches);
+        let next = Arc::clone(&switches);
         std::thread::Builder::new().name("access-log".to_owned()).spawn(move || {
-            sink.write_all_of(&receiver, &lost);
+            sink.write_all_of(&receiver, &next, &lost);
             drop(done);
         })?;
-        Ok((Self { lines: Some(sender), tunnel_open: config.tunnel_open, metrics }, Writer(Some(ended))))
+        Ok((Self { lines: sender, switches, metrics }, Writer(ended)))
+    }
+
+    /// Opens another log, to switch to.
+    ///
+    /// # Errors
+    /// The file can't be opened for appending.
+    pub fn prepare(config: &Config) -> io::Result<Prepared> {
+        let on = config.format != Format::Off;
+        Ok(Prepared { sink: Sink::open(config)?, on, tunnel_open: config.tunnel_open })
+    }
+
+    /// Writes there from now on.
+    pub fn switch(&self, to: Prepared) {
+        let Prepared { sink, on, tunnel_open } = to;
+        *self.switches.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(sink);
+        self.switches.tunnel_open.store(tunnel_open, Ordering::Relaxed);
+        self.switches.on.store(on, Ordering::Relaxed);
+        // Where there is no room for it, another message is on its way.
+        let _ = self.lines.try_send(Message::Switch);
     }
 
     /// Hands a record over; never waits.
     pub fn write(&self, record: Record) {
-        let Some(lines) = &self.lines else { return };
-        if record.event == Event::Open && !self.tunnel_open {
+        if !self.is_on() || record.event == Event::Open && !self.tells_openings() {
             return;
         }
-        if lines.try_send(Message::Line(Box::new(record))).is_err() {
+        if self.lines.try_send(Message::Line(Box::new(record))).is_err() {
             self.metrics.access_log_lost.inc();
         }
     }
 
     /// Whether records are written at all; when not, they need not be made.
     pub fn is_on(&self) -> bool {
-        self.lines.is_some()
+        self.switches.on.load(Ordering::Relaxed)
     }
 
     /// Whether the opening of a tunnel gets a line of its own.
     pub fn tells_openings(&self) -> bool {
-        self.lines.is_some() && self.tunnel_open
+        self.is_on() && self.switches.tunnel_open.load(Ordering::Relaxed)
     }
 
     /// Opens the file anew, after it was moved away.
     pub fn reopen(&self) {
-        if let Some(lines) = &self.lines {
-            let _ = lines.try_send(Message::Reopen);
-        }
+        let _ = self.lines.try_send(Message::Reopen);
     }
 }
 
 impl Writer {
     /// Waits for the last line; not for ever, since a pipe may have a reader that has stopped reading.
     pub fn finish(self) {
-        if let Some(ended) = self.0
-            && let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(LAST_LINES)
-        {
+        if let Err(RecvTimeoutError::Timeout) = self.0.recv_timeout(LAST_LINES) {
             warn!("access log: nobody took the last lines for {LAST_LINES:?}, leaving without them");
         }
     }
 }
 
 /// Where lines end up.
+#[derive(Debug)]
 struct Sink {
     format: Format,
     file: Option<PathBuf>,
-    out: BufWriter<Box<dyn Write + Send>>,
+    out: BufWriter<Target>,
     line: String,
     /// The last write failed, which has been said.
     failing: bool,
@@ -215,11 +250,12 @@ struct Sink {
 
 impl Sink {
     fn open(config: &Config) -> io::Result<Self> {
-        let out = target(config.file.as_ref())?;
-        Ok(Self { format: config.format, file: config.file.clone(), out, line: String::new(), failing: false })
+        let file = config.file.clone().filter(|_| config.format != Format::Off);
+        let out = target(file.as_ref())?;
+        Ok(Self { format: config.format, file, out, line: String::new(), failing: false })
     }
 
-    fn write_all_of(&mut self, messages: &Receiver<Message>, metrics: &Metrics) {
+    fn write_all_of(&mut self, messages: &Receiver<Message>, switches: &Switches, metrics: &Metrics) {
         loop {
             let message = match messages.try_recv() {
                 Err(TryRecvError::Empty) => {
@@ -230,6 +266,11 @@ impl Sink {
                 }
                 received => received.ok(),
             };
+            if let Some(next) = switches.next.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                let flushed = self.out.flush();
+                self.note(flushed, metrics);
+                *self = next;
+            }
             match message {
                 Some(Message::Line(record)) => {
                     self.line.clear();
@@ -241,6 +282,7 @@ impl Sink {
                     let written = self.out.write_all(self.line.as_bytes());
                     self.note(written, metrics);
                 }
+                Some(Message::Switch) => {}
                 Some(Message::Reopen) => match target(self.file.as_ref()) {
                     Ok(out) => {
                         let _ = self.out.flush();
@@ -275,15 +317,34 @@ impl Sink {
     }
 }
 
-fn target(file: Option<&PathBuf>) -> io::Result<BufWriter<Box<dyn Write + Send>>> {
-    Ok(BufWriter::new(match file {
-        Some(path) => Box::new(open_append(path)?),
-        None => Box::new(io::stdout()),
-    }))
+/// What a log is written to.
+#[derive(Debug)]
+enum Target {
+    File(File),
+    StandardOutput(io::Stdout),
 }
 
-fn open_append(path: &PathBuf) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path)
+impl Write for Target {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::File(file) => file.write(bytes),
+            Self::StandardOutput(out) => out.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::File(file) => file.flush(),
+            Self::StandardOutput(out) => out.flush(),
+        }
+    }
+}
+
+fn target(file: Option<&PathBuf>) -> io::Result<BufWriter<Target>> {
+    Ok(BufWriter::new(match file {
+        Some(path) => Target::File(OpenOptions::new().create(true).append(true).open(path)?),
+        None => Target::StandardOutput(io::stdout()),
+    }))
 }
 
 /// One value of a line.
@@ -458,6 +519,35 @@ mod tests {
         for name in ["access.log", "access.log.1"] {
             assert_eq!(std::fs::read_to_string(folder.path().join(name)).unwrap().lines().count(), 1, "{name}");
         }
+    }
+
+    #[test]
+    fn a_log_is_switched_while_lines_come() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let config = |name, format| Config { file: Some(at(name)), format, ..Config::default() };
+        let (log, writer) = AccessLog::open(&config("first", Format::Text), Metrics::new().unwrap()).unwrap();
+        let written = |name: &str| {
+            while std::fs::read_to_string(at(name)).unwrap().is_empty() {
+                std::thread::yield_now();
+            }
+        };
+        log.write(record());
+        written("first");
+        log.switch(AccessLog::prepare(&config("second", Format::Json)).unwrap());
+        log.write(record());
+        written("second");
+        log.switch(AccessLog::prepare(&config("third", Format::Off)).unwrap());
+        log.write(record());
+        assert!(!log.is_on());
+        assert!(AccessLog::prepare(&config("no/such/folder", Format::Text)).is_err());
+        drop(log);
+        writer.finish();
+        for (name, begins) in [("first", "time="), ("second", "{")] {
+            let text = std::fs::read_to_string(at(name)).unwrap();
+            assert!(text.lines().count() == 1 && text.starts_with(begins), "{name}: {text}");
+        }
+        assert!(!at("third").exists());
     }
 
     #[test]

@@ -77,6 +77,7 @@ pub struct Roster {
 /// One that can be told to leave; whoever serves it holds it for as long as it is open.
 #[derive(Debug)]
 pub struct Leave {
+    origin: Origin,
     /// A [`Why`], or 0.
     told: AtomicU8,
     of_session: bool,
@@ -103,7 +104,21 @@ impl Why {
     }
 }
 
+/// The way by which something came in; a reload may take it away.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The name of the listener.
+    pub listener: Arc<str>,
+    /// The name of the route; raw connections have none.
+    pub route: Option<Arc<str>>,
+}
+
 impl Leave {
+    /// The way by which it came in.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
     /// Ready once it has been told; else the task is woken when it is.
     pub fn poll_told(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.waker.register(cx.waker());
@@ -138,8 +153,8 @@ impl Leave {
 impl Roster {
     /// Puts one more on the list, until its last holder drops it. `of_session`: the session that it belongs to ends with
     /// it, and its client opens another one.
-    pub fn add(&self, of_session: bool) -> Arc<Leave> {
-        let leave = Arc::new(Leave { told: AtomicU8::new(0), of_session, waker: AtomicWaker::new() });
+    pub fn add(&self, origin: Origin, of_session: bool) -> Arc<Leave> {
+        let leave = Arc::new(Leave { origin, told: AtomicU8::new(0), of_session, waker: AtomicWaker::new() });
         let mut present = self.present();
         // Sweep when the list is about to grow: each entry is then looked at a bounded number of times.
         if present.len() == present.capacity() {
@@ -151,6 +166,18 @@ impl Roster {
         }
         present.push(Arc::downgrade(&leave));
         leave
+    }
+
+    /// Those who are open now and came in by a way like this.
+    pub fn those(&self, is_meant: impl Fn(&Origin) -> bool) -> Vec<Weak<Leave>> {
+        let present = self.present();
+        let meant = |entry: &&Weak<Leave>| entry.upgrade().is_some_and(|leave| is_meant(&leave.origin));
+        present.iter().filter(meant).cloned().collect()
+    }
+
+    /// A list of these alone.
+    pub fn of(present: Vec<Weak<Leave>>) -> Self {
+        Self { present: Mutex::new(present) }
     }
 
     /// How many are open.
@@ -270,7 +297,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn everybody_is_told_once_and_at_the_pace() {
         let roster = Roster::default();
-        let open: Vec<_> = (0..100).map(|_| roster.add(true)).collect();
+        let open: Vec<_> = (0..100).map(|_| roster.add(Origin::default(), true)).collect();
         let started = Instant::now();
         let told = empty(&roster, pace(50.0, 60)).await;
         let took = started.elapsed();
@@ -282,7 +309,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_deadline_tells_whoever_is_left() {
         let roster = Roster::default();
-        let open: Vec<_> = (0..100).map(|_| roster.add(true)).collect();
+        let open: Vec<_> = (0..100).map(|_| roster.add(Origin::default(), true)).collect();
         let started = Instant::now();
         assert_eq!(empty(&roster, pace(1.0, 3)).await, 100);
         assert!(started.elapsed() < Duration::from_millis(3100));
@@ -293,13 +320,23 @@ mod tests {
     async fn who_left_by_itself_takes_no_turn_and_no_memory() {
         let roster = Roster::default();
         for _ in 0..10_000 {
-            drop(roster.add(true));
+            drop(roster.add(Origin::default(), true));
         }
-        let stays = roster.add(true);
+        let stays = roster.add(Origin::default(), true);
         assert_eq!(roster.len(), 1);
         assert!(roster.present.lock().unwrap().capacity() < 64);
         assert!(roster.tell_one() && !roster.tell_one());
         stays.told().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn some_can_be_told_by_the_way_they_came_in() {
+        let roster = Roster::default();
+        let came = |listener: &str| roster.add(Origin { listener: listener.into(), route: None }, true);
+        let (old, new) = (came("old"), came("new"));
+        let meant = Roster::of(roster.those(|origin| &*origin.listener == "old"));
+        assert_eq!(empty(&meant, pace(50.0, 60)).await, 1);
+        assert!(old.is_told() && !new.is_told());
     }
 
     #[tokio::test(start_paused = true)]
@@ -314,7 +351,7 @@ mod tests {
             }
         });
         tokio::time::sleep(Duration::from_secs(5)).await;
-        let late = roster.add(true);
+        let late = roster.add(Origin::default(), true);
         late.told().await;
         drop(late);
         assert_eq!(emptying.await.unwrap(), 1);
@@ -323,7 +360,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn nobody_is_told_while_there_is_nowhere_to_go() {
         let roster = Arc::new(Roster::default());
-        let open: Vec<_> = (0..10).map(|_| roster.add(true)).collect();
+        let open: Vec<_> = (0..10).map(|_| roster.add(Origin::default(), true)).collect();
         let somewhere = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let emptying = tokio::spawn({
             let (roster, somewhere) = (Arc::clone(&roster), Arc::clone(&somewhere));
@@ -342,9 +379,9 @@ mod tests {
     #[test]
     fn only_sessions_are_shed_and_everybody_else_stays_on_the_list() {
         let roster = Roster::default();
-        let others: Vec<_> = (0..5).map(|_| roster.add(false)).collect();
-        let sessions: Vec<_> = (0..5).map(|_| roster.add(true)).collect();
-        drop(roster.add(true));
+        let others: Vec<_> = (0..5).map(|_| roster.add(Origin::default(), false)).collect();
+        let sessions: Vec<_> = (0..5).map(|_| roster.add(Origin::default(), true)).collect();
+        drop(roster.add(Origin::default(), true));
         for left in (0..5).rev() {
             assert!(roster.tell_session(Why::Rebalance).is_some());
             assert_eq!(sessions.iter().filter(|leave| leave.why().is_none()).count(), left);

@@ -26,6 +26,7 @@ pub mod http;
 pub mod listener;
 pub mod metrics;
 pub mod proxy;
+pub mod reload;
 pub mod request;
 pub mod router;
 pub mod snapshot;

@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use futures::FutureExt;
 use prometheus::{
@@ -30,6 +31,9 @@ pub struct Metrics {
     tunnels_closed: IntCounterVec,
     goodbyes: IntCounterVec,
     tunnel_bytes: IntCounterVec,
+    reloads: IntCounterVec,
+    reload_good: IntGauge,
+    reload_time: IntGauge,
     /// Panics that ended one connection or task each.
     pub panics: IntCounter,
     /// Access-log lines that were given up because the log could not keep pace or the disk was full.
@@ -101,6 +105,10 @@ impl Metrics {
             let metric = IntCounter::new(name, help)?;
             registry.register(Box::new(metric.clone())).map(|()| metric)
         };
+        let level = |name: &str, help: &str| {
+            let metric = IntGauge::new(name, help)?;
+            registry.register(Box::new(metric.clone())).map(|()| metric)
+        };
         let buckets = vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0];
         let seconds = HistogramVec::new(
             HistogramOpts::new("request_seconds", "Time of requests, long polls included").buckets(buckets),
@@ -133,6 +141,9 @@ impl Metrics {
                 &["upstream", "why"],
             )?,
             tunnel_bytes: counter("tunnel_bytes_total", "Bytes that tunnels carried", &["upstream", "direction"])?,
+            reloads: counter("reloads_total", "Configurations loaded, the first included", &["result"])?,
+            reload_good: level("reload_last_good", "1 when the last configuration that was tried is in force")?,
+            reload_time: level("reload_last_good_seconds", "When the one in force was loaded, in seconds since 1970")?,
             panics: plain("panics_total", "Panics, each the end of one connection or task")?,
             access_log_lost: plain("access_log_lost_total", "Access-log lines given up")?,
             registry,
@@ -177,6 +188,20 @@ impl Metrics {
     /// Runs a task to its end; a panic in it is its end, is counted, and touches nobody else.
     pub fn contain<T: Future<Output = ()>>(&self, task: T) -> impl Future<Output = ()> + use<T> {
         contain(self.panics.clone(), task)
+    }
+
+    /// Counts a configuration that was loaded.
+    pub fn loaded(&self, at: SystemTime) {
+        let seconds = at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        self.reload_time.set(i64::try_from(seconds).unwrap_or(i64::MAX));
+        self.reload_good.set(1);
+        self.reloads.with_label_values(&["good"]).inc();
+    }
+
+    /// Counts a configuration that could not be loaded.
+    pub fn not_loaded(&self) {
+        self.reload_good.set(0);
+        self.reloads.with_label_values(&["failed"]).inc();
     }
 
     /// Counts an answer of the gateway's own.

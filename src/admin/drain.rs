@@ -70,8 +70,8 @@ fn find(snapshot: &Snapshot, said: &Said<'_>) -> Result<Found, (StatusCode, Stri
         names.sort_unstable();
         (StatusCode::NOT_FOUND, format!("there is no upstream `{upstream}`, only {}", names.join(", ")))
     })?;
-    let (servers, removed) = (pool.upstream.servers(), pool.upstream.removed());
-    let server = servers.iter().chain(removed.iter()).find(|server| **server.name() == **name);
+    let servers = pool.upstream.all_servers();
+    let server = servers.iter().find(|server| **server.name() == **name);
     let server = server.ok_or_else(|| {
         let names: Vec<&str> = servers.iter().map(|server| &**server.name()).collect();
         (StatusCode::NOT_FOUND, format!("upstream `{upstream}` has no server `{name}`, only {}", names.join(", ")))

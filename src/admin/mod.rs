@@ -1,6 +1,7 @@
-//! Where operators look: liveness, readiness, metrics and status over HTTP.
+//! Where operators look, and what they ask for: liveness, readiness, metrics, status, drains and reloads over HTTP.
 
 mod drain;
+mod reload;
 mod status;
 
 use std::sync::Arc;
@@ -12,42 +13,22 @@ use async_trait::async_trait;
 use pingora::apps::http_app::{HttpServer, ServeHttp};
 use pingora::protocols::http::ServerSession;
 
-use crate::config;
-use crate::listener::{self, BuildError, ConnectionLimits, Listener, Shared};
-use crate::metrics::Metrics;
 use crate::proxy::Core;
+use crate::reload::Reloader;
 
 /// The answers of the admin address.
 pub struct Admin {
     core: Arc<Core>,
-    limits: Arc<ConnectionLimits>,
+    reloader: Arc<Reloader>,
     /// Cleared when the gateway begins to stop.
     ready: Arc<AtomicBool>,
     started: Instant,
 }
 
-/// Connections that the admin address takes at once, apart from the limits of the traffic.
-const MOST_CONNECTIONS: usize = 64;
-
-/// Binds the admin address. Its connections count for themselves: it answers when the gateway is full.
-///
-/// # Errors
-/// The address can't be bound.
-pub fn listener(said: &config::Admin, shared: &Shared, metrics: &Metrics) -> Result<Listener, BuildError> {
-    let config = listener::Config {
-        name: Some("admin".to_owned()),
-        max_connections: MOST_CONNECTIONS,
-        http2: false,
-        ..listener::Config::at(said.address.clone())
-    };
-    let shared = Shared { limits: ConnectionLimits::new(0, 0), ..shared.clone() };
-    Listener::bind(&config, shared, metrics.listener("admin"))
-}
-
 impl Admin {
     /// Answers about this gateway.
-    pub fn new(core: Arc<Core>, limits: Arc<ConnectionLimits>, ready: Arc<AtomicBool>) -> Self {
-        Self { core, limits, ready, started: Instant::now() }
+    pub fn new(reloader: Arc<Reloader>, ready: Arc<AtomicBool>) -> Self {
+        Self { core: Arc::clone(reloader.core()), reloader, ready, started: Instant::now() }
     }
 
     /// As an application for a listener.
@@ -73,9 +54,12 @@ impl Admin {
 impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         const TEXT: &str = "text/plain; charset=utf-8";
+        const HERE: &[u8] = b"here are /livez, /readyz, /metrics, /status, /drain, /reload and /plan\n";
         const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
         let head = session.req_header();
-        let (status, kind, body) = match (head.method.as_str(), head.uri.path()) {
+        let (method, path, query) =
+            (head.method.clone(), head.uri.path().to_owned(), head.uri.query().map(str::to_owned));
+        let (status, kind, body) = match (method.as_str(), path.as_str()) {
             ("GET" | "HEAD", "/livez") => (StatusCode::OK, TEXT, b"alive\n".to_vec()),
             ("GET" | "HEAD", "/readyz") => {
                 let (status, text) = self.readiness();
@@ -87,19 +71,31 @@ impl ServeHttp for Admin {
                 (StatusCode::OK, METRICS, text)
             }
             ("GET" | "HEAD", "/status") => {
-                let status = status::status(&self.core.snapshot.load(), self.limits.open(), self.started.elapsed());
+                let (outcome, connections) = (self.reloader.outcome(), self.reloader.limits().open());
+                let status = status::status(&self.core.snapshot.load(), outcome, connections, self.started.elapsed());
                 let body = serde_json::to_vec_pretty(&status).unwrap_or_default();
                 (StatusCode::OK, "application/json", body)
             }
             (method @ ("GET" | "POST" | "DELETE"), "/drain") => {
-                let query = head.uri.query().unwrap_or_default();
+                let query = query.as_deref().unwrap_or_default();
                 let (status, told) = drain::answer(&self.core.snapshot.load(), method, query);
                 (status, "application/json", serde_json::to_vec_pretty(&told).unwrap_or_default())
+            }
+            ("POST", "/reload") => {
+                let (status, told) = reload::reload(&self.reloader).await;
+                (status, "application/json", serde_json::to_vec_pretty(&told).unwrap_or_default())
+            }
+            ("POST", "/plan") => {
+                let (status, told) = reload::plan(&self.reloader, session).await;
+                (status, "application/json", serde_json::to_vec_pretty(&told).unwrap_or_default())
+            }
+            (_, "/reload" | "/plan") => {
+                (StatusCode::METHOD_NOT_ALLOWED, TEXT, b"only POST is answered here\n".to_vec())
             }
             (_, "/livez" | "/readyz" | "/metrics" | "/status") => {
                 (StatusCode::METHOD_NOT_ALLOWED, TEXT, b"only GET and HEAD are answered here\n".to_vec())
             }
-            _ => (StatusCode::NOT_FOUND, TEXT, b"here are /livez, /readyz, /metrics, /status and /drain\n".to_vec()),
+            _ => (StatusCode::NOT_FOUND, TEXT, HERE.to_vec()),
         };
         let length = ::http::HeaderValue::from(body.len());
         let mut response = Response::new(body);
@@ -109,7 +105,8 @@ impl ServeHttp for Admin {
         headers.insert("cache-control", ::http::HeaderValue::from_static("no-store"));
         if status == StatusCode::METHOD_NOT_ALLOWED {
             // RFC 9110 15.5.6.
-            headers.insert("allow", ::http::HeaderValue::from_static("GET, HEAD"));
+            let allowed = if matches!(path.as_str(), "/reload" | "/plan") { "POST" } else { "GET, HEAD" };
+            headers.insert("allow", ::http::HeaderValue::from_static(allowed));
         }
         headers.insert("content-length", length);
         response

@@ -1,24 +1,30 @@
 //! The state of upstreams and servers, as JSON for people and as metrics for Prometheus.
 
 use std::io::Write;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::drain;
 use crate::affinity::{Home, SessionTable};
+use crate::reload::Outcome;
 use crate::snapshot::{Pool, Snapshot};
 use crate::upstream::{Server, State, Upstream};
 
 /// Everything that `/status` tells.
-pub(super) fn status(snapshot: &Snapshot, connections: usize, uptime: Duration) -> Value {
+pub(super) fn status(snapshot: &Snapshot, outcome: Outcome, connections: usize, uptime: Duration) -> Value {
+    let time = |at| humantime::format_rfc3339_seconds(at).to_string();
     let mut pools: Vec<_> = snapshot.pools.values().collect();
     pools.sort_by(|a, b| a.upstream.name().cmp(b.upstream.name()));
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": uptime.as_secs(),
         "connections": connections,
+        "configuration": {
+            "loaded": time(outcome.loaded),
+            "tried": time(outcome.tried),
+            "error": outcome.fault,
+        },
         "upstreams": pools.iter().map(|pool| upstream_status(pool)).collect::<Vec<_>>(),
     })
 }
@@ -35,13 +41,8 @@ fn upstream_status(pool: &Pool) -> Value {
             "under_way": rebalance.under_way,
             "waits": rebalance.waits,
         })),
-        "servers": all_servers(upstream).iter().map(|server| server_status(pool, server)).collect::<Vec<_>>(),
+        "servers": upstream.all_servers().iter().map(|server| server_status(pool, server)).collect::<Vec<_>>(),
     })
-}
-
-/// Those of the upstream, then those that were removed and have sessions left.
-fn all_servers(upstream: &Upstream) -> Vec<Arc<Server>> {
-    upstream.servers().iter().chain(upstream.removed().iter()).cloned().collect()
 }
 
 fn sessions_status(upstream: &Upstream, table: &SessionTable) -> Value {
@@ -97,7 +98,7 @@ pub(super) fn write_metrics(snapshot: &Snapshot, text: &mut Vec<u8>) {
     for (name, kind, help, read) in families {
         let _ = writeln!(text, "# HELP sockgate_{name} {help}\n# TYPE sockgate_{name} {kind}");
         for pool in snapshot.pools.values() {
-            for server in &all_servers(&pool.upstream) {
+            for server in &pool.upstream.all_servers() {
                 let (upstream, server_name) = (label(pool.upstream.name()), label(server.name()));
                 let _ = writeln!(text, "sockgate_{name}{{upstream={upstream},server={server_name}}} {}", read(server));
             }
@@ -113,7 +114,7 @@ pub(super) fn write_metrics(snapshot: &Snapshot, text: &mut Vec<u8>) {
         let _ = writeln!(text, "# HELP sockgate_{name} {help}\n# TYPE sockgate_{name} {kind}");
         for pool in snapshot.pools.values() {
             let Some(table) = pool.sessions() else { continue };
-            for server in &all_servers(&pool.upstream) {
+            for server in &pool.upstream.all_servers() {
                 let (upstream, server_name) = (label(pool.upstream.name()), label(server.name()));
                 let count = read(&table.home(server.id().to_bits()));
                 let _ = writeln!(text, "sockgate_{name}{{upstream={upstream},server={server_name}}} {count}");
@@ -199,6 +200,8 @@ fn label(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use futures::FutureExt;
 
     use super::*;
@@ -223,7 +226,7 @@ upstreams:
     #[test]
     fn how_new_sessions_come_to_their_servers_is_told() {
         let config = Config::read("test", YAML, &|_| None).unwrap().config;
-        let snapshot = Snapshot::build(config, Brought::default(), &Metrics::new().unwrap()).unwrap();
+        let snapshot = Snapshot::build(config, &Brought::default(), &Metrics::new().unwrap(), |_| None).unwrap();
         let upstream = &snapshot.pools["sockets"].upstream;
         let client = PickKey::from(std::net::IpAddr::from([192, 0, 2, 7]));
         let pick = || upstream.pick_new(&client, None, &mut Tried::default()).now_or_never().unwrap();
@@ -249,7 +252,8 @@ upstreams:
         }
         assert!(!text.contains(r#"sockgate_sessions_placed_total{upstream="web""#));
 
-        let status = status(&snapshot, 0, Duration::ZERO);
+        let outcome = Outcome { loaded: SystemTime::UNIX_EPOCH, tried: SystemTime::UNIX_EPOCH, fault: None };
+        let status = status(&snapshot, outcome, 0, Duration::ZERO);
         let sessions = &status["upstreams"][0]["sessions"];
         assert_eq!((&sessions["live"], &sessions["refused_to_open"]), (&json!(1), &json!(1)));
         assert_eq!(sessions["largest_client"], json!({ "address": "192.0.2.7", "share": 1.0 }));

@@ -1,20 +1,40 @@
-//! `sockgate check`: what is wrong with a file, and where.
+//! `sockgate check`: what is wrong with a file, and where; and what it would change in a running gateway.
 
 use std::path::Path;
 use std::process::ExitCode;
 
-pub(super) fn check(file: &Path) -> ExitCode {
-    match super::load(file) {
-        Ok(config) => {
-            let counted = [
-                (config.listeners.len(), "listener"),
-                (config.routes.len(), "route"),
-                (config.upstreams.len(), "upstream"),
-            ];
-            let counted = counted.map(|(count, what)| format!("{count} {what}{}", if count == 1 { "" } else { "s" }));
-            println!("{}: good ({})", file.display(), counted.join(", "));
+use super::ask::{Answer, ask};
+use crate::config::Config;
+use crate::reload::Plan;
+
+pub(super) fn check(file: &Path, against: Option<&str>) -> ExitCode {
+    let config = match super::load(file) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    let counted =
+        [(config.listeners.len(), "listener"), (config.routes.len(), "route"), (config.upstreams.len(), "upstream")];
+    let counted = counted.map(|(count, what)| format!("{count} {what}{}", if count == 1 { "" } else { "s" }));
+    println!("{}: good ({})", file.display(), counted.join(", "));
+    match against.map(|admin| (admin, plan(&config, admin))) {
+        None => ExitCode::SUCCESS,
+        Some((admin, Ok(plan))) => {
+            println!("against {admin}:\n{}", plan.to_string().trim_end());
             ExitCode::SUCCESS
         }
-        Err(code) => code,
+        Some((admin, Err(fault))) => {
+            eprintln!("{admin}: {fault}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+/// What a running gateway says to this configuration.
+fn plan(config: &Config, admin: &str) -> Result<Plan, String> {
+    let asked = serde_json::to_vec(config).map_err(|error| error.to_string())?;
+    let Answer { status, body } = ask(admin, "POST", "/plan", &asked).map_err(|error| error.to_string())?;
+    if status != 200 {
+        return Err(format!("answered {status}: {}", body.trim()));
+    }
+    serde_json::from_str(&body).map_err(|error| format!("expected a plan: {error}"))
 }

@@ -1,5 +1,6 @@
 //! The command line: one file for each command.
 
+mod ask;
 mod check;
 mod health;
 mod run;
@@ -25,7 +26,10 @@ struct Arguments {
 const EXAMPLES: &str = "\
 Examples:
   sockgate check -c sockgate.yaml      say what is wrong with a file, and where
-  sockgate run -c sockgate.yaml        serve; SIGTERM stops cleanly, SIGUSR1 reopens the access log
+  sockgate check -c new.yaml --against 127.0.0.1:9901
+                                       say what it would change in a running gateway
+  sockgate run -c sockgate.yaml        serve; SIGHUP loads the file anew, SIGTERM stops cleanly, SIGUSR1 reopens the
+                                       access log
   sockgate health 127.0.0.1:9901       ask a running gateway whether it is ready
 
 The log goes to standard error; RUST_LOG chooses what it tells (error, warn, info, debug).
@@ -44,6 +48,9 @@ enum Command {
         /// The YAML file.
         #[arg(short, long, value_name = "FILE")]
         config: PathBuf,
+        /// Also say what loading it would change in a running gateway: the admin address of that.
+        #[arg(long, value_name = "ADDRESS")]
+        against: Option<String>,
     },
     /// Ask a running gateway whether it is ready; made for container health checks.
     Health {
@@ -57,7 +64,7 @@ enum Command {
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run { config } => run::run(&config),
-        Command::Check { config } => check::check(&config),
+        Command::Check { config, against } => check::check(&config, against.as_deref()),
         Command::Health { admin } => health::health(&admin),
     }
 }

@@ -15,7 +15,7 @@ pub(super) fn run(file: &Path) -> ExitCode {
         Err(code) => return code,
     };
     raise_file_limit();
-    match Gateway::builder(config).build() {
+    match Gateway::builder(config).file(file).build() {
         Ok(gateway) => {
             gateway.run();
             ExitCode::SUCCESS

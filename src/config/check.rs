@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::document::Node;
 use super::fault::nearest;
 use super::shape::{Misfit, one_of};
-use super::{Admin, Config};
+use super::{Admin, Config, Reload};
 use crate::address::BindAddress;
 use crate::listener::config::{FlashPolicy, Protocol};
 use spot::Spot;
@@ -41,6 +41,7 @@ pub(super) fn check(config: &Config, root: &Node) -> Report {
     limits(config, &root, &mut report);
     forwarding(config, &root.key("forwarding"), &mut report);
     leaving(config, &root, &mut report);
+    reloading(config, &root.key("reload"), &mut report);
     if let Some(admin) = &config.admin {
         admin_address(config, admin, &root.key("admin").key("address"), &mut report);
     }
@@ -105,6 +106,16 @@ impl Report {
         if path.is_some_and(|path| path.as_os_str().is_empty()) {
             self.fault(spot, "found an empty text, expected the path of a file");
         }
+    }
+}
+
+fn reloading(config: &Config, spot: &Spot<'_>, report: &mut Report) {
+    let Reload { rate, jitter, .. } = config.reload;
+    if !(rate > 0.0 && rate.is_finite()) {
+        report.fault(&spot.key("rate"), format!("found {rate}, expected goodbyes in a second, above 0"));
+    }
+    if !(0.0..=1.0).contains(&jitter) {
+        report.fault(&spot.key("jitter"), format!("found {jitter}, expected a share from 0 to 1"));
     }
 }
 

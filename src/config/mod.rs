@@ -4,16 +4,18 @@ mod check;
 mod document;
 mod environment;
 mod fault;
+mod reload;
 mod shape;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 pub use fault::{Fault, Faults, Place};
+pub use reload::{Orphans, Reload};
 
 use crate::address::BindAddress;
 use crate::{access_log, drain, http, listener, router, upstream};
@@ -48,6 +50,9 @@ pub struct Config {
     /// What happens on SIGTERM.
     #[serde(default)]
     pub drain: drain::Config,
+    /// When this file is loaded anew, and what becomes of what it has no place for.
+    #[serde(default)]
+    pub reload: Reload,
     /// Where operators look: `/livez`, `/readyz`, `/metrics`, `/status`. Default: nowhere.
     #[serde(default)]
     pub admin: Option<Admin>,
@@ -74,6 +79,15 @@ pub struct Loaded {
 }
 
 impl Config {
+    /// Every file that this configuration names and that is read when it is loaded.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let certificates = self.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+        let certificates = certificates.flat_map(|tls| &tls.certificates).flat_map(|pair| [&pair.cert, &pair.key]);
+        let upstreams = self.upstreams.values().filter_map(|upstream| upstream.tls.as_ref());
+        let upstreams = upstreams.flat_map(|tls| [&tls.ca, &tls.cert, &tls.key]).flatten();
+        certificates.chain(upstreams).chain(&self.flash_policy.file).cloned().collect()
+    }
+
     /// Reads a file, with the variables of the process's environment.
     ///
     /// # Errors

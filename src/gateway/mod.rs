@@ -3,62 +3,71 @@
 mod stop;
 
 use std::fmt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use log::{info, warn};
-use pingora::apps::HttpServerOptions;
+use log::{debug, info};
+use pingora::apps::{HttpServerOptions, ServerApp};
 use pingora::proxy::{HttpProxy, ProxyHttp, http_proxy};
 use pingora::server::configuration::ServerConf;
 use pingora::server::{ListenFds, RunArgs, Server, ShutdownWatch};
 use pingora::services::Service;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Notify, watch};
 
-use crate::access_log::{AccessLog, Writer};
-use crate::admin::{self, Admin};
+use crate::access_log::Writer;
+use crate::admin::Admin;
 use crate::config::Config;
-use crate::deadline::Deadlines;
-use crate::listener::{self, ConnectionLimits, Listener, Shared};
+use crate::listener::Listener;
 use crate::metrics::Metrics;
-use crate::proxy::{App, Balancer, Core, HttpEngine, PingoraEngine};
+use crate::proxy::{App, Balancer, HttpEngine, PingoraEngine};
+use crate::reload::{Listeners, Plan, ReloadError, Reloader};
 use crate::router::Router;
-use crate::snapshot::{Brought, Snapshot};
+use crate::snapshot::Brought;
 use crate::upstream::{self, Balance};
 
 use stop::Stopper;
 
 /// A gateway that is built and bound, and serves once it runs.
 pub struct Gateway {
-    core: Arc<Core>,
+    reloader: Arc<Reloader>,
+    listeners: Listeners,
     app: Arc<App>,
     server: Server,
-    listeners: Vec<Listener>,
-    admin: Option<Listener>,
-    limits: Arc<ConnectionLimits>,
-    deadlines: Arc<Deadlines>,
     log_writer: Writer,
     stop_asked: Arc<Notify>,
 }
 
-/// Stops a running gateway from within the program, as SIGTERM does from without.
-#[derive(Clone, Debug)]
-pub struct Handle(Arc<Notify>);
+/// Governs a running gateway from within the program, as signals do from without.
+#[derive(Clone)]
+pub struct Handle {
+    stop_asked: Arc<Notify>,
+    reloader: Arc<Reloader>,
+}
 
 impl Handle {
     /// Begins to drain; [`Gateway::run`] returns when that has ended.
     pub fn stop(&self) {
-        self.0.notify_one();
+        self.stop_asked.notify_one();
+    }
+
+    /// Puts another configuration in the place of the one in force; says what was different.
+    ///
+    /// # Errors
+    /// The first of what it names that can't be used; then nothing has changed.
+    pub async fn replace(&self, config: Config) -> Result<Plan, ReloadError> {
+        self.reloader.replace(config).await
     }
 }
 
 /// Assembles a [`Gateway`].
 pub struct Builder {
     config: Config,
+    file: Option<PathBuf>,
     brought: Brought,
     engine: EngineMaker,
 }
@@ -84,47 +93,52 @@ const KEPT_CONNECTIONS: usize = 512;
 impl Gateway {
     /// Starts from a configuration.
     pub fn builder(config: Config) -> Builder {
-        Builder { config, brought: Brought::default(), engine: Box::new(engine) }
+        Builder { config, file: None, brought: Brought::default(), engine: Box::new(engine) }
     }
 
     /// Where a listener is bound, by its name, with the port that the kernel chose.
     pub fn address(&self, listener: &str) -> Option<String> {
-        self.listeners.iter().find(|bound| &**bound.name() == listener).map(Listener::address)
+        self.reloader.address(listener)
     }
 
-    /// A way to stop it once it runs.
+    /// A way to govern it once it runs.
     pub fn handle(&self) -> Handle {
-        Handle(Arc::clone(&self.stop_asked))
+        Handle { stop_asked: Arc::clone(&self.stop_asked), reloader: Arc::clone(&self.reloader) }
     }
 
     /// Serves until SIGTERM, SIGINT or [`Handle::stop`]; returns when everything has ended. Blocks the thread.
     pub fn run(self) {
-        let Self { core, app, mut server, listeners, admin, limits, deadlines, log_writer, stop_asked } = self;
+        let Self { reloader, listeners, app, mut server, log_writer, stop_asked } = self;
         let (stop, stopping) = watch::channel(false);
         let ready = Arc::new(AtomicBool::new(true));
         let threads = server.configuration.threads;
+        let Listeners { traffic, admin } = listeners;
         server.add_service(Traffic {
-            core: Arc::clone(&core),
+            reloader: Arc::clone(&reloader),
             app: Arc::clone(&app),
-            listeners: Some(listeners),
-            deadlines: Arc::clone(&deadlines),
+            listeners: Some(traffic),
             stopping,
             threads,
         });
-        if let Some(listener) = admin {
-            let (core, limits, ready) = (Arc::clone(&core), Arc::clone(&limits), Arc::clone(&ready));
-            server.add_service(AdminService { listener: Some(listener), admin: Some(Admin::new(core, limits, ready)) });
-        }
-        let drain = core.snapshot.load().config.drain.clone();
-        let log = core.access_log.clone();
-        drop(core);
-        let stopper = Stopper { drain, stop, stop_asked, ready, app, limits, deadlines, log };
+        let operators = Admin::new(Arc::clone(&reloader), Arc::clone(&ready));
+        server.add_service(AdminService { listeners: Some(admin), admin: Some(operators) });
+        let (limits, deadlines) = (Arc::clone(reloader.limits()), Arc::clone(reloader.deadlines()));
+        let log = reloader.core().access_log.clone();
+        let stopper = Stopper { reloader, stop, stop_asked, ready, app, limits, deadlines, log };
         server.run(RunArgs { shutdown_signal: Box::new(stopper) });
         log_writer.finish();
     }
 }
 
 impl Builder {
+    /// The file that the configuration was loaded from: it is loaded anew on SIGHUP, on `POST /reload`, and when it
+    /// changes.
+    #[must_use]
+    pub fn file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.file = Some(file.into());
+        self
+    }
+
     /// Routes requests with this instead of the routes of the configuration.
     #[must_use]
     pub fn router(mut self, router: impl Router + 'static) -> Self {
@@ -163,40 +177,20 @@ impl Builder {
     /// # Errors
     /// The first certificate, policy, log file, upstream or address that can't be used.
     pub fn build(self) -> Result<Gateway, BuildError> {
-        let Self { config, brought, engine } = self;
+        let Self { config, file, brought, engine } = self;
         let fail = |error: &dyn fmt::Display| BuildError(error.to_string());
         // Named before anything else does: Pingora would choose ring, whose handshakes cost more. If a program has
         // chosen already, its choice stands.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         check_authorities()?;
         let metrics = Metrics::new().map_err(|error| fail(&error))?;
-        let (access_log, log_writer) = AccessLog::open(&config.access_log, Arc::clone(&metrics)).map_err(|error| {
-            let file = config.access_log.file.as_deref().unwrap_or(Path::new("standard output"));
-            BuildError(format!("access_log.file: {} can't be opened for appending: {error}", file.display()))
-        })?;
-        let limits = ConnectionLimits::new(config.limits.connections, config.limits.connections_per_address);
-        let deadlines = Deadlines::new();
-        let shared = Shared {
-            limits: Arc::clone(&limits),
-            deadlines: Arc::clone(&deadlines),
-            flash_policy: listener::flash_policy(&config.flash_policy).map_err(|error| fail(&error))?,
-            flash_timeout: config.flash_policy.timeout,
-            first_bytes: config.timeouts.head,
-        };
-        let bind = |said: &listener::Config| Listener::bind(said, shared.clone(), metrics.listener(&said.name()));
-        let listeners =
-            config.listeners.iter().map(bind).collect::<Result<Vec<_>, _>>().map_err(|error| fail(&error))?;
-        let admin = match &config.admin {
-            Some(said) => Some(admin::listener(said, &shared, &metrics).map_err(|error| fail(&error))?),
-            None => None,
-        };
         let threads = match config.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
         let keep_alive = config.timeouts.keep_alive;
-        let snapshot = Snapshot::build(config, brought, &metrics).map_err(|error| fail(&error))?;
-        let core = Arc::new(Core { snapshot: ArcSwap::from_pointee(snapshot), metrics, access_log });
+        let (reloader, listeners, log_writer) =
+            Reloader::first(config, file, brought, &metrics).map_err(|error| fail(&error))?;
         let conf = ServerConf {
             threads,
             upstream_keepalive_pool_size: KEPT_CONNECTIONS,
@@ -207,9 +201,10 @@ impl Builder {
         };
         let mut server = Server::new_with_opt_and_conf(None, conf);
         server.bootstrap();
-        let engine = engine(Balancer::new(Arc::clone(&core)), &server.configuration, keep_alive);
-        let app = Arc::new(App::new(Arc::clone(&core), engine));
-        Ok(Gateway { core, app, server, listeners, admin, limits, deadlines, log_writer, stop_asked: Arc::default() })
+        let core = reloader.core();
+        let engine = engine(Balancer::new(Arc::clone(core)), &server.configuration, keep_alive);
+        let app = Arc::new(App::new(Arc::clone(core), engine));
+        Ok(Gateway { reloader, listeners, app, server, log_writer, stop_asked: Arc::default() })
     }
 }
 
@@ -244,10 +239,9 @@ where
 
 /// Every listener for traffic, and what runs beside them.
 struct Traffic {
-    core: Arc<Core>,
+    reloader: Arc<Reloader>,
     app: Arc<App>,
-    listeners: Option<Vec<Listener>>,
-    deadlines: Arc<Deadlines>,
+    listeners: Option<UnboundedReceiver<Listener>>,
     stopping: ShutdownWatch,
     threads: usize,
 }
@@ -255,32 +249,28 @@ struct Traffic {
 #[async_trait]
 impl Service for Traffic {
     async fn start_service(&mut self, _fds: Option<ListenFds>, shutdown: ShutdownWatch, _listeners_per_fd: usize) {
-        tokio::spawn(Arc::clone(&self.deadlines).run());
-        let snapshot = self.core.snapshot.load_full();
-        let running: Vec<_> = snapshot.pools.values().map(|pool| pool.start()).collect();
+        tokio::spawn(Arc::clone(self.reloader.deadlines()).run());
+        self.reloader.begin().await;
+        tokio::spawn(Arc::clone(&self.reloader).watch());
         let mut reopen = signal(SignalKind::user_defined1()).ok();
-        let mut hang_up = signal(SignalKind::hangup()).ok();
-        for listener in self.listeners.take().unwrap_or_default() {
-            info!("listening {} {}", listener.name(), listener.address());
-            tokio::spawn(listener.run(Arc::clone(&self.app), self.stopping.clone()));
-        }
-        let log = self.core.access_log.clone();
+        let log = self.reloader.core().access_log.clone();
         tokio::spawn(async move {
             while received(&mut reopen).await {
                 log.reopen();
             }
         });
-        // Others read their configuration anew on it; ending every socket, as the system would, is the last thing meant.
+        let mut hang_up = signal(SignalKind::hangup()).ok();
+        let reloader = Arc::clone(&self.reloader);
         tokio::spawn(async move {
             while received(&mut hang_up).await {
-                warn!("SIGHUP does nothing: the configuration is read at the start only");
+                if let Err(fault) = reloader.reload("SIGHUP").await {
+                    debug!("SIGHUP: {fault}");
+                }
             }
         });
-        // Pingora's own watch never fires here: the stopper ends the process by itself. What this waits for is the end
-        // of the runtime, with which all of this ends too.
-        let mut shutdown = shutdown;
-        let _ = shutdown.wait_for(|&over| over).await;
-        drop(running);
+        if let Some(listeners) = self.listeners.take() {
+            run_all(listeners, &self.app, &self.stopping, shutdown).await;
+        }
     }
 
     fn name(&self) -> &str {
@@ -290,6 +280,29 @@ impl Service for Traffic {
     fn threads(&self) -> Option<usize> {
         Some(self.threads)
     }
+}
+
+/// Runs listeners as they come. Pingora's own watch never fires here, since the stopper ends the process by itself: it
+/// is over when the runtime is.
+async fn run_all<A>(
+    mut listeners: UnboundedReceiver<Listener>,
+    app: &Arc<A>,
+    stopping: &ShutdownWatch,
+    mut over: ShutdownWatch,
+) where
+    A: ServerApp + Send + Sync + 'static,
+{
+    loop {
+        tokio::select! {
+            listener = listeners.recv() => {
+                let Some(listener) = listener else { break };
+                info!("listening {} {}", listener.name(), listener.address());
+                tokio::spawn(listener.run(Arc::clone(app), stopping.clone()));
+            }
+            _ = over.wait_for(|&over| over) => break,
+        }
+    }
+    let _ = over.wait_for(|&over| over).await;
 }
 
 /// Waits for a signal; false when it can't come.
@@ -302,16 +315,16 @@ async fn received(signal: &mut Option<Signal>) -> bool {
 
 /// The admin listener, on a thread of its own, so that it answers when the others are busy.
 struct AdminService {
-    listener: Option<Listener>,
+    listeners: Option<UnboundedReceiver<Listener>>,
     admin: Option<Admin>,
 }
 
 #[async_trait]
 impl Service for AdminService {
     async fn start_service(&mut self, _fds: Option<ListenFds>, shutdown: ShutdownWatch, _listeners_per_fd: usize) {
-        if let (Some(listener), Some(admin)) = (self.listener.take(), self.admin.take()) {
-            info!("listening admin {}", listener.address());
-            listener.run(Arc::new(admin.into_app()), shutdown).await;
+        if let (Some(listeners), Some(admin)) = (self.listeners.take(), self.admin.take()) {
+            // It answers to the end.
+            run_all(listeners, &Arc::new(admin.into_app()), &shutdown.clone(), shutdown).await;
         }
     }
 

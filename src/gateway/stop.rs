@@ -14,16 +14,16 @@ use tokio::sync::{Notify, watch};
 
 use crate::access_log::AccessLog;
 use crate::deadline::Deadlines;
-use crate::drain;
 use crate::listener::ConnectionLimits;
 use crate::proxy::App;
+use crate::reload::Reloader;
 
 /// Longest time for goodbyes to leave once the deadline of the drain has come.
 const GOODBYES: Duration = Duration::from_secs(1);
 
 /// Waits for the signal to stop, and for everything to end.
 pub(super) struct Stopper {
-    pub(super) drain: drain::Config,
+    pub(super) reloader: Arc<Reloader>,
     pub(super) stop: watch::Sender<bool>,
     pub(super) stop_asked: Arc<Notify>,
     pub(super) ready: Arc<AtomicBool>,
@@ -65,12 +65,14 @@ impl Stopper {
 
     /// Not ready, then no more connections, then an end to idle ones, then a goodbye to tunnels.
     async fn drain(&self) {
+        let drain = self.reloader.core().snapshot.load().config.drain.clone();
+        self.reloader.stop();
         self.ready.store(false, Ordering::Release);
         info!("stopping: {} connections open", self.limits.open());
-        tokio::time::sleep(self.drain.delay).await;
+        tokio::time::sleep(drain.delay).await;
         self.stop.send_replace(true);
         self.app.cleanup().await;
-        let deadline = Instant::now() + self.drain.deadline.saturating_sub(self.drain.delay);
+        let deadline = Instant::now() + drain.deadline.saturating_sub(drain.delay);
         if self.all_gone_by(deadline).await {
             info!("stopped: every connection has ended");
             return;

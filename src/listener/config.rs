@@ -55,6 +55,14 @@ impl Config {
         }
     }
 
+    /// What it is known by over reloads: its address; with a port of the kernel's choice, also its name.
+    pub fn identity(&self) -> String {
+        match &self.address {
+            BindAddress::Inet(address) if address.port() == 0 => format!("{address} {}", self.name()),
+            address => address.to_string(),
+        }
+    }
+
     /// The name, or the address as written where no name was given.
     pub fn name(&self) -> String {
         self.name.clone().unwrap_or_else(|| self.address.to_string())

@@ -61,6 +61,12 @@ impl ConnectionLimits {
         })
     }
 
+    /// Holds from now on; those that are open stay, and count.
+    pub fn set(&self, most: usize, most_per_address: usize) {
+        self.most.store(most, Ordering::Relaxed);
+        self.most_per_address.store(most_per_address, Ordering::Relaxed);
+    }
+
     /// Connections open now.
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)

@@ -18,10 +18,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use bytes::BytesMut;
 use log::{debug, warn};
 use pingora::apps::ServerApp;
 use pingora::server::ShutdownWatch;
+use tokio::sync::watch;
 use tokio::time::{timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
@@ -41,9 +43,16 @@ use crate::wire::flash::{AllowRule, Policy};
 
 /// One bound address, ready to accept.
 pub struct Listener {
-    name: Arc<str>,
     socket: BoundSocket,
-    settings: Arc<Settings>,
+    settings: Arc<ArcSwap<Settings>>,
+    retiring: ShutdownWatch,
+}
+
+/// What stays in the hands of whoever governs a listener that runs.
+pub struct Control {
+    address: String,
+    settings: Arc<ArcSwap<Settings>>,
+    retire: watch::Sender<bool>,
 }
 
 /// What all listeners of one gateway share.
@@ -61,11 +70,12 @@ pub struct Shared {
     pub first_bytes: Duration,
 }
 
-/// Everything that a connection's task needs.
-struct Settings {
+/// What a listener does with its connections: everything but the socket. Each connection keeps those that it was
+/// accepted under.
+pub struct Settings {
     name: Arc<str>,
     config: Config,
-    tls: Option<TlsAcceptor>,
+    tls: Option<tls::Terms>,
     tcp_upstream: Option<Arc<str>>,
     shared: Shared,
     metrics: ListenerMetrics,
@@ -92,40 +102,76 @@ const LAST_CALL: Duration = Duration::from_secs(2);
 /// How long the accept loop pauses when the process is out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-impl Listener {
-    /// Loads the certificates and binds the address; accepts nothing yet.
+impl Settings {
+    /// Loads the certificates. Where they and all that is said of TLS are as they were `before`, its tickets stay good.
     ///
     /// # Errors
-    /// A certificate that can't be used, or an address that can't be bound.
-    pub fn bind(config: &Config, shared: Shared, metrics: ListenerMetrics) -> Result<Self, BuildError> {
+    /// A certificate that can't be used.
+    pub fn build(
+        config: &Config,
+        shared: Shared,
+        metrics: ListenerMetrics,
+        before: Option<&Self>,
+    ) -> Result<Self, BuildError> {
         let fail = |what: String| BuildError { listener: config.name(), what };
         let alpn: &[&str] = match config.protocol {
             config::Protocol::Http if config.http2 => &["h2", "http/1.1"],
             config::Protocol::Http => &["http/1.1"],
             config::Protocol::Tcp | config::Protocol::FlashPolicy => &[],
         };
-        let tls = match &config.tls {
-            Some(tls) => Some(tls::server_config(tls, alpn).map_err(|error| fail(error.to_string()))?.into()),
-            None => None,
-        };
-        let socket = BoundSocket::bind(&config.address, config.backlog)
-            .map_err(|error| fail(format!("{} can't be bound: {error}", config.address)))?;
-        let name: Arc<str> = config.name().into();
+        let before = before.and_then(|before| before.tls.as_ref());
+        let tls = config.tls.as_ref().map(|said| tls::Terms::load(said, alpn, before));
+        let tls = tls.transpose().map_err(|error| fail(error.to_string()))?;
         let detected_tcp = config.detect.as_ref().and_then(|detect| detect.tcp.as_deref());
-        let settings = Settings {
-            name: Arc::clone(&name),
+        Ok(Self {
+            name: config.name().into(),
             tls,
             tcp_upstream: config.upstream.as_deref().or(detected_tcp).map(Arc::from),
             config: config.clone(),
             shared,
             metrics,
-        };
-        Ok(Self { name, socket, settings: Arc::new(settings) })
+        })
+    }
+
+    /// What the operator said.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Connections open now.
+    pub fn open(&self) -> usize {
+        usize::try_from(self.metrics.open.get()).unwrap_or(0)
+    }
+
+    /// Whether the files behind them hold the same certificates.
+    pub fn has_certificates_of(&self, other: &Self) -> bool {
+        match (&self.tls, &other.tls) {
+            (Some(ours), Some(theirs)) => ours.has_certificates_of(theirs),
+            (ours, theirs) => ours.is_none() && theirs.is_none(),
+        }
+    }
+}
+
+impl Listener {
+    /// Binds the address; accepts nothing yet.
+    ///
+    /// # Errors
+    /// An address that can't be bound.
+    pub fn bind(settings: Settings) -> Result<(Self, Control), BuildError> {
+        let Config { address, backlog, .. } = &settings.config;
+        let socket = BoundSocket::bind(address, *backlog).map_err(|error| BuildError {
+            listener: settings.config.name(),
+            what: format!("{address} can't be bound: {error}"),
+        })?;
+        let settings = Arc::new(ArcSwap::from_pointee(settings));
+        let (retire, retiring) = watch::channel(false);
+        let control = Control { address: socket.address(), settings: Arc::clone(&settings), retire };
+        Ok((Self { socket, settings, retiring }, control))
     }
 
     /// The name in routes, logs and metrics.
-    pub fn name(&self) -> &Arc<str> {
-        &self.name
+    pub fn name(&self) -> Arc<str> {
+        Arc::clone(&self.settings.load().name)
     }
 
     /// Where it is bound, with the port that the kernel chose.
@@ -133,32 +179,65 @@ impl Listener {
         self.socket.address()
     }
 
-    /// Accepts until `stop` says so, each connection in a task of its own.
+    /// Accepts until `stop` says so or the listener is retired, each connection in a task of its own.
     pub async fn run<A>(self, app: Arc<A>, mut stop: ShutdownWatch)
     where
         A: ServerApp + Send + Sync + 'static,
     {
-        let Self { name, socket, settings } = self;
+        let Self { socket, settings, mut retiring } = self;
         let acceptor = match socket.start() {
             Ok(acceptor) => acceptor,
-            Err(error) => return warn!("listener {name}: can't accept: {error}"),
+            Err(error) => return warn!("listener {}: can't accept: {error}", settings.load().name),
         };
+        // Connections end with the gateway, or with their listener.
+        let (end, ending) = watch::channel(false);
+        let mut backlog = settings.load().config.backlog;
         loop {
             let accepted = tokio::select! {
                 biased;
-                _ = stop.wait_for(|&stopping| stopping) => return,
+                _ = stop.wait_for(|&stopping| stopping) => break,
+                _ = retiring.wait_for(|&retiring| retiring) => break,
                 accepted = acceptor.accept() => accepted,
             };
+            let settings = settings.load_full();
+            if std::mem::replace(&mut backlog, settings.config.backlog) != backlog
+                && let Err(error) = acceptor.set_backlog(backlog)
+            {
+                warn!("listener {}: the backlog stays as it was: {error}", settings.name);
+            }
             match accepted {
-                Ok(socket) => settings.admit(socket, &app, &stop),
-                Err(error) if is_about_one_connection(&error) => debug!("listener {name}: accept: {error}"),
+                Ok(socket) => settings.admit(socket, &app, &ending),
+                Err(error) if is_about_one_connection(&error) => debug!("listener {}: accept: {error}", settings.name),
                 Err(error) => {
                     // Out of descriptors or memory: those that are open come first, new ones wait in the kernel.
-                    warn!("listener {name}: can't accept, pausing {ACCEPT_PAUSE:?}: {error}");
+                    warn!("listener {}: can't accept, pausing {ACCEPT_PAUSE:?}: {error}", settings.name);
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
+        end.send_replace(true);
+    }
+}
+
+impl Control {
+    /// What the listener does with its connections at this moment.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+
+    /// Where it is bound, with the port that the kernel chose.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Connections that are accepted from now on are served like this.
+    pub fn set(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
+    }
+
+    /// Accepts no more, and lets idle connections go; those that are in use finish.
+    pub fn retire(self) {
+        self.retire.send_replace(true);
     }
 }
 
@@ -239,8 +318,8 @@ impl Accepted {
         let mut undecided_until = settings.undecided_until();
         let plain = socket;
         let (transport, tls, http2_agreed, http_agreed) = match &settings.tls {
-            Some(acceptor) if settings.speaks_tls(&plain, undecided_until).await? => {
-                let (transport, info, alpn) = settings.handshake(acceptor, plain).await?;
+            Some(terms) if settings.speaks_tls(&plain, undecided_until).await? => {
+                let (transport, info, alpn) = settings.handshake(&terms.acceptor, plain).await?;
                 undecided_until = settings.undecided_until();
                 let http2 = alpn.as_deref() == Some(b"h2");
                 (transport, Some(info), http2, alpn.is_some())

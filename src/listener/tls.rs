@@ -5,13 +5,15 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ::aws_lc_rs::digest;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::TlsAcceptor;
 
 use super::config::{Certificate, Tls, TlsVersion};
 
@@ -30,26 +32,63 @@ impl fmt::Display for TlsError {
 
 impl std::error::Error for TlsError {}
 
+/// How a listener speaks TLS.
+pub(super) struct Terms {
+    oldest: TlsVersion,
+    alpn: Vec<Vec<u8>>,
+    certificates: Arc<Certificates>,
+    config: Arc<ServerConfig>,
+    pub(super) acceptor: TlsAcceptor,
+}
+
+impl Terms {
+    /// Reads the certificates. Where nothing is different from `before`, those are the terms again; where the
+    /// certificates alone are, tickets that clients hold stay good.
+    pub(super) fn load(said: &Tls, alpn: &[&str], before: Option<&Self>) -> Result<Self, TlsError> {
+        let certificates = Arc::new(Certificates::load(&said.certificates)?);
+        let alpn: Vec<Vec<u8>> = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        let before = before.filter(|before| before.alpn == alpn && before.oldest == said.min_version);
+        let config = match before {
+            Some(before) if before.certificates == certificates => Arc::clone(&before.config),
+            _ => {
+                let ticketer = before.map(|before| Arc::clone(&before.config.ticketer));
+                Arc::new(server_config(said.min_version, alpn.clone(), Arc::clone(&certificates), ticketer)?)
+            }
+        };
+        let acceptor = TlsAcceptor::from(Arc::clone(&config));
+        Ok(Self { oldest: said.min_version, alpn, certificates, config, acceptor })
+    }
+
+    /// Whether the files hold the same.
+    pub(super) fn has_certificates_of(&self, other: &Self) -> bool {
+        self.certificates == other.certificates
+    }
+}
+
 /// Builds what a listener needs to terminate TLS: certificates, versions, tickets and ALPN.
-///
-/// # Errors
-/// The first file that can't be read, or that does not hold what it should.
-pub fn server_config(tls: &Tls, alpn: &[&str]) -> Result<Arc<ServerConfig>, TlsError> {
-    let versions = match tls.min_version {
+fn server_config(
+    oldest: TlsVersion,
+    alpn: Vec<Vec<u8>>,
+    certificates: Arc<Certificates>,
+    ticketer: Option<Arc<dyn ProducesTickets>>,
+) -> Result<ServerConfig, TlsError> {
+    let versions = match oldest {
         TlsVersion::V1_2 => vec![&TLS13, &TLS12],
         TlsVersion::V1_3 => vec![&TLS13],
     };
     let unusable = |error: rustls::Error| TlsError { file: PathBuf::from("tls"), what: error.to_string() };
-    let certificates = Certificates::load(&tls.certificates)?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&versions)
         .map_err(unusable)?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(certificates));
-    config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        .with_cert_resolver(certificates);
+    config.alpn_protocols = alpn;
     // Tickets let a herd of clients come back without full handshakes, and hold no memory here.
-    config.ticketer = aws_lc_rs::Ticketer::new().map_err(unusable)?;
-    Ok(Arc::new(config))
+    config.ticketer = match ticketer {
+        Some(ticketer) => ticketer,
+        None => aws_lc_rs::Ticketer::new().map_err(unusable)?,
+    };
+    Ok(config)
 }
 
 /// Certificates by the names inside them; the first of the list answers for every other name.
@@ -57,21 +96,35 @@ pub fn server_config(tls: &Tls, alpn: &[&str]) -> Result<Arc<ServerConfig>, TlsE
 struct Certificates {
     by_name: HashMap<String, Arc<CertifiedKey>>,
     default: Arc<CertifiedKey>,
+    /// A hash of what the files hold, to tell whether they are the same.
+    fingerprint: Vec<u8>,
+}
+
+impl PartialEq for Certificates {
+    fn eq(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
+    }
 }
 
 impl Certificates {
     fn load(list: &[Certificate]) -> Result<Self, TlsError> {
         let mut by_name = HashMap::new();
         let mut default = None;
+        let mut fingerprint = digest::Context::new(&digest::SHA256);
         for entry in list {
-            let (key, names) = load(entry)?;
+            let read = [read(&entry.cert)?, read(&entry.key)?];
+            let (key, names) = certified(entry, &read)?;
+            for file in &read {
+                fingerprint.update(&file.len().to_le_bytes());
+                fingerprint.update(file);
+            }
             for name in names {
                 by_name.entry(name).or_insert_with(|| Arc::clone(&key));
             }
             default.get_or_insert(key);
         }
         let none = || TlsError { file: PathBuf::from("tls.certificates"), what: "there is none".to_owned() };
-        Ok(Self { by_name, default: default.ok_or_else(none)? })
+        Ok(Self { by_name, default: default.ok_or_else(none)?, fingerprint: fingerprint.finish().as_ref().to_vec() })
     }
 
     /// An exact name goes before a wildcard, which stands for one label (RFC 6125 6.4.3).
@@ -88,9 +141,9 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-fn load(entry: &Certificate) -> Result<(Arc<CertifiedKey>, Vec<String>), TlsError> {
-    let chain = read_chain(&entry.cert)?;
-    let key = read_key(&entry.key)?;
+fn certified(entry: &Certificate, [cert, key]: &[Vec<u8>; 2]) -> Result<(Arc<CertifiedKey>, Vec<String>), TlsError> {
+    let chain = read_chain(&entry.cert, cert)?;
+    let key = read_key(&entry.key, key)?;
     let at = |file: &Path| {
         let file = file.to_owned();
         move |what: String| TlsError { file, what }
@@ -109,10 +162,9 @@ fn load(entry: &Certificate) -> Result<(Arc<CertifiedKey>, Vec<String>), TlsErro
     Ok((Arc::new(certified), names))
 }
 
-fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+fn read_chain(file: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let fail = |what: String| TlsError { file: file.to_owned(), what };
-    let pem = read(file)?;
-    let chain = CertificateDer::pem_slice_iter(&pem)
+    let chain = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| fail(format!("expected PEM certificates: {error}")))?;
     if chain.is_empty() {
@@ -121,9 +173,9 @@ fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     Ok(chain)
 }
 
-fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+fn read_key(file: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
     let expected = "expected a PEM private key (PKCS#8, PKCS#1 or SEC1)";
-    PrivateKeyDer::from_pem_slice(&read(file)?)
+    PrivateKeyDer::from_pem_slice(pem)
         .map_err(|error| TlsError { file: file.to_owned(), what: format!("{expected}: {error}") })
 }
 
@@ -176,6 +228,24 @@ mod tests {
         ] {
             assert_eq!(which(asked), expected, "{asked}");
         }
+    }
+
+    #[test]
+    fn tickets_outlive_new_certificates_and_nothing_is_new_where_files_are_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let certificates = vec![write(&folder, "a", &["a.example"])];
+        let said = Tls { certificates, min_version: TlsVersion::V1_2, handshake_timeout: std::time::Duration::ZERO };
+        let first = Terms::load(&said, &["h2"], None).unwrap();
+        let same = Terms::load(&said, &["h2"], Some(&first)).unwrap();
+        assert!(Arc::ptr_eq(&first.config, &same.config));
+        write(&folder, "a", &["a.example"]);
+        let renewed = Terms::load(&said, &["h2"], Some(&same)).unwrap();
+        assert!(!Arc::ptr_eq(&same.config, &renewed.config));
+        assert!(Arc::ptr_eq(&same.config.ticketer, &renewed.config.ticketer));
+        // A ticket of the old terms could bring back what the new ones forbid.
+        let stricter = Tls { min_version: TlsVersion::V1_3, ..said };
+        let other = Terms::load(&stricter, &["h2"], Some(&renewed)).unwrap();
+        assert!(!Arc::ptr_eq(&renewed.config.ticketer, &other.config.ticketer));
     }
 
     #[test]

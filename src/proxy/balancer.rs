@@ -19,7 +19,7 @@ use super::learn::{Heard, Learner};
 use super::place::Ask;
 use super::{Core, connect, head, peer};
 use crate::affinity::Mark;
-use crate::drain::Why;
+use crate::drain::{Origin, Why};
 use crate::http::forwarding::Seen;
 use crate::http::hop_by_hop::{is_hop_by_hop, is_nominated};
 use crate::http::{Refusal, answers};
@@ -495,11 +495,15 @@ impl Balancer {
 /// HTTP/2 can't be taken from the engine: its poll goes on to its end, and the session is told at the next one.
 fn announce(session: &Session, ctx: &mut Exchange, pool: &Pool, lease: &Lease) {
     let poll = ctx.ask.as_ref().and_then(|ask| ask.polls(session.req_header().method.as_str()));
-    if poll.is_some() && session.is_http2() {
-        ctx.leave = Some(pool.roster(lease.server().id()).add(true));
-    } else if let (Some(poll), Some(info)) = (poll, &ctx.info) {
+    let Some(poll) = poll else { return };
+    let listener = ctx.info.as_ref().map(|info| Arc::clone(&info.listener)).unwrap_or_default();
+    let origin = Origin { listener, route: ctx.route.as_ref().map(|route| Arc::clone(&route.name)) };
+    let leave = pool.roster(lease.server().id()).add(origin, true);
+    if session.is_http2() {
+        ctx.leave = Some(leave);
+    } else if let Some(info) = &ctx.info {
         info.pending.announce(Farewell {
-            leave: pool.roster(lease.server().id()).add(true),
+            leave,
             body: goodbye(poll.revision, poll.jsonp),
             jsonp: poll.jsonp.is_some(),
             upstream: Arc::clone(lease.upstream().name()),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::learn::Learner;
 use super::place::Ask;
 use crate::access_log::{Event, Record};
-use crate::drain::{Leave, Why};
+use crate::drain::{Leave, Origin, Why};
 use crate::http::Refusal;
 use crate::listener::Info;
 use crate::router::Route;
@@ -126,6 +126,11 @@ impl Line {
         self.upstream = Some(Arc::clone(lease.upstream().name()));
         self.server = Some(Arc::clone(lease.server().name()));
         self.queued = lease.waited();
+    }
+
+    /// The way by which it came in.
+    pub(super) fn origin(&self) -> Origin {
+        Origin { listener: Arc::clone(&self.listener), route: self.route.clone() }
     }
 
     /// How long it has been since the beginning.

@@ -46,7 +46,7 @@ impl Tunnel {
         let open = OpenGauge::new(&self.pool.metrics);
         let Parts { transport, held, deadline, permit, .. } = client;
         let ends = Ends { client: transport, from_client: held, server, from_server: first, head };
-        let leave = self.pool.roster(self.lease.server().id()).add(self.session.is_some());
+        let leave = self.pool.roster(self.lease.server().id()).add(self.line.origin(), self.session.is_some());
         let closed = carry(ends, idle, &deadline, &leave, listening).await;
         // When this client comes back it is placed here again.
         self.pool.upstream.saw(&self.line.client.into(), self.lease.server());

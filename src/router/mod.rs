@@ -72,17 +72,12 @@ impl Routes {
     /// Builds the table; the configuration has been checked already.
     pub fn build(configs: &[Config]) -> Self {
         let mut routes = Self::default();
-        for (place, config) in configs.iter().enumerate() {
+        for (name, config) in named(configs) {
             let action = match (&config.upstream, &config.respond, &config.redirect) {
                 (Some(upstream), ..) => Action::Upstream(upstream.as_str().into()),
                 (None, Some(respond), _) => Action::Respond(respond.clone()),
                 (None, None, redirect) => Action::Redirect(redirect.clone().unwrap_or_default()),
             };
-            let name = config.name.clone().unwrap_or_else(|| match &action {
-                Action::Upstream(upstream) => upstream.to_string(),
-                Action::Respond(_) => format!("respond-{}", place + 1),
-                Action::Redirect(_) => format!("redirect-{}", place + 1),
-            });
             routes.routes.push((Matcher::build(&config.matches), Arc::new(Route { name: name.into(), action })));
         }
         let exact: Vec<String> =
@@ -104,6 +99,18 @@ impl Routes {
         let mut candidates = listed.unwrap_or(&self.others).iter().map(|&index| &self.routes[index as usize]);
         candidates.find(|(matcher, _)| matcher.matches(request, path)).map(|(_, route)| route)
     }
+}
+
+/// Routes with the names that they go by: their own, or the upstream's, or their place in the list.
+pub fn named(configs: &[Config]) -> Vec<(String, &Config)> {
+    let name = |(place, config): (usize, &Config)| {
+        config.name.clone().unwrap_or_else(|| match (&config.upstream, &config.respond) {
+            (Some(upstream), _) => upstream.clone(),
+            (None, Some(_)) => format!("respond-{}", place + 1),
+            (None, None) => format!("redirect-{}", place + 1),
+        })
+    };
+    configs.iter().enumerate().map(|(place, config)| (name((place, config)), config)).collect()
 }
 
 impl Router for Routes {

@@ -95,6 +95,11 @@ impl Pool {
         self.drains.roster(server)
     }
 
+    /// The rosters of all servers, those of servers that are gone included.
+    pub fn rosters(&self) -> Vec<(ServerId, Arc<Roster>)> {
+        self.drains.rosters().iter().map(|(&server, roster)| (server, Arc::clone(roster))).collect()
+    }
+
     /// Drains a server: it gets no new sessions from now on, and those that it has are told goodbye at the pace, if
     /// there is one, whether they have somewhere to go or not: an operator says so. Needs a runtime around it; a drain
     /// that is under way begins anew with the new pace.

@@ -30,7 +30,7 @@ pub struct Snapshot {
     pub local: UpstreamMetrics,
 }
 
-/// What a program brings of its own.
+/// What a program brings of its own; it outlives every configuration.
 #[derive(Default)]
 pub struct Brought {
     /// In place of the routes.
@@ -40,22 +40,30 @@ pub struct Brought {
 }
 
 impl Snapshot {
-    /// Builds upstreams and routes; `brought` are the parts that a program brings in place of the configuration's.
+    /// Builds upstreams and routes. `brought` are the parts that a program brings in place of the configuration's,
+    /// `before` finds the pool that an upstream had until now: what it knows is carried over.
     ///
     /// # Errors
     /// The first upstream that can't be built.
-    pub fn build(config: Config, brought: Brought, metrics: &Metrics) -> Result<Self, upstream::BuildError> {
-        let Brought { router, mut balances } = brought;
+    pub fn build(
+        config: Config,
+        brought: &Brought,
+        metrics: &Metrics,
+        before: impl Fn(&str) -> Option<Arc<Pool>>,
+    ) -> Result<Self, upstream::BuildError> {
         let mut pools = HashMap::new();
         for (name, said) in &config.upstreams {
-            let upstream = match balances.remove(name) {
-                Some(balance) => Upstream::build_with_balance(name, said, balance)?,
-                None => Upstream::build(name, said)?,
+            let pool = match (before(name), brought.balances.get(name)) {
+                (Some(pool), _) => pool.rebuild(pool.upstream.rebuild(said)?),
+                (None, Some(balance)) => {
+                    let upstream = Upstream::build_with_balance(name, said, Arc::clone(balance))?;
+                    Arc::new(Pool::new(upstream, metrics.upstream(name)))
+                }
+                (None, None) => Arc::new(Pool::new(Upstream::build(name, said)?, metrics.upstream(name))),
             };
-            let pool = Pool::new(upstream, metrics.upstream(name));
-            pools.insert(Arc::from(name.as_str()), Arc::new(pool));
+            pools.insert(Arc::from(name.as_str()), pool);
         }
-        let router = router.unwrap_or_else(|| Arc::new(Routes::build(&config.routes)));
+        let router = brought.router.clone().unwrap_or_else(|| Arc::new(Routes::build(&config.routes)));
         Ok(Self { router, pools, local: metrics.upstream("-"), config })
     }
 

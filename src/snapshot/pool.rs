@@ -26,7 +26,7 @@ pub struct Pool {
     /// What is hashed in place of the client's address, the first that a request has.
     pub keys: Vec<By>,
     /// Places for searches of sessions that nobody here knows.
-    pub searches: Semaphore,
+    pub searches: Arc<Semaphore>,
     /// What is open on the servers, and who is told to leave.
     pub(super) drains: Arc<Drains>,
 }
@@ -47,9 +47,26 @@ impl Pool {
             metrics,
             group: NEXT_GROUP.fetch_add(1, Ordering::Relaxed),
             engine: OnceLock::new(),
-            searches: Semaphore::new(SEARCHES),
+            searches: Arc::new(Semaphore::new(SEARCHES)),
             drains: Arc::default(),
         }
+    }
+
+    /// The same pool around the same upstream, rebuilt: what is open stays on its rosters, and drains go on. This very
+    /// one, where the upstream is the same too.
+    pub(super) fn rebuild(self: &Arc<Self>, upstream: Arc<Upstream>) -> Arc<Self> {
+        if Arc::ptr_eq(&upstream, &self.upstream) {
+            return Arc::clone(self);
+        }
+        // Connections that are kept to its servers stay good unless they speak TLS by other terms.
+        let same_way = self.upstream.tls() == upstream.tls();
+        let fresh = Self::new(upstream, self.metrics.clone());
+        Arc::new(Self {
+            group: if same_way { self.group } else { fresh.group },
+            searches: Arc::clone(&self.searches),
+            drains: Arc::clone(&self.drains),
+            ..fresh
+        })
     }
 
     /// The sessions of a Socket.IO upstream; `None` on others.

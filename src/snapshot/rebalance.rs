@@ -5,7 +5,7 @@
 //! is told who need not have been.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use crate::upstream::{Overfull, Server, ServerId};
 #[derive(Default)]
 pub(super) struct Shedding {
     shed: AtomicU64,
+    stopped: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -62,6 +63,13 @@ impl Pool {
             under_way: state == State::Shedding,
             waits: if let State::Waiting(reason) = state { Some(reason) } else { None },
         })
+    }
+}
+
+impl Pool {
+    /// Sheds nobody any more: the gateway stops, and who is told goodbye would have to look for another one.
+    pub fn stop_shedding(&self) {
+        self.drains.shedding.stopped.store(true, Ordering::Relaxed);
     }
 }
 
@@ -121,7 +129,9 @@ impl Turn<'_> {
         let left = |server: &Server| leaving.iter().filter(|&&id| id == server.id()).count() as u64;
         let sessions = taking.iter().map(|server| (server.sessions() as u64).saturating_sub(left(server))).sum();
         let coming = self.ledger.coming(sessions);
-        let over = if self.pool.is_draining() {
+        let over = if self.pool.drains.shedding.stopped.load(Ordering::Relaxed) {
+            Err("the gateway stops".to_owned())
+        } else if self.pool.is_draining() {
             Err("a drain is under way".to_owned())
         } else {
             self.pool.upstream.overfull(self.said.bound, left, coming)

@@ -90,7 +90,7 @@ async fn client(pool: Arc<Pool>, number: usize, moves: Arc<Vec<AtomicUsize>>) {
         table.mark(session, Mark::Upgraded);
         let held = table.hold(session).unwrap();
         lease.learned(&key);
-        let leave = pool.roster(server.id()).add(true);
+        let leave = pool.roster(server.id()).add(crate::drain::Origin::default(), true);
         leave.told().await;
         // Until the end of a message.
         sleep(Duration::from_millis(rand::random_range(0..200))).await;

@@ -344,7 +344,7 @@ mod tests {
 
     use super::*;
     use crate::deadline::Deadlines;
-    use crate::drain::Roster;
+    use crate::drain::{Origin, Roster};
     use crate::transport::Socket;
 
     struct Running {
@@ -369,7 +369,7 @@ mod tests {
         tokio::spawn(Arc::clone(&clock).run());
         let deadline = clock.register();
         let roster = Roster::default();
-        let leave = roster.add(true);
+        let leave = roster.add(Origin::default(), true);
         let listening = Listening { frames: websocket, overhear: None };
         let closed = tokio::spawn(async move { carry(ends, idle, &deadline, &leave, listening).await });
         Running { client, server, clock, roster, closed }

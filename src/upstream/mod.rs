@@ -59,6 +59,8 @@ pub struct Upstream {
     /// Tells the checks that the set of servers is another one.
     members_changed: watch::Sender<()>,
     make_balance: MakeBalance,
+    /// Whether a program brought the balance, which then outlives what the configuration says of it.
+    brought: bool,
     tls: Option<ServerTls>,
     queue: Arc<Queue>,
     terms: Terms,
@@ -148,40 +150,43 @@ const STARTING_SIZE: usize = 1000;
 impl Upstream {
     /// Builds the upstream `name`. Reads the TLS files; does not wait for names to resolve.
     pub fn build(name: &str, config: &Config) -> Result<Arc<Self>, BuildError> {
-        Self::build_with_balance(name, config, balance::maker(config))
+        Self::assemble(name, config, (balance::maker(config), false), None)
     }
 
     /// As [`Self::build`], with a balance of the caller's own instead of `config.balance`.
     pub fn build_with_balance(name: &str, config: &Config, make_balance: MakeBalance) -> Result<Arc<Self>, BuildError> {
-        Self::assemble(name, config, make_balance, None)
+        Self::assemble(name, config, (make_balance, true), None)
     }
 
     /// Builds the same upstream from another configuration. Servers whose name and address are the same keep their
     /// state and counters, sessions stay known, and who waits in the queue keeps waiting. Servers that are gone from it
     /// keep their sessions ([`Self::removed`]). What the new one says of draining and of the number of sessions holds
-    /// from [`Self::start_checks`] on.
-    pub fn rebuild(&self, config: &Config) -> Result<Arc<Self>, BuildError> {
-        let make_balance = if config.balance() == self.config.balance() && config.kind == self.config.kind {
-            self.make_balance.clone()
-        } else {
-            balance::maker(config)
-        };
-        Self::assemble(&self.name, config, make_balance, Some(self))
+    /// from [`Self::start_checks`] on. Where nothing is different, neither in the configuration nor in the files that it
+    /// names, this one is given back.
+    pub fn rebuild(self: &Arc<Self>, config: &Config) -> Result<Arc<Self>, BuildError> {
+        let same_balance = config.balance() == self.config.balance() && config.kind == self.config.kind;
+        let make_balance =
+            if self.brought || same_balance { self.make_balance.clone() } else { balance::maker(config) };
+        Self::assemble(&self.name, config, (make_balance, self.brought), Some(self))
     }
 
     fn assemble(
         name: &str,
         config: &Config,
-        make_balance: MakeBalance,
-        before: Option<&Self>,
+        (make_balance, brought): (MakeBalance, bool),
+        before: Option<&Arc<Self>>,
     ) -> Result<Arc<Self>, BuildError> {
         let explain = |fault: String| BuildError(format!("upstream `{name}`: {fault}"));
         let tls = config.tls.as_ref().map(|tls| ServerTls::load(tls, config.kind)).transpose().map_err(explain)?;
+        if let Some(before) = before.filter(|before| before.config == *config && before.tls == tls) {
+            return Ok(Arc::clone(before));
+        }
         http_client::check_headers(&config.health).map_err(explain)?;
-        let sessions = Sessions::build(config, before);
+        let sessions = Sessions::build(config, before.map(|before| &**before));
         let table = sessions.as_ref().map(|sessions| &*sessions.table);
         // Another way to speak to the servers is no evidence of how they do.
-        let known = before.filter(|before| config.tls == before.config.tls).map(Self::known).unwrap_or_default();
+        let same_way = before.filter(|before| config.tls == before.config.tls);
+        let known = same_way.map(|before| before.all_servers()).unwrap_or_default();
         let members =
             Members::build(config, &config.servers, table, &known, &make_balance, tls.as_ref()).map_err(explain)?;
         Ok(Arc::new(Self {
@@ -190,6 +195,7 @@ impl Upstream {
             members: ArcSwap::from_pointee(members),
             members_changed: watch::channel(()).0,
             make_balance,
+            brought,
             tls,
             queue: before.map(|before| before.queue.clone()).unwrap_or_default(),
             terms: Terms::of(config),
@@ -241,8 +247,8 @@ impl Upstream {
         self.members_changed.subscribe()
     }
 
-    /// Everybody who may have work, in the set or out of it.
-    fn known(&self) -> Vec<Arc<Server>> {
+    /// Everybody who may have work: those of the set, then those that were removed from it.
+    pub fn all_servers(&self) -> Vec<Arc<Server>> {
         let members = self.members.load();
         members.servers.iter().chain(members.removed().iter()).cloned().collect()
     }
@@ -250,7 +256,7 @@ impl Upstream {
     /// Replaces the set of servers, as discovery finds it. Who stays keeps state and counters, and who comes back does
     /// too; who goes keeps its sessions until they end or its drain is over ([`Self::removed`]).
     pub fn set_servers(&self, servers: &[ServerConfig]) -> Result<(), BuildError> {
-        let known = self.known();
+        let known = self.all_servers();
         let table = self.sessions().map(|table| &**table);
         let members = Members::build(&self.config, servers, table, &known, &self.make_balance, self.tls.as_ref())
             .map_err(|fault| BuildError(format!("upstream `{}`: {fault}", self.name)))?;

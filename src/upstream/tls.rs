@@ -32,6 +32,17 @@ pub struct ClientIdentity {
     pub key: PrivateKeyDer<'static>,
 }
 
+impl PartialEq for ServerTls {
+    /// Whether the same is said with the same files behind it.
+    fn eq(&self, other: &Self) -> bool {
+        let identity = |tls: &Self| {
+            tls.identity.as_ref().map(|identity| (identity.chain.clone(), identity.key.secret_der().to_vec()))
+        };
+        (self.verify, &self.server_name, &self.roots) == (other.verify, &other.server_name, &other.roots)
+            && identity(self) == identity(other)
+    }
+}
+
 impl ServerTls {
     pub(super) fn load(said: &Tls, kind: Kind) -> Result<Self, String> {
         let server_name = said.server_name.as_ref().map(|name| {

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// From the top of the house to its foundation; modules of one floor do not know each other.
-const FLOORS: [&[&str]; 11] = [
+const FLOORS: [&[&str]; 12] = [
     &["main"],
     &["cli"],
     &["gateway"],
     &["admin"],
+    &["reload"],
     &["proxy"],
     &["snapshot"],
     &["config"],

@@ -22,6 +22,7 @@ mod http2;
 mod layers;
 mod limits;
 mod rebalance;
+mod reload;
 mod routing;
 mod sessions;
 mod socketio;

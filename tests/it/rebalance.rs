@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
-use crate::support::cluster::{Cluster, NAMES, is_up, run, stats};
+use crate::support::cluster::{Cluster, IN_TURN, NAMES, is_up, run, stats};
 use crate::support::crowd::{By, Crowd, Socket};
 use crate::support::{Client, Gateway, eventually};
 
@@ -34,10 +34,25 @@ async fn all_but_one(servers: usize, keys: &str) -> Cluster {
     let mut cluster = Cluster::behind(0, "v4", servers, PATIENT).await;
     cluster.servers.last_mut().unwrap().kill().await;
     let names = &NAMES[..servers];
-    let gateway = Gateway::start(&cluster.configuration("127.0.0.1:0", keys, names)).await;
+    // However slow the machine is, who is up stays up.
+    let keys = format!("{keys}, health: {{ interval: 1s, fall: 1000 }}");
+    let gateway = Gateway::start(&cluster.configuration("127.0.0.1:0", &keys, names)).await;
     for name in &names[..servers - 1] {
         is_up(&gateway, name).await;
     }
+    cluster.gateways.push(gateway);
+    cluster
+}
+
+/// New sessions go in turn, and nobody is taken for dead because the machine is slow; `more` are more keys.
+fn in_turn(more: &str) -> String {
+    format!("{IN_TURN}, health: {{ check: none }}{}{more}", if more.is_empty() { "" } else { ", " })
+}
+
+/// Servers, and a gateway before the first of them, with [`in_turn`].
+async fn unchecked(servers: usize, before: usize, more: &str) -> Cluster {
+    let mut cluster = Cluster::behind(0, "v4", servers, PATIENT).await;
+    let gateway = cluster.gateway_with("127.0.0.1:0", &in_turn(more), before).await;
     cluster.gateways.push(gateway);
     cluster
 }
@@ -50,7 +65,8 @@ async fn when_a_server_joins_the_fullest_are_relieved_until_all_are_within_the_b
     let keys = "balance: least_connections, sessions: { rebalance: { rate: 20, bound: 1.1, delay: 0s } }";
     let mut cluster = all_but_one(3, keys).await;
     let gateway = &cluster.gateways[0];
-    assert_eq!(status(gateway).await["rebalance"]["waits"], "server c is down");
+    let waits = async || status(gateway).await["rebalance"]["waits"] == "server c is down";
+    eventually("it waits for the third", waits).await;
     let mut crowd = Crowd::come(cluster.address(), &[(By::Polling, 30), (By::WebSocket, 30)]).await;
     assert_eq!(crowd.homes().len(), 2, "{:?}", crowd.homes());
     assert_eq!(status(gateway).await["rebalance"]["shed"], 0);
@@ -61,13 +77,13 @@ async fn when_a_server_joins_the_fullest_are_relieved_until_all_are_within_the_b
         let status = status(gateway).await;
         let rebalance = &status["rebalance"];
         let sessions = |at: usize| status["servers"][at]["sessions"].as_u64().unwrap();
-        rebalance["under_way"] == false && rebalance["waits"].is_null() && (0..3).all(|at| sessions(at) <= 22)
+        rebalance["under_way"] == false && rebalance["waits"].is_null() && (0..3).all(|at| sessions(at) <= 23)
     })
     .await;
     crowd.settle().await;
     let took = started.elapsed();
     crowd.is_well();
-    // Thirty were on each, and twenty-two may be.
+    // Thirty were on each, and a tenth more than twenty of the last sixty-one, rounded up, may be.
     let shed = crowd.moves();
     assert!((14..=16).contains(&shed), "{shed}: {:?}", crowd.homes());
     assert!(took >= Duration::from_secs_f64(0.6 * (shed - 1) as f64 / 20.0), "{took:?}");
@@ -95,7 +111,7 @@ async fn clients_of_socket_io_that_were_shed_are_not_placed_where_they_were() {
         eventually("all is even", async || {
             let status = status(gateway).await;
             let sessions = |at: usize| status["servers"][at]["sessions"].as_u64().unwrap();
-            status["rebalance"]["under_way"] == false && sessions(0) == 18 && sessions(1) == 12
+            status["rebalance"]["under_way"] == false && sessions(0) == 19 && sessions(1) == 11
         })
         .await;
     });
@@ -105,13 +121,13 @@ async fn clients_of_socket_io_that_were_shed_are_not_placed_where_they_were() {
         assert_eq!(summary["session_id_unknown"], 0, "{summary}");
         assert_eq!(summary["connect_errors"], json!({}), "{summary}");
     }
-    assert_eq!((sum("server_changes"), sum("reconnects")), (12, 12), "{summaries:?}");
+    assert_eq!((sum("server_changes"), sum("reconnects")), (11, 11), "{summaries:?}");
 }
 
 #[tokio::test]
 async fn in_a_rolling_restart_only_the_sessions_of_the_server_move_once_each_and_at_the_pace() {
     const RATE: f64 = 50.0;
-    let mut cluster = Cluster::start("v4", 3, PATIENT).await;
+    let mut cluster = unchecked(3, 3, "").await;
     let mut crowd = Crowd::come(cluster.address(), &[(By::Polling, 45), (By::WebSocket, 45)]).await;
     for server in ["a", "b", "c"] {
         let before = crowd.ways();
@@ -121,7 +137,9 @@ async fn in_a_rolling_restart_only_the_sessions_of_the_server_move_once_each_and
         assert_eq!(begun["sessions"], there, "{begun}");
         drained(&cluster, server).await;
         let (took, end) = (started.elapsed(), drain(&cluster, "GET", server).await);
-        assert_eq!(end, json!({ "open": 0, "sessions": 0, "told_goodbye": there, "over": true }));
+        assert_eq!((&end["open"], &end["sessions"]), (&json!(0), &json!(0)), "{end}");
+        // A poll that its server answers at this very moment is told for nothing, and its session once more.
+        assert!(end["told_goodbye"].as_u64().unwrap() >= there as u64, "{end}");
         let pauses = (there - 1) as f64 / RATE;
         assert!(took >= Duration::from_secs_f64(0.6 * pauses), "{there} in {took:?}");
         crowd.settle().await;
@@ -130,6 +148,8 @@ async fn in_a_rolling_restart_only_the_sessions_of_the_server_move_once_each_and
             assert_eq!(after.len(), before.len() + moves, "{before:?} to {after:?} when {server} went");
             assert_eq!(&after[..before.len()], before);
         }
+        let said = cluster.gateways[0].metric("sockgate_goodbyes_total{upstream=\"app\",why=\"drain\"}").await;
+        assert_eq!(said, crowd.moves() as f64);
         cluster.restart(server, PATIENT).await;
         drain(&cluster, "DELETE", server).await;
         is_up(&cluster.gateways[0], server).await;
@@ -214,7 +234,7 @@ async fn clients_recover_through_a_gateway_that_was_restarted() {
 
 #[tokio::test]
 async fn servers_leave_and_come_back_by_hand_under_hundreds_of_sessions() {
-    let cluster = Cluster::start("v4", 3, PATIENT).await;
+    let cluster = unchecked(3, 3, "").await;
     let mut crowd = Crowd::come(cluster.address(), &[(By::Polling, 200), (By::WebSocket, 200)]).await;
     let before = crowd.ways();
     drain(&cluster, "POST", "c&rate=200&deadline=60s").await;
@@ -227,5 +247,103 @@ async fn servers_leave_and_come_back_by_hand_under_hundreds_of_sessions() {
     drain(&cluster, "DELETE", "c").await;
     is_up(&cluster.gateways[0], "c").await;
     assert_eq!(crowd.moves(), before.iter().filter(|way| way[0] == "c").count(), "who comes back takes nobody away");
+    crowd.is_well();
+}
+
+/// Loads a file that names these servers into the first gateway.
+async fn reload(cluster: &mut Cluster, keys: &str, names: &[&str]) -> Value {
+    let file = cluster.configuration("127.0.0.1:0", keys, names);
+    load(cluster, &file).await
+}
+
+async fn load(cluster: &mut Cluster, file: &str) -> Value {
+    let answer = cluster.gateways[0].reload(file).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    serde_json::from_slice(&answer.body).unwrap()
+}
+
+/// The servers that `/status` tells of, and whether each was removed.
+async fn servers(gateway: &Gateway) -> Vec<(String, String, bool)> {
+    let status = status(gateway).await;
+    let told = |server: &Value| {
+        let text = |key: &str| server[key].as_str().unwrap().to_owned();
+        (text("name"), text("state"), server["removed"].as_bool().unwrap())
+    };
+    status["servers"].as_array().unwrap().iter().map(told).collect()
+}
+
+fn is(name: &str, state: &str, removed: bool) -> (String, String, bool) {
+    (name.to_owned(), state.to_owned(), removed)
+}
+
+#[tokio::test]
+async fn servers_join_and_leave_by_reload_under_hundreds_of_sessions() {
+    let keys = &in_turn("drain: { rate: 100 }");
+    let mut cluster = unchecked(3, 2, "drain: { rate: 100 }").await;
+    let mut crowd = Crowd::come(cluster.address(), &[(By::Polling, 200), (By::WebSocket, 200)]).await;
+    reload(&mut cluster, keys, &["a", "b", "c"]).await;
+    is_up(&cluster.gateways[0], "c").await;
+    assert_eq!(crowd.moves(), 0, "who joins takes nobody away");
+
+    let (before, started) = (crowd.ways(), Instant::now());
+    let on_a = before.iter().filter(|way| way[0] == "a").count();
+    let plan = reload(&mut cluster, keys, &["b", "c"]).await;
+    assert_eq!(plan["sessions"]["drained"], on_a, "{plan}");
+    eventually("it is let go", async || servers(&cluster.gateways[0]).await.len() == 3).await;
+    let leaving = servers(&cluster.gateways[0]).await;
+    assert_eq!(leaving, [is("b", "up", false), is("c", "up", false), is("a", "draining", true)]);
+    let gone = [is("b", "up", false), is("c", "up", false)];
+    eventually("it is gone", async || servers(&cluster.gateways[0]).await == gone).await;
+    let took = started.elapsed();
+    assert!(took >= Duration::from_secs_f64(0.6 * (on_a - 1) as f64 / 100.0), "{on_a} in {took:?}");
+    crowd.settle().await;
+    crowd.is_well();
+    for (before, after) in before.iter().zip(crowd.ways()) {
+        assert_eq!(after.len() == 2, before[0] == "a", "{before:?} to {after:?}");
+        assert_ne!(after.last().unwrap(), "a");
+    }
+    assert_eq!(crowd.moves(), on_a);
+    assert_eq!(stats(&cluster.servers[0]).await["sessions_open"], 0);
+}
+
+#[tokio::test]
+async fn a_server_that_is_put_back_into_the_file_keeps_the_sessions_that_it_has() {
+    let keys = &in_turn("drain: { rate: 0.001, jitter: 0 }");
+    let mut cluster = unchecked(2, 2, "drain: { rate: 0.001, jitter: 0 }").await;
+    let mut crowd = Crowd::come(cluster.address(), &[(By::Polling, 10), (By::WebSocket, 10)]).await;
+    reload(&mut cluster, keys, &["a"]).await;
+    // The first goodbye is said at once, and the next in a thousand seconds.
+    eventually("one has left", async || crowd.moves() == 1).await;
+    crowd.settle().await;
+    assert_eq!(servers(&cluster.gateways[0]).await[1], is("b", "draining", true));
+    let refused = cluster.admin("DELETE", "/drain?upstream=app&server=b").await;
+    assert_eq!(refused.status, 409, "{}", refused.text());
+    reload(&mut cluster, keys, &["a", "b"]).await;
+    assert_eq!(servers(&cluster.gateways[0]).await, [is("a", "up", false), is("b", "up", false)]);
+    assert_eq!(drain(&cluster, "GET", "b").await, Value::Null);
+    let mut more = Crowd::come(cluster.address(), &[(By::WebSocket, 4)]).await;
+    assert_eq!(more.homes().len(), 2, "it gets new sessions");
+    more.is_well();
+    crowd.is_well();
+    assert_eq!(crowd.moves(), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_the_file_drains_is_left_at_the_pace_of_the_file() {
+    let keys = &in_turn("drain: { rate: 50 }");
+    let mut cluster = unchecked(3, 3, "drain: { rate: 50 }").await;
+    let mut crowd = Crowd::come(cluster.address(), &[(By::Polling, 15), (By::WebSocket, 15)]).await;
+    let file = cluster.configuration("127.0.0.1:0", keys, &["a", "b", "c"]);
+    let draining = file.replace("name: b }", "name: b, drain: true }");
+    let before = crowd.ways();
+    load(&mut cluster, &draining).await;
+    drained(&cluster, "b").await;
+    crowd.settle().await;
+    for (before, after) in before.iter().zip(crowd.ways()) {
+        assert_eq!(after.len() == 2, before[0] == "b", "{before:?} to {after:?}");
+    }
+    load(&mut cluster, &file).await;
+    is_up(&cluster.gateways[0], "b").await;
+    assert_eq!(drain(&cluster, "GET", "b").await, Value::Null);
     crowd.is_well();
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::Request;
-use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use nix::sys::signal::Signal::{SIGINT, SIGTERM, SIGUSR1};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -308,19 +308,6 @@ async fn a_request_that_has_begun_is_finished() {
         let answer = client.answer().await;
         assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
     }
-    assert_eq!(gateway.ended().await, 0);
-}
-
-#[tokio::test]
-async fn a_sighup_ends_nothing() {
-    let web = Echo::start("web").await;
-    let mut gateway = gateway(web.address(), "").await;
-    let mut socket = websocket(&gateway).await;
-    gateway.signal(SIGHUP);
-    gateway.log_line("SIGHUP does nothing").await;
-    echoes(&mut socket).await;
-    drop(socket);
-    gateway.signal(SIGTERM);
     assert_eq!(gateway.ended().await, 0);
 }
 

@@ -150,9 +150,14 @@ impl Socket {
         let handshake = session.next().await.expect("a handshake");
         assert!(handshake.starts_with("0{"), "{handshake}");
         session.say(&format!("40{}", recover.map(Value::to_string).unwrap_or_default())).await;
-        let joined = session.next().await.expect("an answer");
-        session.joined = serde_json::from_str(joined.strip_prefix("40").expect(&joined)).unwrap();
-        session
+        // What a recovered session has missed comes before the answer.
+        loop {
+            let packet = session.next().await.expect("an answer");
+            if let Some(joined) = packet.strip_prefix("40") {
+                session.joined = serde_json::from_str(joined).unwrap();
+                return session;
+            }
+        }
     }
 
     /// Sends one packet.

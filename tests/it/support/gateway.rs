@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
@@ -17,7 +18,7 @@ use super::{Client, eventually, within};
 /// A running gateway; ended when dropped, and its log printed when the test fails.
 pub struct Gateway {
     child: Child,
-    _folder: TempDir,
+    folder: TempDir,
     addresses: HashMap<String, String>,
     log: Lines,
     access_log: Lines,
@@ -78,10 +79,7 @@ upstreams:
     }
 
     async fn launch(yaml: &str, mut command: Command) -> Self {
-        let mut yaml = yaml.to_owned();
-        if !yaml.contains("\nadmin:") {
-            yaml.push_str("\nadmin: { address: 127.0.0.1:0 }\n");
-        }
+        let yaml = with_admin(yaml);
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("sockgate.yaml");
         std::fs::write(&file, &yaml).unwrap();
@@ -99,7 +97,7 @@ upstreams:
         let access_log = Lines::follow(child.stdout.take().unwrap());
         // The admin listener and one for each `- ` entry under `listeners:` tell where they are.
         let expected = 1 + count_listeners(&yaml);
-        let mut gateway = Self { child, _folder: folder, addresses: HashMap::new(), log, access_log };
+        let mut gateway = Self { child, folder, addresses: HashMap::new(), log, access_log };
         let told = gateway.log.wait_for(|lines| addresses(lines).len() >= expected).await;
         assert!(told, "the gateway ended before it listened:\n{}", gateway.log.all().join("\n"));
         gateway.addresses = addresses(&gateway.log.all());
@@ -114,6 +112,34 @@ upstreams:
         let run = Command::new(env!("CARGO_BIN_EXE_sockgate")).args(["run", "-c"]).arg(&file).output();
         let output = within("the gateway gives up", run).await.unwrap();
         (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// The file that it was started with.
+    pub fn file(&self) -> PathBuf {
+        self.folder.path().join("sockgate.yaml")
+    }
+
+    /// Puts another configuration in the place of its file, as editors do.
+    pub fn rewrite(&self, yaml: &str) {
+        let new = self.folder.path().join("new.yaml");
+        std::fs::write(&new, with_admin(yaml)).unwrap();
+        std::fs::rename(&new, self.file()).unwrap();
+    }
+
+    /// The same, and asks for it to be loaded; gives what the gateway says to that.
+    pub async fn reload(&mut self, yaml: &str) -> super::client::Answer {
+        self.rewrite(yaml);
+        let mut client = Client::connect(self.address("admin")).await;
+        client.send("POST /reload HTTP/1.1\r\nHost: admin\r\nContent-Length: 0\r\n\r\n").await;
+        let answer = client.answer().await;
+        if answer.status == 200 {
+            // Listeners that came with it tell where they are, and were bound before the answer.
+            let expected = 1 + count_listeners(yaml);
+            let known = |lines: &[String]| addresses(lines).len() >= expected;
+            assert!(within("every listener tells where it is", self.log.wait_for(known)).await);
+            self.addresses = addresses(&self.log.all());
+        }
+        answer
     }
 
     /// Where a listener is bound.
@@ -176,6 +202,11 @@ impl Drop for Gateway {
             eprintln!("--- access log\n{}", self.access_log.last().join("\n"));
         }
     }
+}
+
+fn with_admin(yaml: &str) -> String {
+    let admin = if yaml.contains("\nadmin:") { "" } else { "\nadmin: { address: 127.0.0.1:0 }\n" };
+    format!("{yaml}{admin}")
 }
 
 fn count_listeners(yaml: &str) -> usize {

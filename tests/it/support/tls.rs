@@ -109,12 +109,18 @@ impl Authority {
 }
 
 /// A client; its connections share what they learn, such as session tickets.
+#[derive(Clone)]
 pub struct TlsClient(Arc<ClientConfig>);
 
 impl TlsClient {
     /// Connects and asks for this name, or for none where it is an IP address.
     pub async fn connect(&self, address: SocketAddr, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
         self.over(tcp(address).await, name).await
+    }
+
+    /// Connects, to speak HTTP; the server has to be one that this client trusts.
+    pub async fn open(&self, address: SocketAddr, name: &str) -> super::Client {
+        super::Client::over(self.connect(address, name).await.unwrap())
     }
 
     /// The handshake alone.
