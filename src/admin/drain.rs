@@ -27,11 +27,9 @@ pub(super) fn answer(snapshot: &Snapshot, method: &str, query: &str) -> (StatusC
             Ok(said) => pool.drain(&server, said.pace()),
             Err(fault) => return (StatusCode::BAD_REQUEST, json!({ "error": fault })),
         },
-        "DELETE" => {
-            if !pool.undrain(&server) {
-                let fault = format!("server `{}` was removed from the configuration: put it back there", server.name());
-                return (StatusCode::CONFLICT, json!({ "error": fault }));
-            }
+        "DELETE" if !pool.undrain(&server) => {
+            let fault = format!("server `{}` was removed from the configuration: put it back there", server.name());
+            return (StatusCode::CONFLICT, json!({ "error": fault }));
         }
         _ => {}
     }
