@@ -1,14 +1,15 @@
 //! What an idle WebSocket costs the gateway: opens many through a real gateway process and reads its memory.
 //!
 //! `cargo run --release --example idle_sockets -- 5000 [tls]` prints KiB for each socket: the growth of the process's
-//! proportional set size (PSS) between none and all of them open, each after one echoed message. The kernel's own
-//! memory for sockets, and that of clients and server, are not in it.
+//! proportional set size (PSS) between none and all of them open, each after one echoed message; then that size before,
+//! during and after. The kernel's own memory for sockets, and that of clients and server, are not in it.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::ServerName;
@@ -98,7 +99,17 @@ async fn measure(folder: &std::path::Path, count: usize, tls: bool) -> Result<()
     let open_all = pss(gateway.id())?;
     let each = (open_all - before) / f64::from(u32::try_from(count)?);
     println!("{count} {} sockets: {each:.2} KiB each", if tls { "TLS" } else { "plain" });
-    drop((warm, sockets));
+    let held = descriptors(gateway.id())?;
+    drop(sockets);
+    let both_sides = 2 * count;
+    while descriptors(gateway.id())? + both_sides > held {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // The coarse deadlines of what has ended go with the next sweep.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let after = pss(gateway.id())?;
+    println!("{before:.0} KiB before, {open_all:.0} KiB during, {after:.0} KiB after");
+    drop(warm);
     gateway.kill()?;
     gateway.wait()?;
     Ok(())
@@ -138,6 +149,11 @@ fn start(yaml: &std::path::Path) -> Result<(Child, std::net::SocketAddr), Error>
     let told = lines.find_map(|line| line.split_once("listening web ").map(|(_, address)| address.to_owned()));
     std::thread::spawn(move || lines.for_each(drop));
     Ok((gateway, told.ok_or("the gateway did not start")?.parse()?))
+}
+
+/// How many descriptors a process has open.
+fn descriptors(process: u32) -> Result<usize, Error> {
+    Ok(fs::read_dir(format!("/proc/{process}/fd"))?.count())
 }
 
 /// The proportional set size of a process, in KiB.

@@ -3,6 +3,7 @@
 //! Workers hand over records and never wait: when the log can't keep pace, or the disk is full, lines are lost and
 //! counted.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -17,6 +18,7 @@ use log::warn;
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::Metrics;
+use crate::text::Text;
 
 /// `access_log`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -67,7 +69,7 @@ pub struct Record {
     /// Over TLS.
     pub secure: bool,
     /// The method; empty for raw connections.
-    pub method: String,
+    pub method: Cow<'static, str>,
     /// The host asked for.
     pub host: String,
     /// Path and query as sent, but for the id of a session, which would let whoever reads it take the session over.
@@ -355,6 +357,25 @@ enum Value<'a> {
     Flag,
 }
 
+impl Value<'_> {
+    /// Writes the value as it stands; the machinery of `fmt` would cost most of a line.
+    fn push_plain(&self, line: &mut String) {
+        match *self {
+            Self::Text(text) => line.push_str(text),
+            Self::Number(number) => line.push_str(&Text::number(number)),
+            Self::Seconds(time) => {
+                // To the nearest microsecond; the digits that are missing in front are zeros.
+                let rounded = time.saturating_add(Duration::from_nanos(500));
+                let micros = Text::number(u64::from(rounded.subsec_micros()) + 1_000_000);
+                line.push_str(&Text::number(rounded.as_secs()));
+                line.push('.');
+                line.push_str(&micros[1..]);
+            }
+            Self::Flag => line.push_str("true"),
+        }
+    }
+}
+
 impl Record {
     /// Hands out what there is to tell, in the order of a line.
     fn tell(&self, mut say: impl FnMut(&str, Value<'_>)) {
@@ -366,7 +387,7 @@ impl Record {
 
         text("time", &humantime::format_rfc3339_millis(self.began).to_string());
         text("event", self.event.word());
-        text("client", &self.client.to_string());
+        text("client", &Text::address(self.client));
         text("listener", &self.listener);
         text("protocol", self.protocol);
         text("transport", self.transport.unwrap_or(""));
@@ -410,13 +431,12 @@ impl Record {
             if !line.is_empty() {
                 line.push(' ');
             }
-            let _ = match value {
-                Value::Text(text) if text.bytes().all(is_bare) => write!(line, "{key}={text}"),
-                Value::Text(text) => write!(line, "{key}={text:?}"),
-                Value::Number(number) => write!(line, "{key}={number}"),
-                Value::Seconds(time) => write!(line, "{key}={:.6}", time.as_secs_f64()),
-                Value::Flag => write!(line, "{key}=true"),
-            };
+            line.push_str(key);
+            line.push('=');
+            match value {
+                Value::Text(text) if !text.bytes().all(is_bare) => drop(write!(line, "{text:?}")),
+                value => value.push_plain(line),
+            }
         });
     }
 
@@ -426,12 +446,13 @@ impl Record {
             if line.len() > 1 {
                 line.push(',');
             }
-            let _ = match value {
-                Value::Text(text) => write!(line, "\"{key}\":{}", serde_json::Value::from(text)),
-                Value::Number(number) => write!(line, "\"{key}\":{number}"),
-                Value::Seconds(time) => write!(line, "\"{key}\":{:.6}", time.as_secs_f64()),
-                Value::Flag => write!(line, "\"{key}\":true"),
-            };
+            line.push('"');
+            line.push_str(key);
+            line.push_str("\":");
+            match value {
+                Value::Text(text) => drop(write!(line, "{}", serde_json::Value::from(text))),
+                value => value.push_plain(line),
+            }
         });
         line.push('}');
     }
@@ -458,7 +479,7 @@ mod tests {
             protocol: "WebSocket",
             transport: Some("websocket"),
             secure: true,
-            method: "GET".to_owned(),
+            method: "GET".into(),
             host: "example.com".to_owned(),
             target: "/socket.io/?x=\"quoted\"".to_owned(),
             session: String::new(),

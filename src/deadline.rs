@@ -35,6 +35,17 @@ pub struct Deadline {
     cell: Arc<Cell>,
 }
 
+/// A point on the coarse clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(u32);
+
+impl Moment {
+    /// The moment by which this time has passed since this one.
+    pub fn after(self, time: Duration) -> Self {
+        Self(self.0.saturating_add(ticks(time)).saturating_add(1))
+    }
+}
+
 #[derive(Debug, Default)]
 struct Cell {
     /// The tick at which it fires; 0 is never.
@@ -101,11 +112,20 @@ impl Deadlines {
 impl Deadline {
     /// Fires when `after` has passed from now; zero turns it off.
     pub fn set(&self, after: Duration) {
-        let due = match after {
-            Duration::ZERO => 0,
-            after => self.clock.now.load(Ordering::Relaxed).saturating_add(ticks(after)).saturating_add(1),
-        };
-        self.cell.due.store(due, Ordering::Relaxed);
+        match after {
+            Duration::ZERO => self.clear(),
+            after => self.set_at(self.now().after(after)),
+        }
+    }
+
+    /// Fires at that moment.
+    pub fn set_at(&self, moment: Moment) {
+        self.cell.due.store(moment.0, Ordering::Relaxed);
+    }
+
+    /// What the clock says.
+    pub fn now(&self) -> Moment {
+        Moment(self.clock.now.load(Ordering::Relaxed))
     }
 
     /// Turns it off.
@@ -116,12 +136,11 @@ impl Deadline {
     /// Ready when it has fired; else the task is woken when it does.
     pub fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.cell.waker.register(cx.waker());
-        if self.cell.is_due(self.clock.now.load(Ordering::Relaxed)) { Poll::Ready(()) } else { Poll::Pending }
+        if self.cell.is_due(self.now().0) { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Whether the gateway is stopping; if not, the task is woken when it does.
-    pub fn poll_stopping(&self, cx: &mut Context<'_>) -> bool {
-        self.cell.waker.register(cx.waker());
+    /// Whether the gateway is stopping; if not, the task that polled [`Self::poll_expired`] last is woken when it does.
+    pub fn is_stopping(&self) -> bool {
         self.clock.stopping.load(Ordering::Acquire)
     }
 

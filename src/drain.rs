@@ -12,7 +12,11 @@ use std::time::Duration;
 use futures::task::AtomicWaker;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
+
+/// Says, from some moment on, that the gateway stops.
+pub type Stopping = watch::Receiver<bool>;
 
 /// `drain`: what happens from SIGTERM to the end.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]

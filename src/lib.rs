@@ -30,6 +30,7 @@ pub mod reload;
 pub mod request;
 pub mod router;
 pub mod snapshot;
+pub mod text;
 pub mod transport;
 pub mod tunnel;
 pub mod upstream;

@@ -5,13 +5,13 @@
 //! valgrind, which runs the program on a processor of its own; system calls from a tracepoint (perf), or else strace.
 
 use std::fs;
-use std::io::Read;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::process::{Child, Command};
 
 use crate::peers::{Peer, Running, World};
 use crate::scenarios::{Amount, Bracket, Scenario};
@@ -21,6 +21,8 @@ const INSTRUCTIONS: &str = "instructions:u";
 const CALLS: &str = "raw_syscalls:sys_enter";
 /// What tools take to attach to a process; no work is under way meanwhile.
 const ATTACHING: Duration = Duration::from_millis(700);
+/// What they may take to answer.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What one gateway needed for a unit of one scenario.
 pub(crate) struct Count {
@@ -84,7 +86,8 @@ async fn counted(
 
 /// Whether perf may count this event here.
 fn perf_counts(event: &str) -> bool {
-    let output = Command::new("perf").args(["stat", "-x", ",", "-e", event, "true"]).stdin(Stdio::null()).output();
+    let output =
+        std::process::Command::new("perf").args(["stat", "-x", ",", "-e", event, "true"]).stdin(Stdio::null()).output();
     output.is_ok_and(|output| output.status.success() && perf_count(&String::from_utf8_lossy(&output.stderr)).is_some())
 }
 
@@ -107,16 +110,16 @@ impl Perf {
 }
 
 impl Bracket for Perf {
-    fn begin(&mut self, gateway: &Running) -> Result<(), Error> {
+    async fn begin(&mut self, gateway: &Running) -> Result<(), Error> {
         let processes = list(gateway);
         let mut command = Command::new("perf");
         command.args(["stat", "-x", ",", "-e", self.event, "-p", &processes]);
-        self.child = Some(attach(command)?);
+        self.child = Some(attach(command).await?);
         Ok(())
     }
 
-    fn end(&mut self, _gateway: &Running) -> Result<Duration, Error> {
-        let text = detach(self.child.take())?;
+    async fn end(&mut self, _gateway: &Running) -> Result<Duration, Error> {
+        let text = detach(self.child.take()).await?;
         self.counted = perf_count(&text).ok_or_else(|| format!("perf counted nothing: {text}"))?;
         Ok(Duration::ZERO)
     }
@@ -142,18 +145,18 @@ impl Strace {
 }
 
 impl Bracket for Strace {
-    fn begin(&mut self, gateway: &Running) -> Result<(), Error> {
+    async fn begin(&mut self, gateway: &Running) -> Result<(), Error> {
         let mut command = Command::new("strace");
         command.args(["-c", "-f", "-o"]).arg(&self.file);
         for process in gateway.processes() {
             command.args(["-p", &process.to_string()]);
         }
-        self.child = Some(attach(command)?);
+        self.child = Some(attach(command).await?);
         Ok(())
     }
 
-    fn end(&mut self, _gateway: &Running) -> Result<Duration, Error> {
-        detach(self.child.take())?;
+    async fn end(&mut self, _gateway: &Running) -> Result<Duration, Error> {
+        detach(self.child.take()).await?;
         self.counted = strace_count(&fs::read_to_string(&self.file)?).ok_or("strace counted nothing")?;
         Ok(Duration::ZERO)
     }
@@ -183,9 +186,11 @@ impl Callgrind {
         ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--quiet", &file].map(str::to_owned).to_vec()
     }
 
-    fn tell(gateway: &Running, words: &[&str]) -> Result<(), Error> {
+    async fn tell(gateway: &Running, words: &[&str]) -> Result<(), Error> {
         let process = format!("--pid={}", gateway.processes()[0]);
-        let output = Command::new("vgdb").arg(process).args(words).stdin(Stdio::null()).output()?;
+        let mut command = Command::new("vgdb");
+        command.arg(process).args(words).stdin(Stdio::null()).kill_on_drop(true);
+        let output = tokio::time::timeout(PATIENCE, command.output()).await??;
         if output.status.success() {
             return Ok(());
         }
@@ -194,13 +199,13 @@ impl Callgrind {
 }
 
 impl Bracket for Callgrind {
-    fn begin(&mut self, gateway: &Running) -> Result<(), Error> {
-        Self::tell(gateway, &["instrumentation", "on"])
+    async fn begin(&mut self, gateway: &Running) -> Result<(), Error> {
+        Self::tell(gateway, &["instrumentation", "on"]).await
     }
 
-    fn end(&mut self, gateway: &Running) -> Result<Duration, Error> {
-        Self::tell(gateway, &["dump"])?;
-        Self::tell(gateway, &["instrumentation", "off"])?;
+    async fn end(&mut self, gateway: &Running) -> Result<Duration, Error> {
+        Self::tell(gateway, &["dump"]).await?;
+        Self::tell(gateway, &["instrumentation", "off"]).await?;
         let dump = self.file.with_extension("out.1");
         let text = fs::read_to_string(&dump)?;
         fs::remove_file(dump)?;
@@ -226,26 +231,23 @@ fn list(gateway: &Running) -> String {
     gateway.processes().iter().map(u32::to_string).collect::<Vec<_>>().join(",")
 }
 
-fn attach(mut command: Command) -> Result<Child, Error> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
-    let child = child.map_err(|error| format!("{program}: {error}"))?;
-    let began = Instant::now();
-    while began.elapsed() < ATTACHING {
-        std::thread::park_timeout(ATTACHING);
-    }
+/// Starts a tool that looks at processes which run; it is ended with the bench.
+pub(crate) async fn attach(mut command: Command) -> Result<Child, Error> {
+    let program = command.as_std().get_program().to_string_lossy().into_owned();
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    let child = command.spawn().map_err(|error| format!("{program}: {error}"))?;
+    tokio::time::sleep(ATTACHING).await;
     Ok(child)
 }
 
-fn detach(child: Option<Child>) -> Result<String, Error> {
-    let mut child = child.ok_or("nothing is attached")?;
-    kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGINT)?;
-    let mut text = String::new();
-    if let Some(stderr) = &mut child.stderr {
-        stderr.read_to_string(&mut text)?;
+/// Ends it as Ctrl-C would; what it says then.
+pub(crate) async fn detach(child: Option<Child>) -> Result<String, Error> {
+    let child = child.ok_or("nothing is attached")?;
+    if let Some(process) = child.id() {
+        kill(Pid::from_raw(i32::try_from(process)?), Signal::SIGINT)?;
     }
-    child.wait()?;
-    Ok(text)
+    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await??;
+    Ok(String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
 #[cfg(test)]

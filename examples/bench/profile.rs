@@ -1,13 +1,13 @@
 //! Where the processor time of a gateway goes, by `perf record`.
 
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use tokio::process::{Child, Command};
 
 use crate::Error;
+use crate::count::{attach, detach};
 use crate::peers::{Peer, Running, World};
 use crate::scenarios::{Amount, Bracket, Scenario};
 
@@ -36,7 +36,7 @@ struct Recorder {
 
 impl Recorder {
     fn report(&self, sort: &str, most: usize) -> Result<String, Error> {
-        let output = Command::new("perf")
+        let output = std::process::Command::new("perf")
             .args(["report", "--stdio", "--no-children", "--percent-limit", "0.3", "--sort", sort, "-i"])
             .arg(&self.file)
             .stdin(Stdio::null())
@@ -48,19 +48,16 @@ impl Recorder {
 }
 
 impl Bracket for Recorder {
-    fn begin(&mut self, gateway: &Running) -> Result<(), Error> {
+    async fn begin(&mut self, gateway: &Running) -> Result<(), Error> {
         let processes = gateway.processes().iter().map(u32::to_string).collect::<Vec<_>>().join(",");
         let mut command = Command::new("perf");
         command.args(["record", "--quiet", "-F", "997", "-p", &processes, "-o"]).arg(&self.file);
-        self.child = Some(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
-        std::thread::park_timeout(Duration::from_millis(500));
+        self.child = Some(attach(command).await?);
         Ok(())
     }
 
-    fn end(&mut self, _gateway: &Running) -> Result<Duration, Error> {
-        let mut child = self.child.take().ok_or("perf does not run")?;
-        kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGINT)?;
-        child.wait()?;
+    async fn end(&mut self, _gateway: &Running) -> Result<Duration, Error> {
+        detach(self.child.take()).await?;
         Ok(Duration::ZERO)
     }
 }

@@ -251,9 +251,18 @@ impl Scenario {
     pub(crate) fn units_to_count(&self) -> u64 {
         match self.kind {
             Kind::Requests { fresh: true, .. } => 500,
-            Kind::Lives | Kind::Returns { .. } => 100,
-            Kind::Bulk => 64,
+            Kind::Lives => 100,
+            Kind::Returns { .. } | Kind::Bulk => 64,
             _ => 2000,
+        }
+    }
+
+    /// What is counted.
+    pub(crate) fn counted_unit(&self) -> &'static str {
+        match (self.unit, self.kind) {
+            (Unit::Micros(what) | Unit::Kib(what), _) => what,
+            (_, Kind::Bulk) => "MiB",
+            _ => "answer",
         }
     }
 
@@ -264,7 +273,7 @@ impl Scenario {
         gateway: &Running,
         world: &World,
         amount: Amount,
-        bracket: &mut dyn Bracket,
+        bracket: &mut impl Bracket,
     ) -> Result<Sample, Error> {
         let doors = gateway.doors;
         let target = |over: Over| -> Result<Target, Error> {
@@ -290,6 +299,7 @@ impl Scenario {
             }
             Kind::Bulk => {
                 let target = Target { address: doors.tcp, ..target(Tcp)? };
+                // Counted by the MiB.
                 let size = if amount.count.is_some() { 1 << 20 } else { 16 << 20 };
                 bench.work((0..4).map(|source| Bulk::new(&target, source, size)).collect(), Pace::Closed).await
             }
@@ -300,7 +310,7 @@ impl Scenario {
             }
             Kind::Returns { tls } => {
                 let target = target(tls)?;
-                let herd = amount.count.map_or(500, |count| count.min(100) as usize);
+                let herd = amount.count.map_or(500, |count| count.min(16) as usize);
                 bench.herd((0..herd).map(|source| Returns::new(&target, source)).collect()).await
             }
             Kind::Events { rate } => {
@@ -330,9 +340,9 @@ impl Scenario {
 
 /// Notes what a gateway has used when work begins and when it ends.
 pub(crate) trait Bracket {
-    fn begin(&mut self, gateway: &Running) -> Result<(), Error>;
+    async fn begin(&mut self, gateway: &Running) -> Result<(), Error>;
     /// Processor time since `begin`; zero where something else is looked at.
-    fn end(&mut self, gateway: &Running) -> Result<Duration, Error>;
+    async fn end(&mut self, gateway: &Running) -> Result<Duration, Error>;
 }
 
 /// Processor time.
@@ -340,24 +350,24 @@ pub(crate) trait Bracket {
 pub(crate) struct ProcessorTime(Duration);
 
 impl Bracket for ProcessorTime {
-    fn begin(&mut self, gateway: &Running) -> Result<(), Error> {
+    async fn begin(&mut self, gateway: &Running) -> Result<(), Error> {
         self.0 = measure::processor_time(&gateway.processes())?;
         Ok(())
     }
 
-    fn end(&mut self, gateway: &Running) -> Result<Duration, Error> {
+    async fn end(&mut self, gateway: &Running) -> Result<Duration, Error> {
         Ok(measure::processor_time(&gateway.processes())?.saturating_sub(self.0))
     }
 }
 
-struct Bench<'a> {
+struct Bench<'a, B> {
     gateway: &'a Running,
     amount: Amount,
-    bracket: &'a mut dyn Bracket,
+    bracket: &'a mut B,
     unit: Unit,
 }
 
-impl Bench<'_> {
+impl<B: Bracket> Bench<'_, B> {
     /// Opens what is needed, warms up, and measures.
     async fn work<W: Work>(self, workers: Vec<W>, pace: Pace) -> Result<Sample, Error> {
         let (workers, mut warm_up) = open(workers).await;
@@ -367,9 +377,9 @@ impl Bench<'_> {
         };
         let (workers, warmed) = drive(workers, pace, ahead).await;
         warm_up.add(&warmed);
-        self.bracket.begin(self.gateway)?;
+        self.bracket.begin(self.gateway).await?;
         let (workers, outcome) = drive(workers, pace, until).await;
-        let used = self.bracket.end(self.gateway)?;
+        let used = self.bracket.end(self.gateway).await?;
         drop(workers);
         Ok(Sample::of(self.unit, used, &outcome, &warm_up))
     }
@@ -379,7 +389,7 @@ impl Bench<'_> {
         let size = workers.len() as u64;
         let (mut workers, warm_up) = open(workers).await;
         let mut sum = Outcome::default();
-        self.bracket.begin(self.gateway)?;
+        self.bracket.begin(self.gateway).await?;
         while match self.amount.count {
             Some(count) => sum.done + sum.failed() < count,
             None => sum.took < self.amount.time,
@@ -392,7 +402,7 @@ impl Bench<'_> {
                 break;
             }
         }
-        let used = self.bracket.end(self.gateway)?;
+        let used = self.bracket.end(self.gateway).await?;
         Ok(Sample::of(self.unit, used, &sum, &warm_up))
     }
 
@@ -402,9 +412,9 @@ impl Bench<'_> {
         run: impl Fn(Duration) -> F,
     ) -> Result<Sample, Error> {
         let warm_up = run(Duration::from_secs(1)).await?;
-        self.bracket.begin(self.gateway)?;
+        self.bracket.begin(self.gateway).await?;
         let outcome = run(self.amount.time.max(Duration::from_secs(1))).await?;
-        let used = self.bracket.end(self.gateway)?;
+        let used = self.bracket.end(self.gateway).await?;
         Ok(Sample::of(self.unit, used, &outcome, &warm_up))
     }
 

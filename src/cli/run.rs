@@ -7,6 +7,11 @@ use log::{error, info, warn};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::gateway::Gateway;
+use crate::proxy::Engine;
+
+/// The variable that names the HTTP engine. It is no part of the configuration: what operators see is the same with each,
+/// and who works on one runs the tests with it.
+const ENGINE: &str = "SOCKGATE_ENGINE";
 
 pub(super) fn run(file: &Path) -> ExitCode {
     start_log();
@@ -14,8 +19,18 @@ pub(super) fn run(file: &Path) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
+    let engine = match std::env::var(ENGINE).unwrap_or_default().as_str() {
+        "" => Engine::default(),
+        name => match name.parse() {
+            Ok(engine) => engine,
+            Err(fault) => {
+                error!("{ENGINE}: {fault}");
+                return ExitCode::FAILURE;
+            }
+        },
+    };
     raise_file_limit();
-    match Gateway::builder(config).file(file).build() {
+    match Gateway::builder(config).file(file).engine(engine).build() {
         Ok(gateway) => {
             gateway.run();
             ExitCode::SUCCESS

@@ -15,6 +15,7 @@ use super::shape::{Misfit, one_of};
 use super::{Admin, Config, Reload};
 use crate::address::BindAddress;
 use crate::listener::config::{FlashPolicy, Protocol};
+use crate::transport::TcpKeepAlive;
 use spot::Spot;
 
 /// What was found: faults, which forbid to build anything, and warnings.
@@ -99,6 +100,21 @@ impl Report {
     fn some_time(&mut self, spot: &Spot<'_>, time: Duration) {
         if time.is_zero() {
             self.fault(spot, "found 0s, expected a time above 0s");
+        }
+    }
+
+    /// What the kernel takes: whole seconds, and up to 127 probes.
+    fn tcp_keepalive(&mut self, spot: &Spot<'_>, said: &TcpKeepAlive) {
+        let whole = |time: Duration| time >= Duration::from_secs(1) && time.subsec_nanos() == 0;
+        if !said.idle.is_zero() && !whole(said.idle) {
+            self.fault(&spot.key("idle"), "expected whole seconds, 1s or more, or 0s for no probes");
+        }
+        if !whole(said.interval) {
+            self.fault(&spot.key("interval"), "expected whole seconds, 1s or more");
+        }
+        if !(1..=127).contains(&said.probes) {
+            let what = format!("found {}, expected a whole number from 1 to 127", said.probes);
+            self.fault(&spot.key("probes"), what);
         }
     }
 

@@ -232,7 +232,7 @@ fn a_config() -> impl Strategy<Value = Config> {
             route.matches.host.0 = texts;
             route.matches.headers = headers.clone();
             route.matches.query = query;
-            route.respond = Some(crate::router::config::Respond { status, headers, body });
+            route.respond = Some(crate::router::config::Respond { status, headers, body, ..Default::default() });
             config.routes.push(route);
         }
         for (name, (weight, interval, idle, headers, jitter)) in upstreams {

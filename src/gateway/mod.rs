@@ -24,7 +24,7 @@ use crate::admin::Admin;
 use crate::config::Config;
 use crate::listener::Listener;
 use crate::metrics::Metrics;
-use crate::proxy::{App, Balancer, HttpEngine, PingoraEngine};
+use crate::proxy::{App, Balancer, Core, Engine, HttpEngine, PingoraEngine};
 use crate::reload::{Listeners, Plan, ReloadError, Reloader};
 use crate::router::Router;
 use crate::snapshot::Brought;
@@ -72,8 +72,8 @@ pub struct Builder {
     engine: EngineMaker,
 }
 
-/// Makes the HTTP engine once there is a balancer for it.
-type EngineMaker = Box<dyn FnOnce(Balancer, &Arc<ServerConf>, Duration) -> Arc<dyn HttpEngine>>;
+/// Makes the HTTP engine once there is something to serve.
+type EngineMaker = Box<dyn FnOnce(Arc<Core>, &Arc<ServerConf>, Duration) -> Arc<dyn HttpEngine>>;
 
 /// Why a gateway can't be built.
 #[derive(Debug)]
@@ -93,7 +93,8 @@ const KEPT_CONNECTIONS: usize = 512;
 impl Gateway {
     /// Starts from a configuration.
     pub fn builder(config: Config) -> Builder {
-        Builder { config, file: None, brought: Brought::default(), engine: Box::new(engine) }
+        let engine = engine_with(|balancer| balancer);
+        Builder { config, file: None, brought: Brought::default(), engine }
     }
 
     /// Where a listener is bound, by its name, with the port that the kernel chose.
@@ -158,6 +159,15 @@ impl Builder {
         self
     }
 
+    /// Serves HTTP/1 exchanges with this engine. Default: [`Engine::Pingora`].
+    #[must_use]
+    pub fn engine(mut self, engine: Engine) -> Self {
+        self.engine = match engine {
+            Engine::Pingora => engine_with(|balancer| balancer),
+        };
+        self
+    }
+
     /// Serves HTTP exchanges with a `ProxyHttp` of the program's own, which passes the hooks that it does not change on to
     /// the [`Balancer`] that it is given: a hook left out is a part of the gateway left out, such as the learning of
     /// sessions. Tunnels stay the gateway's.
@@ -168,7 +178,7 @@ impl Builder {
         P::CTX: Send + Sync,
         F: FnOnce(Balancer) -> P + 'static,
     {
-        self.engine = Box::new(|balancer, conf, keep_alive| engine(make(balancer), conf, keep_alive));
+        self.engine = engine_with(make);
         self
     }
 
@@ -202,7 +212,7 @@ impl Builder {
         let mut server = Server::new_with_opt_and_conf(None, conf);
         server.bootstrap();
         let core = reloader.core();
-        let engine = engine(Balancer::new(Arc::clone(core)), &server.configuration, keep_alive);
+        let engine = engine(Arc::clone(core), &server.configuration, keep_alive);
         let app = Arc::new(App::new(Arc::clone(core), engine));
         Ok(Gateway { reloader, listeners, app, server, log_writer, stop_asked: Arc::default() })
     }
@@ -224,17 +234,20 @@ fn check_authorities() -> Result<(), BuildError> {
     }
 }
 
-/// Pingora's HTTP proxy around these hooks; `keep_alive` is how long an HTTP/2 connection may be without a stream.
-fn engine<P>(hooks: P, conf: &Arc<ServerConf>, keep_alive: Duration) -> Arc<dyn HttpEngine>
+/// Pingora's HTTP proxy around the hooks that are made of the gateway's; the time is how long an HTTP/2 connection may be
+/// without a stream.
+fn engine_with<P>(make: impl FnOnce(Balancer) -> P + 'static) -> EngineMaker
 where
     P: ProxyHttp + Send + Sync + 'static,
     P::CTX: Send + Sync,
 {
-    let mut proxy: HttpProxy<P> = http_proxy(conf, hooks);
-    let mut options = HttpServerOptions::default();
-    options.h2_idle_timeout = (!keep_alive.is_zero()).then_some(keep_alive);
-    proxy.server_options = Some(options);
-    Arc::new(PingoraEngine::new(proxy))
+    Box::new(|core, conf, keep_alive| {
+        let mut proxy: HttpProxy<P> = http_proxy(conf, make(Balancer::new(Arc::clone(&core))));
+        let mut options = HttpServerOptions::default();
+        options.h2_idle_timeout = (!keep_alive.is_zero()).then_some(keep_alive);
+        proxy.server_options = Some(options);
+        Arc::new(PingoraEngine::new(proxy, core))
+    })
 }
 
 /// Every listener for traffic, and what runs beside them.

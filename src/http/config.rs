@@ -103,6 +103,6 @@ impl Default for Forwarding {
 }
 
 /// In bytes: the usual form of a size is rounded, and would read as another one.
-fn exactly<S: Serializer>(size: &ByteSize, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn exactly<S: Serializer>(size: &ByteSize, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u64(size.as_u64())
 }

@@ -4,9 +4,11 @@
 
 use std::fmt::Write;
 use std::net::IpAddr;
+use std::ops::Deref;
 
 use super::config::Forwarding;
 use crate::request::{Headers, elements};
+use crate::text::Text;
 
 /// The fields that say who the client is; none of them passes from a stranger.
 const ORIGIN_FIELDS: [&str; 6] =
@@ -25,6 +27,26 @@ pub struct Seen<'a> {
     pub authority: Option<&'a str>,
     /// The fields that it sent.
     pub headers: Headers<'a>,
+}
+
+/// The name of a field that is told.
+#[derive(Clone, Copy, Debug)]
+pub enum Name<'a> {
+    /// One that everybody uses.
+    Known(&'static str),
+    /// One that the operator has chosen.
+    Chosen(&'a str),
+}
+
+impl Deref for Name<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Self::Known(name) => name,
+            Self::Chosen(name) => name,
+        }
+    }
 }
 
 impl Forwarding {
@@ -53,8 +75,9 @@ impl Forwarding {
         client.to_canonical()
     }
 
-    /// Whether an incoming field is dropped before [`Self::tell`] adds the gateway's own.
-    pub fn replaces(&self, name: &str, peer: IpAddr) -> bool {
+    /// Whether an incoming field is dropped before [`Self::tell`] adds the gateway's own; `trusted` is what
+    /// [`Self::trusts`] says of the peer.
+    pub fn replaces(&self, name: &str, trusted: bool) -> bool {
         let is = |field: &str| name.eq_ignore_ascii_case(field);
         // `Proxy` would become HTTP_PROXY in CGI programs (httpoxy).
         if is("proxy") {
@@ -64,7 +87,7 @@ impl Forwarding {
             return true;
         }
         let origin = ORIGIN_FIELDS.into_iter().position(is);
-        origin.is_some_and(|field| !self.trusts(peer) || self.tells(field))
+        origin.is_some_and(|field| !trusted || self.tells(field))
     }
 
     /// Whether the gateway writes the field at this place of [`ORIGIN_FIELDS`].
@@ -79,45 +102,53 @@ impl Forwarding {
         ][field]
     }
 
-    /// Hands out every field that the server is to see, name and value.
-    pub fn tell(&self, seen: &Seen<'_>, request_id: &str, mut field: impl FnMut(&str, &str)) {
-        let trusted = self.trusts(seen.peer);
+    /// Hands out every field that the server is to see, name and value; `trusted` is what [`Self::trusts`] says of the
+    /// peer.
+    pub fn tell(&self, seen: &Seen<'_>, trusted: bool, request_id: &str, mut field: impl FnMut(Name<'_>, &str)) {
         let peer = seen.peer.to_canonical();
+        let address = Text::address(peer);
         let before = |name: &str| {
             let value = trusted.then(|| seen.headers.get(name)).flatten()?;
             std::str::from_utf8(value).ok().filter(|value| !value.is_empty())
         };
-        let chain = |name: &str, last: &str| {
-            let mut value = String::new();
-            if trusted {
-                for hop in seen.headers.all(name).filter_map(|hop| std::str::from_utf8(hop).ok()) {
-                    let _ = write!(value, "{hop}, ");
-                }
+        // What came before, and the last hop behind it.
+        let chain = |name: &str, last: &str, field: &mut dyn FnMut(&str)| {
+            let before = || seen.headers.all(name).filter_map(|hop| std::str::from_utf8(hop).ok());
+            if !trusted || before().next().is_none() {
+                return field(last);
             }
-            value + last
+            let mut value = String::new();
+            for hop in before().chain([last]) {
+                let comma = if value.is_empty() { "" } else { ", " };
+                let _ = write!(value, "{comma}{hop}");
+            }
+            field(&value);
         };
         let scheme = if seen.secure { "https" } else { "http" };
         if self.x_forwarded_for {
-            field("X-Forwarded-For", &chain("x-forwarded-for", &peer.to_string()));
+            chain("x-forwarded-for", &address, &mut |value| field(Name::Known("X-Forwarded-For"), value));
         }
         if self.x_forwarded_proto {
-            field("X-Forwarded-Proto", before("x-forwarded-proto").unwrap_or(scheme));
+            field(Name::Known("X-Forwarded-Proto"), before("x-forwarded-proto").unwrap_or(scheme));
         }
         if self.x_forwarded_host
             && let Some(host) = before("x-forwarded-host").or(seen.authority)
         {
-            field("X-Forwarded-Host", host);
+            field(Name::Known("X-Forwarded-Host"), host);
         }
         if self.x_forwarded_port {
             match before("x-forwarded-port") {
-                Some(port) => field("X-Forwarded-Port", port),
-                None => field("X-Forwarded-Port", &seen.local_port.to_string()),
+                Some(port) => field(Name::Known("X-Forwarded-Port"), port),
+                None => field(Name::Known("X-Forwarded-Port"), &Text::number(seen.local_port.into())),
             }
         }
         if self.x_real_ip {
             match before("x-real-ip") {
-                Some(address) => field("X-Real-IP", address),
-                None => field("X-Real-IP", &self.client(seen.peer, seen.headers).to_string()),
+                Some(address) => field(Name::Known("X-Real-IP"), address),
+                None if trusted => {
+                    field(Name::Known("X-Real-IP"), &Text::address(self.client(seen.peer, seen.headers)))
+                }
+                None => field(Name::Known("X-Real-IP"), &address),
             }
         }
         if self.forwarded {
@@ -129,21 +160,21 @@ impl Forwarding {
                 let _ = write!(hop, ";host=\"{host}\"");
             }
             let _ = write!(hop, ";proto={scheme}");
-            field("Forwarded", &chain("forwarded", &hop));
+            chain("forwarded", &hop, &mut |value| field(Name::Known("Forwarded"), value));
         }
         if !self.request_id.is_empty() {
-            field(&self.request_id, request_id);
+            field(Name::Chosen(&self.request_id), request_id);
         }
     }
 
     /// The id of a request: the one that a trusted proxy gave it, or a new one of 128 random bits.
     pub fn request_id(&self, peer: IpAddr, headers: Headers<'_>) -> String {
-        let name = self.request_id.to_ascii_lowercase();
-        let given = (!name.is_empty() && self.trusts(peer)).then(|| headers.get(&name)).flatten();
+        let asked = !self.request_id.is_empty() && self.trusts(peer);
+        let given = asked.then(|| headers.get(&self.request_id.to_ascii_lowercase())).flatten();
         let plain = |id: &&str| (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
         match given.and_then(|id| std::str::from_utf8(id).ok()).filter(plain) {
             Some(id) => id.to_owned(),
-            None => format!("{:032x}", rand::random::<u128>()),
+            None => (*Text::hexadecimal(rand::random())).to_owned(),
         }
     }
 }
@@ -170,7 +201,9 @@ mod tests {
             headers: Headers::Fields(&fields),
         };
         let mut told = Vec::new();
-        forwarding.tell(&seen, "id", |name, value| told.push((name.to_owned(), value.to_owned())));
+        forwarding.tell(&seen, forwarding.trusts(seen.peer), "id", |name, value| {
+            told.push(((*name).to_owned(), value.to_owned()))
+        });
         told
     }
 
@@ -199,7 +232,7 @@ mod tests {
         assert_eq!(value(&told, "X-Forwarded-Port"), "443");
         assert_eq!(value(&told, "Forwarded"), "for=203.0.113.9;host=\"example.com\";proto=https");
         for (name, _) in SPOOFED {
-            assert!(trusting().replaces(name, "203.0.113.9".parse().unwrap()), "{name}");
+            assert!(trusting().replaces(name, false), "{name}");
         }
     }
 
@@ -215,8 +248,8 @@ mod tests {
     #[test]
     fn switched_off_fields_still_do_not_pass_from_strangers() {
         let off = Forwarding { x_real_ip: false, ..trusting() };
-        assert!(off.replaces("X-Real-IP", "203.0.113.9".parse().unwrap()));
-        assert!(!off.replaces("X-Real-IP", "10.0.0.1".parse().unwrap()));
+        assert!(off.replaces("X-Real-IP", false));
+        assert!(!off.replaces("X-Real-IP", true));
         assert!(!tell(&off, "203.0.113.9", &[]).iter().any(|(name, _)| name == "X-Real-IP"));
     }
 

@@ -1,6 +1,6 @@
 //! Header fields that speak of one connection only, and so are not passed on (RFC 9110 7.6.1).
 
-use crate::request::elements;
+use crate::request::{Headers, elements};
 
 /// Fields that never pass a gateway, whether `Connection` names them or not.
 const HOP_BY_HOP: [&str; 9] = [
@@ -20,9 +20,29 @@ pub fn is_hop_by_hop(name: &str) -> bool {
     HOP_BY_HOP.iter().any(|hop| name.eq_ignore_ascii_case(hop))
 }
 
-/// Whether a `Connection` value names the field; the fields that carry meaning end to end can't be named away.
-pub fn is_nominated(connection: &[u8], name: &str) -> bool {
-    !is_protected(name) && elements(connection).any(|element| element.eq_ignore_ascii_case(name.as_bytes()))
+/// The fields that `Connection` names; those that carry meaning end to end can't be named away.
+#[derive(Clone, Copy, Debug)]
+pub struct Nominated<'a> {
+    headers: Headers<'a>,
+    /// Whether it names anything that does not go anyway: mostly it doesn't.
+    any: bool,
+}
+
+impl<'a> Nominated<'a> {
+    /// What the `Connection` of a message names.
+    pub fn by(headers: Headers<'a>) -> Self {
+        let goes_anyway = |element: &[u8]| {
+            element.eq_ignore_ascii_case(b"close") || std::str::from_utf8(element).is_ok_and(is_hop_by_hop)
+        };
+        let any = headers.all("connection").flat_map(elements).any(|element| !goes_anyway(element));
+        Self { headers, any }
+    }
+
+    /// Whether it names a field that is not hop-by-hop by itself.
+    pub fn contains(&self, name: &str) -> bool {
+        let names = |element: &[u8]| element.eq_ignore_ascii_case(name.as_bytes());
+        self.any && !is_protected(name) && self.headers.all("connection").flat_map(elements).any(names)
+    }
 }
 
 /// Fields whose removal would change who asks for what: a client may not make the gateway drop them.
@@ -45,8 +65,12 @@ mod tests {
 
     #[test]
     fn nominated_fields_go_but_not_those_that_say_who_asks() {
-        assert!(is_nominated(b"close, X-Secret", "x-secret"));
-        assert!(!is_nominated(b"X-Forwarded-For, Host, Cookie", "X-Forwarded-For"));
-        assert!(!is_nominated(b"Host", "host"));
+        let names = |connection: &[u8], name: &str| {
+            let fields = [b"keep-alive", connection].map(|value| httparse::Header { name: "Connection", value });
+            Nominated::by(Headers::Fields(&fields)).contains(name)
+        };
+        assert!(names(b"close, X-Secret", "x-secret"));
+        assert!(!names(b"X-Forwarded-For, Host, Cookie", "X-Forwarded-For"));
+        assert!(!names(b"Host", "host") && !names(b"close", "x-secret"));
     }
 }

@@ -5,6 +5,7 @@ pub mod config;
 pub mod forwarding;
 pub mod framing;
 pub mod hop_by_hop;
+pub mod onward;
 pub mod upgrade;
 
 pub use answers::Refusal;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::address::BindAddress;
+use crate::transport::TcpKeepAlive;
 
 /// One entry of `listeners`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -37,6 +38,9 @@ pub struct Config {
     /// Connections that the kernel may hold before they are accepted. Default 4096.
     #[serde(default = "default_backlog")]
     pub backlog: u32,
+    /// How the kernel notices clients that are gone.
+    #[serde(default)]
+    pub tcp_keepalive: TcpKeepAlive,
 }
 
 impl Config {
@@ -52,6 +56,7 @@ impl Config {
             http2: yes(),
             max_connections: 0,
             backlog: default_backlog(),
+            tcp_keepalive: TcpKeepAlive::default(),
         }
     }
 

@@ -9,7 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -82,6 +82,13 @@ pub struct Connection {
     eof: bool,
     deadline: Deadline,
     permit: Permit,
+    digests: OnceLock<Digests>,
+}
+
+/// What Pingora asks each exchange for, made for the first one.
+struct Digests {
+    proxy: Arc<ProxyDigest>,
+    socket: Arc<SocketDigest>,
 }
 
 /// How much an engine may read.
@@ -132,7 +139,8 @@ impl Connection {
     pub(super) fn new(parts: Parts, protocol: Protocol, tcp_upstream: Option<Arc<str>>) -> Self {
         let Parts { transport, held, info, deadline, permit } = parts;
         let reading = Reading::Freely;
-        Self { transport, info, protocol, tcp_upstream, held, reading, eof: false, deadline, permit }
+        let digests = OnceLock::new();
+        Self { transport, info, protocol, tcp_upstream, held, reading, eof: false, deadline, permit, digests }
     }
 
     /// What it turned out to speak.
@@ -370,6 +378,20 @@ impl fmt::Debug for Connection {
 
 // What Pingora asks of a stream, so that its engines can serve one.
 
+impl Connection {
+    fn digests(&self) -> Option<&Digests> {
+        if let Some(made) = self.digests.get() {
+            return Some(made);
+        }
+        let head = ResponseHeader::build(200, Some(0)).ok()?;
+        let proxy = ProxyDigest::new(Box::new(head), Some(Box::new(Arc::clone(&self.info))));
+        let socket = SocketDigest::from_raw_fd(self.id());
+        let _ = socket.peer_addr.set(Some(self.info.peer.into()));
+        let _ = socket.local_addr.set(Some(self.info.local.into()));
+        Some(self.digests.get_or_init(|| Digests { proxy: Arc::new(proxy), socket: Arc::new(socket) }))
+    }
+}
+
 #[async_trait]
 impl Shutdown for Connection {
     async fn shutdown(&mut self) {
@@ -403,8 +425,7 @@ impl GetTimingDigest for Connection {
 impl GetProxyDigest for Connection {
     /// Carries [`Info`] to the hooks of a `ProxyHttp`: Pingora has no other place for it that HTTP/2 shares.
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        let head = ResponseHeader::build(200, Some(0)).ok()?;
-        Some(Arc::new(ProxyDigest::new(Box::new(head), Some(Box::new(Arc::clone(&self.info))))))
+        Some(Arc::clone(&self.digests()?.proxy))
     }
 
     fn set_proxy_digest(&mut self, _digest: ProxyDigest) {}
@@ -412,10 +433,7 @@ impl GetProxyDigest for Connection {
 
 impl GetSocketDigest for Connection {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        let digest = SocketDigest::from_raw_fd(self.id());
-        let _ = digest.peer_addr.set(Some(self.info.peer.into()));
-        let _ = digest.local_addr.set(Some(self.info.local.into()));
-        Some(Arc::new(digest))
+        Some(Arc::clone(&self.digests()?.socket))
     }
 
     fn set_socket_digest(&mut self, _digest: SocketDigest) {}

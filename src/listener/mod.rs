@@ -23,9 +23,9 @@ use bytes::BytesMut;
 use log::{debug, warn};
 use pingora::apps::ServerApp;
 use pingora::server::ShutdownWatch;
+use rustls::ServerConfig;
 use tokio::sync::watch;
 use tokio::time::{timeout, timeout_at};
-use tokio_rustls::TlsAcceptor;
 
 pub use config::{Config, FlashPolicy};
 pub use connection::{Connection, Info, NoHead, Parts, Protocol, TlsInfo};
@@ -38,7 +38,7 @@ use socket::BoundSocket;
 use crate::deadline::Deadlines;
 use crate::http::answers;
 use crate::metrics::ListenerMetrics;
-use crate::transport::{Socket, Transport};
+use crate::transport::{self, Socket, Transport};
 use crate::wire::flash::{AllowRule, Policy};
 
 /// One bound address, ready to accept.
@@ -163,6 +163,7 @@ impl Listener {
             listener: settings.config.name(),
             what: format!("{address} can't be bound: {error}"),
         })?;
+        socket.tune(&settings.config.tcp_keepalive);
         let settings = Arc::new(ArcSwap::from_pointee(settings));
         let (retire, retiring) = watch::channel(false);
         let control = Control { address: socket.address(), settings: Arc::clone(&settings), retire };
@@ -191,7 +192,7 @@ impl Listener {
         };
         // Connections end with the gateway, or with their listener.
         let (end, ending) = watch::channel(false);
-        let mut backlog = settings.load().config.backlog;
+        let Config { mut backlog, tcp_keepalive: mut keepalive, .. } = settings.load().config.clone();
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -204,6 +205,13 @@ impl Listener {
                 && let Err(error) = acceptor.set_backlog(backlog)
             {
                 warn!("listener {}: the backlog stays as it was: {error}", settings.name);
+            }
+            if settings.config.tcp_keepalive != keepalive {
+                keepalive = settings.config.tcp_keepalive.clone();
+                acceptor.tune(&keepalive);
+                if let Ok(socket) = &accepted {
+                    socket.tune(&keepalive);
+                }
             }
             match accepted {
                 Ok(socket) => settings.admit(socket, &app, &ending),
@@ -265,7 +273,6 @@ impl Settings {
         match settings.shared.limits.admit(peer.ip(), &settings.metrics.open, settings.config.max_connections) {
             Ok(permit) => {
                 settings.metrics.accepted.inc();
-                socket.tune();
                 let connection = Accepted { socket, peer, local, permit, settings: Arc::clone(settings) };
                 let (app, stop, mut stopping) = (Arc::clone(app), stop.clone(), stop.clone());
                 let metrics = settings.metrics.clone();
@@ -319,7 +326,7 @@ impl Accepted {
         let plain = socket;
         let (transport, tls, http2_agreed, http_agreed) = match &settings.tls {
             Some(terms) if settings.speaks_tls(&plain, undecided_until).await? => {
-                let (transport, info, alpn) = settings.handshake(&terms.acceptor, plain).await?;
+                let (transport, info, alpn) = settings.handshake(&terms.config, plain).await?;
                 undecided_until = settings.undecided_until();
                 let http2 = alpn.as_deref() == Some(b"h2");
                 (transport, Some(info), http2, alpn.is_some())
@@ -405,15 +412,20 @@ impl Settings {
         }
     }
 
-    async fn handshake(&self, acceptor: &TlsAcceptor, socket: Socket) -> Option<(Transport, TlsInfo, Option<Vec<u8>>)> {
+    async fn handshake(
+        &self,
+        tls: &Arc<ServerConfig>,
+        socket: Socket,
+    ) -> Option<(Transport, TlsInfo, Option<Vec<u8>>)> {
         let limit = self.config.tls.as_ref().map_or(Duration::ZERO, |tls| tls.handshake_timeout);
+        let accepting = transport::tls::accept(Arc::clone(tls), socket);
         let accepted = if limit.is_zero() {
-            acceptor.accept(socket).await
+            accepting.await
         } else {
-            timeout(limit, acceptor.accept(socket)).await.unwrap_or_else(|late| Err(late.into()))
+            timeout(limit, accepting).await.unwrap_or_else(|late| Err(late.into()))
         };
-        let stream = match accepted {
-            Ok(stream) => stream,
+        let (stream, server_name) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 self.metrics.tls_failed.inc();
                 debug!("listener {}: TLS handshake failed: {error}", self.name);
@@ -421,14 +433,14 @@ impl Settings {
             }
         };
         self.metrics.tls_ok.inc();
-        let session = stream.get_ref().1;
+        let agreed = stream.agreed();
         let info = TlsInfo {
-            server_name: session.server_name().map(str::to_owned),
-            version: session.protocol_version().and_then(|version| version.as_str()).unwrap_or("TLS"),
-            cipher: session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown"),
+            server_name,
+            version: agreed.protocol_version().and_then(|version| version.as_str()).unwrap_or("TLS"),
+            cipher: agreed.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown"),
         };
-        let alpn = session.alpn_protocol().map(<[u8]>::to_vec);
-        Some((Transport::Tls(Box::new(stream.into())), info, alpn))
+        let alpn = agreed.alpn_protocol().map(<[u8]>::to_vec);
+        Some((Transport::FromClient(stream), info, alpn))
     }
 }
 

@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::address::BindAddress;
-use crate::transport::Socket;
+use crate::transport::{Socket, TcpKeepAlive};
 
 /// A socket that listens, and needs no runtime yet.
 #[derive(Debug)]
@@ -58,6 +58,13 @@ impl BoundSocket {
         socket.listen(backlog)
     }
 
+    /// Prepares what will be accepted from it, at no cost for each connection.
+    pub(super) fn tune(&self, keepalive: &TcpKeepAlive) {
+        if let Self::Tcp(listener) = self {
+            keepalive.tune(SockRef::from(listener));
+        }
+    }
+
     /// Begins to accept, within a runtime.
     pub(super) fn start(self) -> io::Result<Acceptor> {
         match self {
@@ -86,6 +93,13 @@ impl Acceptor {
         }
     }
 
+    /// See [`BoundSocket::tune`]; for what is accepted from now on.
+    pub(super) fn tune(&self, keepalive: &TcpKeepAlive) {
+        if let Self::Tcp(listener) = self {
+            keepalive.tune(SockRef::from(listener));
+        }
+    }
+
     pub(super) async fn accept(&self) -> io::Result<Socket> {
         match self {
             Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| Socket::Tcp(stream)),
@@ -110,6 +124,8 @@ impl Drop for SocketFile {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test]
@@ -126,6 +142,22 @@ mod tests {
         std::fs::write(&path, "not a socket").unwrap();
         assert!(BoundSocket::bind(&address, 16).is_err());
         assert!(path.exists(), "a file of somebody else's");
+    }
+
+    #[tokio::test]
+    async fn what_is_accepted_notices_dead_peers_as_the_listener_was_told() {
+        let bound = BoundSocket::bind(&"127.0.0.1:0".parse().unwrap(), 16).unwrap();
+        let second = Duration::from_secs(1);
+        bound.tune(&TcpKeepAlive { idle: 7 * second, interval: 5 * second, probes: 2, user_timeout: 9 * second });
+        let address = bound.address();
+        let listener = bound.start().unwrap();
+        let (accepted, _client) = tokio::join!(listener.accept(), tokio::net::TcpStream::connect(address));
+        let Socket::Tcp(stream) = accepted.unwrap() else { panic!("expected TCP") };
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
+        let (idle, interval) = (socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap());
+        assert_eq!((idle, interval, socket.tcp_keepalive_retries().unwrap()), (7 * second, 5 * second, 2));
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(9 * second));
     }
 
     #[tokio::test]

@@ -13,9 +13,9 @@ use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::TlsAcceptor;
 
 use super::config::{Certificate, Tls, TlsVersion};
+use crate::transport::tls::note_server_name;
 
 /// What is wrong with a certificate or its key.
 #[derive(Debug)]
@@ -37,8 +37,7 @@ pub(super) struct Terms {
     oldest: TlsVersion,
     alpn: Vec<Vec<u8>>,
     certificates: Arc<Certificates>,
-    config: Arc<ServerConfig>,
-    pub(super) acceptor: TlsAcceptor,
+    pub(super) config: Arc<ServerConfig>,
 }
 
 impl Terms {
@@ -55,8 +54,7 @@ impl Terms {
                 Arc::new(server_config(said.min_version, alpn.clone(), Arc::clone(&certificates), ticketer)?)
             }
         };
-        let acceptor = TlsAcceptor::from(Arc::clone(&config));
-        Ok(Self { oldest: said.min_version, alpn, certificates, config, acceptor })
+        Ok(Self { oldest: said.min_version, alpn, certificates, config })
     }
 
     /// Whether the files hold the same.
@@ -137,7 +135,9 @@ impl Certificates {
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(hello.server_name().map_or(&self.default, |name| self.find(name))))
+        let name = hello.server_name();
+        note_server_name(name);
+        Some(Arc::clone(name.map_or(&self.default, |name| self.find(name))))
     }
 }
 

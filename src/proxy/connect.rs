@@ -2,7 +2,7 @@
 
 use log::debug;
 
-use super::exchange::Line;
+use super::line::Line;
 use super::place::Ask;
 use crate::http::Refusal;
 use crate::snapshot::Pool;

@@ -1,59 +1,61 @@
-//! What carries ordinary HTTP exchanges. Today that is Pingora; everything that decides lives outside of it.
+//! What carries ordinary HTTP exchanges. Today that is Pingora; everything that decides lives outside of it, in
+//! [`Exchange`](super::Exchange).
 
-use std::sync::Arc;
+use std::fmt;
+use std::str::FromStr;
 
 use async_trait::async_trait;
 use bytes::BytesMut;
-use pingora::apps::{HttpServerApp, ServerApp};
-use pingora::protocols::Stream;
-use pingora::protocols::http::ServerSession;
-use pingora::proxy::{HttpProxy, ProxyHttp};
-use pingora::server::ShutdownWatch;
 
+use crate::drain::Stopping;
 use crate::listener::Connection;
 
 /// Carries HTTP between a client's connection and servers.
 #[async_trait]
 pub trait HttpEngine: Send + Sync {
-    /// Serves the request whose head has been read and checked. The stream comes back, as the type that it was, when it
-    /// can be used again.
-    async fn serve_http1(&self, stream: Stream, head: BytesMut, shutdown: &ShutdownWatch) -> Option<Stream>;
+    /// Serves the request whose head has been read and checked. The connection comes back when it can be used again.
+    async fn serve_http1(
+        &self,
+        connection: Box<Connection>,
+        head: BytesMut,
+        stopping: &Stopping,
+    ) -> Option<Box<Connection>>;
 
     /// Serves an HTTP/2 connection to its end.
-    async fn serve_http2(&self, connection: Box<Connection>, shutdown: &ShutdownWatch);
+    async fn serve_http2(&self, connection: Box<Connection>, stopping: &Stopping);
 
     /// The gateway stops: idle connections are let go, and none is kept after its present request.
     async fn stop(&self);
 }
 
-/// Pingora's HTTP proxy with a [`ProxyHttp`] of the gateway's ([`super::Balancer`]) or of a program's own.
-pub struct PingoraEngine<P>(Arc<HttpProxy<P>>);
+/// The engines that there are, for HTTP/1; HTTP/2 is Pingora's in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Engine {
+    /// Pingora's proxy.
+    #[default]
+    Pingora,
+}
 
-impl<P> PingoraEngine<P> {
-    /// Wraps a proxy whose modules have been initialised.
-    pub fn new(proxy: HttpProxy<P>) -> Self {
-        Self(Arc::new(proxy))
+/// There is no engine of this name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoSuchEngine(String);
+
+impl fmt::Display for NoSuchEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "there is no HTTP engine `{}`: expected pingora", self.0)
     }
 }
 
-#[async_trait]
-impl<P> HttpEngine for PingoraEngine<P>
-where
-    P: ProxyHttp + Send + Sync + 'static,
-    P::CTX: Send + Sync,
-{
-    async fn serve_http1(&self, stream: Stream, head: BytesMut, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let mut session = ServerSession::new_http1(stream);
-        session.set_pipelined_prefix(head);
-        let (stream, _settings) = self.0.process_new_http(session, shutdown).await?.consume();
-        Some(stream)
-    }
+impl std::error::Error for NoSuchEngine {}
 
-    async fn serve_http2(&self, connection: Box<Connection>, shutdown: &ShutdownWatch) {
-        self.0.process_new(connection, shutdown).await;
-    }
+impl FromStr for Engine {
+    type Err = NoSuchEngine;
 
-    async fn stop(&self) {
-        self.0.http_cleanup().await;
+    fn from_str(name: &str) -> Result<Self, NoSuchEngine> {
+        match name {
+            "pingora" => Ok(Self::Pingora),
+            _ => Err(NoSuchEngine(name.to_owned())),
+        }
     }
 }

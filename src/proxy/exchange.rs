@@ -1,22 +1,39 @@
-//! What is remembered of one exchange from its head to its line in the access log.
+//! One exchange from its head to its line in the access log: everything that is decided on the way, whatever engine
+//! carries it.
+//!
+//! An engine calls [`Exchange::route`], then [`Exchange::place`] until a server is reached, [`Exchange::answered`] and
+//! [`Exchange::end`]; bodies go by [`Exchange::hear_request`] and [`Exchange::hear_answer`]. What it parses, keeps and
+//! writes is its own business.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::ops::{Deref, DerefMut};
+use std::borrow::Cow;
+use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::learn::Learner;
-use super::place::Ask;
-use crate::access_log::{Event, Record};
+use bytes::Bytes;
+
+use super::Core;
+use super::answer::Answer;
+use super::asked::Asked;
+use super::connect;
+use super::learn::{Heard, Learner};
+use super::line::Line;
+use super::place::{Ask, SessionAsk};
+use crate::affinity::Mark;
 use crate::drain::{Leave, Origin, Why};
 use crate::http::Refusal;
-use crate::listener::Info;
-use crate::router::Route;
+use crate::http::forwarding::Seen;
+use crate::http::onward::Onward;
+use crate::listener::{Farewell, Info};
+use crate::request::Request;
+use crate::router::{Action, Decision, Route};
 use crate::snapshot::{Pool, Snapshot};
-use crate::upstream::{Lease, Tried};
-use crate::wire::engine_io::RequestInfo;
+use crate::upstream::config::{HostHeader, Kind};
+use crate::upstream::{Lease, PickError, ServerId, Tried};
+use crate::wire::engine_io::{SESSION_UNKNOWN, error_code, goodbye};
 
-/// The context of one request on its way through the [`super::Balancer`].
+/// The context of one request on its way through an engine.
 pub struct Exchange {
     /// The configuration that this request lives by.
     pub snapshot: Arc<Snapshot>,
@@ -27,11 +44,11 @@ pub struct Exchange {
     /// The upstream that it goes to.
     pub pool: Option<Arc<Pool>>,
     /// What it says of its client and session.
-    pub(super) ask: Option<Ask>,
+    ask: Option<Ask>,
     /// Learns from the answer, where it may open a session.
-    pub(super) learner: Option<Learner>,
+    learner: Option<Learner>,
     /// The start of an error answer to a request of a session.
-    pub(super) error_body: Option<Vec<u8>>,
+    error_body: Option<Vec<u8>>,
     /// Its place on a server.
     pub lease: Option<Lease>,
     /// Whether its server has been connected to.
@@ -41,13 +58,13 @@ pub struct Exchange {
     /// Servers asked so far.
     pub tries: u32,
     /// The client, as forwarding tells it.
-    pub client: std::net::IpAddr,
+    pub client: IpAddr,
     /// The id in `X-Request-Id`.
     pub request_id: String,
     /// Its place on the list of those who can be told to leave, for a poll that can't be answered in the middle.
-    pub(super) leave: Option<Arc<Leave>>,
+    leave: Option<Arc<Leave>>,
     /// Why the session was told goodbye in place of an answer.
-    pub(super) told: Option<Why>,
+    told: Option<Why>,
     /// Why the gateway answers by itself.
     pub refusal: Option<Refusal>,
     /// Body bytes received from the client.
@@ -62,139 +79,364 @@ pub struct Exchange {
     pub queued: Duration,
 }
 
-/// A line of the access log in the making.
-pub(super) struct Line {
-    record: Record,
-    started: Instant,
+/// How an exchange ended, as its engine saw it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ended {
+    /// What was spoken with the client.
+    pub(super) protocol: &'static str,
+    /// The status that the client got; 0 for none.
+    pub(super) status: u16,
+    /// Body bytes written to the client.
+    pub(super) bytes_out: u64,
+    /// Who cut it, if it did not end by itself.
+    pub(super) cut_by: Option<Side>,
 }
 
-impl Line {
-    pub(super) fn new(info: &Info, protocol: &'static str, began: SystemTime, started: Instant) -> Self {
-        let record = Record {
-            event: Event::Request,
-            began,
-            duration: Duration::ZERO,
+/// One of the two that an exchange is between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Client,
+    Server,
+}
+
+impl Side {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        }
+    }
+}
+
+/// How much of an error answer is looked at.
+const LONGEST_ERROR: usize = 256;
+
+impl Exchange {
+    /// An exchange that begins now; of what connection is said by [`Self::over`].
+    pub(super) fn new(snapshot: Arc<Snapshot>) -> Self {
+        Self {
+            snapshot,
+            info: None,
+            route: None,
+            pool: None,
+            ask: None,
+            learner: None,
+            error_body: None,
+            lease: None,
+            reached: false,
+            tried: Tried::default(),
+            tries: 0,
+            client: Ipv4Addr::LOCALHOST.into(),
+            request_id: String::new(),
+            leave: None,
+            told: None,
+            refusal: None,
+            body_in: 0,
+            began: SystemTime::now(),
+            started: Instant::now(),
             first_byte: None,
             queued: Duration::ZERO,
-            client: info.peer.ip().to_canonical(),
-            listener: Arc::clone(&info.listener),
-            protocol,
-            transport: None,
-            secure: info.tls.is_some(),
-            method: String::new(),
-            host: String::new(),
-            target: String::new(),
-            session: String::new(),
-            status: 0,
-            route: None,
-            upstream: None,
-            server: None,
-            tries: 0,
-            bytes_in: 0,
-            bytes_out: 0,
-            messages_in: 0,
-            messages_out: 0,
-            closed_by: "",
-            close_code: None,
-            request_id: String::new(),
-        };
-        Self { record, started }
-    }
-
-    /// What the client asked for.
-    pub(super) fn asked(&mut self, method: &str, authority: Option<&str>, target: &str) {
-        method.clone_into(&mut self.method);
-        authority.unwrap_or("").clone_into(&mut self.host);
-        target.clone_into(&mut self.target);
-    }
-
-    /// How Engine.IO travels, and which session it is; only asked on upstreams that speak it, since other apps use the
-    /// same words. The id itself is not kept: who knows it can speak as the client.
-    pub(super) fn engine_io(&mut self, path: &str, query: Option<&str>) {
-        let info = RequestInfo::read(path, query);
-        self.transport = info.transport.map(|transport| transport.as_str());
-        if let Some(sid) = info.sid {
-            let mut hasher = DefaultHasher::new();
-            sid.hash(&mut hasher);
-            self.session = format!("{:016x}", hasher.finish());
-            self.target = self.target.replace(sid, "...");
         }
     }
 
-    /// Who took it.
-    pub(super) fn taken(&mut self, lease: &Lease) {
-        self.upstream = Some(Arc::clone(lease.upstream().name()));
-        self.server = Some(Arc::clone(lease.server().name()));
+    /// Says what connection it came in by.
+    pub(super) fn over(&mut self, info: Option<Arc<Info>>) {
+        self.info = info;
+    }
+
+    fn peer(&self) -> IpAddr {
+        self.info.as_ref().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |info| info.peer.ip())
+    }
+
+    fn secure(&self) -> bool {
+        self.info.as_ref().is_some_and(|info| info.tls.is_some())
+    }
+
+    /// Decides where the request goes. `announced` is the length of its body, where it says one.
+    pub(super) fn route(&mut self, asked: &Asked<'_>, announced: Option<u64>) -> Result<(), Refusal> {
+        let most = self.snapshot.config.limits.body.as_u64();
+        if most != 0 && announced.is_some_and(|length| length > most) {
+            return Err(Refusal::BodyTooLarge);
+        }
+        let forwarding = &self.snapshot.config.forwarding;
+        let peer = self.peer();
+        self.client = forwarding.client(peer, asked.headers);
+        self.request_id = forwarding.request_id(peer, asked.headers);
+        let request = asked.request(self.info.as_deref(), self.client)?;
+        let route = decide(&self.snapshot, &request)?;
+        if let Some(pool) = pool_of(&self.snapshot, &route)? {
+            self.ask = Some(Ask::new(pool, &request));
+            self.pool = Some(Arc::clone(pool));
+        }
+        self.route = Some(route);
+        Ok(())
+    }
+
+    /// What the gateway answers by itself, where the route says so.
+    pub(super) fn local_answer(&self, asked: &Asked<'_>) -> Option<Answer<'_>> {
+        Answer::of_route(self.route.as_ref()?, asked, self.secure())
+    }
+
+    /// Notes and counts that the gateway refuses the request.
+    pub(super) fn refuse(&mut self, core: &Core, refusal: Refusal) {
+        self.refusal = Some(refusal);
+        core.metrics.refused(refusal.word());
+    }
+
+    /// Which of the client's fields go on to the server, and what is added to them.
+    pub(super) fn onward<'a>(&'a self, asked: &Asked<'a>) -> Onward<'a> {
+        let seen = Seen {
+            peer: self.peer(),
+            local_port: self.info.as_ref().map_or(0, |info| info.local.port()),
+            secure: self.secure(),
+            authority: asked.authority,
+            headers: asked.headers,
+        };
+        Onward::new(&self.snapshot.config.forwarding, seen, &self.request_id)
+    }
+
+    /// The host that the server is asked for.
+    pub(super) fn host<'a>(&'a self, asked: &Asked<'a>) -> Option<&'a str> {
+        match self.pool.as_ref().map(|pool| &pool.upstream.config().host) {
+            Some(HostHeader::Set(host)) => Some(host),
+            _ => asked.authority,
+        }
+    }
+
+    /// Whether the answer has to be one that can be read as it passes: not compressed.
+    pub(super) fn reads_answer(&self) -> bool {
+        self.ask.as_ref().is_some_and(Ask::opens_by_answer)
+    }
+
+    /// Takes the next bytes of the request's body; `whole` says that they are all of it.
+    pub(super) fn hear_request(&mut self, bytes: &[u8], whole: bool) -> Result<(), Refusal> {
+        if let (true, Some(pool), Some(ask)) = (whole, &self.pool, &self.ask) {
+            ask.note_goodbye(pool, bytes);
+        }
+        self.body_in += bytes.len() as u64;
+        let most = self.snapshot.config.limits.body.as_u64();
+        if most != 0 && self.body_in > most { Err(self.fail(Refusal::BodyTooLarge)) } else { Ok(()) }
+    }
+
+    fn fail(&mut self, refusal: Refusal) -> Refusal {
+        self.refusal = Some(refusal);
+        refusal
+    }
+
+    /// The goodbye to a session whose turn came during its last poll, in place of an answer to this one; for polls that
+    /// are not placed `politely`.
+    pub(super) fn farewell(&mut self, asked: &Asked<'_>) -> Option<Answer<'static>> {
+        let (pool, poll) = (self.pool.as_ref()?, self.ask.as_ref()?.polls(asked.method)?);
+        let (table, (key, _)) = (pool.sessions()?, poll.begun.as_ref()?);
+        let found = table.find(*key).filter(|found| found.is(Mark::Leaving))?;
+        table.forget(*key);
+        let server = pool.upstream.server(ServerId::from_bits(found.server));
+        let drains = server.is_none_or(|server| server.is_draining());
+        let why = if drains { Why::Drain } else { Why::Rebalance };
+        pool.metrics.goodbye(why.word());
+        self.told = Some(why);
+        let origin = asked.headers.get("origin").and_then(|origin| std::str::from_utf8(origin).ok());
+        let body = match goodbye(poll.revision, poll.jsonp) {
+            Cow::Borrowed(body) => Bytes::from_static(body),
+            Cow::Owned(body) => Bytes::from(body),
+        };
+        Some(Answer::farewell(body, poll.jsonp.is_some(), origin))
+    }
+
+    /// Finds the server to ask, which [`Self::lease`] is a place on; called again, it is another one, unless this one was
+    /// reached. `politely`: the connection serves nothing else meanwhile, so that a poll on it can be answered by the
+    /// gateway when its session has to go. Otherwise the poll goes on to its end, and the session is told at the next
+    /// one ([`Self::farewell`]).
+    pub(super) async fn place(&mut self, asked_method: &str, politely: bool) -> Result<(), Refusal> {
+        if self.lease.is_some() && self.reached {
+            // Asked again though it was reached: the server had closed a kept connection, and gets a new one.
+            self.reached = false;
+            return Ok(());
+        }
+        // A place on a server that could not be reached is given back before another one is looked for.
+        self.lease = None;
+        let (Some(pool), Some(ask)) = (&self.pool, &self.ask) else { return Err(self.fail(Refusal::NoRoute)) };
+        let lease = match ask.place(pool, &mut self.tried).await {
+            Ok(lease) => lease,
+            Err(PickError::NoServer) if self.tries > 0 => return Err(self.fail(Refusal::ConnectFailed)),
+            Err(error) => return Err(self.fail(connect::refusal(error))),
+        };
+        self.tries += 1;
         self.queued = lease.waited();
+        if let (Some(poll), Some(info)) = (ask.polls(asked_method), &self.info) {
+            let route = self.route.as_ref().map(|route| Arc::clone(&route.name));
+            let origin = Origin { listener: Arc::clone(&info.listener), route };
+            let leave = pool.roster(lease.server().id()).add(origin, true);
+            if politely {
+                announce(info, leave, poll, pool, &lease);
+            } else {
+                self.leave = Some(leave);
+            }
+        }
+        self.lease = Some(lease);
+        Ok(())
     }
 
-    /// The way by which it came in.
-    pub(super) fn origin(&self) -> Origin {
-        Origin { listener: Arc::clone(&self.listener), route: self.route.clone() }
+    /// The server could not be connected to. True if another one should be asked: nothing of the request has been sent,
+    /// so that repeats nothing.
+    pub(super) fn connect_failed(&mut self, error: &dyn Display) -> bool {
+        self.refusal = Some(Refusal::ConnectFailed);
+        self.lease.as_ref().is_some_and(|lease| {
+            log::debug!("upstream {}: {}: {error}", lease.upstream().name(), lease.server().name());
+            lease.connect_failed();
+            self.tries as usize <= lease.upstream().config().connect_retries
+        })
     }
 
-    /// How long it has been since the beginning.
-    pub(super) fn elapsed(&self) -> Duration {
-        self.started.elapsed()
+    /// There is a connection to the server, `reused` or new.
+    pub(super) fn connected(&mut self, reused: bool) {
+        self.refusal = None;
+        self.reached = true;
+        if let Some(lease) = &self.lease
+            && !reused
+        {
+            lease.connected();
+        }
     }
 
-    /// The line as it stands, for an event in between.
-    pub(super) fn now(&self, event: Event) -> Record {
-        Record { event, duration: self.elapsed(), ..self.record.clone() }
+    /// The head of the server's answer has come. Gives the cookie to add, or refuses what is no answer.
+    pub(super) fn answered(&mut self, status: u16) -> Result<Option<String>, Refusal> {
+        self.first_byte.get_or_insert_with(Instant::now);
+        if status == 101 {
+            // No upgrade was asked for: passing it on would leave client and server with two ideas of the connection.
+            return Err(self.fail(Refusal::BadAnswer));
+        }
+        let (Some(ask), Some(pool), Some(lease)) = (&self.ask, &self.pool, &self.lease) else { return Ok(None) };
+        match status {
+            200 if ask.opens_by_answer() => self.learner = Some(Learner::new(Arc::clone(pool), lease.server().id())),
+            400 if ask.session.is_some() => self.error_body = Some(Vec::new()),
+            _ => {}
+        }
+        Ok(ask.set_cookie(pool, lease.server().id(), self.secure()))
     }
 
-    /// The line, ended now.
-    pub(super) fn finish(mut self) -> Record {
-        self.record.duration = self.elapsed();
-        self.record
+    /// Takes the next bytes of the answer's body, before the client gets them.
+    pub(super) fn hear_answer(&mut self, bytes: &[u8], is_end: bool) {
+        if let Some(learner) = &mut self.learner {
+            let heard = learner.hear(bytes);
+            if heard != Heard::TooLittle {
+                self.learner = None;
+            }
+            if let (Heard::Session, Some(lease), Some(ask)) = (heard, &self.lease, &self.ask) {
+                lease.learned(&ask.client);
+            }
+        }
+        if let Some(error) = &mut self.error_body {
+            error.extend_from_slice(&bytes[..bytes.len().min(LONGEST_ERROR - error.len())]);
+            if is_end && let (Some(code), Some(pool)) = (error_code(error), &self.pool) {
+                pool.metrics.engine_io_error(code);
+                if code == SESSION_UNKNOWN {
+                    forget(pool, self.ask.as_ref());
+                }
+            }
+        }
     }
-}
 
-impl Deref for Line {
-    type Target = Record;
-
-    fn deref(&self) -> &Record {
-        &self.record
+    /// Counts and logs, and gives the place on the server back: what may follow is between the client and the gateway.
+    /// True if the client got all that there was.
+    pub(super) fn end<'a>(&mut self, core: &Core, ended: Ended, asked: impl FnOnce() -> Asked<'a>) -> bool {
+        if let Some(info) = &self.info {
+            info.pending.take();
+        }
+        let metrics = self.pool.as_ref().map_or(&self.snapshot.local, |pool| &pool.metrics);
+        if ended.status != 0 {
+            metrics.answered(ended.status);
+            metrics.seconds.observe(self.started.elapsed().as_secs_f64());
+        }
+        if core.access_log.is_on() {
+            self.log(core, &asked(), ended);
+        }
+        self.leave_next_time();
+        self.lease = None;
+        ended.cut_by.is_none() || self.refusal.is_some_and(|refusal| refusal.status() == ended.status)
     }
-}
 
-impl DerefMut for Line {
-    fn deref_mut(&mut self) -> &mut Record {
-        &mut self.record
+    /// Notes that the turn of this poll's session has come while the poll could not be ended.
+    fn leave_next_time(&mut self) {
+        let told = self.leave.take().is_some_and(|leave| leave.is_told());
+        let begun = self.ask.as_ref().and_then(|ask| ask.session.as_ref()?.begun.as_ref());
+        let table = self.pool.as_ref().and_then(|pool| pool.sessions());
+        if let (true, Some(table), Some((key, _))) = (told, table, begun) {
+            table.mark(*key, Mark::Leaving);
+        }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::listener::Pending;
-
-    #[test]
-    fn session_ids_stay_out_of_the_log_and_can_still_be_followed() {
-        let unknown = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-        let info = Info {
-            listener: "web".into(),
-            peer: unknown,
-            local: unknown,
-            tls: None,
-            accepted: Instant::now(),
-            pending: Pending::default(),
+    fn log(&mut self, core: &Core, asked: &Asked<'_>, ended: Ended) {
+        let Some(info) = &self.info else { return };
+        let mut line = Line::new(info, ended.protocol, self.began, self.started);
+        line.asked(asked);
+        line.client = self.client;
+        line.status = ended.status;
+        line.route = self.route.as_ref().map(|route| Arc::clone(&route.name));
+        line.tries = self.tries;
+        line.bytes_in = self.body_in;
+        line.bytes_out = ended.bytes_out;
+        line.first_byte = self.first_byte.map(|at| at.duration_since(self.started));
+        line.request_id = std::mem::take(&mut self.request_id);
+        if let Some(lease) = &self.lease {
+            line.taken(lease);
+            if lease.upstream().config().kind == Kind::SocketIo {
+                let (path, query) = asked.path_and_query();
+                line.engine_io(path, query);
+            }
+        }
+        line.queued = self.queued;
+        line.closed_by = match (self.refusal, ended.cut_by) {
+            (Some(refusal), _) => refusal.word(),
+            (None, None) => self.told.map_or("", Why::word),
+            (None, side) => side.map_or("", Side::word),
         };
-        let line = |target: &str| {
-            let mut line = Line::new(&info, "HTTP/1.1", SystemTime::now(), Instant::now());
-            line.asked("GET", None, target);
-            let (path, query) = target.split_once('?').unwrap_or((target, ""));
-            line.engine_io(path, Some(query));
-            line.finish()
-        };
-        let poll = line("/socket.io/?EIO=4&transport=polling&sid=Zm9vYmFyYmF6cXV4MTIz");
-        assert_eq!(
-            (poll.target.as_str(), poll.transport),
-            ("/socket.io/?EIO=4&transport=polling&sid=...", Some("polling"))
-        );
-        let socket = line("/socket.io/1/websocket/Zm9vYmFyYmF6cXV4MTIz");
-        assert_eq!((socket.target.as_str(), &socket.session), ("/socket.io/1/websocket/...", &poll.session));
-        assert_eq!(poll.session.len(), 16);
-        assert_eq!(line("/socket.io/?EIO=4&transport=polling").session, "");
+        core.access_log.write(line.finish());
+    }
+}
+
+/// The route that a request takes.
+pub(super) fn decide(snapshot: &Snapshot, request: &Request<'_>) -> Result<Arc<Route>, Refusal> {
+    match snapshot.router.route(request) {
+        Decision::To(route) => Ok(route),
+        Decision::Nowhere => Err(Refusal::NoRoute),
+        Decision::Ambiguous => Err(Refusal::AmbiguousPath),
+    }
+}
+
+/// The upstream that a route leads to; `None` where the gateway answers by itself.
+pub(super) fn pool_of<'a>(snapshot: &'a Snapshot, route: &Route) -> Result<Option<&'a Arc<Pool>>, Refusal> {
+    match &route.action {
+        Action::Upstream(name) => snapshot.pools.get(name).map(Some).ok_or(Refusal::NoRoute),
+        Action::Respond(_) | Action::Redirect(_) => Ok(None),
+    }
+}
+
+/// Lets the connection know that this is a poll, so that it can be ended politely when its session has to go.
+fn announce(info: &Info, leave: Arc<Leave>, poll: &SessionAsk, pool: &Pool, lease: &Lease) {
+    info.pending.announce(Farewell {
+        leave,
+        body: goodbye(poll.revision, poll.jsonp),
+        jsonp: poll.jsonp.is_some(),
+        upstream: Arc::clone(lease.upstream().name()),
+        server: Arc::clone(lease.server().name()),
+        said: Box::new({
+            let (table, key) = (pool.sessions().cloned(), poll.begun.as_ref().map(|(key, _)| *key));
+            let metrics = pool.metrics.clone();
+            move |why| {
+                metrics.goodbye(why);
+                if let (Some(table), Some(key)) = (table, key) {
+                    table.forget(key);
+                }
+            }
+        }),
+    });
+}
+
+/// Forgets a session that its server does not know any more: it was restarted, or has given the session up.
+fn forget(pool: &Pool, ask: Option<&Ask>) {
+    let begun = ask.and_then(|ask| ask.session.as_ref()?.begun.as_ref());
+    if let (Some(table), Some((key, _))) = (pool.sessions(), begun) {
+        table.forget(*key);
     }
 }

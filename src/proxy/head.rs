@@ -1,20 +1,20 @@
 //! One HTTP/1 request head, checked and read: what the engine may see of it, and what a decision looks at.
 
-use std::net::IpAddr;
+use std::mem::MaybeUninit;
 
 use bytes::BytesMut;
 
+use super::asked::Asked;
+use crate::http::Refusal;
 use crate::http::framing::{Body, Malformed, request_body};
 use crate::http::upgrade::{Opening, opening};
-use crate::http::{Forwarding, Refusal};
-use crate::listener::Info;
-use crate::request::{Headers, Path, Request, host_name};
+use crate::request::Headers;
 
 /// Most fields that can be read, whatever `limits.headers` says; Pingora's own limit.
 pub(crate) const MOST_FIELDS: usize = 256;
 
 /// Visible characters that are no part of any URL (RFC 3986 2).
-const NEVER_IN_URLS: [char; 4] = ['"', '<', '>', '`'];
+const NEVER_IN_URLS: [u8; 4] = *b"\"<>`";
 
 /// What a request is, after the checks that every request has to pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,14 +34,22 @@ pub(crate) struct Head<'a> {
     pub(crate) fields: &'a [httparse::Header<'a>],
 }
 
+/// Room for the fields of one head; nothing is written there before there are any.
+pub(crate) type Fields<'a> = [MaybeUninit<httparse::Header<'a>>; MOST_FIELDS];
+
+/// Room for as many fields as can be read.
+pub(crate) fn room<'a>() -> Fields<'a> {
+    [const { MaybeUninit::uninit() }; MOST_FIELDS]
+}
+
 /// Parses a head into `fields`, which the result borrows.
 pub(crate) fn parse<'a>(
     bytes: &'a BytesMut,
-    fields: &'a mut [httparse::Header<'a>],
+    fields: &'a mut Fields<'a>,
     most_fields: usize,
 ) -> Result<Head<'a>, Refusal> {
-    let mut request = httparse::Request::new(fields);
-    match request.parse(bytes) {
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(bytes, fields) {
         Ok(httparse::Status::Complete(_)) => {}
         Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HeadTooLarge),
         Ok(httparse::Status::Partial) | Err(_) => return Err(Refusal::BadRequest),
@@ -104,7 +112,7 @@ impl<'a> Head<'a> {
     pub(crate) fn to_plain_form(&self) -> Option<BytesMut> {
         let url = split_url(self.target);
         let target = url.map_or(self.target, |(_, rest)| rest);
-        if url.is_none() && !target.contains(NEVER_IN_URLS) {
+        if url.is_none() && !target.bytes().any(|byte| NEVER_IN_URLS.contains(&byte)) {
             return None;
         }
         let mut head = BytesMut::new();
@@ -112,7 +120,7 @@ impl<'a> Head<'a> {
         write(self.method.as_bytes());
         write(if target.starts_with('/') || target == "*" { b" " } else { b" /" });
         for byte in target.bytes() {
-            if NEVER_IN_URLS.contains(&char::from(byte)) {
+            if NEVER_IN_URLS.contains(&byte) {
                 write(format!("%{byte:02X}").as_bytes());
             } else {
                 write(&[byte]);
@@ -131,40 +139,45 @@ impl<'a> Head<'a> {
         Some(head)
     }
 
-    /// What a decision looks at.
-    pub(crate) fn request(&self, info: &'a Info, forwarding: &Forwarding) -> Result<Request<'a>, Refusal> {
+    /// What the client asks for.
+    pub(super) fn asked(&self) -> Asked<'a> {
         let headers = Headers::Fields(self.fields);
-        let (path, query) = split_query(self.path_and_query());
-        Ok(Request {
+        Asked {
             method: self.method,
-            host: self.authority().map(host_name),
-            path: Path::read(path).map_err(Refusal::BadPath)?,
-            query,
+            target: self.path_and_query(),
+            authority: self.authority(),
             headers,
             websocket: opening(self.method, self.minor_version, &headers).is_some(),
-            listener: &info.listener,
-            secure: info.tls.is_some(),
-            client: client(info, forwarding, headers),
-        })
+        }
     }
-}
-
-pub(crate) fn client(info: &Info, forwarding: &Forwarding, headers: Headers<'_>) -> IpAddr {
-    forwarding.client(info.peer.ip(), headers)
-}
-
-/// Path and query apart.
-pub(crate) fn split_query(target: &str) -> (&str, Option<&str>) {
-    target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)))
 }
 
 /// Whether a `Host` can be one: what could end it, or name a user, is none of it (RFC 9112 3.2).
 fn is_authority(host: &[u8]) -> bool {
-    host.iter().all(|byte| byte.is_ascii_graphic() && !b"@/\\?#,;<>\"`{|}^".contains(byte))
+    host.iter().all(|&byte| IN_AUTHORITY[usize::from(byte)])
 }
+
+/// The bytes that an authority may be made of.
+const IN_AUTHORITY: [bool; 256] = {
+    let never = b"@/\\?#,;<>\"`{|}^";
+    let mut allowed = [false; 256];
+    let mut byte = b'!';
+    while byte <= b'~' {
+        let mut at = 0;
+        while at < never.len() && never[at] != byte {
+            at += 1;
+        }
+        allowed[byte as usize] = at == never.len();
+        byte += 1;
+    }
+    allowed
+};
 
 /// The authority and the rest of an absolute URL.
 fn split_url(target: &str) -> Option<(&str, &str)> {
+    if target.starts_with('/') {
+        return None;
+    }
     let (scheme, rest) = target.split_once("://")?;
     if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
         return None;
@@ -178,7 +191,7 @@ mod tests {
 
     fn kind(head: &str) -> Result<Kind, Refusal> {
         let bytes = BytesMut::from(head);
-        parse(&bytes, &mut [httparse::EMPTY_HEADER; 8], 4)?.kind(100)
+        parse(&bytes, &mut room(), 4)?.kind(100)
     }
 
     #[test]
@@ -208,7 +221,7 @@ mod tests {
     #[test]
     fn a_whole_url_says_host_and_path() {
         let bytes = BytesMut::from("GET http://Real:81?x HTTP/1.1\r\nHost: other\r\n\r\n");
-        let mut fields = [httparse::EMPTY_HEADER; 4];
+        let mut fields = room();
         let head = parse(&bytes, &mut fields, 4).unwrap();
         assert_eq!(head.authority(), Some("Real:81"));
         let expected = "GET /?x HTTP/1.1\r\nHost: Real:81\r\n\r\n";

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use bytes::BytesMut;
-use pingora::server::ShutdownWatch;
 
 use super::engine::HttpEngine;
-use super::exchange::Line;
 use super::head::{self, Kind};
-use super::{Core, poll, websocket};
+use super::line::Line;
+use super::{Core, websocket};
+use crate::drain::Stopping;
 use crate::http::answers::write_refusal;
 use crate::http::{Limits, Refusal};
 use crate::listener::{Connection, NoHead, last_call};
@@ -19,9 +19,9 @@ pub(super) async fn serve(
     core: &Arc<Core>,
     engine: &dyn HttpEngine,
     mut connection: Box<Connection>,
-    shutdown: &ShutdownWatch,
+    stopping: &Stopping,
 ) {
-    let (mut stopping, mut first_call) = (shutdown.clone(), shutdown.clone());
+    let (mut stops, mut first_call) = (stopping.clone(), stopping.clone());
     let mut first = true;
     loop {
         let (timeouts, limits) = {
@@ -34,7 +34,7 @@ pub(super) async fn serve(
             biased;
             head = connection.read_head(idle, timeouts.head, most) => Some(head),
             // An idle connection ends at once, one that has not been used yet a moment later.
-            _ = stopping.wait_for(|&stopping| stopping), if !first => None,
+            _ = stops.wait_for(|&stopping| stopping), if !first => None,
             () = last_call(&mut first_call), if first => None,
         };
         let head = match head {
@@ -53,13 +53,7 @@ pub(super) async fn serve(
         match kind(&mut head, &limits) {
             Ok(Kind::Exchange(body)) => {
                 connection.expect(body);
-                let reusable = if poll::may_be_one(&head) {
-                    poll::serve(core, engine, connection, head, shutdown).await
-                } else {
-                    let stream = engine.serve_http1(connection, head, shutdown).await;
-                    stream.and_then(|stream| stream.into_any().downcast().ok())
-                };
-                match reusable {
+                match engine.serve_http1(connection, head, stopping).await {
                     Some(reusable) => connection = reusable,
                     None => return,
                 }
@@ -72,7 +66,7 @@ pub(super) async fn serve(
 
 /// Checks a head, and brings it into the one form that engines and tunnels read.
 fn kind(head: &mut BytesMut, limits: &Limits) -> Result<Kind, Refusal> {
-    let mut fields = [httparse::EMPTY_HEADER; head::MOST_FIELDS];
+    let mut fields = head::room();
     let parsed = head::parse(head, &mut fields, limits.headers)?;
     let kind = parsed.kind(limits.body.as_u64())?;
     if let Some(rewritten) = parsed.to_plain_form() {
@@ -87,9 +81,9 @@ async fn refuse(core: &Core, connection: Connection, refusal: Refusal, head: Opt
     line.status = refusal.status();
     line.closed_by = refusal.word();
     if let Some(head) = head {
-        let mut fields = [httparse::EMPTY_HEADER; head::MOST_FIELDS];
+        let mut fields = head::room();
         if let Ok(head) = head::parse(head, &mut fields, 0) {
-            line.asked(head.method, head.authority(), head.path_and_query());
+            line.asked(&head.asked());
         }
     }
     line.bytes_out = refusal.to_string().len() as u64;

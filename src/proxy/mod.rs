@@ -1,13 +1,15 @@
 //! What happens on a client's connection: HTTP requests to the engine, upgrades and raw bytes to tunnels.
 
-mod balancer;
+mod answer;
+mod asked;
 mod connect;
 mod engine;
 mod exchange;
 pub(crate) mod head;
 mod http1;
 mod learn;
-mod peer;
+mod line;
+mod pingora;
 mod place;
 mod poll;
 mod raw;
@@ -16,14 +18,14 @@ mod websocket;
 
 use std::sync::Arc;
 
+use ::pingora::apps::ServerApp;
+use ::pingora::protocols::Stream;
+use ::pingora::server::ShutdownWatch;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use pingora::apps::ServerApp;
-use pingora::protocols::Stream;
-use pingora::server::ShutdownWatch;
 
-pub use balancer::Balancer;
-pub use engine::{HttpEngine, PingoraEngine};
+pub use self::pingora::{Balancer, PingoraEngine};
+pub use engine::{Engine, HttpEngine, NoSuchEngine};
 pub use exchange::Exchange;
 
 use crate::access_log::AccessLog;

@@ -59,7 +59,7 @@ impl Ask {
                 speaks: info.revision.is_some() || info.transport.is_some(),
             }
         });
-        Self { client, was_on, cross_site: is_cross_site(request), session }
+        Self { client, was_on, cross_site: pool.cookie.is_some() && is_cross_site(request), session }
     }
 
     /// A raw connection, which says nothing.

@@ -2,44 +2,48 @@
 //! to leave has come, the client gets an Engine.IO close packet as its answer, and opens a new session by itself.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Instant, SystemTime};
 
 use bytes::BytesMut;
-use pingora::server::ShutdownWatch;
 use tokio::io::AsyncWriteExt;
 
 use super::Core;
-use super::engine::HttpEngine;
-use super::exchange::Line;
 use super::head;
+use super::line::Line;
 use crate::drain::Why;
 use crate::listener::{Connection, Farewell, Lent};
 
 /// Whether a request may be a poll of a session, by its head alone; what it really is, the engine's hooks find out.
 pub(super) fn may_be_one(head: &BytesMut) -> bool {
-    head.starts_with(b"GET ")
-        && head.windows(4).take(MOST_TARGET).any(|window| matches!(window, b"sid=" | b"/1/x" | b"/1/j"))
+    let Some(rest) = head.strip_prefix(b"GET ") else { return false };
+    let rest = &rest[..rest.len().min(MOST_TARGET)];
+    let target = rest.iter().position(|&byte| byte == b' ').map_or(rest, |end| &rest[..end]);
+    target.windows(4).any(|window| matches!(window, b"sid=" | b"/1/x" | b"/1/j"))
 }
 
-/// How much of a head is looked at.
+/// How much of a target is looked at.
 const MOST_TARGET: usize = 512;
 
-/// Serves a request that may be a poll. The connection comes back when it can be used again.
-pub(super) async fn serve(
+/// Serves a request that may be a poll with an engine that takes a connection on loan, and gives it back when it can be
+/// used again.
+pub(super) async fn serve<F>(
     core: &Core,
-    engine: &dyn HttpEngine,
+    engine: impl FnOnce(Lent, BytesMut) -> F,
     connection: Box<Connection>,
     head: BytesMut,
-    shutdown: &ShutdownWatch,
-) -> Option<Box<Connection>> {
+) -> Option<Box<Connection>>
+where
+    F: Future<Output = Option<Lent>>,
+{
     let (began, started) = (SystemTime::now(), Instant::now());
     let info = Arc::clone(connection.info());
     let kept = head.clone();
     let (lent, back) = connection.lend();
     let served = {
-        let mut serving = engine.serve_http1(Box::new(lent), head, shutdown);
+        let mut serving = pin!(engine(lent, head));
         poll_fn(|cx| {
             if let Poll::Ready(served) = serving.as_mut().poll(cx) {
                 return Poll::Ready(Some(served));
@@ -50,7 +54,7 @@ pub(super) async fn serve(
         .await
     };
     match served {
-        Some(reusable) => reusable?.into_any().downcast::<Lent>().ok()?.into_inner(),
+        Some(reusable) => reusable?.into_inner(),
         None => {
             // The engine has been dropped, and with it the request to the server.
             let farewell = info.pending.take()?;
@@ -74,10 +78,11 @@ pub(super) async fn serve(
 
 /// Fills in what was asked; gives the origin of a request from another site.
 fn describe(head: &BytesMut, line: &mut Line) -> Option<String> {
-    let mut fields = [httparse::EMPTY_HEADER; head::MOST_FIELDS];
+    let mut fields = head::room();
     let parsed = head::parse(head, &mut fields, 0).ok()?;
-    line.asked(parsed.method, parsed.authority(), parsed.path_and_query());
-    let (path, query) = head::split_query(parsed.path_and_query());
+    let asked = parsed.asked();
+    line.asked(&asked);
+    let (path, query) = asked.path_and_query();
     line.engine_io(path, query);
     let origin = parsed.fields.iter().find(|field| field.name.eq_ignore_ascii_case("origin"))?;
     std::str::from_utf8(origin.value).ok().map(str::to_owned)

@@ -7,9 +7,9 @@ use bytes::BytesMut;
 
 use super::Core;
 use super::connect::connect;
-use super::exchange::Line;
+use super::line::Line;
 use super::place::Ask;
-use super::tunnel::Tunnel;
+use super::tunnel::{About, Serving, Tunnel};
 use crate::listener::{Connection, Parts};
 use crate::snapshot::Pool;
 use crate::tunnel::Listening;
@@ -19,20 +19,19 @@ pub(super) fn serve(core: &Arc<Core>, connection: Connection) {
     let pool = connection.tcp_upstream().and_then(|name| core.snapshot.load().pools.get(name).cloned());
     let line = Box::new(Line::new(connection.info(), "TCP", SystemTime::now(), Instant::now()));
     if let Some(pool) = pool {
-        let serving = run(Arc::clone(core), pool, line, connection.into_parts());
-        tokio::spawn(core.metrics.contain(serving));
+        let opening = open(Arc::clone(core), pool, line, connection.into_parts());
+        tokio::spawn(core.metrics.contain(Serving::new(opening)));
     }
 }
 
-async fn run(core: Arc<Core>, pool: Arc<Pool>, mut line: Box<Line>, client: Parts) {
+async fn open(core: Arc<Core>, pool: Arc<Pool>, mut line: Box<Line>, client: Parts) -> Option<Tunnel> {
     let ask = Ask::silent(client.info.peer.ip());
-    // What connecting takes is large, and not kept for as long as the tunnel is open.
-    match Box::pin(connect(&pool, &ask, &mut line)).await {
+    match connect(&pool, &ask, &mut line).await {
         Ok((lease, server)) => {
             pool.metrics.raw.inc();
             let idle = pool.upstream.config().timeouts.tunnel_idle;
-            let tunnel = Tunnel { core, line, lease, pool, session: None };
-            tunnel.carry(client, server, BytesMut::new(), 0, idle, Listening::default()).await;
+            let about = About { core, line, lease, pool, held: None };
+            Some(Tunnel::open(about, client, server, BytesMut::new(), 0, idle, Listening::default()))
         }
         Err(refusal) => {
             core.metrics.refused(refusal.word());
@@ -40,6 +39,7 @@ async fn run(core: Arc<Core>, pool: Arc<Pool>, mut line: Box<Line>, client: Part
             // A reset says plainly that this was no proper end.
             client.transport.socket().reset_on_close();
             core.access_log.write(line.finish());
+            None
         }
     }
 }

@@ -1,74 +1,125 @@
 //! A tunnel from its opening to its line in the access log: counted, carried, told.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
 
 use super::Core;
-use super::exchange::Line;
 use super::learn::Hold;
+use super::line::Line;
 use crate::access_log::Event;
 use crate::affinity::Held;
 use crate::drain::Why;
-use crate::listener::Parts;
+use crate::listener::{Parts, Permit};
 use crate::metrics::UpstreamMetrics;
 use crate::snapshot::Pool;
 use crate::transport::Transport;
-use crate::tunnel::{End, Ends, Listening, carry};
+use crate::tunnel::{Carrying, Closed, End, Ends, Listening, carry};
 use crate::upstream::Lease;
 
-/// An open tunnel and what is told of it when it ends.
-pub(super) struct Tunnel {
+/// What is told of a tunnel when it ends, and what it holds until then.
+pub(super) struct About {
     pub(super) core: Arc<Core>,
     pub(super) line: Box<Line>,
     pub(super) lease: Lease,
     pub(super) pool: Arc<Pool>,
-    /// Its session, on those that belong to one.
-    pub(super) session: Option<Arc<Hold>>,
+    /// Its session, where it may have one.
+    pub(super) held: Option<Arc<Hold>>,
+}
+
+/// An open tunnel.
+pub(super) struct Tunnel {
+    about: About,
+    permit: Permit,
+    open: OpenGauge,
+    carrying: Carrying,
+}
+
+/// Opens a tunnel and carries it to its end; `None` when none came of it, and that has been told.
+///
+/// A future by hand: it is kept for as long as a socket lives, and an async block would keep the tunnel twice.
+#[expect(clippy::large_enum_variant, reason = "what is large is what it is for nearly all of its time")]
+pub(super) enum Serving<F> {
+    /// Opening takes much memory, and gives it back when it is done.
+    Opening(Pin<Box<F>>),
+    Open(Tunnel),
+    Over,
+}
+
+impl<F: Future<Output = Option<Tunnel>>> Serving<F> {
+    pub(super) fn new(opening: F) -> Self {
+        Self::Opening(Box::pin(opening))
+    }
+}
+
+impl<F: Future<Output = Option<Tunnel>>> Future for Serving<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        if let Self::Opening(opening) = this {
+            *this = ready!(opening.as_mut().poll(cx)).map_or(Self::Over, Self::Open);
+        }
+        let Self::Open(tunnel) = this else { return Poll::Ready(()) };
+        let closed = ready!(Pin::new(&mut tunnel.carrying).poll(cx));
+        if let Self::Open(tunnel) = std::mem::replace(this, Self::Over) {
+            tunnel.end(closed);
+        }
+        Poll::Ready(())
+    }
 }
 
 impl Tunnel {
-    /// Carries until the end, then counts and logs. `first` came from the server with the answer, whose head are its
-    /// first `head` bytes.
-    pub(super) async fn carry(
-        mut self,
+    /// Opens it. `first` came from the server with the answer, whose head are its first `head` bytes.
+    pub(super) fn open(
+        about: About,
         client: Parts,
         server: Transport,
         first: BytesMut,
         head: usize,
         idle: Duration,
         listening: Listening,
-    ) {
-        if self.core.access_log.tells_openings() {
-            self.core.access_log.write(self.line.now(Event::Open));
+    ) -> Self {
+        if about.core.access_log.tells_openings() {
+            about.core.access_log.write(about.line.now(Event::Open));
         }
-        let open = OpenGauge::new(&self.pool.metrics);
+        let open = OpenGauge::new(&about.pool.metrics);
         let Parts { transport, held, deadline, permit, .. } = client;
         let ends = Ends { client: transport, from_client: held, server, from_server: first, head };
-        let leave = self.pool.roster(self.lease.server().id()).add(self.line.origin(), self.session.is_some());
-        let closed = carry(ends, idle, &deadline, &leave, listening).await;
+        let leave = about.pool.roster(about.lease.server().id()).add(about.line.origin(), about.held.is_some());
+        let carrying = carry(ends, idle, deadline, leave, listening);
+        Self { about, permit, open, carrying }
+    }
+
+    /// Counts and logs, when it has been carried.
+    fn end(self, closed: Closed) {
+        let Self { about: About { core, mut line, lease, pool, held }, permit, open, carrying } = self;
         // When this client comes back it is placed here again.
-        self.pool.upstream.saw(&self.line.client.into(), self.lease.server());
-        let told = leave.why().filter(|_| closed.end == End::Drained);
+        pool.upstream.saw(&line.client.into(), lease.server());
+        let told = carrying.leave().why().filter(|_| closed.end == End::Drained);
         let closed_by = told.map_or(closed.end.word(), Why::word);
         if let Some(why) = told {
-            self.pool.metrics.goodbye(why.word());
+            pool.metrics.goodbye(why.word());
             // Nobody asks for the session any more, so it need not be counted until it expires.
-            self.session.iter().filter_map(|session| session.get()).for_each(Held::end);
+            held.iter().filter_map(|held| held.get()).for_each(Held::end);
         }
-        drop((open, permit, leave, self.lease, self.session));
-        self.pool.metrics.bytes_in.inc_by(closed.bytes_in);
-        self.pool.metrics.bytes_out.inc_by(closed.bytes_out);
-        self.pool.metrics.closed(closed_by);
-        self.line.event = Event::Close;
-        self.line.bytes_in = closed.bytes_in;
-        self.line.bytes_out = closed.bytes_out;
-        self.line.messages_in = closed.seen_in.messages;
-        self.line.messages_out = closed.seen_out.messages;
-        self.line.closed_by = closed_by;
-        self.line.close_code = closed.seen_in.close.or(closed.seen_out.close);
-        self.core.access_log.write(self.line.finish());
+        drop((carrying, open, permit, lease));
+        pool.metrics.bytes_in.inc_by(closed.bytes_in);
+        pool.metrics.bytes_out.inc_by(closed.bytes_out);
+        pool.metrics.closed(closed_by);
+        line.event = Event::Close;
+        line.bytes_in = closed.bytes_in;
+        line.bytes_out = closed.bytes_out;
+        line.messages_in = closed.seen_in.messages;
+        line.messages_out = closed.seen_out.messages;
+        line.closed_by = closed_by;
+        line.close_code = closed.seen_in.close.or(closed.seen_out.close);
+        core.access_log.write(line.finish());
+        drop(held);
     }
 }
 
@@ -85,5 +136,18 @@ impl OpenGauge {
 impl Drop for OpenGauge {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_tunnel_is_kept_once_and_is_small() {
+        type Opening = std::future::Ready<Option<Tunnel>>;
+        let (tunnel, serving) = (size_of::<Tunnel>(), size_of::<Serving<Opening>>());
+        assert!(tunnel <= 640, "{tunnel} bytes");
+        assert!(serving <= tunnel + 8, "{serving} bytes for a tunnel of {tunnel}");
     }
 }

@@ -1,33 +1,35 @@
 //! The opening of a WebSocket over HTTP/1.1: route, pick, connect, ask, and carry.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use bytes::BytesMut;
 use log::debug;
 
 use super::Core;
+use super::answer::Answer as Ours;
+use super::asked::Asked;
 use super::connect::connect;
-use super::exchange::Line;
+use super::exchange::{decide, pool_of};
 use super::head;
 use super::learn::{Hold, Learner};
+use super::line::Line;
 use super::place::Ask;
-use super::tunnel::Tunnel;
+use super::tunnel::{About, Serving, Tunnel};
 use crate::affinity::Mark;
-use crate::http::answers::{write_closing, write_refusal};
+use crate::http::Refusal;
+use crate::http::answers::write_refusal;
 use crate::http::forwarding::Seen;
-use crate::http::hop_by_hop::{is_hop_by_hop, is_nominated};
+use crate::http::onward::Onward;
 use crate::http::upgrade::Opening;
-use crate::http::{Forwarding, Refusal};
 use crate::listener::{Connection, Info, Parts};
-use crate::request::{Headers, Request, elements};
-use crate::router::{Action, Decision, Route};
+use crate::request::elements;
 use crate::snapshot::{Pool, Snapshot};
 use crate::transport::Transport;
 use crate::tunnel::handshake::{self, Answer, NoAnswer, ask};
-use crate::tunnel::{Listening, Overhear};
+use crate::tunnel::{Listening, Overhear, Ping};
 use crate::upstream::Lease;
-use crate::upstream::config::{HostHeader, Kind};
+use crate::upstream::config::{self, HostHeader, Kind};
 
 /// Serves one upgrade request. What takes long runs in a task of its own, so that the large one that has served HTTP
 /// so far can end.
@@ -39,7 +41,7 @@ pub(super) async fn serve(core: &Arc<Core>, connection: Connection, head: &Bytes
     let answer = match way {
         Ok(Way::Carry(way)) => {
             let attempt = Attempt { core: Arc::clone(core), way, opening, line: Box::new(line) };
-            tokio::spawn(core.metrics.contain(attempt.run(connection.into_parts())));
+            tokio::spawn(core.metrics.contain(Serving::new(attempt.open(connection.into_parts()))));
             return;
         }
         Ok(Way::Answer(answer)) => answer,
@@ -75,87 +77,69 @@ struct Carry {
 
 fn way(snapshot: &Snapshot, info: &Info, head: &BytesMut, line: &mut Line) -> Result<Way, Refusal> {
     let said = &snapshot.config;
-    let mut fields = [httparse::EMPTY_HEADER; head::MOST_FIELDS];
+    let mut fields = head::room();
     let parsed = head::parse(head, &mut fields, said.limits.headers)?;
-    line.asked(parsed.method, parsed.authority(), parsed.path_and_query());
-    line.client = head::client(info, &said.forwarding, Headers::Fields(parsed.fields));
-    let request = parsed.request(info, &said.forwarding)?;
-    let route = match snapshot.router.route(&request) {
-        Decision::To(route) => route,
-        Decision::Nowhere => return Err(Refusal::NoRoute),
-        Decision::Ambiguous => return Err(Refusal::AmbiguousPath),
-    };
+    let asked = parsed.asked();
+    let peer = info.peer.ip();
+    line.asked(&asked);
+    line.client = said.forwarding.client(peer, asked.headers);
+    let request = asked.request(Some(info), line.client)?;
+    let route = decide(snapshot, &request)?;
     line.route = Some(Arc::clone(&route.name));
-    let Action::Upstream(name) = &route.action else {
-        return Ok(Way::Answer(local_answer(&route, &request, &parsed, line)));
+    let Some(pool) = pool_of(snapshot, &route)?.cloned() else {
+        let answer = Ours::of_route(&route, &asked, request.secure).ok_or(Refusal::NoRoute)?;
+        line.status = answer.status;
+        return Ok(Way::Answer(answer.closing()));
     };
-    let pool = Arc::clone(snapshot.pools.get(name).ok_or(Refusal::NoRoute)?);
     if pool.upstream.config().kind == Kind::SocketIo {
         line.engine_io(&request.path.canonical, request.query);
     }
-    line.request_id = said.forwarding.request_id(info.peer.ip(), request.headers);
-    let head = upstream_head(&parsed, info, &said.forwarding, &pool.upstream.config().host, &line.request_id);
+    line.request_id = said.forwarding.request_id(peer, asked.headers);
+    let seen = Seen {
+        peer,
+        local_port: info.local.port(),
+        secure: request.secure,
+        authority: asked.authority,
+        headers: asked.headers,
+    };
+    let onward = Onward::new(&said.forwarding, seen, &line.request_id);
+    let head = upstream_head(&parsed, &asked, &onward, &pool.upstream.config().host);
     let ask = Ask::new(&pool, &request);
     Ok(Way::Carry(Carry { ask, head, pool }))
 }
 
-fn local_answer(route: &Route, request: &Request<'_>, head: &head::Head<'_>, line: &mut Line) -> Vec<u8> {
-    match &route.action {
-        Action::Respond(respond) => {
-            line.status = respond.status;
-            let fields = respond.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-            write_closing(respond.status, fields, respond.body.as_bytes())
-        }
-        Action::Redirect(redirect) => {
-            line.status = redirect.status;
-            let location = redirect.location(request.secure, head.authority(), head.path_and_query());
-            write_closing(redirect.status, [("location", location.as_str())], b"")
-        }
-        Action::Upstream(_) => refused(line, Refusal::NoRoute),
-    }
-}
-
 /// The request as servers get it: the client's fields in their order and spelling, which old servers mind, but for
 /// those of the connection and those that say who the client is.
-fn upstream_head(
-    head: &head::Head<'_>,
-    info: &Info,
-    forwarding: &Forwarding,
-    host: &HostHeader,
-    request_id: &str,
-) -> Vec<u8> {
-    let headers = Headers::Fields(head.fields);
-    let peer = info.peer.ip();
+fn upstream_head(head: &head::Head<'_>, asked: &Asked<'_>, onward: &Onward<'_>, host: &HostHeader) -> Vec<u8> {
     let mut written = Vec::with_capacity(1024);
+    for part in [asked.method, " ", asked.target, " HTTP/1.1\r\n"] {
+        written.extend_from_slice(part.as_bytes());
+    }
     let mut field = |name: &str, value: &[u8]| {
-        written.extend_from_slice(name.as_bytes());
-        written.extend_from_slice(b": ");
-        written.extend_from_slice(value);
-        written.extend_from_slice(b"\r\n");
+        for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+            written.extend_from_slice(part);
+        }
     };
     let set_host = match host {
         HostHeader::Set(host) => Some(host.as_str()),
-        HostHeader::Keep => head.authority(),
+        HostHeader::Keep => asked.authority,
     };
     if let Some(host) = set_host {
         field("Host", host.as_bytes());
     }
     // The name of the protocol as the client spells it: Hixie-76 servers compare it with `WebSocket`.
-    let protocol = headers.all("upgrade").flat_map(elements).find(|name| name.eq_ignore_ascii_case(b"websocket"));
-    field("Upgrade", protocol.unwrap_or(b"websocket"));
+    let mut protocols = asked.headers.all("upgrade").flat_map(elements);
+    field("Upgrade", protocols.find(|name| name.eq_ignore_ascii_case(b"websocket")).unwrap_or(b"websocket"));
     field("Connection", b"Upgrade");
-    let nominated = |name: &str| headers.all("connection").any(|value| is_nominated(value, name));
     for sent in head.fields {
         let ours = sent.name.eq_ignore_ascii_case("host") || sent.name.eq_ignore_ascii_case("content-length");
-        if !ours && !is_hop_by_hop(sent.name) && !nominated(sent.name) && !forwarding.replaces(sent.name, peer) {
+        if !ours && onward.passes(sent.name) {
             field(sent.name, sent.value);
         }
     }
-    let seen =
-        Seen { peer, local_port: info.local.port(), secure: info.tls.is_some(), authority: head.authority(), headers };
-    forwarding.tell(&seen, request_id, |name, value| field(name, value.as_bytes()));
+    onward.add(|name, value| field(&name, value.as_bytes()));
     written.extend_from_slice(b"\r\n");
-    [format!("{} {} HTTP/1.1\r\n", head.method, head.path_and_query()).as_bytes(), &written].concat()
+    written
 }
 
 /// One upgrade request on its way to a server.
@@ -166,30 +150,9 @@ struct Attempt {
     line: Box<Line>,
 }
 
-/// A tunnel that is about to carry.
-struct Opened {
-    tunnel: Tunnel,
-    client: Parts,
-    server: Transport,
-    /// What came from the server with its answer, and how much of it is the answer's head.
-    first: BytesMut,
-    head: usize,
-    idle: Duration,
-    listening: Listening,
-}
-
 impl Attempt {
-    /// Opens the tunnel and carries it to its end.
-    async fn run(self, client: Parts) {
-        // What opening takes is large, and not kept for the hours that a socket lives: boxed, it goes when it is done.
-        if let Some(opened) = Box::pin(self.open(client)).await {
-            let Opened { tunnel, client, server, first, head, idle, listening } = opened;
-            tunnel.carry(client, server, first, head, idle, listening).await;
-        }
-    }
-
     /// Asks a server; `None` when there is no tunnel, and the client has been told why.
-    async fn open(mut self, mut client: Parts) -> Option<Opened> {
+    async fn open(mut self, mut client: Parts) -> Option<Tunnel> {
         let (lease, mut server) = match self.connect(&mut client).await {
             Ok(connected) => connected,
             Err(failure) => {
@@ -212,11 +175,13 @@ impl Attempt {
                 self.line.status = 101;
                 let Self { core, opening, line, way } = self;
                 let (held, overhear) = session(&way, &lease);
-                let listening = Listening { frames: opening == Opening::Hybi, overhear };
-                let session = way.ask.is_of_session().then_some(held);
-                let tunnel = Tunnel { core, line, lease, pool, session };
-                let idle = timeouts.tunnel_idle;
-                return Some(Opened { tunnel, client, server, first, head, idle, listening });
+                let frames = opening == Opening::Hybi;
+                let ping = ping(&lease.upstream().config().websocket);
+                let listening = Listening { frames, ping, overhear };
+                // Other WebSockets on the upstream end without a session, and come back to nothing.
+                let held = held.filter(|_| way.ask.is_of_session());
+                let about = About { core, line, lease, pool, held };
+                return Some(Tunnel::open(about, client, server, first, head, timeouts.tunnel_idle, listening));
             }
             Ok(Answer::Refused(answer)) => {
                 pool.metrics.answered(answer.status);
@@ -290,9 +255,9 @@ fn insert_field(first: &mut BytesMut, head: usize, name: &str, value: &str) -> u
 
 /// What a new tunnel means to its session, which it holds for as long as it is open: one that began with polling has
 /// reached its WebSocket; one that begins here is held from the server's first frame onwards, which is its handshake.
-fn session(way: &Carry, lease: &Lease) -> (Arc<Hold>, Option<Overhear>) {
+fn session(way: &Carry, lease: &Lease) -> (Option<Arc<Hold>>, Option<Overhear>) {
+    let (Some(table), Some(asked)) = (way.pool.sessions(), &way.ask.session) else { return (None, None) };
     let hold = Arc::new(Hold::new());
-    let (Some(table), Some(asked)) = (way.pool.sessions(), &way.ask.session) else { return (hold, None) };
     match &asked.begun {
         Some((key, _)) => {
             if table.mark(*key, Mark::Upgraded) {
@@ -302,15 +267,21 @@ fn session(way: &Carry, lease: &Lease) -> (Arc<Hold>, Option<Overhear>) {
                 // It has been empty until now.
                 let _ = hold.set(held);
             }
-            (hold, None)
+            (Some(hold), None)
         }
         // The place is taken now; who sits there, the first frame says.
         None => {
             lease.learned(&way.ask.client);
             let learner = Learner::new(Arc::clone(&way.pool), lease.server().id());
-            (Arc::clone(&hold), Some(learner.overhear(hold)))
+            (Some(Arc::clone(&hold)), Some(learner.overhear(hold)))
         }
     }
+}
+
+/// When the sides of a tunnel are asked whether they are still there.
+fn ping(said: &config::WebSocket) -> Option<Ping> {
+    let ping = Ping { interval: said.ping_interval, timeout: said.ping_timeout };
+    (!ping.interval.is_zero()).then_some(ping)
 }
 
 /// Why an attempt ended before there was an answer.

@@ -73,12 +73,11 @@ impl<'a> Headers<'a> {
     }
 
     /// Every value of a field, in order; `name` in lower case.
-    pub fn all(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    pub fn all<'n>(&self, name: &'n str) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
         let (map, fields) = match *self {
             Self::Map(map) => (Some(map.get_all(name).into_iter().map(|value| value.as_bytes())), None),
             Self::Fields(fields) => {
-                let name = name.to_owned();
-                let matching = fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(&name));
+                let matching = fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name));
                 (None, Some(matching.map(|field| field.value)))
             }
         };

@@ -1,9 +1,13 @@
 //! What the operator says about routes: what to match, and where a match goes.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use bytesize::ByteSize;
 use serde::de::{self, SeqAccess, Visitor, value::SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::http::config::exactly;
 
 /// One entry of `routes`: the first whose `match` holds decides. Exactly one of `upstream`, `respond` and `redirect`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -68,11 +72,34 @@ pub struct Respond {
     pub headers: BTreeMap<String, String>,
     /// Default: empty.
     pub body: String,
+    /// A body of so many bytes that say nothing, in place of `body`; at most 64 MiB. Default 0: `body`.
+    #[serde(serialize_with = "exactly")]
+    pub body_size: ByteSize,
+    /// How long the answer is held back. Default 0: not at all.
+    #[serde(with = "humantime_serde")]
+    pub delay: Duration,
 }
 
 impl Default for Respond {
     fn default() -> Self {
-        Self { status: 200, headers: BTreeMap::new(), body: String::new() }
+        Self {
+            status: 200,
+            headers: BTreeMap::new(),
+            body: String::new(),
+            body_size: ByteSize(0),
+            delay: Duration::ZERO,
+        }
+    }
+}
+
+impl Respond {
+    /// The same with its body written out, whatever it is given by.
+    pub fn filled(&self) -> Self {
+        let mut filled = self.clone();
+        if let size @ 1.. = usize::try_from(self.body_size.as_u64()).unwrap_or(usize::MAX) {
+            filled.body = "x".repeat(size);
+        }
+        filled
     }
 }
 

@@ -6,8 +6,8 @@ use crate::request::Request;
 /// The compiled form of `routes[].match`; an empty list of anything holds always.
 #[derive(Debug, Default)]
 pub(super) struct Matcher {
-    hosts: Vec<Host>,
-    paths: Vec<PathRule>,
+    pub(super) hosts: Vec<Host>,
+    pub(super) paths: Vec<PathRule>,
     methods: Vec<String>,
     headers: Vec<(String, Value)>,
     query: Vec<(String, Value)>,
@@ -16,14 +16,14 @@ pub(super) struct Matcher {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Host {
+pub(super) enum Host {
     Exact(String),
     /// The part after the `*`, with its dot.
     Under(String),
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum PathRule {
+pub(super) enum PathRule {
     /// Segments without the final slash; empty for `/`.
     Prefix(String),
     Exact(String),
@@ -53,20 +53,7 @@ impl Matcher {
         }
     }
 
-    /// The hosts that this route names without a `*`.
-    pub(super) fn exact_hosts(&self) -> impl Iterator<Item = &str> {
-        self.hosts.iter().filter_map(|host| match host {
-            Host::Exact(name) => Some(name.as_str()),
-            Host::Under(_) => None,
-        })
-    }
-
-    /// Whether a host that no route names exactly could match.
-    pub(super) fn takes_unlisted_hosts(&self) -> bool {
-        self.hosts.is_empty() || self.hosts.iter().any(|host| matches!(host, Host::Under(_)))
-    }
-
-    pub(super) fn host_matches(&self, host: Option<&str>) -> bool {
+    fn host_matches(&self, host: Option<&str>) -> bool {
         self.hosts.is_empty() || host.is_some_and(|host| self.hosts.iter().any(|rule| rule.matches(host)))
     }
 

@@ -4,16 +4,17 @@
 //! is matched in both of its readings, and refused where they lead to different routes.
 
 pub mod config;
+mod index;
 mod matcher;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use config::Config;
 
 use crate::request::Request;
 use config::{Redirect, Respond};
+use index::Index;
 use matcher::Matcher;
 
 /// Decides where requests go. [`Routes`] is the one that the configuration describes; programs may bring their own.
@@ -56,48 +57,51 @@ pub enum Action {
 }
 
 /// The routes of the configuration.
-///
-/// Hosts are looked up in a table, so that a thousand of them cost no more than one; the other conditions of the
-/// routes that are left are tried in order.
 #[derive(Debug, Default)]
 pub struct Routes {
     routes: Vec<(Matcher, Arc<Route>)>,
-    /// For each exact host, the routes that could match it, in order.
-    by_host: HashMap<String, Vec<u32>>,
-    /// The routes that could match any other host, in order.
-    others: Vec<u32>,
+    /// Where there are many; a few are tried faster than looked up.
+    index: Option<Index>,
 }
 
+/// Routes that are tried one after the other.
+const FEW: usize = 8;
+
 impl Routes {
-    /// Builds the table; the configuration has been checked already.
+    /// Compiles the routes; the configuration has been checked already.
     pub fn build(configs: &[Config]) -> Self {
-        let mut routes = Self::default();
+        Self::build_indexed(configs, configs.len() > FEW)
+    }
+
+    fn build_indexed(configs: &[Config], indexed: bool) -> Self {
+        let mut routes = Vec::with_capacity(configs.len());
         for (name, config) in named(configs) {
             let action = match (&config.upstream, &config.respond, &config.redirect) {
                 (Some(upstream), ..) => Action::Upstream(upstream.as_str().into()),
-                (None, Some(respond), _) => Action::Respond(respond.clone()),
+                (None, Some(respond), _) => Action::Respond(respond.filled()),
                 (None, None, redirect) => Action::Redirect(redirect.clone().unwrap_or_default()),
             };
-            routes.routes.push((Matcher::build(&config.matches), Arc::new(Route { name: name.into(), action })));
+            routes.push((Matcher::build(&config.matches), Arc::new(Route { name: name.into(), action })));
         }
-        let exact: Vec<String> =
-            routes.routes.iter().flat_map(|(matcher, _)| matcher.exact_hosts()).map(str::to_owned).collect();
-        for host in exact {
-            let could = routes.indexes(|matcher| matcher.host_matches(Some(&host)));
-            routes.by_host.insert(host, could);
-        }
-        routes.others = routes.indexes(Matcher::takes_unlisted_hosts);
-        routes
-    }
-
-    fn indexes(&self, could_match: impl Fn(&Matcher) -> bool) -> Vec<u32> {
-        (0u32..).zip(&self.routes).filter(|(_, (matcher, _))| could_match(matcher)).map(|(index, _)| index).collect()
+        let index = indexed.then(|| {
+            let mut index = Index::default();
+            for (place, (matcher, _)) in (0..).zip(&routes) {
+                index.add(place, matcher);
+            }
+            index
+        });
+        Self { routes, index }
     }
 
     fn first(&self, request: &Request<'_>, path: &str) -> Option<&Arc<Route>> {
-        let listed = request.host.as_deref().and_then(|host| self.by_host.get(host));
-        let mut candidates = listed.unwrap_or(&self.others).iter().map(|&index| &self.routes[index as usize]);
-        candidates.find(|(matcher, _)| matcher.matches(request, path)).map(|(_, route)| route)
+        let found = match &self.index {
+            None => self.routes.iter().find(|(matcher, _)| matcher.matches(request, path)),
+            Some(index) => {
+                let matches = |place: u32| self.routes[place as usize].0.matches(request, path);
+                index.first(request.host.as_deref(), path, matches).map(|place| &self.routes[place as usize])
+            }
+        };
+        found.map(|(_, route)| route)
     }
 }
 

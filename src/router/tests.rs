@@ -127,29 +127,67 @@ fn redirects_keep_what_they_do_not_say() {
 }
 
 proptest! {
-    /// The table of hosts is only a short cut: it decides as trying every route in order would.
+    /// The index is only a short cut: it decides as trying every route in order does, and that by the rules.
     #[test]
-    fn the_first_match_wins_whatever_the_table_says(
-        hosts in prop::collection::vec(prop::option::of("(\\*\\.)?[ab](\\.[ab]){0,2}"), 1..8),
-        asked in "[ab](\\.[ab]){0,3}",
+    fn the_first_match_wins_whatever_the_index_says(
+        said in prop::collection::vec(
+            (
+                prop::option::of("(\\*\\.)?[ab](\\.[ab]){0,2}"),
+                prop::option::of("(/[ab]){0,2}/?"),
+                prop::option::of("(/[ab]){1,2}/?"),
+            ),
+            1..12,
+        ),
+        host in "[ab](\\.[ab]){0,3}",
+        path in "(/[abc]){0,3}/?",
     ) {
-        let configs: Vec<Config> = hosts.iter().enumerate().map(|(place, host)| Config {
+        let path = if path.is_empty() { "/".to_owned() } else { path };
+        let list = |text: &Option<String>| config::OneOrMany(text.iter().filter(|text| !text.is_empty()).cloned().collect());
+        let configs: Vec<Config> = said.iter().enumerate().map(|(place, (host, prefix, exact))| Config {
             name: Some(place.to_string()),
             matches: config::Match {
-                host: config::OneOrMany(host.iter().cloned().collect()),
+                host: list(host),
+                path: list(prefix),
+                path_exact: list(exact),
                 ..config::Match::default()
             },
             upstream: Some("any".to_owned()),
             ..Config::default()
         }).collect();
-        let expected = hosts.iter().position(|host| match host.as_deref() {
-            None => true,
-            Some(host) => match host.strip_prefix("*.") {
-                Some(under) => asked.ends_with(&format!(".{under}")),
-                None => host == asked,
-            },
+        let expected = configs.iter().position(|config| {
+            let config::Match { host: hosts, path: prefixes, path_exact, .. } = &config.matches;
+            let host_fits = hosts.0.first().is_none_or(|said| match said.strip_prefix("*.") {
+                Some(under) => host.ends_with(&format!(".{under}")),
+                None => *said == host,
+            });
+            let begins = |prefix: &String| format!("{path}/").starts_with(&format!("{}/", prefix.trim_end_matches('/')));
+            let path_fits = prefixes.0.is_empty() && path_exact.0.is_empty()
+                || prefixes.0.iter().any(begins)
+                || path_exact.0.contains(&path);
+            host_fits && path_fits
         });
-        let got = ask(&Routes::build(&configs), &format!("GET {asked}/"), &[]);
-        prop_assert_eq!(got, expected.map_or("nowhere".to_owned(), |place| place.to_string()));
+        let expected = expected.map_or("nowhere".to_owned(), |place| place.to_string());
+        for indexed in [false, true] {
+            let got = ask(&Routes::build_indexed(&configs, indexed), &format!("GET {host}{path}"), &[]);
+            prop_assert_eq!(&got, &expected, "indexed: {}", indexed);
+        }
     }
+}
+
+#[test]
+fn a_request_of_many_labels_and_segments_is_found_among_many_routes() {
+    let mut configs: Vec<Config> = (0..1000)
+        .map(|number| {
+            let json = format!(
+                r#"{{"match": {{"host": "*.h{number}.example", "path": "/a/{number}"}}, "upstream": "u{number}"}}"#
+            );
+            serde_json::from_str(&json).unwrap()
+        })
+        .collect();
+    configs.push(serde_json::from_str(r#"{"upstream": "rest"}"#).unwrap());
+    let routes = Routes::build(&configs);
+    let (labels, segments) = ("x.".repeat(5000), "/y".repeat(5000));
+    assert_eq!(ask(&routes, &format!("GET {labels}h700.example/a/700{segments}"), &[]), "u700");
+    assert_eq!(ask(&routes, &format!("GET {labels}h700.example{segments}"), &[]), "rest");
+    assert_eq!(ask(&routes, "GET h700.example/a/700", &[]), "rest");
 }

@@ -1,18 +1,19 @@
 //! Carries bytes both ways until both sides have finished, one breaks, or the tunnel has been silent for too long.
 
-use std::cell::RefCell;
-use std::future::poll_fn;
-use std::io;
+use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::BytesMut;
 
-use crate::deadline::Deadline;
+use super::direction::Direction;
+use super::silence::{Due, Ping, Silence, Who};
+use crate::deadline::{Deadline, Moment};
 use crate::drain::Leave;
 use crate::transport::Transport;
+use crate::wire::ping::OwnPings;
 use crate::wire::websocket::{FrameTracker, Seen, close_frame};
 
 /// The two sides of a tunnel, and what has been read of each already.
@@ -35,6 +36,8 @@ pub struct Ends {
 pub struct Listening {
     /// WebSocket frames: they are counted, and a goodbye is put between them.
     pub frames: bool,
+    /// When a side that is silent is asked whether it is still there; only where there are frames.
+    pub ping: Option<Ping>,
     /// Called with the first bytes that the server sends through the tunnel, before the client gets them, for as long
     /// as it says true.
     pub overhear: Option<Overhear>,
@@ -54,6 +57,10 @@ pub enum End {
     ClientLost,
     /// The server's connection broke.
     ServerLost,
+    /// The client gave no sign of life any more: no answer to a Ping, or none to what the kernel sent.
+    ClientSilent,
+    /// The server gave no sign of life any more.
+    ServerSilent,
     /// Neither side spoke for the idle time.
     Idle,
     /// The gateway is stopping.
@@ -70,10 +77,20 @@ impl End {
             Self::Server => "server",
             Self::ClientLost => "client_lost",
             Self::ServerLost => "server_lost",
+            Self::ClientSilent => "client_silent",
+            Self::ServerSilent => "server_silent",
             Self::Idle => "idle",
             Self::Stopped => "stopped",
             Self::Drained => "drain",
         }
+    }
+
+    pub(super) fn lost_client(silent: bool) -> Self {
+        if silent { Self::ClientSilent } else { Self::ClientLost }
+    }
+
+    pub(super) fn lost_server(silent: bool) -> Self {
+        if silent { Self::ServerSilent } else { Self::ServerLost }
     }
 }
 
@@ -94,54 +111,72 @@ pub struct Closed {
 
 /// RFC 6455 7.4.1, IANA registry: the service restarts, come back.
 const SERVICE_RESTART: u16 = 1012;
-/// Reads before other tasks get their turn.
-const READS_PER_TURN: usize = 16;
-/// The buffer that a thread reads with; only bytes that the other side does not take at once are kept elsewhere.
-const SCRATCH: usize = 64 * 1024;
-
-thread_local! {
-    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
-}
+/// How long a side that can't be asked, in the middle of a frame for it, is left alone.
+const MID_FRAME: Duration = Duration::from_secs(1);
 
 /// Carries bytes both ways. Half-close is passed on: a side that has finished still receives.
 ///
 /// `idle` is the longest silence of both directions together, zero for no limit. When the gateway stops, or `leave` is
 /// told, a WebSocket gets a Close frame behind its last whole one. A broken connection on one side ends the
 /// other with a reset, so that neither takes a cut stream for a whole one.
-pub async fn carry(ends: Ends, idle: Duration, deadline: &Deadline, leave: &Leave, listening: Listening) -> Closed {
+pub fn carry(ends: Ends, idle: Duration, deadline: Deadline, leave: Arc<Leave>, listening: Listening) -> Carrying {
     let Ends { client, from_client, server, from_server, head } = ends;
-    let Listening { frames: websocket, overhear } = listening;
-    let mut tunnel = Tunnel {
-        client,
-        server,
-        inward: Direction::new(from_client, 0, websocket),
-        outward: Direction::new(from_server, head, websocket),
-        first: None,
-    };
-    tunnel.outward.overhear(overhear, head);
-    deadline.set(idle);
-    let end = poll_fn(|cx| tunnel.poll(cx, idle, deadline, leave)).await;
-    match end {
-        End::ClientLost => tunnel.server.socket().reset_on_close(),
-        End::ServerLost => tunnel.client.socket().reset_on_close(),
-        End::Client | End::Server | End::Idle | End::Stopped | End::Drained => {}
+    let Listening { frames: websocket, ping, overhear } = listening;
+    let inward = Direction::new(from_client, 0, websocket);
+    let mut outward = Direction::new(from_server, head, websocket);
+    outward.overhear(overhear, head);
+    let silence = ping.filter(|_| websocket).map(|ping| Box::new(Silence::new(ping, idle, deadline.now())));
+    match &silence {
+        Some(silence) => deadline.set_at(silence.first_look()),
+        None => deadline.set(idle),
     }
-    let Direction { bytes: bytes_in, seen: seen_in, .. } = tunnel.inward;
-    let Direction { bytes: bytes_out, seen: seen_out, .. } = tunnel.outward;
-    Closed { end, bytes_in, bytes_out, seen_in, seen_out }
+    Carrying { client, server, inward, outward, first: None, silence, idle, deadline, leave }
 }
 
-struct Tunnel {
+/// A tunnel at work; a future by hand, since it is kept for as long as a socket lives, and an async function keeps more.
+pub struct Carrying {
     client: Transport,
     server: Transport,
     inward: Direction,
     outward: Direction,
     /// Who finished first.
     first: Option<End>,
+    /// Where sides are asked whether they are still there.
+    silence: Option<Box<Silence>>,
+    idle: Duration,
+    deadline: Deadline,
+    leave: Arc<Leave>,
 }
 
-impl Tunnel {
-    fn poll(&mut self, cx: &mut Context<'_>, idle: Duration, deadline: &Deadline, leave: &Leave) -> Poll<End> {
+impl Future for Carrying {
+    type Output = Closed;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Closed> {
+        let this = self.get_mut();
+        let end = ready!(this.poll_end(cx));
+        match end {
+            End::ClientLost => this.server.socket().reset_on_close(),
+            End::ServerLost => this.client.socket().reset_on_close(),
+            End::ClientSilent | End::ServerSilent => {
+                // Whoever is gone takes no proper end either; what waits for it in the kernel is to go with it.
+                this.client.socket().reset_on_close();
+                this.server.socket().reset_on_close();
+            }
+            End::Client | End::Server | End::Idle | End::Stopped | End::Drained => {}
+        }
+        let Direction { bytes: bytes_in, seen: seen_in, .. } = this.inward;
+        let Direction { bytes: bytes_out, seen: seen_out, .. } = this.outward;
+        Poll::Ready(Closed { end, bytes_in, bytes_out, seen_in, seen_out })
+    }
+}
+
+impl Carrying {
+    /// Its place on the list of those who can be told to leave.
+    pub fn leave(&self) -> &Leave {
+        &self.leave
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let carried = self.inward.bytes + self.outward.bytes;
         let inward = self.inward.poll(&mut self.client, &mut self.server, cx);
         if self.inward.eof {
@@ -152,21 +187,92 @@ impl Tunnel {
             self.first.get_or_insert(End::Server);
         }
         match (inward, outward) {
-            (Poll::Ready(Err(lost)), _) => return Poll::Ready(lost.end(End::ClientLost, End::ServerLost)),
-            (_, Poll::Ready(Err(lost))) => return Poll::Ready(lost.end(End::ServerLost, End::ClientLost)),
+            (Poll::Ready(Err(lost)), _) => return Poll::Ready(lost.inward()),
+            (_, Poll::Ready(Err(lost))) => return Poll::Ready(lost.outward()),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(self.first.unwrap_or(End::Client)),
             _ => {}
         }
-        if self.inward.bytes + self.outward.bytes != carried {
-            deadline.set(idle);
+        let carried = self.inward.bytes + self.outward.bytes != carried;
+        if self.silence.is_some() {
+            self.note_signs(carried);
+        } else if carried {
+            self.deadline.set(self.idle);
         }
-        let stopping = deadline.poll_stopping(cx);
+        let mut expired = self.deadline.poll_expired(cx);
+        let stopping = self.deadline.is_stopping();
         // A drain has time to wait for the end of a message.
-        if stopping || leave.poll_told(cx).is_ready() && self.is_between_messages() {
+        if stopping || self.leave.poll_told(cx).is_ready() && self.is_between_messages() {
             ready!(self.poll_goodbye(cx));
             return Poll::Ready(if stopping { End::Stopped } else { End::Drained });
         }
-        deadline.poll_expired(cx).map(|()| End::Idle)
+        while expired.is_ready() {
+            let Some(mut silence) = self.silence.take() else { return Poll::Ready(End::Idle) };
+            let broken = self.break_silence(&mut silence, cx);
+            self.silence = Some(silence);
+            match broken {
+                Ok(Some(due)) => self.deadline.set_at(due),
+                Ok(None) => self.deadline.clear(),
+                Err(end) => return Poll::Ready(end),
+            }
+            expired = self.deadline.poll_expired(cx);
+        }
+        Poll::Pending
+    }
+
+    /// Notes who has given a sign of life since the last time.
+    fn note_signs(&mut self, carried: bool) {
+        let Some(silence) = &mut self.silence else { return };
+        let now = self.deadline.now();
+        if carried {
+            silence.carried(now);
+        }
+        for who in [Who::Client, Who::Server] {
+            let (to, from) = who.directions(&mut self.inward, &mut self.outward);
+            if from.take_heard() | to.take_took() {
+                silence.heard(who, now);
+            }
+            if to.tracker.as_mut().is_some_and(FrameTracker::take_pinged) {
+                silence.pinged(who);
+            }
+        }
+    }
+
+    /// Asks the sides that have been silent for long, and says when to look again; an error is the end.
+    fn break_silence(&mut self, silence: &mut Silence, cx: &Context<'_>) -> Result<Option<Moment>, End> {
+        let now = self.deadline.now();
+        let mut next = silence.idle();
+        if next.is_some_and(|idle| idle <= now) {
+            return Err(End::Idle);
+        }
+        // Behind a Close frame nothing is said any more, and who has finished can't answer.
+        if [&self.inward, &self.outward].iter().any(|way| way.eof || way.seen.close.is_some()) {
+            return Ok(next);
+        }
+        for who in [Who::Client, Who::Server] {
+            let due = match silence.due(who, now) {
+                Due::At(moment) => moment,
+                Due::Gone => return Err(who.silent()),
+                Due::Ask => {
+                    let (to, from) = who.directions(&mut self.inward, &mut self.outward);
+                    // A stream that is not understood can't be spoken in.
+                    let (Some(tracker), Some(_)) = (&to.tracker, &from.tracker) else { continue };
+                    if !to.pending.is_empty() || silence.is_pinged(who) {
+                        // It has bytes to take, or a Ping to answer, as it is.
+                        silence.asked(who, now)
+                    } else if tracker.at_boundary() {
+                        let mask = (who == Who::Server).then(rand::random);
+                        let pings = from.pings.get_or_insert_with(|| Box::new(OwnPings::new(rand::random())));
+                        to.pending.extend_from_slice(&pings.frame(mask));
+                        cx.waker().wake_by_ref();
+                        silence.asked(who, now)
+                    } else {
+                        now.after(MID_FRAME)
+                    }
+                }
+            };
+            next = Some(next.map_or(due, |next| next.min(due)));
+        }
+        Ok(next)
     }
 
     /// Whether the client has got whole messages only, as far as frames are known at all.
@@ -194,192 +300,12 @@ impl Tunnel {
     }
 }
 
-/// Which side of a direction broke.
-enum Lost {
-    Source,
-    Sink,
-}
-
-impl Lost {
-    fn end(self, source: End, sink: End) -> End {
-        match self {
-            Self::Source => source,
-            Self::Sink => sink,
-        }
-    }
-}
-
-/// One direction: read from the source, write to the sink, and keep only what the sink did not take at once.
-struct Direction {
-    pending: BytesMut,
-    /// The source has finished.
-    eof: bool,
-    /// The sink has been told.
-    finished: bool,
-    /// Bytes have been written that TLS may still hold.
-    unflushed: bool,
-    bytes: u64,
-    tracker: Option<FrameTracker>,
-    seen: Seen,
-    overhear: Option<Overhear>,
-}
-
-impl Direction {
-    fn new(first: BytesMut, head: usize, websocket: bool) -> Self {
-        let mut direction = Self {
-            pending: BytesMut::new(),
-            eof: false,
-            finished: false,
-            unflushed: false,
-            bytes: 0,
-            tracker: websocket.then(FrameTracker::new),
-            seen: Seen::default(),
-            overhear: None,
-        };
-        direction.count(&first[head..]);
-        direction.pending = first;
-        direction
-    }
-
-    /// Lets somebody hear what this direction carries first, what is waiting behind the head already included.
-    fn overhear(&mut self, overhear: Option<Overhear>, head: usize) {
-        self.overhear = overhear;
-        let first = std::mem::take(&mut self.pending);
-        self.tell(&first[head..]);
-        self.pending = first;
-    }
-
-    fn tell(&mut self, bytes: &[u8]) {
-        if let Some(overhear) = &mut self.overhear
-            && !overhear(bytes)
-        {
-            self.overhear = None;
-        }
-    }
-
-    fn count(&mut self, bytes: &[u8]) {
-        self.bytes += bytes.len() as u64;
-        if let Some(tracker) = &mut self.tracker
-            && tracker.advance(bytes, &mut self.seen).is_err()
-        {
-            // Not RFC 6455 after all; the bytes are carried as they are.
-            self.tracker = None;
-        }
-    }
-
-    /// Ready when the source has finished and the sink has been told so.
-    fn poll(&mut self, source: &mut Transport, sink: &mut Transport, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
-        if self.finished {
-            return Poll::Ready(Ok(()));
-        }
-        for _ in 0..READS_PER_TURN {
-            while !self.pending.is_empty() {
-                let written = ready!(poll_write(sink, &self.pending, cx)).map_err(|_| Lost::Sink)?;
-                self.pending.advance(written);
-                self.unflushed = true;
-            }
-            self.pending = BytesMut::new();
-            if self.eof {
-                ready!(Pin::new(&mut *sink).poll_flush(cx)).map_err(|_| Lost::Sink)?;
-                // A peer that has gone already needs no goodbye.
-                let _ = ready!(Pin::new(&mut *sink).poll_shutdown(cx));
-                self.finished = true;
-                return Poll::Ready(Ok(()));
-            }
-            let read = BUFFER.with_borrow_mut(|buffer| self.poll_once(buffer, source, sink, cx));
-            if read.is_pending() {
-                if self.unflushed {
-                    ready!(Pin::new(&mut *sink).poll_flush(cx)).map_err(|_| Lost::Sink)?;
-                    self.unflushed = false;
-                }
-                return Poll::Pending;
-            }
-            ready!(read)?;
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    }
-
-    /// One read, and one write of what it brought.
-    fn poll_once(
-        &mut self,
-        buffer: &mut [u8],
-        source: &mut Transport,
-        sink: &mut Transport,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Lost>> {
-        let mut buffer = ReadBuf::new(buffer);
-        ready!(Pin::new(source).poll_read(cx, &mut buffer)).map_err(|_| Lost::Source)?;
-        let read = buffer.filled();
-        if read.is_empty() {
-            self.eof = true;
-            return Poll::Ready(Ok(()));
-        }
-        self.count(read);
-        self.tell(read);
-        self.unflushed = true;
-        match poll_write(sink, read, cx) {
-            Poll::Ready(Ok(written)) => self.pending.extend_from_slice(&read[written..]),
-            Poll::Ready(Err(_)) => return Poll::Ready(Err(Lost::Sink)),
-            Poll::Pending => self.pending.extend_from_slice(read),
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-fn poll_write(sink: &mut Transport, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-    match ready!(Pin::new(sink).poll_write(cx, bytes)) {
-        Ok(0) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-        written => Poll::Ready(written),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::UnixStream;
-    use tokio::task::JoinHandle;
 
     use super::*;
-    use crate::deadline::Deadlines;
-    use crate::drain::{Origin, Roster};
-    use crate::transport::Socket;
-
-    struct Running {
-        client: UnixStream,
-        server: UnixStream,
-        clock: Arc<Deadlines>,
-        roster: Roster,
-        closed: JoinHandle<Closed>,
-    }
-
-    fn tunnel(idle: Duration, websocket: bool, early: (&[u8], &[u8])) -> Running {
-        let (client, ours_to_client) = UnixStream::pair().unwrap();
-        let (server, ours_to_server) = UnixStream::pair().unwrap();
-        let ends = Ends {
-            client: Transport::Plain(Socket::Unix(ours_to_client)),
-            from_client: early.0.into(),
-            server: Transport::Plain(Socket::Unix(ours_to_server)),
-            from_server: early.1.into(),
-            head: 0,
-        };
-        let clock = Deadlines::new();
-        tokio::spawn(Arc::clone(&clock).run());
-        let deadline = clock.register();
-        let roster = Roster::default();
-        let leave = roster.add(Origin::default(), true);
-        let listening = Listening { frames: websocket, overhear: None };
-        let closed = tokio::spawn(async move { carry(ends, idle, &deadline, &leave, listening).await });
-        Running { client, server, clock, roster, closed }
-    }
-
-    async fn read_all(stream: &mut UnixStream) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes).await.unwrap();
-        bytes
-    }
+    use crate::tunnel::testing::{Running, read_all, tunnel};
 
     #[tokio::test]
     async fn half_close_is_passed_both_ways() {

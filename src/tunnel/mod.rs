@@ -4,6 +4,12 @@
 //! other in the task that waits for both.
 
 pub mod copy;
+mod direction;
 pub mod handshake;
+mod silence;
+mod splice;
+#[cfg(test)]
+mod testing;
 
-pub use copy::{Closed, End, Ends, Listening, Overhear, carry};
+pub use copy::{Carrying, Closed, End, Ends, Listening, Overhear, carry};
+pub use silence::Ping;

@@ -1,5 +1,7 @@
 //! How new work is placed: the trait, and the four ways that an operator can name.
 
+mod many;
+
 use std::cell::{Cell, LazyCell, OnceCell};
 use std::cmp::Ordering;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -7,6 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rand::Rng;
+
+use many::{LongRound, MANY, least_loaded};
 
 use super::config::{self, Config, Kind};
 use super::key::{PickKey, Tried};
@@ -244,9 +248,12 @@ impl Bound {
 pub(super) fn maker(config: &Config) -> MakeBalance {
     match config.balance() {
         config::Balance::ClientIp => Arc::new(|servers| Box::new(ClientIp { ring: Ring::build(servers) })),
-        config::Balance::RoundRobin => Arc::new(|servers| Box::new(RoundRobin::new(servers.len()))),
+        config::Balance::RoundRobin => Arc::new(|servers| match servers.len() {
+            0..MANY => Box::new(RoundRobin::new(servers.len())),
+            MANY.. => Box::new(LongRound::build(servers)),
+        }),
         config::Balance::LeastConnections => Arc::new(|_| Box::new(LeastConnections::default())),
-        config::Balance::RandomTwo => Arc::new(|_| Box::new(RandomTwo)),
+        config::Balance::RandomTwo => Arc::new(|servers| Box::new(RandomTwo::among(servers))),
     }
 }
 
@@ -311,6 +318,9 @@ struct LeastConnections {
 
 impl Balance for LeastConnections {
     fn choose(&self, _: &PickKey, candidates: &Candidates<'_>) -> Option<usize> {
+        if candidates.servers().len() >= MANY {
+            return least_loaded(candidates, self.turn.fetch_add(1, Relaxed));
+        }
         let (mut best, mut equals) = (candidates.open().next()?, 0);
         for position in candidates.open() {
             match compare(candidates, position, best) {
@@ -327,22 +337,40 @@ impl Balance for LeastConnections {
 }
 
 /// `random_two`: the less loaded of two servers drawn by share.
-struct RandomTwo;
+struct RandomTwo {
+    /// The share of the heaviest server.
+    most: u64,
+}
 
-impl Balance for RandomTwo {
-    fn choose(&self, _: &PickKey, candidates: &Candidates<'_>) -> Option<usize> {
-        draw_two(candidates, &mut rand::rng())
+impl RandomTwo {
+    fn among(servers: &[Arc<Server>]) -> Self {
+        Self { most: servers.iter().map(|server| u64::from(server.weight()) * 1000).max().unwrap_or(1) }
     }
 }
 
-fn draw_two(candidates: &Candidates<'_>, dice: &mut impl Rng) -> Option<usize> {
-    let first = draw(candidates, None, dice)?;
-    let second = draw(candidates, Some(first), dice);
-    Some(second.filter(|&second| compare(candidates, second, first).is_lt()).unwrap_or(first))
+impl Balance for RandomTwo {
+    fn choose(&self, _: &PickKey, candidates: &Candidates<'_>) -> Option<usize> {
+        let dice = &mut rand::rng();
+        let first = draw(candidates, self.most, None, dice)?;
+        let second = draw(candidates, self.most, Some(first), dice);
+        Some(second.filter(|&second| compare(candidates, second, first).is_lt()).unwrap_or(first))
+    }
 }
 
-/// One open server, by share, that isn't `except`.
-fn draw(candidates: &Candidates<'_>, except: Option<usize>, dice: &mut impl Rng) -> Option<usize> {
+/// One open server, by share, that isn't `except`; `most` is the largest share there is.
+fn draw(candidates: &Candidates<'_>, most: u64, except: Option<usize>, dice: &mut impl Rng) -> Option<usize> {
+    /// Draws from all servers, before the open ones are counted: most servers are open, and of like weight.
+    const DRAWS: usize = 8;
+    let all = candidates.servers().len();
+    for _ in 0..DRAWS.min(all) {
+        let position = dice.random_range(0..all);
+        // Taken as often as its share of the largest one says, each is drawn by its share.
+        let taken = Some(position) != except && dice.random_range(0..most) < candidates.share(position);
+        if taken && candidates.is_open(position) {
+            return Some(position);
+        }
+    }
+
     let lots = || {
         let open = candidates.open().filter(move |&position| Some(position) != except);
         open.map(|position| (position, candidates.share(position)))

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::address::ServerAddress;
 use crate::affinity;
 use crate::drain::Pace;
+use crate::transport::TcpKeepAlive;
 
 /// One entry of `upstreams`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -53,6 +54,12 @@ pub struct Config {
     /// Times that rule a connection to a server.
     #[serde(default)]
     pub timeouts: Timeouts,
+    /// How the kernel notices servers that are gone.
+    #[serde(default)]
+    pub tcp_keepalive: TcpKeepAlive,
+    /// How WebSockets are watched; only for kind `http`.
+    #[serde(default)]
+    pub websocket: WebSocket,
     /// How many other servers are tried after a failed connect. Default 3.
     #[serde(default = "default_retries")]
     pub connect_retries: usize,
@@ -480,6 +487,24 @@ impl Default for Timeouts {
             keep_alive: Duration::from_secs(4),
             tunnel_idle: Duration::ZERO,
         }
+    }
+}
+
+/// `websocket`: Pings of the gateway's own, which show that a side is gone though nobody speaks to it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WebSocket {
+    /// A side that has been silent for this long is sent a Ping. Default 0 s: none is ever sent.
+    #[serde(with = "humantime_serde")]
+    pub ping_interval: Duration,
+    /// How long it may stay silent then before the WebSocket is ended. Default 20 s.
+    #[serde(with = "humantime_serde")]
+    pub ping_timeout: Duration,
+}
+
+impl Default for WebSocket {
+    fn default() -> Self {
+        Self { ping_interval: Duration::ZERO, ping_timeout: Duration::from_secs(20) }
     }
 }
 

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
-use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::{Endpoint, Server, Upstream};
-use crate::transport::{Socket, Transport};
+use crate::transport::{Socket, Transport, tls};
 
 impl Upstream {
     /// Opens a connection to a server, TLS included, within `timeouts.connect`. A host with several addresses is tried
@@ -17,13 +16,12 @@ impl Upstream {
         let limit = self.config.timeouts.connect;
         let connecting = async {
             let socket = open(server, limit).await?;
-            socket.tune();
-            let Some(tls) = &self.tls else {
+            socket.tune(&self.config.tcp_keepalive);
+            let Some(settings) = &self.tls else {
                 return Ok(Transport::Plain(socket));
             };
-            let name = tls.server_name(server).map_err(io::Error::other)?;
-            let stream = TlsConnector::from(tls.client_config().clone()).connect(name, socket).await?;
-            Ok(Transport::Tls(Box::new(TlsStream::Client(stream))))
+            let name = settings.server_name(server).map_err(io::Error::other)?;
+            tls::connect(settings.client_config().clone(), name, socket).await.map(Transport::ToServer)
         };
         within(limit, connecting).await
     }

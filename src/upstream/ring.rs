@@ -1,6 +1,5 @@
 //! The consistent hash ring (Ketama, as nginx and libmemcached have it): which servers a client meets, in which order.
 
-use std::io::Write;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -8,6 +7,7 @@ use pingora_ketama::{Bucket, Continuum};
 
 use super::key::PickKey;
 use super::server::{Server, ServerId};
+use crate::text::Text;
 
 /// Built once for a set of servers; 160 points for each unit of weight.
 pub(super) struct Ring {
@@ -36,14 +36,8 @@ impl Ring {
 
     /// The servers from the client's point onwards, once round the ring; a server comes once for each of its points.
     pub(super) fn walk(&self, key: &PickKey) -> impl Iterator<Item = usize> + '_ {
-        // The text of the address, as nginx hashes `$remote_addr`; written to the stack.
-        let mut text = [0; 48];
-        let mut rest = &mut text[..];
-        let written = match write!(rest, "{}", key.placement()) {
-            Ok(()) => 48 - rest.len(),
-            Err(_) => 48,
-        };
-        let start = self.continuum.node_idx(&text[..written]);
+        // The text of the address, as nginx hashes `$remote_addr`.
+        let start = self.continuum.node_idx(Text::address(key.placement()).as_bytes());
         let (before, after) = self.points.split_at(start.min(self.points.len()));
         after.iter().chain(before).map(|&position| usize::from(position))
     }

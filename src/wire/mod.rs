@@ -2,5 +2,6 @@
 
 pub mod engine_io;
 pub mod flash;
+pub mod ping;
 pub mod sniff;
 pub mod websocket;

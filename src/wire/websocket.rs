@@ -17,6 +17,8 @@ pub struct FrameTracker {
     in_message: bool,
     /// The current frame is the last one of its message.
     ends_message: bool,
+    /// A Ping has begun since somebody asked.
+    pinged: bool,
 }
 
 /// What one direction has carried so far; a tracker only adds to it.
@@ -44,42 +46,49 @@ impl FrameTracker {
     /// never again at a boundary.
     pub fn advance(&mut self, bytes: &[u8], seen: &mut Seen) -> Result<Option<usize>, Violation> {
         let mut boundary = self.at_boundary().then_some(0);
-        let mut rest = bytes;
-        let mut remaining = self.remaining;
-        loop {
-            if remaining == 0 {
-                let taken = match rest.first_chunk() {
-                    // Nearly every header stands whole in one piece with room behind it: read it in place.
-                    Some(header) if self.have == 0 => {
-                        remaining = self.begin_frame(header, seen)?;
-                        header_length(header[0], header[1])
-                    }
-                    _ => {
-                        let Some((header, taken)) = self.take_header(rest) else {
-                            self.remaining = 0;
-                            return Ok(boundary);
-                        };
-                        remaining = self.begin_frame(&header, seen)?;
-                        taken
-                    }
-                };
-                rest = &rest[taken..];
-            }
-            if remaining > rest.len() as u64 {
-                self.remaining = remaining - rest.len() as u64;
-                return Ok(boundary);
-            }
-            // No more than there is in the slice, so it fits a usize.
-            rest = &rest[remaining as usize..];
-            remaining = 0;
-            seen.frames += 1;
-            seen.messages += u64::from(self.ends_message);
-            boundary = Some(bytes.len() - rest.len());
-            if rest.is_empty() {
-                self.remaining = 0;
-                return Ok(boundary);
+        let mut passed = 0;
+        while passed < bytes.len() {
+            passed += self.advance_frame(&bytes[passed..], seen)?;
+            if self.at_boundary() {
+                boundary = Some(passed);
             }
         }
+        Ok(boundary)
+    }
+
+    /// Walks to the end of the frame that the stream is in, or that begins here, and no further; returns how many bytes
+    /// that took. Where the frame does not end in these bytes, that is all of them.
+    ///
+    /// # Errors
+    /// As [`Self::advance`].
+    #[inline]
+    pub fn advance_frame(&mut self, bytes: &[u8], seen: &mut Seen) -> Result<usize, Violation> {
+        let mut rest = bytes;
+        let mut remaining = self.remaining;
+        if remaining == 0 {
+            let taken = match rest.first_chunk() {
+                // Nearly every header stands whole in one piece with room behind it: read it in place.
+                Some(header) if self.have == 0 => {
+                    remaining = self.begin_frame(header, seen)?;
+                    header_length(header[0], header[1])
+                }
+                _ => {
+                    let Some((header, taken)) = self.take_header(rest) else { return Ok(bytes.len()) };
+                    remaining = self.begin_frame(&header, seen)?;
+                    taken
+                }
+            };
+            rest = &rest[taken..];
+        }
+        if remaining > rest.len() as u64 {
+            self.remaining = remaining - rest.len() as u64;
+            return Ok(bytes.len());
+        }
+        self.remaining = 0;
+        seen.frames += 1;
+        seen.messages += u64::from(self.ends_message);
+        // No more than there is in the slice, so it fits a usize.
+        Ok(bytes.len() - rest.len() + remaining as usize)
     }
 
     /// Whether the stream is between two frames, where a Close frame may be put in.
@@ -91,6 +100,11 @@ impl FrameTracker {
     /// to cut that message.
     pub fn in_message(&self) -> bool {
         self.in_message
+    }
+
+    /// Whether a Ping has begun since this was asked last.
+    pub fn take_pinged(&mut self) -> bool {
+        std::mem::take(&mut self.pinged)
     }
 
     /// A whole header, and how many of the bytes belong to it; or all bytes are put aside until it is whole.
@@ -118,9 +132,13 @@ impl FrameTracker {
         if data {
             self.in_message = !fin;
         }
-        if opcode == CLOSE {
-            let code = close_code(header);
-            seen.close.get_or_insert(code);
+        match opcode {
+            CLOSE => {
+                let code = close_code(header);
+                seen.close.get_or_insert(code);
+            }
+            PING => self.pinged = true,
+            _ => {}
         }
         Ok(length)
     }
@@ -190,12 +208,19 @@ impl std::error::Error for Violation {}
 /// (RFC 6455, section 5.3) and forbidden towards a client.
 pub fn close_frame(code: u16, reason: &str, mask: Option<[u8; 4]>) -> Vec<u8> {
     let reason = &reason[..reason.floor_char_boundary(LONGEST_REASON)];
-    let mut frame = Vec::with_capacity(8 + reason.len());
+    let mut payload = Vec::with_capacity(2 + reason.len());
+    payload.extend(code.to_be_bytes());
+    payload.extend(reason.bytes());
+    control_frame(CLOSE, &payload, mask)
+}
+
+/// A whole control frame; of the payload, 125 bytes at most.
+pub(super) fn control_frame(opcode: u8, payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(6 + payload.len());
     let masked = if mask.is_some() { MASKED } else { 0 };
-    frame.extend([FIN | CLOSE, masked | (2 + reason.len()) as u8]);
+    frame.extend([FIN | opcode, masked | payload.len() as u8]);
     let mask = mask.inspect(|mask| frame.extend(mask)).unwrap_or_default();
-    let payload = code.to_be_bytes().into_iter().chain(reason.bytes());
-    frame.extend(payload.zip(mask.into_iter().cycle()).map(|(byte, key)| byte ^ key));
+    frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key));
     frame
 }
 
@@ -203,11 +228,11 @@ const CONTINUATION: u8 = 0x0;
 const TEXT: u8 = 0x1;
 const BINARY: u8 = 0x2;
 const CLOSE: u8 = 0x8;
-const PING: u8 = 0x9;
-const PONG: u8 = 0xa;
+pub(super) const PING: u8 = 0x9;
+pub(super) const PONG: u8 = 0xa;
 
-const FIN: u8 = 0x80;
-const MASKED: u8 = 0x80;
+pub(super) const FIN: u8 = 0x80;
+pub(super) const MASKED: u8 = 0x80;
 
 /// Two bytes, a 64-bit length, a mask.
 const LONGEST_HEADER: usize = 14;

@@ -53,6 +53,16 @@ async fn check_says_that_a_file_is_good() {
 }
 
 #[tokio::test]
+async fn an_engine_that_there_is_not_is_no_engine() {
+    let (_folder, path) = file(GOOD);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sockgate"));
+    command.args(["run", "-c", &path]).env("SOCKGATE_ENGINE", "steam").env_remove("RUST_LOG");
+    let output = within("sockgate ends", command.output()).await.unwrap();
+    assert_eq!(code(&output), 1);
+    assert!(err(&output).contains("SOCKGATE_ENGINE: there is no HTTP engine `steam`"), "{}", err(&output));
+}
+
+#[tokio::test]
 async fn check_tells_every_fault_with_its_place() {
     let (_folder, path) = file(&GOOD.replace("address:", "adress:").replace("- upstream: web", "- upstream: wbe"));
     for arguments in [["check", "-c", &path], ["run", "--config", &path]] {

@@ -1,7 +1,18 @@
 //! What servers are told about the client, on plain requests and on upgrades alike.
 
 use crate::support::client::upgrade;
+use crate::support::engine::for_each_engine;
 use crate::support::{Client, Gateway, Puppet};
+
+for_each_engine! {
+    servers_learn_who_asks_and_how,
+    what_strangers_say_of_themselves_is_replaced,
+    what_trusted_proxies_say_is_kept_and_added_to,
+    only_what_is_wanted_is_told,
+    httpoxy_is_dropped,
+    clients_cannot_name_away_who_they_are,
+    the_host_is_kept_or_set,
+}
 
 /// What a server is asked, field by field, names in lower case.
 struct Asked(Vec<(String, String)>);
@@ -31,10 +42,8 @@ async fn ask(gateway: &Gateway, server: &Puppet, from: u8, host: &str, fields: &
     asked.try_into().unwrap_or_else(|_| unreachable!())
 }
 
-#[tokio::test]
 async fn servers_learn_who_asks_and_how() {
-    let server = Puppet::start().await;
-    let gateway = Gateway::before(&[server.address()], "", "forwarding: { forwarded: true }").await;
+    let (server, gateway) = Gateway::before_puppet("forwarding: { forwarded: true }").await;
     let port = gateway.address("web").port().to_string();
     let mut ids = Vec::new();
     for asked in ask(&gateway, &server, 7, "Example.com:81", "").await {
@@ -61,10 +70,8 @@ const LIES: &str = "X-Forwarded-For: 198.51.100.1\r\nX-FORWARDED-FOR: 198.51.100
                     X-Forwarded-Host: evil.example\r\nX-Forwarded-Port: 1\r\nX-Real-IP: 198.51.100.3\r\n\
                     Forwarded: for=198.51.100.4\r\nX-Request-Id: made-up\r\n";
 
-#[tokio::test]
 async fn what_strangers_say_of_themselves_is_replaced() {
-    let server = Puppet::start().await;
-    let gateway = Gateway::before(&[server.address()], "", "forwarding: { trusted_proxies: [127.0.0.64/26] }").await;
+    let (server, gateway) = Gateway::before_puppet("forwarding: { trusted_proxies: [127.0.0.64/26] }").await;
     for asked in ask(&gateway, &server, 7, "a", LIES).await {
         assert_eq!(asked.all("x-forwarded-for"), ["127.0.0.7"]);
         assert_eq!(asked.all("x-forwarded-proto"), ["http"]);
@@ -79,7 +86,6 @@ async fn what_strangers_say_of_themselves_is_replaced() {
     gateway.access_line(&["client=127.0.0.7", "target=/upgrade"]).await;
 }
 
-#[tokio::test]
 async fn what_trusted_proxies_say_is_kept_and_added_to() {
     let server = Puppet::start().await;
     let forwarding = "forwarding: { trusted_proxies: [127.0.0.64/26], forwarded: true }";
@@ -107,7 +113,6 @@ async fn what_trusted_proxies_say_is_kept_and_added_to() {
     gateway.access_line(&["client=198.51.100.8"]).await;
 }
 
-#[tokio::test]
 async fn only_what_is_wanted_is_told() {
     let server = Puppet::start().await;
     let gateway = Gateway::before(
@@ -130,10 +135,8 @@ async fn only_what_is_wanted_is_told() {
 }
 
 /// CGI programs read `Proxy` as the variable HTTP_PROXY (httpoxy, CVE-2016-5385).
-#[tokio::test]
 async fn httpoxy_is_dropped() {
-    let server = Puppet::start().await;
-    let gateway = Gateway::before(&[server.address()], "", "").await;
+    let (server, gateway) = Gateway::before_puppet("").await;
     for asked in ask(&gateway, &server, 7, "a", "Proxy: http://evil.example\r\nX-Proxy: kept\r\n").await {
         assert_eq!(asked.all("proxy"), [""; 0]);
         assert_eq!(asked.all("x-proxy"), ["kept"]);
@@ -141,10 +144,8 @@ async fn httpoxy_is_dropped() {
 }
 
 /// `Connection` may name fields away that belong to the connection; who the client is does not.
-#[tokio::test]
 async fn clients_cannot_name_away_who_they_are() {
-    let server = Puppet::start().await;
-    let gateway = Gateway::before(&[server.address()], "", "").await;
+    let (server, gateway) = Gateway::before_puppet("").await;
     for name in
         ["X-Forwarded-For", "X-Real-IP", "x-forwarded-proto", "X-Forwarded-Port", "Host", "Cookie", "Authorization"]
     {
@@ -176,7 +177,6 @@ async fn clients_cannot_name_away_who_they_are() {
     }
 }
 
-#[tokio::test]
 async fn the_host_is_kept_or_set() {
     let server = Puppet::start().await;
     for (upstream, expected) in [("host: keep", "Example.com:81"), ("host: inner.example", "inner.example")] {

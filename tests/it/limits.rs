@@ -3,8 +3,19 @@
 use std::time::{Duration, Instant};
 
 use crate::support::client::{is_reset, upgrade};
+use crate::support::engine::for_each_engine;
 use crate::support::tls::Authority;
 use crate::support::{Client, Echo, Gateway, Scripted, eventually};
+
+for_each_engine! {
+    one_more_than_a_listener_takes_is_told_so_at_once,
+    a_refused_client_that_has_asked_already_reads_the_refusal,
+    the_process_has_a_limit_over_all_listeners_that_admin_is_no_part_of,
+    an_address_has_a_limit_of_its_own,
+    a_place_is_given_back_however_a_connection_ends,
+    a_failed_tls_handshake_keeps_no_place_and_a_full_tls_listener_resets,
+    out_of_file_descriptors_accepting_pauses_and_recovers,
+}
 
 /// One listener called `web` with these keys over one server; `rest` goes to the end.
 async fn gateway(listener: &str, rest: &str) -> (Gateway, Echo) {
@@ -37,7 +48,7 @@ async fn refused(gateway: &Gateway, limit: &str) -> f64 {
 /// Tries until there is a place, and asks for something.
 async fn finds_a_place(gateway: &Gateway) {
     eventually("a place is free", async || {
-        let mut client = Client::connect(gateway.address("web")).await;
+        let mut client = gateway.client().await;
         client.try_send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.is_ok()
             && client.some_until(b"\r\n\r\n").await.is_some_and(|head| head.starts_with(b"HTTP/1.1 200"))
     })
@@ -45,18 +56,17 @@ async fn finds_a_place(gateway: &Gateway) {
     eventually("it is given back", async || open(gateway).await == 0.0).await;
 }
 
-#[tokio::test]
 async fn one_more_than_a_listener_takes_is_told_so_at_once() {
     let (gateway, _web) = gateway("max_connections: 2", "").await;
     let mut held = Vec::new();
     for _ in 0..2 {
-        let mut client = Client::connect(gateway.address("web")).await;
+        let mut client = gateway.client().await;
         assert_eq!(client.get("/").await.status, 200);
         held.push(client);
     }
     for asked in 1..=20 {
         // Without a word of its own.
-        let mut client = Client::connect(gateway.address("web")).await;
+        let mut client = gateway.client().await;
         let answer = client.answer().await;
         assert_eq!((answer.status, answer.header("connection")), (503, Some("close")), "attempt {asked}");
         assert_eq!(answer.text(), "Too many connections.");
@@ -69,22 +79,20 @@ async fn one_more_than_a_listener_takes_is_told_so_at_once() {
     }
     held.pop();
     eventually("a place is free", async || open(&gateway).await == 1.0).await;
-    assert_eq!(Client::connect(gateway.address("web")).await.get("/").await.status, 200);
+    assert_eq!(gateway.client().await.get("/").await.status, 200);
 }
 
-#[tokio::test]
 async fn a_refused_client_that_has_asked_already_reads_the_refusal() {
     let (gateway, _web) = gateway("max_connections: 1", "").await;
-    let mut held = Client::connect(gateway.address("web")).await;
+    let mut held = gateway.client().await;
     assert_eq!(held.get("/").await.status, 200);
     for _ in 0..20 {
-        let mut client = Client::connect(gateway.address("web")).await;
+        let mut client = gateway.client().await;
         let _ = client.try_send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
         assert_eq!(client.answer().await.status, 503);
     }
 }
 
-#[tokio::test]
 async fn the_process_has_a_limit_over_all_listeners_that_admin_is_no_part_of() {
     let web = Echo::start("web").await;
     let raw = Scripted::start(|client, _| crate::support::server::greet(client)).await;
@@ -104,11 +112,11 @@ upstreams:
         raw.address()
     ))
     .await;
-    let mut client = Client::connect(gateway.address("web")).await;
+    let mut client = gateway.client().await;
     assert_eq!(client.get("/").await.status, 200);
     let mut tunnel = Client::connect(gateway.address("raw")).await;
     assert_eq!(tunnel.read(6).await, b"hello ");
-    assert_eq!(Client::connect(gateway.address("web")).await.answer().await.status, 503);
+    assert_eq!(gateway.client().await.answer().await.status, 503);
     assert!(is_reset(gateway.address("raw")).await, "no answer would be understood there");
     for _ in 0..5 {
         assert_eq!(gateway.admin("/readyz").await.status, 200, "admin answers while the gateway is full");
@@ -119,10 +127,9 @@ upstreams:
         gateway.metric("sockgate_connections_open{listener=\"raw\"}").await == 0.0
     })
     .await;
-    assert_eq!(Client::connect(gateway.address("web")).await.get("/").await.status, 200);
+    assert_eq!(gateway.client().await.get("/").await.status, 200);
 }
 
-#[tokio::test]
 async fn an_address_has_a_limit_of_its_own() {
     let (gateway, _web) = gateway("max_connections: 10", "limits: { connections_per_address: 2 }").await;
     let mut held = Vec::new();
@@ -141,7 +148,6 @@ async fn an_address_has_a_limit_of_its_own() {
     assert_eq!(Client::connect_from(3, gateway.address("web")).await.answer().await.status, 503);
 }
 
-#[tokio::test]
 async fn a_place_is_given_back_however_a_connection_ends() {
     let (gateway, _web) = gateway("max_connections: 1, detect: { flash_policy: true, inspect_delay: 200ms }", "").await;
     for (story, sent) in [
@@ -154,29 +160,28 @@ async fn a_place_is_given_back_however_a_connection_ends() {
         ("a body that is cut off", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx".to_owned()),
         ("a WebSocket that is cut off", upgrade("/")),
     ] {
-        let mut client = Client::connect(gateway.address("web")).await;
+        let mut client = gateway.client().await;
         client.send(sent).await;
         drop(client);
         finds_a_place(&gateway).await;
         assert_eq!(gateway.metric("sockgate_panics_total").await, 0.0, "{story}");
     }
-    let mut socket = Client::connect(gateway.address("web")).await;
+    let mut socket = gateway.client().await;
     socket.send(upgrade("/")).await;
     assert_eq!(socket.answer().await.status, 101);
-    assert_eq!(Client::connect(gateway.address("web")).await.answer().await.status, 503, "a tunnel keeps its place");
+    assert_eq!(gateway.client().await.answer().await.status, 503, "a tunnel keeps its place");
     socket.finish().await;
     socket.read_all().await;
     finds_a_place(&gateway).await;
 }
 
-#[tokio::test]
 async fn a_failed_tls_handshake_keeps_no_place_and_a_full_tls_listener_resets() {
     let authority = Authority::new();
     let tls = format!("max_connections: 1, tls: {{ certificates: [{}] }}", authority.sign(&["a.test"]).yaml());
     let (gateway, _web) = gateway(&tls, "").await;
     let client = authority.client(&["http/1.1"]);
     for _ in 0..3 {
-        let mut garbage = Client::connect(gateway.address("web")).await;
+        let mut garbage = gateway.client().await;
         garbage.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
         garbage.read_all().await;
         eventually("its place is free", async || open(&gateway).await == 0.0).await;
@@ -203,7 +208,6 @@ fn cpu_time(gateway: &Gateway) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-#[tokio::test]
 async fn out_of_file_descriptors_accepting_pauses_and_recovers() {
     let web = Echo::start("web").await;
     let gateway = Gateway::start_with_files(&yaml("backlog: 1024", web.address(), ""), 100).await;
@@ -211,7 +215,7 @@ async fn out_of_file_descriptors_accepting_pauses_and_recovers() {
     let mut clients = Vec::new();
     for _ in 0..150 {
         // The kernel answers for those who are not accepted yet.
-        clients.push(Client::connect(gateway.address("web")).await);
+        clients.push(gateway.client().await);
     }
     gateway.log_line("can't accept, pausing").await;
     let (began, worked) = (Instant::now(), cpu_time(&gateway));

@@ -10,20 +10,24 @@
 
 mod admin;
 mod affinity;
+mod bench;
 mod classic;
 mod cli;
 mod detect;
 mod drain;
 mod flash;
 mod forwarding;
+mod half_open;
 mod health;
 mod http;
 mod http2;
 mod layers;
 mod limits;
 mod rebalance;
+mod refusals;
 mod reload;
 mod routing;
+mod servers;
 mod sessions;
 mod socketio;
 mod stop;

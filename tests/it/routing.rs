@@ -1,10 +1,17 @@
 //! Requests find their way, and arrive as they should.
 
 use crate::support::client::upgrade;
+use crate::support::engine::for_each_engine;
 use crate::support::node::{self, Node};
 use crate::support::{Client, Echo, Gateway, eventually};
 
-#[tokio::test]
+for_each_engine! {
+    seed_one_port,
+    seed_transports,
+    seed_lb_both,
+    subdomain_per_app_with_sockets,
+}
+
 async fn seed_one_port() {
     let (web, sockets) = (Echo::start("web").await, Echo::start("sockets").await);
     let gateway = Gateway::start(&format!(
@@ -23,7 +30,7 @@ upstreams:
         sockets.address()
     ))
     .await;
-    let mut client = Client::connect(gateway.address("web")).await;
+    let mut client = gateway.client().await;
     for round in 0..50 {
         for (path, server) in [
             ("/", "web"),
@@ -39,13 +46,12 @@ upstreams:
             assert!(answer.text().contains(&format!("GET {path} HTTP/1.1")), "the original path is forwarded");
         }
     }
-    let mut socket = Client::connect(gateway.address("web")).await;
+    let mut socket = gateway.client().await;
     socket.send(upgrade("/socket.io/")).await;
     assert_eq!(socket.answer().await.header("x-server"), Some("sockets"));
 }
 
 /// The five transports of Socket.IO's early days through one listener, and the two that are left of them.
-#[tokio::test]
 async fn seed_transports() {
     let server = Node::server("v0.9", &["--id", "a"]).await;
     let gateway = Gateway::start(&format!(
@@ -89,7 +95,6 @@ upstreams:
 }
 
 /// Each pool has a balance of its own: the web app takes turns, sessions stay.
-#[tokio::test]
 async fn seed_lb_both() {
     let web = [Echo::start("web-1").await, Echo::start("web-2").await];
     let sockets = [Node::server("v4", &["--id", "a"]).await, Node::server("v4", &["--id", "b"]).await];
@@ -121,7 +126,7 @@ upstreams:
         })
         .await;
     }
-    let mut client = Client::connect(gateway.address("web")).await;
+    let mut client = gateway.client().await;
     let mut turns = Vec::new();
     for _ in 0..6 {
         turns.push(client.get("/").await.header("x-server").unwrap().to_owned());
@@ -135,7 +140,6 @@ upstreams:
 }
 
 /// Patrick's wish: a Rails app and a Node app on subdomains of one port, the latter with an API beside its sockets.
-#[tokio::test]
 async fn subdomain_per_app_with_sockets() {
     let (rails, node) = (Echo::start("rails").await, Echo::start("node").await);
     let gateway = Gateway::start(&format!(
@@ -155,7 +159,7 @@ upstreams:
         node.address()
     ))
     .await;
-    let mut client = Client::connect(gateway.address("web")).await;
+    let mut client = gateway.client().await;
     for (host, path, server) in [
         ("live.example.com", "/api/rooms", "node"),
         ("LIVE.example.com:80", "/socket.io/?EIO=4&transport=polling", "node"),
@@ -166,7 +170,7 @@ upstreams:
         assert_eq!(answer.header("x-server"), Some(server), "{host}{path}");
     }
     assert_eq!(client.get_with("/", "Host: other.org\r\n").await.status, 404);
-    let mut socket = Client::connect(gateway.address("web")).await;
+    let mut socket = gateway.client().await;
     socket.send(upgrade("/socket.io/").replace("localhost", "live.example.com")).await;
     assert_eq!(socket.answer().await.header("x-server"), Some("node"));
 }

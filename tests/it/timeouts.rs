@@ -6,7 +6,18 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpSocket;
 
+use crate::support::engine::for_each_engine;
 use crate::support::{Client, Echo, Gateway, Puppet, within};
+
+for_each_engine! {
+    a_head_that_comes_in_drops_is_cut_off,
+    silence_and_drops_share_the_time_of_the_first_head,
+    silent_connections_are_closed,
+    a_body_that_stalls_is_cut_off,
+    a_server_that_is_silent_is_given_up,
+    a_client_that_does_not_read_is_given_up,
+    a_connect_that_takes_too_long_goes_to_another_server,
+}
 
 const SECOND: Duration = Duration::from_secs(1);
 /// How late the end of a time may be seen.
@@ -38,18 +49,16 @@ fn assert_took(took: Duration, at_least: Duration) {
     assert!((at_least..at_least + LATE).contains(&took), "{took:?} instead of {at_least:?}");
 }
 
-#[tokio::test]
 async fn a_head_that_comes_in_drops_is_cut_off() {
-    let server = Echo::start("a").await;
-    let gateway = Gateway::before(&[server.address()], "", "timeouts: { head: 1s }").await;
+    let (_server, gateway) = Gateway::before_echo("timeouts: { head: 1s }").await;
     let first = async {
         let started = Instant::now();
-        let mut client = Client::connect(gateway.address("web")).await;
+        let mut client = gateway.client().await;
         client.send("GET / HTTP/1.1\r\nHost: a\r\nX: ").await;
         drip(&mut client, b"y", started).await
     };
     let second = async {
-        let mut client = Client::connect(gateway.address("web")).await;
+        let mut client = gateway.client().await;
         assert_eq!(client.get("/").await.status, 200);
         let started = Instant::now();
         client.send("GET / HTTP/1.1\r\nHost: a\r\nX: ").await;
@@ -57,7 +66,7 @@ async fn a_head_that_comes_in_drops_is_cut_off() {
     };
     let of_nothing = async {
         let started = Instant::now();
-        let mut client = Client::connect(gateway.address("web")).await;
+        let mut client = gateway.client().await;
         client.send("P").await;
         drip(&mut client, b"O", started).await
     };
@@ -71,12 +80,10 @@ async fn a_head_that_comes_in_drops_is_cut_off() {
 }
 
 /// The time for the first head runs from the accept: silence does not put it off.
-#[tokio::test]
 async fn silence_and_drops_share_the_time_of_the_first_head() {
-    let server = Echo::start("a").await;
-    let gateway = Gateway::before(&[server.address()], "", "timeouts: { head: 3s }").await;
+    let (_server, gateway) = Gateway::before_echo("timeouts: { head: 3s }").await;
     let started = Instant::now();
-    let mut client = Client::connect(gateway.address("web")).await;
+    let mut client = gateway.client().await;
     assert!(client.stays_silent(2 * SECOND).await);
     client.send("GET / HTTP/1.1\r\nX: ").await;
     assert_eq!(client.answer().await.status, 408);
@@ -84,26 +91,24 @@ async fn silence_and_drops_share_the_time_of_the_first_head() {
     assert!((3 * SECOND..5 * SECOND).contains(&took), "{took:?}");
 }
 
-#[tokio::test]
 async fn silent_connections_are_closed() {
-    let server = Echo::start("a").await;
-    let gateway = Gateway::before(&[server.address()], "", "timeouts: { head: 1s, keep_alive: 2s }").await;
+    let (_server, gateway) = Gateway::before_echo("timeouts: { head: 1s, keep_alive: 2s }").await;
     let new = async {
         let started = Instant::now();
-        let mut client = Client::connect(gateway.address("web")).await;
+        let mut client = gateway.client().await;
         assert_eq!(client.ending().await.unwrap(), b"", "there is nothing to answer");
         assert_took(started.elapsed(), SECOND);
     };
     // Blank lines are no beginning.
     let blank = async {
         let started = Instant::now();
-        let mut client = Client::connect(gateway.address("web")).await;
+        let mut client = gateway.client().await;
         let (said, took) = drip(&mut client, b"\r\n", started).await;
         assert_took(took, SECOND);
         assert_eq!(said, b"");
     };
     let idle = async {
-        let mut client = Client::connect(gateway.address("web")).await;
+        let mut client = gateway.client().await;
         let started = Instant::now();
         assert_eq!(client.get("/").await.status, 200);
         assert_eq!(client.ending().await.unwrap(), b"");
@@ -111,7 +116,7 @@ async fn silent_connections_are_closed() {
     };
     // The second head has the time of a head, not what is left of the idle time.
     let stalled = async {
-        let mut client = Client::connect(gateway.address("web")).await;
+        let mut client = gateway.client().await;
         assert_eq!(client.get("/").await.status, 200);
         let started = Instant::now();
         client.send("GET / HTTP/1.1\r\nHos").await;
@@ -120,7 +125,7 @@ async fn silent_connections_are_closed() {
     };
     // Whoever asks in time is served for as long as he likes.
     let lively = async {
-        let mut client = Client::connect(gateway.address("web")).await;
+        let mut client = gateway.client().await;
         for _ in 0..3 {
             assert_eq!(client.get("/").await.status, 200);
             assert!(client.stays_silent(SECOND).await);
@@ -129,13 +134,11 @@ async fn silent_connections_are_closed() {
     tokio::join!(new, blank, idle, stalled, lively);
 }
 
-#[tokio::test]
 async fn a_body_that_stalls_is_cut_off() {
-    let server = Echo::start("a").await;
-    let gateway = Gateway::before(&[server.address()], "", "timeouts: { body: 1s }").await;
+    let (_server, gateway) = Gateway::before_echo("timeouts: { body: 1s }").await;
     let heads = ["Content-Length: 100\r\n\r\nhalf", "Transfer-Encoding: chunked\r\n\r\n64\r\nhalf"];
     let stalled = async |head: &str| {
-        let mut client = Client::connect(gateway.address("web")).await;
+        let mut client = gateway.client().await;
         let started = Instant::now();
         client.send(format!("POST /stalled HTTP/1.1\r\nHost: a\r\n{head}")).await;
         assert_eq!(client.answer().await.status, 408);
@@ -143,7 +146,7 @@ async fn a_body_that_stalls_is_cut_off() {
         assert_eq!(client.ending().await.unwrap(), b"");
     };
     let slow = async {
-        let mut client = Client::connect(gateway.address("web")).await;
+        let mut client = gateway.client().await;
         client.send("POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n").await;
         for byte in "hello".chars() {
             client.send(byte.to_string()).await;
@@ -155,11 +158,10 @@ async fn a_body_that_stalls_is_cut_off() {
     gateway.access_line(&["target=/stalled", "status=408", "closed_by=body_timeout"]).await;
 }
 
-#[tokio::test]
 async fn a_server_that_is_silent_is_given_up() {
     let server = Puppet::start().await;
     let gateway = Gateway::before(&[server.address()], "timeouts: { first_byte: 500ms }", "").await;
-    let mut client = Client::connect(gateway.address("web")).await;
+    let mut client = gateway.client().await;
     let started = Instant::now();
     client.send("GET /late HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let mut inside = server.accept().await;
@@ -170,7 +172,7 @@ async fn a_server_that_is_silent_is_given_up() {
     gateway.access_line(&["target=/late", "status=504", "closed_by=answer_timeout"]).await;
 
     // In the middle of an answer, all that can be done is to cut it.
-    let mut client = Client::connect(gateway.address("web")).await;
+    let mut client = gateway.client().await;
     client.send("GET /stalled HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let mut inside = server.accept().await;
     inside.request().await.unwrap();
@@ -182,7 +184,7 @@ async fn a_server_that_is_silent_is_given_up() {
     assert_eq!(inside.read_all().await, b"");
 
     // One that goes on speaking may take as long as it likes.
-    let mut client = Client::connect(gateway.address("web")).await;
+    let mut client = gateway.client().await;
     client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let mut inside = server.accept().await;
     inside.request().await.unwrap();
@@ -194,11 +196,9 @@ async fn a_server_that_is_silent_is_given_up() {
     assert_eq!(client.answer().await.body, b"hello");
 }
 
-#[tokio::test]
 async fn a_client_that_does_not_read_is_given_up() {
-    let server = Puppet::start().await;
-    let gateway = Gateway::before(&[server.address()], "", "timeouts: { write: 1s }").await;
-    let mut client = Client::connect(gateway.address("web")).await;
+    let (server, gateway) = Gateway::before_puppet("timeouts: { write: 1s }").await;
+    let mut client = gateway.client().await;
     client.send("GET /much HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let mut inside = server.accept().await;
     inside.request().await.unwrap();
@@ -211,7 +211,6 @@ async fn a_client_that_does_not_read_is_given_up() {
 }
 
 /// A server whose queue of connections is full answers no SYN: a connect to it goes on and on.
-#[tokio::test]
 async fn a_connect_that_takes_too_long_goes_to_another_server() {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
@@ -228,7 +227,7 @@ async fn a_connect_that_takes_too_long_goes_to_another_server() {
     let server = Echo::start("a").await;
     let upstream = "timeouts: { connect: 500ms, keep_alive: 0s }, ejection: { failures: 0 }";
     let gateway = Gateway::before(&[full, server.address()], upstream, "").await;
-    let mut client = Client::connect(gateway.address("web")).await;
+    let mut client = gateway.client().await;
     let started = Instant::now();
     for _ in 0..2 {
         assert_eq!(client.get("/").await.header("x-server"), Some("a"));
@@ -237,6 +236,6 @@ async fn a_connect_that_takes_too_long_goes_to_another_server() {
     gateway.access_line(&["status=200", "tries=2"]).await;
 
     let gateway = Gateway::before(&[full], upstream, "").await;
-    let mut client = Client::connect(gateway.address("web")).await;
+    let mut client = gateway.client().await;
     assert_eq!(client.get("/").await.status, 502);
 }

@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::support::client::upgrade;
+use crate::support::tls::Authority;
 use crate::support::{Client, Echo, Gateway, Puppet, Refusing, Scripted, eventually, within};
 
 const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -670,42 +671,87 @@ async fn large_messages_pass_both_ways() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_costs_no_memory() {
-    const OFFERED: usize = 50_000_000;
+async fn a_slow_reader_costs_no_memory_on_either_side_plain_or_over_tls() {
+    let authority = Authority::new();
+    let (front, back) = (authority.sign(&["localhost"]), authority.sign(&["127.0.0.1"]));
     let server = Puppet::start().await;
-    let gateway = Gateway::before(&[server.address()], "", "").await;
-    let (mut client, mut inside) = open(&gateway, &server).await;
-    let before = resident(&gateway);
+    let gateway = Gateway::start(&format!(
+        "
+listeners:
+  - {{ name: web, address: 127.0.0.1:0 }}
+  - {{ name: secure, address: 127.0.0.1:0, tls: {{ certificates: [{0}] }} }}
+  - {{ name: raw, address: 127.0.0.1:0, protocol: tcp, upstream: raw }}
+routes:
+  - {{ match: {{ path: /secure }}, upstream: secure }}
+  - upstream: app
+upstreams:
+  app: {{ servers: [\"{1}\"], health: {{ check: none }} }}
+  secure: {{ servers: [\"{1}\"], health: {{ check: none }}, tls: {{ ca: {2} }} }}
+  raw: {{ kind: tcp, servers: [\"{1}\"], health: {{ check: none }} }}
+",
+        front.yaml(),
+        server.address(),
+        authority.ca()
+    ))
+    .await;
+    for client_reads_late in [true, false] {
+        let mut client = Client::connect(gateway.address("raw")).await;
+        client.send("x").await;
+        let mut inside = server.accept().await;
+        inside.read(1).await;
+        slow_reader(&gateway, "raw", client, inside, client_reads_late).await;
+
+        let (client, inside) = open(&gateway, &server).await;
+        slow_reader(&gateway, "plain", client, inside, client_reads_late).await;
+
+        let stream = authority.client(&[]).connect(gateway.address("secure"), "localhost").await.unwrap();
+        let mut client = Client::over(stream);
+        client.send(upgrade("/secure")).await;
+        let mut inside = server.accept_tls(authority.server(&back, false)).await;
+        inside.request().await.unwrap();
+        inside.send(SWITCH).await;
+        assert_eq!(client.answer().await.status, 101);
+        slow_reader(&gateway, "TLS", client, inside, client_reads_late).await;
+    }
+}
+
+/// One side writes and writes while the other does not read; then it does.
+async fn slow_reader(gateway: &Gateway, way: &str, client: Client, inside: Client, client_reads_late: bool) {
+    const OFFERED: usize = 50_000_000;
+    let (mut reader, mut writer) = if client_reads_late { (client, inside) } else { (inside, client) };
+    let way = format!("{way}, {} reads late", if client_reads_late { "the client" } else { "the server" });
+    let before = resident(gateway);
     let written = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&written);
     let writing = tokio::spawn(async move {
         let part = frame(FIN | BINARY, &numbered(99_990), false);
         assert_eq!(part.len(), 100_000);
         for _ in 0..OFFERED / part.len() {
-            inside.try_send(&part).await.unwrap();
+            writer.try_send(&part).await.unwrap();
             count.fetch_add(part.len(), Ordering::Relaxed);
         }
-        inside.finish().await;
+        writer.finish().await;
+        writer
     });
     // Nothing announces that a writer stands still.
     let mut last = usize::MAX;
-    eventually("the server can't write any more", async || {
+    eventually("the writer can't write any more", async || {
         tokio::time::sleep(A_WHILE).await;
         let now = written.load(Ordering::Relaxed);
         std::mem::replace(&mut last, now) == now
     })
     .await;
-    assert!(!writing.is_finished(), "{last} bytes were taken");
-    let grown = resident(&gateway).saturating_sub(before);
-    assert!(grown < 4 * 1024, "{grown} KiB more while {last} bytes wait");
+    assert!(!writing.is_finished(), "{way}: {last} bytes were taken");
+    let grown = resident(gateway).saturating_sub(before);
+    assert!(grown < 4 * 1024, "{way}: {grown} KiB more while {last} bytes wait");
     let mut got = 0;
-    while let Some(bytes) = client.some().await {
+    while let Some(bytes) = reader.some().await {
         got += bytes.len();
     }
-    assert_eq!(got, OFFERED, "and all of it arrives");
+    assert_eq!(got, OFFERED, "{way}: and all of it arrives");
     writing.await.unwrap();
-    let grown = resident(&gateway).saturating_sub(before);
-    assert!(grown < 8 * 1024, "{grown} KiB more after all");
+    let grown = resident(gateway).saturating_sub(before);
+    assert!(grown < 8 * 1024, "{way}: {grown} KiB more after all");
 }
 
 /// Memory of the gateway in KiB.

@@ -213,7 +213,7 @@ mod tests {
     impl Work for Every {
         async fn once(&mut self) -> Result<u64, Failure> {
             self.0 += 1;
-            if self.0 % self.1 == 0 { Err("refused".into()) } else { Ok(10) }
+            if self.0.is_multiple_of(self.1) { Err("refused".into()) } else { Ok(10) }
         }
     }
 

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::Compare;
 use crate::count::Count;
 use crate::peers::{Kind, Peer};
-use crate::scenarios::{Sample, Scenario, Unit};
+use crate::scenarios::{Sample, Scenario};
 
 /// One run.
 pub(crate) struct Report {
@@ -142,10 +142,7 @@ pub(crate) fn markdown(report: &Report) -> String {
     }
     for count in &report.counts {
         let number = |count: Option<f64>| count.map_or("none".to_owned(), short);
-        let unit = match count.scenario.unit {
-            Unit::Micros(what) => what,
-            Unit::SecondsPerGigabyte | Unit::Kib(_) => "unit",
-        };
+        let unit = count.scenario.counted_unit();
         let (instructions, calls) = (number(count.instructions), number(count.calls));
         let (title, peer, failed) = (count.scenario.title, &count.peer, count.failed);
         writeln!(text, "| {title}, per {unit} | {peer} | {instructions} | {calls} | {failed} |").unwrap_or(());
@@ -276,9 +273,9 @@ fn spread_text(spread: Spread) -> String {
 pub(crate) fn short(value: f64) -> String {
     match value.abs() {
         size if size >= 10_000.0 => {
-            let text = format!("{value:.0}");
-            let cut = text.len() - 3;
-            format!("{},{}", &text[..cut], &text[cut..])
+            let digits = format!("{value:.0}");
+            let groups: Vec<&[u8]> = digits.as_bytes().rchunks(3).rev().collect();
+            String::from_utf8_lossy(&groups.join(&b',')).into_owned()
         }
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
@@ -300,7 +297,7 @@ mod tests {
 
     #[test]
     fn figures_have_three_digits_that_matter() {
-        let told = [0.456, 4.56, 45.67, 456.7, 72_256.4].map(short);
-        assert_eq!(told, ["0.46", "4.56", "45.7", "457", "72,256"]);
+        let told = [0.456, 4.56, 45.67, 456.7, 72_256.4, 1_373_016.0].map(short);
+        assert_eq!(told, ["0.46", "4.56", "45.7", "457", "72,256", "1,373,016"]);
     }
 }

@@ -16,6 +16,7 @@ use crate::proxy::head::{self, Kind};
 use crate::request::{Headers, Path};
 use crate::wire::engine_io::{HandshakeReader, LONGEST_SID, LONGEST_SILENCE, Progress, RequestInfo, error_code};
 use crate::wire::flash::{self, AllowRule, Policy, PolicyRequest};
+use crate::wire::ping::OwnPings;
 use crate::wire::sniff::{self, Verdict, sniff};
 use crate::wire::websocket::{FrameTracker, Seen, Violation};
 
@@ -46,7 +47,36 @@ pub fn websocket_frames(bytes: &[u8]) {
     assert_eq!(follow(1), whole);
     assert_eq!(follow(7), whole);
     assert!(whole.1.messages <= whole.1.frames);
+    let carry = |piece: usize| {
+        let (mut pings, mut tracker, mut seen) = (OwnPings::new(OWN_PING), FrameTracker::new(), Seen::default());
+        let (mut carried, mut broken) = (Vec::new(), None);
+        for part in bytes.chunks(piece) {
+            let mut part = if broken.is_none() { [pings.held(), part].concat() } else { part.to_vec() };
+            if broken.is_none() {
+                let kept = pings.sift(&mut part, &mut tracker, &mut seen).unwrap_or_else(|(kept, violation)| {
+                    broken = Some(violation);
+                    kept
+                });
+                assert!(pings.held().len() <= OwnPings::MOST_HELD);
+                part.truncate(kept);
+            }
+            carried.extend(part);
+        }
+        if broken.is_none() {
+            carried.extend_from_slice(pings.held());
+        }
+        (carried, broken, seen)
+    };
+    let sifted = carry(bytes.len().max(1));
+    assert_eq!(carry(1), sifted);
+    assert_eq!(carry(7), sifted);
+    if !bytes.windows(2).any(|header| matches!(header, [0x8a, 0x08 | 0x88])) {
+        assert_eq!(sifted.0, bytes, "nothing but answers is taken out");
+    }
 }
+
+/// The payload of the Pings whose answers are taken out of frames.
+const OWN_PING: u64 = u64::from_be_bytes(*b"sockgate");
 
 /// An answer is the same in one piece and in many, and what it says can be kept and added up.
 pub fn engine_io_handshake(bytes: &[u8]) {
@@ -166,7 +196,7 @@ pub fn framing(bytes: &[u8]) {
 /// A head that is taken says the same in its plain form, and all of it.
 pub fn request_heads(bytes: &[u8]) {
     let bytes = BytesMut::from(bytes);
-    let mut fields = [EMPTY_HEADER; head::MOST_FIELDS];
+    let mut fields = head::room();
     let Ok(sent) = head::parse(&bytes, &mut fields, 0) else {
         return;
     };
@@ -181,7 +211,7 @@ pub fn request_heads(bytes: &[u8]) {
     };
     let mut fields = [EMPTY_HEADER; head::MOST_FIELDS];
     assert_eq!(httparse::Request::new(&mut fields).parse(&plain), Ok(Status::Complete(plain.len())));
-    let mut fields = [EMPTY_HEADER; head::MOST_FIELDS];
+    let mut fields = head::room();
     let read = head::parse(&plain, &mut fields, 0).unwrap_or_else(|refusal| panic!("{refusal}: {plain:?}"));
     assert!(read.to_plain_form().is_none(), "{plain:?}");
     assert_eq!(read.kind(0), Ok(kind));
@@ -219,7 +249,7 @@ pub fn forwarding(bytes: &[u8]) {
     let tell = |peer, headers| {
         let mut told = Vec::new();
         let seen = Client { peer, local_port: 443, secure: true, authority: Some("example.com"), headers };
-        rules.tell(&seen, "id", |name, value| told.push((name.to_owned(), value.to_owned())));
+        rules.tell(&seen, rules.trusts(peer), "id", |name, value| told.push(((*name).to_owned(), value.to_owned())));
         told
     };
     let (sent, none) = (Headers::Fields(fields), Headers::Fields(&[]));

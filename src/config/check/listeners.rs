@@ -45,6 +45,7 @@ pub(super) fn check(config: &Config, spot: &Spot<'_>, names: &Names, report: &mu
         }
         protocol(listener, &spot, names, report);
         tls(listener, &spot, report);
+        report.tcp_keepalive(&spot.key("tcp_keepalive"), &listener.tcp_keepalive);
     }
     let http = |listener: &listener::Config| listener.protocol == Protocol::Http;
     if spot.is_intact() && config.routes.is_empty() && config.listeners.iter().any(http) {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use bytesize::ByteSize;
+
 use super::{Names, Report, Spot, words};
 use crate::config::Config;
 use crate::listener::config::Protocol;
@@ -10,6 +12,9 @@ use crate::router::{
     config::{Match, OneOrMany, Redirect, Respond},
 };
 use crate::upstream::config::Kind;
+
+/// The largest `respond.body_size`: a body stays in memory for as long as its route.
+const LARGEST_BODY: ByteSize = ByteSize::mib(64);
 
 pub(super) fn check(config: &Config, spot: &Spot<'_>, names: &Names, report: &mut Report) {
     let mut earlier: Vec<(&router::Config, Spot<'_>)> = Vec::new();
@@ -121,6 +126,14 @@ fn respond(respond: &Respond, spot: &Spot<'_>, report: &mut Report) {
     }
     if matches!(respond.status, 204 | 304) && !respond.body.is_empty() {
         report.fault(&spot.key("body"), format!("an answer with status {} carries no body", respond.status));
+    }
+    let size = respond.body_size;
+    if size.as_u64() > 0 && matches!(respond.status, 204 | 304) {
+        report.fault(&spot.key("body_size"), format!("an answer with status {} carries no body", respond.status));
+    } else if size.as_u64() > 0 && !respond.body.is_empty() {
+        report.fault(&spot.key("body_size").word(), "found `body` and `body_size`, expected one of them");
+    } else if size > LARGEST_BODY {
+        report.fault(&spot.key("body_size"), format!("found {size}, expected at most {LARGEST_BODY}"));
     }
     headers(&respond.headers, &spot.key("headers"), report);
     // What frames the message or belongs to the connection (RFC 9110, section 7.6.1) is not the operator's to say.

@@ -8,7 +8,7 @@ use crate::address::ServerAddress;
 use crate::affinity;
 use crate::upstream::Config;
 use crate::upstream::config::{
-    Balance, Check, Drain, Health, HostHeader, Kind, NewSessions, Queue, Rebalance, Sessions, Timeouts, Tls,
+    Balance, Check, Drain, Health, HostHeader, Kind, NewSessions, Queue, Rebalance, Sessions, Timeouts, Tls, WebSocket,
 };
 
 /// The heartbeat of Socket.IO 3 and 4 with their defaults: `pingInterval` 25 s and `pingTimeout` 20 s.
@@ -26,6 +26,8 @@ pub(super) fn check(name: &str, upstream: &Config, spot: &Spot<'_>, report: &mut
     }
     health(upstream, &upstream.health, &spot.key("health"), report);
     timeouts(upstream.kind, &upstream.timeouts, &spot.key("timeouts"), report);
+    report.tcp_keepalive(&spot.key("tcp_keepalive"), &upstream.tcp_keepalive);
+    websocket(upstream, spot, report);
     let ejection = &upstream.ejection;
     if ejection.failures > 0 && ejection.duration.is_zero() {
         report.fault(
@@ -135,6 +137,32 @@ fn pace(rate: f64, jitter: f64, spot: &Spot<'_>, report: &mut Report) {
     }
     if !(0.0..=1.0).contains(&jitter) {
         report.fault(&spot.key("jitter"), format!("found {jitter}, expected a share from 0 to 1"));
+    }
+}
+
+fn websocket(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
+    let said = &upstream.websocket;
+    if *said == WebSocket::default() {
+        return;
+    }
+    let not_here = match upstream.kind {
+        Kind::Http => None,
+        Kind::SocketIo => Some("not for kind `socket.io`, whose servers ask their clients themselves"),
+        Kind::Tcp => Some("not for kind `tcp`, which has no frames"),
+    };
+    let spot_of = |key| spot.key("websocket").key(key);
+    if let Some(what) = not_here {
+        if spot.key("kind").is_intact() {
+            report.fault(&spot.key("websocket").word(), what);
+        }
+    } else if said.ping_interval.is_zero() {
+        report.warn(&spot_of("ping_timeout").word(), "nobody is asked: that takes `ping_interval`");
+    } else {
+        for (key, time) in [("ping_interval", said.ping_interval), ("ping_timeout", said.ping_timeout)] {
+            if time < Duration::from_secs(1) {
+                report.fault(&spot_of(key), "expected 1s or more");
+            }
+        }
     }
 }
 

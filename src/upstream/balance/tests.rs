@@ -76,10 +76,10 @@ fn random_two_takes_the_less_loaded_of_two_and_draws_by_weight() {
     let mut dice = StdRng::seed_from_u64(7);
     let mut drawn = [0u32; 3];
     for _ in 0..9000 {
-        drawn[draw(&candidates, None, &mut dice).unwrap()] += 1;
+        drawn[draw(&candidates, 6000, None, &mut dice).unwrap()] += 1;
     }
     assert!(drawn[0].abs_diff(6000) < 300 && drawn[1].abs_diff(2000) < 200, "{drawn:?}");
-    assert!((0..100).all(|_| draw(&candidates, Some(0), &mut dice) != Some(0)));
+    assert!((0..100).all(|_| draw(&candidates, 6000, Some(0), &mut dice) != Some(0)));
 }
 
 #[test]

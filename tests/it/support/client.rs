@@ -63,6 +63,23 @@ pub fn upgrade(path: &str) -> String {
     )
 }
 
+/// A body of which every part looks different.
+pub fn numbered(length: usize) -> Vec<u8> {
+    (0..length).map(|at| b'a' + (at % 23) as u8).collect()
+}
+
+/// A body as chunks of this size.
+pub fn chunked(body: &[u8], size: usize) -> Vec<u8> {
+    let mut chunks = Vec::new();
+    for chunk in body.chunks(size) {
+        chunks.extend(format!("{:x}\r\n", chunk.len()).bytes());
+        chunks.extend(chunk);
+        chunks.extend(b"\r\n");
+    }
+    chunks.extend(b"0\r\n\r\n");
+    chunks
+}
+
 /// Makes the kernel reset the connection when it is dropped.
 pub(super) fn to_reset(stream: TcpStream) -> TcpStream {
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();

@@ -13,7 +13,8 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
-use super::{Client, eventually, within};
+use super::engine::ENGINE;
+use super::{Client, Echo, Puppet, eventually, within};
 
 /// A running gateway; ended when dropped, and its log printed when the test fails.
 pub struct Gateway {
@@ -66,6 +67,20 @@ upstreams:
         .await
     }
 
+    /// A gateway before one server that the test plays by hand; `more` as in [`Self::before`].
+    pub async fn before_puppet(more: &str) -> (Puppet, Self) {
+        let server = Puppet::start().await;
+        let gateway = Self::before(&[server.address()], "", more).await;
+        (server, gateway)
+    }
+
+    /// A gateway before one server, `a`, that echoes; `more` as in [`Self::before`].
+    pub async fn before_echo(more: &str) -> (Echo, Self) {
+        let server = Echo::start("a").await;
+        let gateway = Self::before(&[server.address()], "", more).await;
+        (server, gateway)
+    }
+
     /// Starts a gateway and waits until it listens; its servers may be down.
     pub async fn start_unready(yaml: &str) -> Self {
         Self::launch(yaml, Command::new(env!("CARGO_BIN_EXE_sockgate"))).await
@@ -83,6 +98,9 @@ upstreams:
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("sockgate.yaml");
         std::fs::write(&file, &yaml).unwrap();
+        if let Ok(engine) = ENGINE.try_get() {
+            command.env("SOCKGATE_ENGINE", engine);
+        }
         let mut child = command
             .args(["run", "-c"])
             .arg(&file)
@@ -145,6 +163,11 @@ upstreams:
     /// Where a listener is bound.
     pub fn address(&self, listener: &str) -> SocketAddr {
         self.addresses[listener].parse().unwrap()
+    }
+
+    /// A new connection to the listener `web`.
+    pub async fn client(&self) -> Client {
+        Client::connect(self.address("web")).await
     }
 
     /// The process id.

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod cluster;
 pub mod crowd;
+pub mod engine;
 pub mod gateway;
 pub mod http2;
 pub mod node;
@@ -18,6 +19,9 @@ use std::time::Duration;
 
 /// Longest wait for anything that has to happen; a test that reaches it has failed.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Long enough for what must not happen to happen.
+pub const A_WHILE: Duration = Duration::from_millis(150);
 
 /// Waits for what has to happen, and says what it was when it does not.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {

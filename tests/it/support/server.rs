@@ -112,6 +112,11 @@ impl Puppet {
         Client::over(self.accepted().await)
     }
 
+    /// The next connection, behind TLS.
+    pub async fn accept_tls(&self, config: Arc<ServerConfig>) -> Client {
+        within("TLS handshake", tls::accept(self.accepted().await, config)).await.expect("a handshake")
+    }
+
     /// The next connection; it is reset when it is dropped, instead of closed.
     pub async fn accept_to_reset(&self) -> Client {
         Client::over(to_reset(self.accepted().await))

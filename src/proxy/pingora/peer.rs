@@ -56,11 +56,12 @@ pub(super) fn of(pool: &Pool, server: &Server) -> Result<Box<HttpPeer>> {
         // What opens a WebSocket has become a tunnel before: whatever is left of `Upgrade` was not meant as one.
         ..HttpUpstreamRequestPolicy::deny_upgrades()
     };
-    options.tcp_keepalive = Some(TcpKeepalive {
-        idle: Duration::from_secs(45),
-        interval: Duration::from_secs(15),
-        count: 5,
-        user_timeout: Duration::from_secs(90),
+    let keepalive = &upstream.config().tcp_keepalive;
+    options.tcp_keepalive = (!keepalive.idle.is_zero()).then_some(TcpKeepalive {
+        idle: keepalive.idle,
+        interval: keepalive.interval,
+        count: keepalive.probes as usize,
+        user_timeout: keepalive.user_timeout,
     });
     if let Some(tls) = upstream.tls() {
         options.verify_cert = tls.verify();

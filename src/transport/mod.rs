@@ -1,5 +1,7 @@
 //! A connected byte stream, plain or TLS, over TCP or a Unix socket: one type on both sides of the gateway.
 
+pub mod tls;
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -7,10 +9,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::TlsStream;
 
 /// A stream without TLS.
 #[derive(Debug)]
@@ -26,28 +28,64 @@ pub enum Socket {
 pub enum Transport {
     /// The socket itself.
     Plain(Socket),
-    /// TLS over the socket; boxed, since most sockets have none and the state is large.
-    Tls(Box<TlsStream<Socket>>),
+    /// TLS over a client's socket; boxed, since most sockets have none and the state is large.
+    FromClient(Box<tls::FromClient>),
+    /// TLS over a server's socket.
+    ToServer(Box<tls::ToServer>),
 }
 
-/// Idle time before the first keep-alive probe. Shorter than the NAT timeouts that operators meet.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(45);
-/// Time between probes.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-/// Longest time that sent bytes may stay unacknowledged before the kernel gives the peer up (RFC 5482).
-const USER_TIMEOUT: Duration = Duration::from_secs(90);
+/// `tcp_keepalive`: how the kernel notices a peer whose machine or network is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TcpKeepAlive {
+    /// Silence before the first probe; 0 s for no probes. Default 45 s, below the NAT timeouts that operators meet.
+    #[serde(with = "humantime_serde")]
+    pub idle: Duration,
+    /// Time from one probe to the next. Default 15 s.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+    /// Probes without an answer before the peer is given up, where `user_timeout` has not done so before. Default 3.
+    pub probes: u32,
+    /// Longest time that sent bytes may stay unacknowledged, or that a peer may have no room for more, before it is
+    /// given up (RFC 5482); 0 s leaves that to the kernel. Default 90 s.
+    #[serde(with = "humantime_serde")]
+    pub user_timeout: Duration,
+}
 
-impl Socket {
-    /// Prepares a fresh socket: no delay for small messages, and a dead peer is noticed though nobody speaks.
+impl Default for TcpKeepAlive {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_secs(45),
+            interval: Duration::from_secs(15),
+            probes: 3,
+            user_timeout: Duration::from_secs(90),
+        }
+    }
+}
+
+impl TcpKeepAlive {
+    /// Prepares a TCP socket: no delay for small messages, and a dead peer is noticed though nobody speaks. What is
+    /// accepted from a listening socket inherits all of it.
     ///
     /// Options that the kernel refuses are left as they are: the connection works without them.
-    pub fn tune(&self) {
+    pub fn tune(&self, socket: SockRef<'_>) {
+        let _ = socket.set_tcp_nodelay(true);
+        if self.idle.is_zero() {
+            let _ = socket.set_keepalive(false);
+        } else {
+            let probes =
+                TcpKeepalive::new().with_time(self.idle).with_interval(self.interval).with_retries(self.probes);
+            let _ = socket.set_tcp_keepalive(&probes);
+        }
+        let _ = socket.set_tcp_user_timeout(Some(self.user_timeout));
+    }
+}
+
+impl Socket {
+    /// See [`TcpKeepAlive::tune`]; Unix sockets need none of it.
+    pub fn tune(&self, keepalive: &TcpKeepAlive) {
         if let Self::Tcp(stream) = self {
-            let socket = SockRef::from(stream);
-            let _ = socket.set_tcp_nodelay(true);
-            let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
-            let _ = socket.set_tcp_keepalive(&keepalive);
-            let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
+            keepalive.tune(SockRef::from(stream));
         }
     }
 
@@ -80,7 +118,8 @@ impl Transport {
     pub fn socket(&self) -> &Socket {
         match self {
             Self::Plain(socket) => socket,
-            Self::Tls(stream) => stream.get_ref().0,
+            Self::FromClient(stream) => stream.socket(),
+            Self::ToServer(stream) => stream.socket(),
         }
     }
 }
@@ -148,4 +187,4 @@ macro_rules! delegate_io {
     };
 }
 delegate_io!(Socket, Tcp, Unix);
-delegate_io!(Transport, Plain, Tls);
+delegate_io!(Transport, Plain, FromClient, ToServer);

@@ -1,0 +1,72 @@
+//! Which fields pass the gateway, and which it adds: one rule for every engine, and for upgrades.
+
+use super::config::Forwarding;
+use super::forwarding::{Name, Seen};
+use super::hop_by_hop::{Nominated, is_hop_by_hop};
+
+/// The fields of a request on its way to a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Onward<'a> {
+    forwarding: &'a Forwarding,
+    seen: Seen<'a>,
+    trusted: bool,
+    nominated: Nominated<'a>,
+    request_id: &'a str,
+}
+
+impl<'a> Onward<'a> {
+    /// The rules for one request.
+    pub fn new(forwarding: &'a Forwarding, seen: Seen<'a>, request_id: &'a str) -> Self {
+        let (trusted, nominated) = (forwarding.trusts(seen.peer), Nominated::by(seen.headers));
+        Self { forwarding, seen, trusted, nominated, request_id }
+    }
+
+    /// Whether a field that the client sent goes on as it is; `Host` is the caller's.
+    pub fn passes(&self, name: &str) -> bool {
+        !is_hop_by_hop(name) && !self.forwarding.replaces(name, self.trusted) && !self.nominated.contains(name)
+    }
+
+    /// Hands out the fields that say who asks, name and value.
+    pub fn add(&self, field: impl FnMut(Name<'_>, &str)) {
+        self.forwarding.tell(&self.seen, self.trusted, self.request_id, field);
+    }
+}
+
+/// Whether a field of a server's answer goes on to the client as it is; `Connection` is the engine's, which has to know
+/// of it.
+pub fn passes_back(name: &str, nominated: &Nominated<'_>) -> bool {
+    (!is_hop_by_hop(name) || name == "connection") && !nominated.contains(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::Headers;
+
+    #[test]
+    fn what_is_the_connections_and_what_strangers_say_of_themselves_does_not_pass() {
+        let forwarding = Forwarding::default();
+        let fields =
+            [("Connection", "close, X-Mine"), ("X-Mine", "1"), ("X-Forwarded-For", "6.6.6.6"), ("Cookie", "a")]
+                .map(|(name, value)| httparse::Header { name, value: value.as_bytes() });
+        let headers = Headers::Fields(&fields);
+        let peer = [127, 0, 0, 1].into();
+        let seen = Seen { peer, local_port: 80, secure: false, authority: Some("a"), headers };
+        let onward = Onward::new(&forwarding, seen, "id");
+        let passed: Vec<_> = fields.iter().map(|field| field.name).filter(|name| onward.passes(name)).collect();
+        assert_eq!(passed, ["Cookie"]);
+        let mut added = Vec::new();
+        onward.add(|name, value| added.push(format!("{}: {value}", &*name)));
+        assert_eq!(
+            added,
+            [
+                "X-Forwarded-For: 127.0.0.1",
+                "X-Forwarded-Proto: http",
+                "X-Forwarded-Host: a",
+                "X-Forwarded-Port: 80",
+                "X-Real-IP: 127.0.0.1",
+                "X-Request-Id: id",
+            ]
+        );
+    }
+}

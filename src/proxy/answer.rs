@@ -1,0 +1,126 @@
+//! An answer of the gateway's own, before an engine writes it.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::asked::Asked;
+use crate::http::{Refusal, answers};
+use crate::router::{Action, Route};
+
+/// Status, fields and body; how its end is told is the engine's business.
+#[derive(Debug)]
+pub(super) struct Answer<'a> {
+    pub(super) status: u16,
+    pub(super) fields: Vec<(&'a str, Cow<'a, str>)>,
+    pub(super) body: Bytes,
+}
+
+impl<'a> Answer<'a> {
+    /// Says why a request is not carried.
+    pub(super) fn refusing(refusal: Refusal) -> Self {
+        let retry_after = refusal.retry_after().map(|seconds| ("retry-after", seconds.to_string().into()));
+        let fields = answers::REFUSAL_FIELDS.into_iter().map(|(name, value)| (name, value.into()));
+        Self {
+            status: refusal.status(),
+            fields: fields.chain(retry_after).collect(),
+            body: Bytes::from(refusal.to_string()),
+        }
+    }
+
+    /// What a route answers by itself; `None` where it leads to an upstream.
+    pub(super) fn of_route(route: &'a Arc<Route>, asked: &Asked<'_>, secure: bool) -> Option<Self> {
+        match &route.action {
+            Action::Upstream(_) => None,
+            Action::Respond(respond) => {
+                let mut fields: Vec<(&str, Cow<'_, str>)> = Vec::with_capacity(respond.headers.len() + 1);
+                fields.extend(respond.headers.iter().map(|(name, value)| (name.as_str(), value.as_str().into())));
+                let typed = fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+                if !respond.body.is_empty() && !typed {
+                    fields.push(("content-type", "text/plain; charset=utf-8".into()));
+                }
+                // Not copied, however large: the route is kept for as long as the body is written.
+                let body = Bytes::from_owner(RouteBody(Arc::clone(route)));
+                Some(Self { status: respond.status, fields, body })
+            }
+            Action::Redirect(redirect) => {
+                let location = redirect.location(secure, asked.authority, asked.target);
+                Some(Self { status: redirect.status, fields: vec![("location", location.into())], body: Bytes::new() })
+            }
+        }
+    }
+
+    /// The close packet of an Engine.IO session as the answer to its poll.
+    pub(super) fn farewell(body: Bytes, jsonp: bool, origin: Option<&str>) -> Answer<'static> {
+        let kind = if jsonp { "text/javascript; charset=UTF-8" } else { "text/plain; charset=UTF-8" };
+        let mut fields = vec![("content-type", kind.into()), ("cache-control", "no-store".into())];
+        if let Some(origin) = origin {
+            // A page of another site may not read an answer that does not allow it, and would take it for a failure.
+            fields.push(("access-control-allow-origin", origin.to_owned().into()));
+            fields.push(("access-control-allow-credentials", "true".into()));
+            fields.push(("vary", "Origin".into()));
+        }
+        Answer { status: 200, fields, body }
+    }
+
+    /// As HTTP/1.1, after which the connection closes.
+    pub(super) fn closing(&self) -> Vec<u8> {
+        let fields = self.fields.iter().map(|(name, value)| (*name, value.as_ref()));
+        answers::write_closing(self.status, fields, &self.body)
+    }
+}
+
+/// The body that a route responds with.
+struct RouteBody(Arc<Route>);
+
+impl AsRef<[u8]> for RouteBody {
+    fn as_ref(&self) -> &[u8] {
+        match &self.0.action {
+            Action::Respond(respond) => respond.body.as_bytes(),
+            Action::Upstream(_) | Action::Redirect(_) => b"",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::Headers;
+    use crate::router::config::{Redirect, Respond};
+
+    fn answer(action: Action) -> Option<(u16, String, String)> {
+        let asked = Asked {
+            method: "GET",
+            target: "/x?y",
+            authority: Some("a.example:81"),
+            headers: Headers::Fields(&[]),
+            websocket: false,
+        };
+        let route = Arc::new(Route { name: "test".into(), action });
+        let answer = Answer::of_route(&route, &asked, true)?;
+        let fields: Vec<String> = answer.fields.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        Some((answer.status, fields.join(", "), String::from_utf8(answer.body.to_vec()).unwrap()))
+    }
+
+    #[test]
+    fn a_text_is_one_unless_the_operator_says_otherwise() {
+        let respond = |headers: &[(&str, &str)], body: &str| {
+            let headers = headers.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+            answer(Action::Respond(Respond { status: 203, headers, body: body.to_owned() })).unwrap()
+        };
+        let text = "content-type: text/plain; charset=utf-8";
+        assert_eq!(respond(&[], "hello"), (203, text.to_owned(), "hello".to_owned()));
+        assert_eq!(respond(&[("X", "y")], "hello").1, format!("X: y, {text}"));
+        assert_eq!(respond(&[("Content-Type", "text/html")], "hello").1, "Content-Type: text/html");
+        assert_eq!(respond(&[], "").1, "");
+    }
+
+    #[test]
+    fn a_redirect_says_where_and_an_upstream_is_no_answer() {
+        let redirect = Redirect { host: Some("b.example".to_owned()), ..Redirect::default() };
+        let expected = (308, "location: https://b.example:81/x?y".to_owned(), String::new());
+        assert_eq!(answer(Action::Redirect(redirect)), Some(expected));
+        assert_eq!(answer(Action::Upstream("app".into())), None);
+    }
+}

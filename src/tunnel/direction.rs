@@ -1,0 +1,335 @@
+//! One direction of a tunnel: what is read on one side is written to the other.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::copy::{End, Overhear};
+use super::splice::{self, Pipe};
+use crate::transport::Transport;
+use crate::wire::ping::OwnPings;
+use crate::wire::websocket::{FrameTracker, Seen};
+
+/// Reads before other tasks get their turn.
+const READS_PER_TURN: usize = 16;
+/// The buffer that a thread reads with; only bytes that the other side does not take at once are kept elsewhere.
+const SCRATCH: usize = 64 * 1024;
+/// Reads in a row that fill the buffer before bulk is no longer copied.
+const FULL_READS: u8 = 4;
+
+thread_local! {
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
+
+/// Which side of a direction broke, and whether it was silence that told: the kernel gives up a peer that has
+/// acknowledged nothing for the user timeout.
+pub(super) enum Lost {
+    Source { silent: bool },
+    Sink { silent: bool },
+}
+
+impl Lost {
+    fn source(error: io::Error) -> Self {
+        Self::Source { silent: is_silence(&error) }
+    }
+
+    fn sink(error: io::Error) -> Self {
+        Self::Sink { silent: is_silence(&error) }
+    }
+}
+
+fn is_silence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable)
+}
+
+/// Read from the source, write to the sink, and keep only what the sink did not take at once.
+pub(super) struct Direction {
+    pub(super) pending: BytesMut,
+    /// The source has finished.
+    pub(super) eof: bool,
+    /// The sink has been told.
+    finished: bool,
+    /// Bytes have been written that TLS may still hold.
+    unflushed: bool,
+    /// The sink did not take all that it was given.
+    blocked: bool,
+    /// The source has said something since somebody asked.
+    heard: bool,
+    /// The sink has taken bytes after a time in which it took none, since somebody asked.
+    took: bool,
+    pub(super) bytes: u64,
+    pub(super) tracker: Option<FrameTracker>,
+    pub(super) seen: Seen,
+    overhear: Option<Overhear>,
+    /// Asked of the source; its answers go no further.
+    pub(super) pings: Option<Box<OwnPings>>,
+    /// Reads in a row that filled the buffer.
+    full_reads: u8,
+    /// Bytes that the sink did not take, behind those that are pending.
+    pipe: Option<Pipe>,
+}
+
+impl Direction {
+    pub(super) fn new(first: BytesMut, head: usize, websocket: bool) -> Self {
+        let mut direction = Self {
+            pending: BytesMut::new(),
+            eof: false,
+            finished: false,
+            unflushed: false,
+            blocked: false,
+            heard: false,
+            took: false,
+            bytes: 0,
+            tracker: websocket.then(FrameTracker::new),
+            seen: Seen::default(),
+            overhear: None,
+            pings: None,
+            full_reads: 0,
+            pipe: None,
+        };
+        direction.count(&first[head..]);
+        // An empty one still holds the memory that a head was read into.
+        if !first.is_empty() {
+            direction.pending = first;
+        }
+        direction
+    }
+
+    /// Lets somebody hear what this direction carries first, what is waiting behind the head already included.
+    pub(super) fn overhear(&mut self, overhear: Option<Overhear>, head: usize) {
+        self.overhear = overhear;
+        let first = std::mem::take(&mut self.pending);
+        self.tell(&first[head..]);
+        self.pending = first;
+    }
+
+    /// Whether the source has said something since this was asked last.
+    pub(super) fn take_heard(&mut self) -> bool {
+        std::mem::take(&mut self.heard)
+    }
+
+    /// Whether the sink has taken bytes after a time in which it took none, since this was asked last.
+    pub(super) fn take_took(&mut self) -> bool {
+        std::mem::take(&mut self.took)
+    }
+
+    fn tell(&mut self, bytes: &[u8]) {
+        if let Some(overhear) = &mut self.overhear
+            && !overhear(bytes)
+        {
+            self.overhear = None;
+        }
+    }
+
+    fn count(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        if let Some(tracker) = &mut self.tracker
+            && tracker.advance(bytes, &mut self.seen).is_err()
+        {
+            // Not RFC 6455 after all; the bytes are carried as they are.
+            self.tracker = None;
+        }
+    }
+
+    /// Takes the answers to our own Pings out of what has been read, and counts the rest, which is moved to the front.
+    fn sift(&mut self, bytes: &mut [u8]) -> usize {
+        let (Some(pings), Some(tracker)) = (&mut self.pings, &mut self.tracker) else {
+            self.count(bytes);
+            return bytes.len();
+        };
+        let kept = pings.sift(bytes, tracker, &mut self.seen).unwrap_or_else(|(kept, _)| {
+            self.tracker = None;
+            kept
+        });
+        self.bytes += kept as u64;
+        kept
+    }
+
+    /// Ready when the source has finished and the sink has been told so.
+    pub(super) fn poll(
+        &mut self,
+        source: &mut Transport,
+        sink: &mut Transport,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Lost>> {
+        if self.finished {
+            return Poll::Ready(Ok(()));
+        }
+        for _ in 0..READS_PER_TURN {
+            if !self.pending.is_empty() {
+                ready!(self.poll_pending(sink, cx)).map_err(Lost::sink)?;
+            }
+            if self.pipe.is_some() {
+                ready!(self.poll_pipe(sink, cx)).map_err(Lost::sink)?;
+            }
+            if self.eof {
+                ready!(Pin::new(&mut *sink).poll_flush(cx)).map_err(Lost::sink)?;
+                // A peer that has gone already needs no goodbye.
+                let _ = ready!(Pin::new(&mut *sink).poll_shutdown(cx));
+                self.finished = true;
+                return Poll::Ready(Ok(()));
+            }
+            let read = match self.splice(source, sink, cx) {
+                Some(read) => read,
+                None => BUFFER.with_borrow_mut(|buffer| self.poll_once(buffer, source, sink, cx)),
+            };
+            if read.is_pending() {
+                if self.unflushed {
+                    ready!(Pin::new(&mut *sink).poll_flush(cx)).map_err(Lost::sink)?;
+                    self.unflushed = false;
+                }
+                return Poll::Pending;
+            }
+            ready!(read)?;
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Writes what is pending, and gives its memory back.
+    fn poll_pending(&mut self, sink: &mut Transport, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.pending.is_empty() {
+            let Poll::Ready(written) = poll_write(sink, &self.pending, cx) else {
+                self.blocked = true;
+                return Poll::Pending;
+            };
+            self.pending.advance(written?);
+            self.unflushed = true;
+            self.took |= std::mem::take(&mut self.blocked);
+        }
+        self.pending = BytesMut::new();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes what is in the pipe, and gives it back.
+    fn poll_pipe(&mut self, sink: &Transport, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (Some(mut pipe), Transport::Plain(sink)) = (self.pipe.take(), sink) else { return Poll::Ready(Ok(())) };
+        let mut went = false;
+        let emptied = pipe.poll_empty(sink, &mut went, cx);
+        self.took |= went && std::mem::take(&mut self.blocked);
+        match emptied {
+            Poll::Ready(Ok(())) => pipe.give_back(),
+            Poll::Pending => {
+                self.blocked = true;
+                self.pipe = Some(pipe);
+            }
+            // With the pipe goes what is in it.
+            Poll::Ready(Err(_)) => {}
+        }
+        emptied
+    }
+
+    /// The same as [`Self::poll_once`] without a copy, where that pays and nobody looks at the bytes.
+    fn splice(&mut self, source: &Transport, sink: &Transport, cx: &mut Context<'_>) -> Option<Poll<Result<(), Lost>>> {
+        if self.full_reads < FULL_READS || self.tracker.is_some() || self.overhear.is_some() {
+            return None;
+        }
+        let (Transport::Plain(source), Transport::Plain(_)) = (source, sink) else { return None };
+        let mut pipe = Pipe::borrow()?;
+        let read = match pipe.poll_fill(source, cx) {
+            Poll::Ready(Ok(read)) => read,
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
+                // Not between these two; nothing has been moved.
+                self.full_reads = 0;
+                return None;
+            }
+            Poll::Ready(Err(error)) => return Some(Poll::Ready(Err(Lost::source(error)))),
+            Poll::Pending => {
+                pipe.give_back();
+                return Some(Poll::Pending);
+            }
+        };
+        self.eof = read == 0;
+        self.heard |= read > 0;
+        self.bytes += read as u64;
+        if read < splice::WORTHWHILE {
+            self.full_reads = 0;
+        }
+        self.pipe = Some(pipe);
+        // The next turn of the loop empties it.
+        Some(Poll::Ready(Ok(())))
+    }
+
+    /// One read, and one write of what it brought.
+    fn poll_once(
+        &mut self,
+        buffer: &mut [u8],
+        source: &mut Transport,
+        sink: &mut Transport,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Lost>> {
+        // What was held back belongs before what comes now.
+        let held = self.pings.as_ref().map_or(0, |pings| {
+            let held = pings.held();
+            buffer[..held.len()].copy_from_slice(held);
+            held.len()
+        });
+        let mut unread = ReadBuf::new(&mut buffer[held..]);
+        ready!(Pin::new(source).poll_read(cx, &mut unread)).map_err(Lost::source)?;
+        let read = unread.filled().len();
+        if read == 0 {
+            self.eof = true;
+            self.count(&buffer[..held]);
+            self.pending.extend_from_slice(&buffer[..held]);
+            return Poll::Ready(Ok(()));
+        }
+        self.heard = true;
+        self.full_reads = if held + read == SCRATCH { self.full_reads.saturating_add(1) } else { 0 };
+        let kept = self.sift(&mut buffer[..held + read]);
+        let bytes = &buffer[..kept];
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        self.tell(bytes);
+        self.unflushed = true;
+        match poll_write(sink, bytes, cx) {
+            Poll::Ready(Ok(written)) => self.pending.extend_from_slice(&bytes[written..]),
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(Lost::sink(error))),
+            Poll::Pending => self.pending.extend_from_slice(bytes),
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Lost {
+    /// How the tunnel ends, where this is the direction from the client to the server.
+    pub(super) fn inward(self) -> End {
+        match self {
+            Self::Source { silent } => End::lost_client(silent),
+            Self::Sink { silent } => End::lost_server(silent),
+        }
+    }
+
+    /// How the tunnel ends, where this is the direction from the server to the client.
+    pub(super) fn outward(self) -> End {
+        match self {
+            Self::Source { silent } => End::lost_server(silent),
+            Self::Sink { silent } => End::lost_client(silent),
+        }
+    }
+}
+
+fn poll_write(sink: &mut Transport, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    match ready!(Pin::new(sink).poll_write(cx, bytes)) {
+        Ok(0) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+        written => Poll::Ready(written),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_direction_with_nothing_to_carry_holds_no_memory() {
+        let mut read = BytesMut::with_capacity(1024);
+        read.extend_from_slice(b"a head");
+        drop(read.split_to(6));
+        assert!(read.is_empty() && read.capacity() > 0, "what a head was read into");
+        assert_eq!(Direction::new(read, 0, true).pending.capacity(), 0);
+    }
+}
