@@ -302,6 +302,8 @@ impl Exchange {
     /// The head of the server's answer has come. Gives the cookie to add, or refuses what is no answer.
     pub(super) fn answered(&mut self, status: u16) -> Result<Option<String>, Refusal> {
         self.first_byte.get_or_insert_with(Instant::now);
+        // Before the client has the answer, since the next poll follows it at once.
+        self.leave_next_time();
         if status == 101 {
             // No upgrade was asked for: passing it on would leave client and server with two ideas of the connection.
             return Err(self.fail(Refusal::BadAnswer));
@@ -352,13 +354,14 @@ impl Exchange {
             self.log(core, &asked(), ended);
         }
         self.leave_next_time();
+        self.leave = None;
         self.lease = None;
         ended.cut_by.is_none() || self.refusal.is_some_and(|refusal| refusal.status() == ended.status)
     }
 
     /// Notes that the turn of this poll's session has come while the poll could not be ended.
-    fn leave_next_time(&mut self) {
-        let told = self.leave.take().is_some_and(|leave| leave.is_told());
+    fn leave_next_time(&self) {
+        let told = self.leave.as_ref().is_some_and(|leave| leave.is_told());
         let begun = self.ask.as_ref().and_then(|ask| ask.session.as_ref()?.begun.as_ref());
         let table = self.pool.as_ref().and_then(|pool| pool.sessions());
         if let (true, Some(table), Some((key, _))) = (told, table, begun) {

@@ -238,6 +238,7 @@ async fn servers_leave_and_come_back_by_hand_under_hundreds_of_sessions() {
     let mut crowd = Crowd::come(cluster.address(), &[(By::Polling, 200), (By::WebSocket, 200)]).await;
     let before = crowd.ways();
     drain(&cluster, "POST", "c&rate=200&deadline=60s").await;
+    crowd.leave("c").await;
     drained(&cluster, "c").await;
     crowd.settle().await;
     for (before, after) in before.iter().zip(crowd.ways()) {
@@ -292,6 +293,7 @@ async fn servers_join_and_leave_by_reload_under_hundreds_of_sessions() {
     eventually("it is let go", async || servers(&cluster.gateways[0]).await.len() == 3).await;
     let leaving = servers(&cluster.gateways[0]).await;
     assert_eq!(leaving, [is("b", "up", false), is("c", "up", false), is("a", "draining", true)]);
+    crowd.leave("a").await;
     let gone = [is("b", "up", false), is("c", "up", false)];
     eventually("it is gone", async || servers(&cluster.gateways[0]).await == gone).await;
     let took = started.elapsed();

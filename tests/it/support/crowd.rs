@@ -56,13 +56,22 @@ impl Crowd {
 
     /// Waits until everybody has a session.
     pub async fn settle(&mut self) {
+        self.wait("everybody has a session", |way| way.is_home).await;
+    }
+
+    /// Waits until nobody is on a server.
+    pub async fn leave(&mut self, server: &str) {
+        self.wait("all have left", |way| way.is_home && way.homes.last().is_some_and(|home| home != server)).await;
+    }
+
+    /// Waits until this holds for everybody; a crowd has more time than others.
+    async fn wait(&mut self, what: &str, holds: impl Fn(&Way) -> bool) {
         let ways = Arc::clone(&self.ways);
-        let all_home = async || ways.lock().unwrap().iter().all(|way| way.is_home);
+        let all = || ways.lock().unwrap().iter().all(&holds);
         tokio::select! {
-            // In several steps, so that a crowd has the time that it takes.
-            () = async { while !all_home().await { tokio::time::sleep(Duration::from_millis(50)).await } } => {}
+            () = async { while !all() { tokio::time::sleep(Duration::from_millis(50)).await } } => {}
             Some(ended) = self.clients.join_next() => fail(ended),
-            () = tokio::time::sleep(Duration::from_secs(120)) => panic!("not everybody has a session: {:?}", self.homes()),
+            () = tokio::time::sleep(Duration::from_secs(120)) => panic!("{what}: not in time: {:?}", self.homes()),
         }
     }
 
