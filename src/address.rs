@@ -1,7 +1,7 @@
 //! Addresses as an operator writes them: where a listener binds and where a server lives.
 
 use std::fmt;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -25,6 +25,15 @@ pub enum ServerAddress {
     Name(String, u16),
     /// The path of a Unix stream socket.
     Unix(PathBuf),
+}
+
+/// The address that stands for a client: IPv4 in IPv6's clothes is IPv4, and an IPv6 client is its /64, since one household
+/// or phone changes the lower half at will (RFC 8981).
+pub fn standing_for(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+    }
 }
 
 /// What was found instead of an address, in words that say what was expected.

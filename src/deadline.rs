@@ -98,13 +98,18 @@ impl Deadlines {
         let now = ticks(self.start.elapsed()) + 1;
         self.now.store(now, Ordering::Relaxed);
         for shard in &self.shards {
-            shard.lock().unwrap_or_else(PoisonError::into_inner).retain(|cell| {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.retain(|cell| {
                 let Some(cell) = cell.upgrade() else { return false };
                 if cell.is_due(now) {
                     cell.waker.wake();
                 }
                 true
             });
+            if shard.len() * 4 < shard.capacity() {
+                let length = shard.len();
+                shard.shrink_to(length * 2);
+            }
         }
     }
 }
@@ -200,8 +205,9 @@ mod tests {
             drop(clock.register());
         }
         clock.sweep();
-        let left: usize = clock.shards.iter().map(|shard| shard.lock().unwrap().len()).sum();
-        assert_eq!(left, 1);
+        let shards = || clock.shards.iter().map(|shard| shard.lock().unwrap());
+        assert_eq!(shards().map(|shard| shard.len()).sum::<usize>(), 1);
+        assert!(shards().all(|shard| shard.capacity() <= 4), "the lists themselves included");
         drop(kept);
     }
 }

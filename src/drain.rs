@@ -74,8 +74,13 @@ impl Turns {
 
 /// What is open on one server and can be told to leave.
 #[derive(Debug, Default)]
-pub struct Roster {
+pub struct Roster(Arc<List>);
+
+#[derive(Debug, Default)]
+struct List {
     present: Mutex<Vec<Weak<Leave>>>,
+    /// How many of these have been dropped since somebody looked.
+    gone: AtomicUsize,
 }
 
 /// One that can be told to leave; whoever serves it holds it for as long as it is open.
@@ -86,6 +91,8 @@ pub struct Leave {
     told: AtomicU8,
     of_session: bool,
     waker: AtomicWaker,
+    /// The list that it is on.
+    list: Option<Arc<List>>,
 }
 
 /// Why somebody is told to leave.
@@ -154,39 +161,67 @@ impl Leave {
     }
 }
 
-impl Roster {
-    /// Puts one more on the list, until its last holder drops it. `of_session`: the session that it belongs to ends with
-    /// it, and its client opens another one.
-    pub fn add(&self, origin: Origin, of_session: bool) -> Arc<Leave> {
-        let leave = Arc::new(Leave { origin, told: AtomicU8::new(0), of_session, waker: AtomicWaker::new() });
-        let mut present = self.present();
-        // Sweep when the list is about to grow: each entry is then looked at a bounded number of times.
-        if present.len() == present.capacity() {
+impl Drop for Leave {
+    fn drop(&mut self) {
+        if let Some(list) = &self.list {
+            list.one_left();
+        }
+    }
+}
+
+/// Entries that may be left over: a few are not worth a look.
+const LEFT_OVER: usize = 64;
+
+impl List {
+    fn present(&self) -> MutexGuard<'_, Vec<Weak<Leave>>> {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An entry keeps memory for as long as it is on the list, so that the list is swept when half of it is left over:
+    /// each entry is then looked at a bounded number of times.
+    fn one_left(&self) {
+        let gone = self.gone.fetch_add(1, Ordering::Relaxed) + 1;
+        // Not waited for: whoever looks through the list may just have dropped the last holder.
+        if gone >= LEFT_OVER
+            && let Ok(mut present) = self.present.try_lock()
+            && gone * 2 >= present.len()
+        {
+            self.gone.store(0, Ordering::Relaxed);
             present.retain(|entry| entry.strong_count() > 0);
             if present.len() * 4 < present.capacity() {
                 let length = present.len();
                 present.shrink_to(length * 2);
             }
         }
-        present.push(Arc::downgrade(&leave));
+    }
+}
+
+impl Roster {
+    /// Puts one more on the list, until its last holder drops it. `of_session`: the session that it belongs to ends with
+    /// it, and its client opens another one.
+    pub fn add(&self, origin: Origin, of_session: bool) -> Arc<Leave> {
+        let (told, waker) = (AtomicU8::default(), AtomicWaker::default());
+        let leave = Arc::new(Leave { origin, told, of_session, waker, list: Some(Arc::clone(&self.0)) });
+        self.0.present().push(Arc::downgrade(&leave));
         leave
     }
 
     /// Those who are open now and came in by a way like this.
     pub fn those(&self, is_meant: impl Fn(&Origin) -> bool) -> Vec<Weak<Leave>> {
-        let present = self.present();
+        let present = self.0.present();
         let meant = |entry: &&Weak<Leave>| entry.upgrade().is_some_and(|leave| is_meant(&leave.origin));
         present.iter().filter(meant).cloned().collect()
     }
 
     /// A list of these alone.
     pub fn of(present: Vec<Weak<Leave>>) -> Self {
-        Self { present: Mutex::new(present) }
+        Self(Arc::new(List { present: Mutex::new(present), gone: AtomicUsize::default() }))
     }
 
     /// How many are open.
     pub fn len(&self) -> usize {
-        self.present().iter().filter(|entry| entry.strong_count() > 0).count()
+        let present = self.0.present();
+        present.iter().filter(|entry| entry.strong_count() > 0).count()
     }
 
     /// Whether nothing is open.
@@ -205,13 +240,9 @@ impl Roster {
     }
 
     fn tell(&self, why: Why, may: impl Fn(&Leave) -> bool) -> Option<Weak<Leave>> {
-        let leave = draw(&mut self.present(), may)?;
+        let leave = draw(&mut self.0.present(), may)?;
         leave.tell(why);
         Some(Arc::downgrade(&leave))
-    }
-
-    fn present(&self) -> MutexGuard<'_, Vec<Weak<Leave>>> {
-        self.present.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells everyone to leave; gives their number.
@@ -328,9 +359,21 @@ mod tests {
         }
         let stays = roster.add(Origin::default(), true);
         assert_eq!(roster.len(), 1);
-        assert!(roster.present.lock().unwrap().capacity() < 64);
+        assert!(roster.0.present().capacity() < 64);
         assert!(roster.tell_one() && !roster.tell_one());
         stays.told().await;
+    }
+
+    #[test]
+    fn a_crowd_that_has_left_leaves_nothing_behind_though_nobody_comes_after_it() {
+        let roster = Roster::default();
+        drop((0..10_000).map(|_| roster.add(Origin::default())).collect::<Vec<_>>());
+        assert!(roster.0.present().capacity() <= 2 * LEFT_OVER);
+        let crowd: Vec<_> = (0..1000).map(|_| roster.add(Origin::default())).collect();
+        // Looking through the list may drop the last holder, under the lock.
+        roster.those(|_| true);
+        drop(crowd);
+        assert!(roster.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

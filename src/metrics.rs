@@ -1,10 +1,12 @@
 //! What the gateway counts, in Prometheus' terms. Handles are looked up once, when their owner is built.
 
+use std::cell::RefCell;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures::FutureExt;
+use prometheus::core::Collector;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -14,6 +16,7 @@ use prometheus::{
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    names: Vec<String>,
     connections_open: IntGaugeVec,
     connections: IntCounterVec,
     connections_refused: IntCounterVec,
@@ -27,6 +30,8 @@ pub struct Metrics {
     upgrades_refused: IntCounterVec,
     upgrades_offered: IntCounterVec,
     upgrades_reached: IntCounterVec,
+    time_to_websocket: HistogramVec,
+    session_fallbacks: IntCounterVec,
     handshake_errors: IntCounterVec,
     tunnels_closed: IntCounterVec,
     goodbyes: IntCounterVec,
@@ -76,6 +81,9 @@ pub struct UpstreamMetrics {
     pub upgrades_offered: IntCounter,
     /// Of those, the ones that reached it.
     pub upgrades_reached: IntCounter,
+    /// How long that took from the handshake.
+    pub time_to_websocket: Histogram,
+    session_fallbacks: IntCounterVec,
     /// Bytes that tunnels carried from clients to servers.
     pub bytes_in: IntCounter,
     /// Bytes that tunnels carried from servers to clients.
@@ -93,28 +101,34 @@ impl Metrics {
     /// Two families of one name: a fault of the program, not of its input.
     pub fn new() -> Result<Arc<Self>, prometheus::Error> {
         let registry = Registry::new_custom(Some("sockgate".to_owned()), None)?;
+        let names = RefCell::new(Vec::new());
+        let register = |family: Box<dyn Collector>| {
+            names.borrow_mut().extend(family.desc().iter().map(|desc| format!("sockgate_{}", desc.fq_name)));
+            registry.register(family)
+        };
         let counter = |name: &str, help: &str, labels: &[&str]| {
             let family = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(family.clone())).map(|()| family)
+            register(Box::new(family.clone())).map(|()| family)
         };
         let gauge = |name: &str, help: &str, labels: &[&str]| {
             let family = IntGaugeVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(family.clone())).map(|()| family)
+            register(Box::new(family.clone())).map(|()| family)
+        };
+        let histogram = |name: &str, help: &str, buckets: &[f64]| {
+            let family = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), &["upstream"])?;
+            register(Box::new(family.clone())).map(|()| family)
         };
         let plain = |name: &str, help: &str| {
             let metric = IntCounter::new(name, help)?;
-            registry.register(Box::new(metric.clone())).map(|()| metric)
+            register(Box::new(metric.clone())).map(|()| metric)
         };
         let level = |name: &str, help: &str| {
             let metric = IntGauge::new(name, help)?;
-            registry.register(Box::new(metric.clone())).map(|()| metric)
+            register(Box::new(metric.clone())).map(|()| metric)
         };
-        let buckets = vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0];
-        let seconds = HistogramVec::new(
-            HistogramOpts::new("request_seconds", "Time of requests, long polls included").buckets(buckets),
-            &["upstream"],
-        )?;
-        registry.register(Box::new(seconds.clone()))?;
+        const REQUESTS: [f64; 15] =
+            [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0];
+        const UPGRADES: [f64; 10] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
         Ok(Arc::new(Self {
             connections_open: gauge("connections_open", "Client connections open now", &["listener"])?,
             connections: counter("connections_total", "Client connections accepted", &["listener"])?,
@@ -122,7 +136,7 @@ impl Metrics {
             detected: counter("detected_total", "What connections turned out to speak", &["listener", "protocol"])?,
             tls_handshakes: counter("tls_handshakes_total", "TLS handshakes of clients", &["listener", "result"])?,
             requests: counter("requests_total", "Requests answered", &["upstream", "class"])?,
-            request_seconds: seconds,
+            request_seconds: histogram("request_seconds", "Time of requests, long polls included", &REQUESTS)?,
             refusals: counter("refusals_total", "Requests that the gateway answered by itself", &["reason"])?,
             tunnels_open: gauge("tunnels_open", "Tunnels open now", &["upstream"])?,
             tunnels: counter("tunnels_total", "Tunnels opened", &["upstream", "kind"])?,
@@ -133,6 +147,16 @@ impl Metrics {
                 &["upstream"],
             )?,
             upgrades_reached: counter("upgrades_reached_total", "Of those, the ones that reached it", &["upstream"])?,
+            time_to_websocket: histogram(
+                "time_to_websocket_seconds",
+                "From the handshake of a session to its WebSocket",
+                &UPGRADES,
+            )?,
+            session_fallbacks: counter(
+                "session_fallbacks_total",
+                "Requests of sessions that nobody knows, by what placed them",
+                &["upstream", "by"],
+            )?,
             handshake_errors: counter("engine_io_errors_total", "Engine.IO errors by code", &["upstream", "code"])?,
             tunnels_closed: counter("tunnels_closed_total", "Tunnels closed, by whom", &["upstream", "by"])?,
             goodbyes: counter(
@@ -146,6 +170,7 @@ impl Metrics {
             reload_time: level("reload_last_good_seconds", "When the one in force was loaded, in seconds since 1970")?,
             panics: plain("panics_total", "Panics, each the end of one connection or task")?,
             access_log_lost: plain("access_log_lost_total", "Access-log lines given up")?,
+            names: names.into_inner(),
             registry,
         }))
     }
@@ -176,6 +201,8 @@ impl Metrics {
             upgrades_refused: self.upgrades_refused.with_label_values(&[name]),
             upgrades_offered: self.upgrades_offered.with_label_values(&[name]),
             upgrades_reached: self.upgrades_reached.with_label_values(&[name]),
+            time_to_websocket: self.time_to_websocket.with_label_values(&[name]),
+            session_fallbacks: self.session_fallbacks.clone(),
             engine_io_errors: self.handshake_errors.clone(),
             bytes_in: self.tunnel_bytes.with_label_values(&[name, "in"]),
             bytes_out: self.tunnel_bytes.with_label_values(&[name, "out"]),
@@ -207,6 +234,11 @@ impl Metrics {
     /// Counts an answer of the gateway's own.
     pub fn refused(&self, reason: &str) {
         self.refusals.with_label_values(&[reason]).inc();
+    }
+
+    /// The names of all families, with those that have nothing to tell yet and so are not rendered.
+    pub fn names(&self) -> &[String] {
+        &self.names
     }
 
     /// Everything in Prometheus' text format 0.0.4.
@@ -260,6 +292,11 @@ impl UpstreamMetrics {
     /// Counts a goodbye that was said.
     pub fn goodbye(&self, why: &str) {
         self.goodbyes.with_label_values(&[&self.name, why]).inc();
+    }
+
+    /// Counts a request of a session that nobody knows, by what places it instead: `cookie` or `balance`.
+    pub fn fell_back(&self, by: &str) {
+        self.session_fallbacks.with_label_values(&[&self.name, by]).inc();
     }
 
     /// Counts the end of a tunnel.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, RandomState};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, MutexGuard};
@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::shards::{AsIs, Clock, LAG, Shard, sweeping};
+use crate::address::standing_for;
 use crate::request::Request;
 
 /// The server that each client of one upstream was on last, for a while after it was seen: who comes back goes there, and
@@ -56,15 +57,9 @@ impl Returning {
         sweeping(Arc::downgrade(self), Self::sweep)
     }
 
-    /// The key of a client that is known by its address: IPv4 in IPv6's clothes is IPv4, and an IPv6 client is its /64,
-    /// since one household or phone changes the lower half at will (RFC 8981).
+    /// The key of a client that is known by the address that stands for it.
     pub fn address(&self, client: IpAddr) -> ClientKey {
-        ClientKey(match client.to_canonical() {
-            IpAddr::V6(address) => {
-                self.secret.hash_one(IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))))
-            }
-            v4 => self.secret.hash_one(v4),
-        })
+        ClientKey(self.secret.hash_one(standing_for(client)))
     }
 
     /// The key of a client that is known by something it says, such as a cookie of the application.

@@ -5,8 +5,10 @@ pub mod config;
 pub mod cookie;
 pub mod session;
 mod shards;
+pub mod upgrades;
 
 pub use client::{By, ClientKey, Returning, stable_hash, value};
 pub use config::{Config, CookieConfig};
 pub use cookie::CookieAffinity;
-pub use session::{Found, Held, Home, How, Key, Learned, Mark, SessionTable, Totals};
+pub use session::{Cause, Found, Held, Home, How, Key, Learned, Mark, SessionTable, Totals, Upgrade};
+pub use upgrades::Recent;

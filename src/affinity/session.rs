@@ -1,20 +1,27 @@
 //! The memory of sessions: which server each one lives on. Who learns from answers and who routes is not known here.
 //!
 //! A session is known by a keyed hash of its id, so neither a core dump nor the status page gives ids away, and nobody
-//! outside can make two ids collide. A million sessions take some 70 MiB; a look-up takes no memory and writes to
+//! outside can make two ids collide. A million sessions take some 90 MiB; a look-up takes no memory and writes to
 //! nothing that another session shares but its shard.
+
+mod home;
+mod totals;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicU8, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::shards::{AsIs, Clock, LAG, Shard, sweeping};
+use super::upgrades::{Recent, Upgrades};
+
+pub use home::Home;
+pub use totals::{Cause, Totals};
 
 /// Session → server, for one upstream. It outlives reloads.
 pub struct SessionTable {
@@ -24,6 +31,7 @@ pub struct SessionTable {
     clock: Clock,
     len: AtomicUsize,
     max: AtomicUsize,
+    upgrades: Upgrades,
     /// The shard that the next sweep begins with.
     next: AtomicUsize,
 }
@@ -32,15 +40,6 @@ pub struct SessionTable {
 /// and kept with it, as its log does in place of the id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key([u64; 2]);
-
-/// A server as the table sees it: the sessions that live there.
-#[derive(Debug)]
-pub struct Home {
-    server: u64,
-    live: AtomicUsize,
-    opened: AtomicU64,
-    closed: AtomicU64,
-}
 
 /// What is known of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,14 +55,16 @@ pub struct Found {
 pub enum Mark {
     /// The server offered a WebSocket.
     Offered = 1,
-    /// It went on to a WebSocket for good: when the last of its tunnels ends, so does it.
+    /// It is on a WebSocket for good: when the last of its tunnels ends, so does it.
     Upgraded = 2,
     /// Its server drains, and this session's turn to leave has come.
     Leaving = 4,
 }
 
-/// Forgotten while a tunnel held it: nobody finds it, but its place is taken until the tunnel ends.
+/// It is over and counts no more; who asks for it before it is due still finds the way.
 const ENDED: u8 = 8;
+/// Its handshake was not seen: how long it may be silent is a guess.
+const GUESSED: u8 = 16;
 
 /// How a session became known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,25 +88,11 @@ pub enum Learned {
     Full,
 }
 
-/// What the table ever did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Sessions learned from handshakes.
-    pub learned: u64,
-    /// Sessions learned by rescue.
-    pub rescued: u64,
-    /// Sessions that were learned again on another server.
-    pub moved: u64,
-    /// Sessions that fell silent, or whose tunnel ended.
-    pub expired: u64,
-    /// Sessions that were forgotten on purpose.
-    pub forgotten: u64,
-    /// Sessions that were not learned because the table was full.
-    pub refused: u64,
-    /// Look-ups that found their session.
-    pub found: u64,
-    /// Look-ups that did not.
-    pub unknown: u64,
+/// How a session came to its WebSocket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upgrade {
+    /// The time from its handshake; `None` if that was not seen here.
+    pub after: Option<Duration>,
 }
 
 /// Keeps a session from expiring while one of its tunnels is open; dropped with the tunnel.
@@ -113,14 +100,16 @@ pub struct Totals {
 pub struct Held {
     table: Arc<SessionTable>,
     key: Key,
+    /// Why the tunnel ended, as a place in [`Cause::ALL`]; beyond it while nobody has said.
+    cause: AtomicU8,
 }
 
 /// Parts of the table with a lock each. A sweep holds one for some microseconds, everything else for nanoseconds.
 const SHARDS: usize = 512;
 /// Shards that one sweep looks at, so that each has its turn every four seconds and no worker is away for long.
 const SHARDS_PER_SWEEP: usize = SHARDS / 16;
-/// How long a session stays known when its last tunnel has ended, in seconds: enough for requests on their way.
-const AFTER_TUNNEL: u32 = 5;
+/// How long the way to a session that is over is still known, in seconds: enough for requests that are under way.
+const AFTERGLOW: u32 = 5;
 
 impl SessionTable {
     /// An empty table for at most `max` sessions, whose clock stands still until [`Self::run`] is polled.
@@ -132,6 +121,7 @@ impl SessionTable {
             clock: Clock::new(),
             len: AtomicUsize::new(0),
             max: AtomicUsize::new(max),
+            upgrades: Upgrades::new(),
             next: AtomicUsize::new(0),
         })
     }
@@ -163,34 +153,41 @@ impl SessionTable {
         let life = seconds(life);
         let mut shard = self.shard(key);
         if let Some(entry) = shard.live(key, now) {
-            entry.life = life;
+            // Who has found a session knows less of it than who saw its handshake.
+            if how == How::Handshake || entry.marks & GUESSED != 0 {
+                entry.life = life;
+            }
+            if how == How::Handshake {
+                entry.marks &= !GUESSED;
+            }
             entry.renew(now);
-            if entry.home.server == home.server {
+            if entry.home.server() == home.server() {
                 return Learned::Known;
             }
             entry.marks &= !(Mark::Leaving as u8);
-            entry.settle(home);
+            entry.move_to(home);
             shard.totals.moved += 1;
             return Learned::Moved;
         }
         match shard.sessions.get_mut(&key) {
             Some(ended) if !ended.is_over(now) => {
-                ended.life = life;
+                home.open();
+                *ended = Entry {
+                    holds: ended.holds,
+                    ..Entry::new(home.clone(), life, how, self.clock.milliseconds() as u32)
+                };
                 ended.renew(now);
-                ended.marks = 0;
-                ended.settle(home);
             }
             over => {
                 if over.is_some() {
-                    self.remove(&mut shard, key);
-                    shard.totals.expired += 1;
+                    self.remove(&mut shard, key, Cause::Silent);
                 }
                 if !self.make_room(&mut shard, now) {
                     shard.totals.refused += 1;
                     return Learned::Full;
                 }
                 home.open();
-                let mut entry = Entry { home: home.clone(), due: 0, life, holds: 0, marks: 0 };
+                let mut entry = Entry::new(home.clone(), life, how, self.clock.milliseconds() as u32);
                 entry.renew(now);
                 shard.sessions.insert(key, entry);
             }
@@ -202,28 +199,63 @@ impl SessionTable {
         Learned::New
     }
 
-    /// Where a session lives; that it was asked for keeps it alive.
+    /// Where a session lives, or has lived until some seconds ago; that it was asked for keeps a living one alive.
     pub fn find(&self, key: Key) -> Option<Found> {
         let now = self.clock.now();
         let mut shard = self.shard(key);
-        let Some(entry) = shard.live(key, now) else {
+        let Some(entry) = shard.sessions.get_mut(&key).filter(|entry| entry.is_known(now)) else {
             shard.totals.unknown += 1;
             return None;
         };
-        entry.renew(now);
-        let found = Found { server: entry.home.server, marks: entry.marks };
+        if entry.is_live(now) {
+            entry.renew(now);
+        }
+        let found = Found { server: entry.home.server(), marks: entry.marks };
         shard.totals.found += 1;
         Some(found)
+    }
+
+    /// How long a session may be silent before it is over: what it was learned with from its handshake, in whole seconds.
+    /// `None` if it isn't known, or its handshake was not seen.
+    pub fn silence(&self, key: Key) -> Option<Duration> {
+        let now = self.clock.now();
+        let mut shard = self.shard(key);
+        let entry = shard.live(key, now)?;
+        (entry.marks & GUESSED == 0).then(|| Duration::from_secs(entry.life.into()))
     }
 
     /// Notes something about a session. False if it was noted before, or the session isn't known.
     pub fn mark(&self, key: Key, mark: Mark) -> bool {
         let now = self.clock.now();
-        self.shard(key).live(key, now).is_some_and(|entry| {
-            let new = entry.marks & mark as u8 == 0;
-            entry.marks |= mark as u8;
-            new
-        })
+        self.shard(key).live(key, now).is_some_and(|entry| entry.mark(mark))
+    }
+
+    /// Notes that a session was offered a WebSocket. False if that was known, or the session isn't.
+    pub fn offer(&self, key: Key) -> bool {
+        let new = self.mark(key, Mark::Offered);
+        if new {
+            self.upgrades.offered(second(self.clock.milliseconds()));
+        }
+        new
+    }
+
+    /// Notes that a session has come to its WebSocket for good. `None` if that was known, or the session isn't.
+    pub fn upgrade(&self, key: Key) -> Option<Upgrade> {
+        let (now, exactly) = (self.clock.now(), self.clock.milliseconds());
+        let opened = {
+            let mut shard = self.shard(key);
+            let entry = shard.live(key, now).filter(|entry| entry.marks & Mark::Upgraded as u8 == 0)?;
+            entry.mark(Mark::Upgraded);
+            (entry.marks & GUESSED == 0).then_some(entry.opened)
+        };
+        let after = opened.map(|opened| u64::from((exactly as u32).wrapping_sub(opened)));
+        self.upgrades.reached(second(exactly.saturating_sub(after.unwrap_or(0))));
+        Some(Upgrade { after: after.map(Duration::from_millis) })
+    }
+
+    /// What came of the WebSockets that were offered in the last minute.
+    pub fn upgrades(&self) -> Recent {
+        self.upgrades.recent(second(self.clock.milliseconds()))
     }
 
     /// Keeps a session from expiring until the guard is dropped. `None` if it isn't known, or 255 tunnels hold it: no
@@ -233,20 +265,31 @@ impl SessionTable {
         let mut shard = self.shard(key);
         let entry = shard.live(key, now)?;
         entry.holds = entry.holds.checked_add(1)?;
-        Some(Held { table: self.clone(), key })
+        Some(Held { table: self.clone(), key, cause: AtomicU8::new(u8::MAX) })
     }
 
-    /// Forgets a session that is known to be over. False if it wasn't known.
-    pub fn forget(&self, key: Key) -> bool {
+    /// Forgets a session that is over: nobody will find it any more. False if it wasn't alive.
+    pub fn forget(&self, key: Key, cause: Cause) -> bool {
         let now = self.clock.now();
         let mut shard = self.shard(key);
         let Some(entry) = shard.live(key, now) else { return false };
         if entry.holds > 0 {
-            entry.marks |= ENDED;
+            entry.end(now);
+            shard.totals.end(cause, 1);
         } else {
-            self.remove(&mut shard, key);
+            self.remove(&mut shard, key, cause);
         }
-        shard.totals.forgotten += 1;
+        true
+    }
+
+    /// One side of a session has said goodbye to the other: it counts no more, but requests that are under way still find
+    /// their way. False if it wasn't alive.
+    pub fn goodbye(&self, key: Key, cause: Cause) -> bool {
+        let now = self.clock.now();
+        let mut shard = self.shard(key);
+        let Some(entry) = shard.live(key, now) else { return false };
+        entry.end(now.saturating_add(AFTERGLOW + LAG));
+        shard.totals.end(cause, 1);
         true
     }
 
@@ -260,7 +303,12 @@ impl SessionTable {
         self.homes().retain(|_, home| Arc::strong_count(home) > 1);
     }
 
-    /// Sessions in the table, with those that have expired within the last four seconds.
+    /// Sessions that live, wherever that is.
+    pub fn live(&self) -> usize {
+        self.homes().values().map(|home| home.live()).sum()
+    }
+
+    /// Sessions in the table, with those that have expired within the last four seconds, or ended within the last ten.
     pub fn len(&self) -> usize {
         self.len.load(Relaxed)
     }
@@ -281,7 +329,7 @@ impl SessionTable {
         let mut keys = Vec::with_capacity(self.sessions_on(server));
         for shard in &self.shards {
             let shard = shard.lock();
-            let there = shard.sessions.iter().filter(|(_, entry)| entry.home.server == server && entry.is_live(now));
+            let there = shard.sessions.iter().filter(|(_, entry)| entry.home.server() == server && entry.is_live(now));
             keys.extend(there.map(|(&key, _)| key));
         }
         keys
@@ -302,7 +350,7 @@ impl SessionTable {
         self.max.store(max, Relaxed);
     }
 
-    fn release(&self, key: Key) {
+    fn release(&self, key: Key, cause: Option<Cause>) {
         let now = self.clock.now();
         let mut shard = self.shard(key);
         let Some(entry) = shard.sessions.get_mut(&key) else { return };
@@ -310,13 +358,20 @@ impl SessionTable {
         if entry.holds > 0 {
             return;
         }
-        if entry.marks & ENDED != 0 {
-            self.remove(&mut shard, key);
-            return;
+        let soon = now.saturating_add(AFTERGLOW + LAG);
+        let (ended, upgraded) = (entry.marks & ENDED != 0, entry.marks & Mark::Upgraded as u8 != 0);
+        match cause {
+            _ if ended && entry.due <= now => self.remove(&mut shard, key, Cause::Silent),
+            _ if ended => {}
+            // Engine.IO closes a session with its transport, and nobody can go back to polling.
+            Some(cause) if upgraded => {
+                entry.end(soon);
+                shard.totals.end(cause, 1);
+            }
+            None if upgraded => entry.due = soon,
+            // A WebSocket that was only tried leaves a session that goes on polling, and one poll may be under way.
+            _ => entry.due = entry.due.max(soon),
         }
-        let soon = now.saturating_add(AFTER_TUNNEL + LAG);
-        // A WebSocket that was only tried leaves a session that goes on polling, and one poll may be under way.
-        entry.due = if entry.marks & Mark::Upgraded as u8 != 0 { soon } else { entry.due.max(soon) };
     }
 
     /// Counts one more session if there is room, or if there is when the expired ones of the shard have gone.
@@ -335,26 +390,32 @@ impl SessionTable {
         if before == 0 {
             return 0;
         }
+        let mut silent = 0;
         shard.sessions.retain(|_, entry| {
             let over = entry.is_over(now);
-            if over {
-                entry.home.close();
+            if over && entry.marks & ENDED == 0 {
+                entry.end(now);
+                silent += 1;
             }
             !over
         });
+        shard.totals.end(Cause::Silent, silent);
         let len = shard.sessions.len();
         if shard.sessions.capacity() > 4 * len + 64 {
             shard.sessions.shrink_to(2 * len);
         }
         let gone = before - len;
         self.len.fetch_sub(gone, Relaxed);
-        shard.totals.expired += gone as u64;
         gone
     }
 
-    fn remove(&self, shard: &mut Part, key: Key) {
-        if let Some(entry) = shard.sessions.remove(&key) {
-            entry.home.close();
+    /// Takes a session out; if it wasn't over before, this is why it is now.
+    fn remove(&self, shard: &mut Part, key: Key, cause: Cause) {
+        if let Some(mut entry) = shard.sessions.remove(&key) {
+            if entry.marks & ENDED == 0 {
+                entry.end(0);
+                shard.totals.end(cause, 1);
+            }
             self.len.fetch_sub(1, Relaxed);
         }
     }
@@ -387,61 +448,10 @@ impl Hash for Key {
     }
 }
 
-impl Home {
-    fn new(server: u64) -> Self {
-        Self { server, live: AtomicUsize::new(0), opened: AtomicU64::new(0), closed: AtomicU64::new(0) }
-    }
-
-    /// The server it stands for.
-    pub fn server(&self) -> u64 {
-        self.server
-    }
-
-    /// Sessions that live there.
-    pub fn live(&self) -> usize {
-        self.live.load(Relaxed)
-    }
-
-    /// Sessions that ever lived there.
-    pub fn opened(&self) -> u64 {
-        self.opened.load(Relaxed)
-    }
-
-    /// Sessions that lived there and are gone.
-    pub fn closed(&self) -> u64 {
-        self.closed.load(Relaxed)
-    }
-
-    fn open(&self) {
-        self.live.fetch_add(1, Relaxed);
-        self.opened.fetch_add(1, Relaxed);
-    }
-
-    /// Ends what [`Self::open`] began under the same lock, so that `live` never falls below zero.
-    fn close(&self) {
-        self.live.fetch_sub(1, Relaxed);
-        self.closed.fetch_add(1, Relaxed);
-    }
-}
-
 impl Found {
     /// Whether this was noted about the session.
     pub fn is(&self, mark: Mark) -> bool {
         self.marks & mark as u8 != 0
-    }
-}
-
-impl Totals {
-    fn plus(mut self, other: &Self) -> Self {
-        self.learned += other.learned;
-        self.rescued += other.rescued;
-        self.moved += other.moved;
-        self.expired += other.expired;
-        self.forgotten += other.forgotten;
-        self.refused += other.refused;
-        self.found += other.found;
-        self.unknown += other.unknown;
-        self
     }
 }
 
@@ -451,25 +461,22 @@ impl Held {
         self.key
     }
 
-    /// The session was told goodbye: if it went on to this tunnel for good, it is over.
-    pub fn end(&self) {
-        let now = self.table.clock.now();
-        let mut shard = self.table.shard(self.key);
-        if let Some(entry) = shard.live(self.key, now).filter(|entry| entry.marks & Mark::Upgraded as u8 != 0) {
-            entry.marks |= ENDED;
-            shard.totals.forgotten += 1;
-        }
+    /// Notes that the session went on to this tunnel for good, see [`SessionTable::upgrade`].
+    pub fn upgraded(&self) -> Option<Upgrade> {
+        self.table.upgrade(self.key)
     }
 
-    /// Notes that the session went on to this tunnel for good. False if that was known.
-    pub fn upgraded(&self) -> bool {
-        self.table.mark(self.key, Mark::Upgraded)
+    /// Says why the tunnel has ended: a session that is on it for good ends with it. Without a word, such a session is
+    /// left some seconds in which it can be heard of.
+    pub fn ended(&self, cause: Cause) {
+        self.cause.store(cause as u8, Relaxed);
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.table.release(self.key);
+        let cause = Cause::ALL.get(usize::from(*self.cause.get_mut())).copied();
+        self.table.release(self.key, cause);
     }
 }
 
@@ -491,6 +498,8 @@ struct Entry {
     home: Arc<Home>,
     /// When it expires, unless a tunnel holds it; in seconds since the start of the table.
     due: u32,
+    /// When it was learned; in milliseconds since the start of the table, which start over after 49 days.
+    opened: u32,
     /// How long it may be silent, in seconds.
     life: u16,
     /// Tunnels that hold it.
@@ -499,13 +508,43 @@ struct Entry {
 }
 
 impl Entry {
+    fn new(home: Arc<Home>, life: u16, how: How, opened: u32) -> Self {
+        let marks = if how == How::Rescue { GUESSED } else { 0 };
+        Self { home, due: 0, opened, life, holds: 0, marks }
+    }
+
+    /// Ends it; `due` is how long it can still be found.
+    fn end(&mut self, due: u32) {
+        if self.marks & Mark::Upgraded as u8 != 0 {
+            self.home.leave_websocket();
+        }
+        self.home.close();
+        self.marks = (self.marks & !(Mark::Upgraded as u8)) | ENDED;
+        self.due = due;
+    }
+
+    /// Notes something; false if it was noted before.
+    fn mark(&mut self, mark: Mark) -> bool {
+        let new = self.marks & mark as u8 == 0;
+        self.marks |= mark as u8;
+        if new && mark == Mark::Upgraded {
+            self.home.enter_websocket();
+        }
+        new
+    }
+
     fn renew(&mut self, now: u32) {
         self.due = now.saturating_add(u32::from(self.life) + LAG);
     }
 
-    fn settle(&mut self, home: &Arc<Home>) {
+    fn move_to(&mut self, home: &Arc<Home>) {
         home.open();
-        std::mem::replace(&mut self.home, home.clone()).close();
+        let left = std::mem::replace(&mut self.home, home.clone());
+        if self.marks & Mark::Upgraded as u8 != 0 {
+            home.enter_websocket();
+            left.leave_websocket();
+        }
+        left.close();
     }
 
     fn is_over(&self, now: u32) -> bool {
@@ -515,11 +554,21 @@ impl Entry {
     fn is_live(&self, now: u32) -> bool {
         !self.is_over(now) && self.marks & ENDED == 0
     }
+
+    /// Whether it lives, or is over but a short while.
+    fn is_known(&self, now: u32) -> bool {
+        self.due > now || self.is_live(now)
+    }
 }
 
 /// Whole seconds, rounded up.
 fn seconds(time: Duration) -> u16 {
     u16::try_from(time.as_secs() + u64::from(time.subsec_nanos() > 0)).unwrap_or(u16::MAX)
+}
+
+/// The second in which a millisecond lies.
+fn second(milliseconds: u64) -> u32 {
+    u32::try_from(milliseconds / 1000).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

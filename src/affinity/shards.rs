@@ -47,6 +47,11 @@ impl Clock {
         self.now.load(Ordering::Relaxed)
     }
 
+    /// Milliseconds since it was made, exactly: the clock of the system is read for it.
+    pub(super) fn milliseconds(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// Moves it on, never back, and returns what it shows.
     pub(super) fn advance(&self, now: Instant) -> u32 {
         let now = u32::try_from(now.saturating_duration_since(self.start).as_secs()).unwrap_or(u32::MAX);

@@ -128,7 +128,7 @@ fn the_classic_file_is_the_stack_of_the_post() {
     assert_eq!(config.limits.connections, 200_000);
     let day = std::time::Duration::from_secs(86_400);
     assert_eq!(config.timeouts.keep_alive, day);
-    assert_eq!(config.upstreams["socket_io"].timeouts.tunnel_idle, day);
+    assert_eq!(config.upstreams["socket_io"].timeouts.tunnel_idle, Some(day));
     assert!(config.upstreams["socket_io"].servers.iter().all(|server| server.max_connections == 2000));
     assert_eq!(config.flash_policy.allow[0].ports, "80,443");
 }
@@ -243,7 +243,7 @@ fn a_config() -> impl Strategy<Value = Config> {
             upstream.health.interval = interval;
             upstream.health.headers = headers;
             upstream.health.jitter = jitter;
-            upstream.timeouts.tunnel_idle = idle;
+            upstream.timeouts.tunnel_idle = Some(idle);
             config.upstreams.insert(name, upstream);
         }
         config.limits.head = bytesize::ByteSize(head);

@@ -97,7 +97,7 @@ impl Gateway {
         Builder { config, file: None, brought: Brought::default(), engine }
     }
 
-    /// Where a listener is bound, by its name, with the port that the kernel chose.
+    /// Where a listener is bound, by its name, with the port that the kernel chose; `admin` is the admin address.
     pub fn address(&self, listener: &str) -> Option<String> {
         self.reloader.address(listener)
     }
@@ -204,6 +204,8 @@ impl Builder {
         let conf = ServerConf {
             threads,
             upstream_keepalive_pool_size: KEPT_CONNECTIONS,
+            // The hooks say when it is enough: the server of a session is tried for as long as its grace lasts.
+            max_retries: usize::MAX,
             // `recv` below has waited for everything already.
             grace_period_seconds: Some(0),
             graceful_shutdown_timeout_seconds: Some(0),

@@ -79,6 +79,7 @@ pub struct Connection {
     /// Read from the transport and not yet handed out.
     held: BytesMut,
     reading: Reading,
+    writing: Writing,
     eof: bool,
     deadline: Deadline,
     permit: Permit,
@@ -89,6 +90,18 @@ pub struct Connection {
 struct Digests {
     proxy: Arc<ProxyDigest>,
     socket: Arc<SocketDigest>,
+}
+
+/// What happens to bytes that an engine writes.
+#[derive(Debug)]
+enum Writing {
+    /// They go out.
+    Through,
+    /// The next ones begin an answer: its head waits for the first of its body, so that both take one system call, one
+    /// packet and one TLS record.
+    Head,
+    /// These wait, but no longer than until the engine flushes, finishes, or looks for what the client says.
+    Waiting(BytesMut),
 }
 
 /// How much an engine may read.
@@ -106,6 +119,10 @@ enum Reading {
 
 /// Bytes that are held while an engine may read nothing; a client that sends more is read again later.
 const HELD_AHEAD: usize = 16 * 1024;
+/// The longest head of an answer that waits for its body.
+const WAITING_HEAD: usize = 4096;
+/// Slices of one write that go out together with a head.
+const SLICES: usize = 16;
 
 /// The parts of a connection that has left HTTP, or never was.
 #[derive(Debug)]
@@ -138,9 +155,9 @@ pub enum NoHead {
 impl Connection {
     pub(super) fn new(parts: Parts, protocol: Protocol, tcp_upstream: Option<Arc<str>>) -> Self {
         let Parts { transport, held, info, deadline, permit } = parts;
-        let reading = Reading::Freely;
+        let (reading, writing) = (Reading::Freely, Writing::Through);
         let digests = OnceLock::new();
-        Self { transport, info, protocol, tcp_upstream, held, reading, eof: false, deadline, permit, digests }
+        Self { transport, info, protocol, tcp_upstream, held, reading, writing, eof: false, deadline, permit, digests }
     }
 
     /// What it turned out to speak.
@@ -221,6 +238,9 @@ impl Connection {
             Body::Chunked => Reading::Chunked(Chunks::default()),
             Body::UntilClose => Reading::Freely,
         };
+        if let Writing::Through = self.writing {
+            self.writing = Writing::Head;
+        }
     }
 
     /// See [`crate::transport::Socket::reset_on_close`].
@@ -231,6 +251,29 @@ impl Connection {
     /// See [`Parts::answer_and_close`].
     pub async fn answer_and_close(self, answer: &[u8]) {
         self.into_parts().answer_and_close(answer).await;
+    }
+
+    /// Writes a head that waits, and `slices` with it; says how much of those went out.
+    fn poll_write_waiting(&mut self, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let mut with_body = 0;
+        while let Writing::Waiting(head) = &mut self.writing {
+            let mut all = [io::IoSlice::new(&[]); SLICES];
+            all[0] = io::IoSlice::new(head);
+            for (slot, slice) in all[1..].iter_mut().zip(slices) {
+                *slot = io::IoSlice::new(slice);
+            }
+            let used = SLICES.min(1 + slices.len());
+            let written = ready!(Pin::new(&mut self.transport).poll_write_vectored(cx, &all[..used]))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            with_body = written.saturating_sub(head.len());
+            head.advance(written.min(head.len()));
+            if head.is_empty() {
+                self.writing = Writing::Through;
+            }
+        }
+        Poll::Ready(Ok(with_body))
     }
 
     /// Ready with an empty read once the client has left; holds what it sends before.
@@ -325,6 +368,8 @@ impl Reading {
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        // Whoever waits for the client must not wait with an answer in hand; if it can't go, the next write tells.
+        let _ = this.poll_write_waiting(cx, &[]);
         if let Reading::Nothing = this.reading {
             return this.poll_gone(cx);
         }
@@ -346,7 +391,7 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().transport).poll_write(cx, buf)
+        self.poll_write_vectored(cx, &[io::IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -354,7 +399,27 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().transport).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        match this.writing {
+            Writing::Through => {}
+            Writing::Head => {
+                let length = bufs.iter().map(|buf| buf.len()).sum();
+                if length <= WAITING_HEAD {
+                    let mut head = BytesMut::with_capacity(length);
+                    bufs.iter().for_each(|buf| head.extend_from_slice(buf));
+                    this.writing = Writing::Waiting(head);
+                    return Poll::Ready(Ok(length));
+                }
+                this.writing = Writing::Through;
+            }
+            Writing::Waiting(_) => {
+                let written = ready!(this.poll_write_waiting(cx, bufs))?;
+                if written > 0 {
+                    return Poll::Ready(Ok(written));
+                }
+            }
+        }
+        Pin::new(&mut this.transport).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -362,11 +427,15 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().transport).poll_flush(cx)
+        let this = self.get_mut();
+        ready!(this.poll_write_waiting(cx, &[]))?;
+        Pin::new(&mut this.transport).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().transport).poll_shutdown(cx)
+        let this = self.get_mut();
+        ready!(this.poll_write_waiting(cx, &[]))?;
+        Pin::new(&mut this.transport).poll_shutdown(cx)
     }
 }
 
@@ -395,7 +464,7 @@ impl Connection {
 #[async_trait]
 impl Shutdown for Connection {
     async fn shutdown(&mut self) {
-        let _ = AsyncWriteExt::shutdown(&mut self.transport).await;
+        let _ = AsyncWriteExt::shutdown(self).await;
     }
 }
 
@@ -561,6 +630,44 @@ mod tests {
             assert_eq!((got.as_slice(), held.as_slice()), (chunked.as_slice(), b"GET /".as_slice()));
             assert_eq!(read_body(Body::None, b"GET /", room).await, (vec![], b"GET /".into()));
         }
+    }
+
+    #[tokio::test]
+    async fn the_head_of_an_answer_goes_out_with_its_body_or_when_the_engine_waits() {
+        let (mut connection, client) = pair();
+        let arrived = async || {
+            client.readable().await.unwrap();
+            let mut bytes = [0; 64];
+            client.try_read(&mut bytes).map(|count| String::from_utf8_lossy(&bytes[..count]).into_owned()).unwrap()
+        };
+        let mut buffer = [0; 8];
+        for (push, expected) in [("body", "head body"), ("flush", "head"), ("wait", "head"), ("finish", "head")] {
+            connection.expect(Body::None);
+            connection.write_all(b"head").await.unwrap();
+            assert!(matches!(connection.writing, Writing::Waiting(_)), "{push}");
+            match push {
+                "body" => connection.write_all(b" body").await.unwrap(),
+                "flush" => connection.flush().await.unwrap(),
+                "wait" => assert!(futures::poll!(std::pin::pin!(connection.read(&mut buffer))).is_pending()),
+                _ => Shutdown::shutdown(&mut connection).await,
+            }
+            assert_eq!(arrived().await, expected, "{push}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_and_its_body_reach_a_slow_reader_whole() {
+        let (mut connection, mut client) = pair();
+        connection.expect(Body::None);
+        let (head, body) = ([b'h'; 4000], vec![b'b'; 2_000_000]);
+        let sending = async {
+            connection.write_all(&head).await.unwrap();
+            connection.write_all(&body).await.unwrap();
+            connection.flush().await.unwrap();
+        };
+        let mut got = vec![0; head.len() + body.len()];
+        tokio::join!(sending, async { client.read_exact(&mut got).await.unwrap() });
+        assert!(got[..head.len()] == head && got[head.len()..] == body);
     }
 
     #[tokio::test]

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::IntGauge;
+
+use crate::address::standing_for;
 
 /// The counts of one gateway; 0 is no limit.
 #[derive(Debug)]
@@ -90,7 +92,7 @@ impl ConnectionLimits {
         }
         let most_per_address = self.most_per_address.load(Ordering::Relaxed);
         if most_per_address != 0 {
-            let address = network_of(peer);
+            let address = standing_for(peer);
             let mut counts = self.shard(address).lock().unwrap_or_else(PoisonError::into_inner);
             let count = counts.entry(address).or_default();
             if *count >= most_per_address {
@@ -108,14 +110,6 @@ impl ConnectionLimits {
             IpAddr::V6(address) => address.octets()[7],
         };
         &self.by_address[usize::from(last) % SHARDS]
-    }
-}
-
-/// What counts as one address: an IPv4 address, or the /64 that one IPv6 customer has.
-fn network_of(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
     }
 }
 

@@ -107,7 +107,8 @@ mod tests {
     fn a_text_is_one_unless_the_operator_says_otherwise() {
         let respond = |headers: &[(&str, &str)], body: &str| {
             let headers = headers.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
-            answer(Action::Respond(Respond { status: 203, headers, body: body.to_owned() })).unwrap()
+            answer(Action::Respond(Respond { status: 203, headers, body: body.to_owned(), ..Respond::default() }))
+                .unwrap()
         };
         let text = "content-type: text/plain; charset=utf-8";
         assert_eq!(respond(&[], "hello"), (203, text.to_owned(), "hello".to_owned()));

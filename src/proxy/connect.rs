@@ -13,11 +13,11 @@ use crate::upstream::{Lease, PickError, Tried};
 pub(super) async fn connect(pool: &Pool, ask: &Ask, line: &mut Line) -> Result<(Lease, Transport), Refusal> {
     let upstream = &pool.upstream;
     let mut tried = Tried::default();
-    while line.tries as usize <= upstream.config().connect_retries {
+    loop {
         let lease = match ask.place(pool, &mut tried).await {
             Ok(lease) => lease,
-            // Every other server was tried: what failed is the connecting.
-            Err(PickError::NoServer) if line.tries > 0 => break,
+            // Enough others were tried: what failed is the connecting.
+            Err(PickError::NoServer) if line.tries > 0 => return Err(Refusal::ConnectFailed),
             Err(error) => return Err(refusal(error)),
         };
         line.tries += 1;
@@ -33,7 +33,6 @@ pub(super) async fn connect(pool: &Pool, ask: &Ask, line: &mut Line) -> Result<(
             }
         }
     }
-    Err(Refusal::ConnectFailed)
 }
 
 /// Why there is no server, as an answer.

@@ -20,7 +20,7 @@ use super::connect;
 use super::learn::{Heard, Learner};
 use super::line::Line;
 use super::place::{Ask, SessionAsk};
-use crate::affinity::Mark;
+use crate::affinity::{Cause, Mark};
 use crate::drain::{Leave, Origin, Why};
 use crate::http::Refusal;
 use crate::http::forwarding::Seen;
@@ -75,6 +75,8 @@ pub struct Exchange {
     pub started: Instant,
     /// When the first byte of the server's answer came.
     pub first_byte: Option<Instant>,
+    /// The status of that answer.
+    pub server_status: Option<u16>,
     /// Time spent waiting for a server to have room.
     pub queued: Duration,
 }
@@ -135,6 +137,7 @@ impl Exchange {
             began: SystemTime::now(),
             started: Instant::now(),
             first_byte: None,
+            server_status: None,
             queued: Duration::ZERO,
         }
     }
@@ -229,7 +232,7 @@ impl Exchange {
         let (pool, poll) = (self.pool.as_ref()?, self.ask.as_ref()?.polls(asked.method)?);
         let (table, (key, _)) = (pool.sessions()?, poll.begun.as_ref()?);
         let found = table.find(*key).filter(|found| found.is(Mark::Leaving))?;
-        table.forget(*key);
+        table.forget(*key, Cause::Drain);
         let server = pool.upstream.server(ServerId::from_bits(found.server));
         let drains = server.is_none_or(|server| server.is_draining());
         let why = if drains { Why::Drain } else { Why::Rebalance };
@@ -281,10 +284,11 @@ impl Exchange {
     /// so that repeats nothing.
     pub(super) fn connect_failed(&mut self, error: &dyn Display) -> bool {
         self.refusal = Some(Refusal::ConnectFailed);
+        // Placing it says when it is enough.
         self.lease.as_ref().is_some_and(|lease| {
             log::debug!("upstream {}: {}: {error}", lease.upstream().name(), lease.server().name());
             lease.connect_failed();
-            self.tries as usize <= lease.upstream().config().connect_retries
+            true
         })
     }
 
@@ -304,29 +308,41 @@ impl Exchange {
         self.first_byte.get_or_insert_with(Instant::now);
         // Before the client has the answer, since the next poll follows it at once.
         self.leave_next_time();
+        self.server_status = Some(status);
         if status == 101 {
             // No upgrade was asked for: passing it on would leave client and server with two ideas of the connection.
             return Err(self.fail(Refusal::BadAnswer));
         }
-        let (Some(ask), Some(pool), Some(lease)) = (&self.ask, &self.pool, &self.lease) else { return Ok(None) };
+        let secure = self.secure();
+        let (Some(ask), Some(pool), Some(lease)) = (&self.ask, &self.pool, &mut self.lease) else { return Ok(None) };
         match status {
-            200 if ask.opens_by_answer() => self.learner = Some(Learner::new(Arc::clone(pool), lease.server().id())),
+            200 if ask.opens_by_answer() => self.learner = Some(Learner::new(Arc::clone(pool), ask.client, lease)),
             400 if ask.session.is_some() => self.error_body = Some(Vec::new()),
             _ => {}
         }
-        Ok(ask.set_cookie(pool, lease.server().id(), self.secure()))
+        Ok(ask.set_cookie(pool, lease.server().id(), secure))
+    }
+
+    /// How long the server may take for the answer, or between two parts of it: what the handshake of its session allows,
+    /// where this is a poll of one.
+    pub(super) fn first_byte_timeout(&self, method: &str) -> Option<Duration> {
+        let pool = self.pool.as_ref()?;
+        let poll = self.ask.as_ref().and_then(|ask| ask.polls(method));
+        let timeout = pool.upstream.config().timeouts.first_byte(poll.and_then(|poll| poll.silence(pool)));
+        (!timeout.is_zero()).then_some(timeout)
     }
 
     /// Takes the next bytes of the answer's body, before the client gets them.
-    pub(super) fn hear_answer(&mut self, bytes: &[u8], is_end: bool) {
-        if let Some(learner) = &mut self.learner {
-            let heard = learner.hear(bytes);
-            if heard != Heard::TooLittle {
-                self.learner = None;
-            }
-            if let (Heard::Session, Some(lease), Some(ask)) = (heard, &self.lease, &self.ask) {
-                lease.learned(&ask.client);
-            }
+    pub(super) fn hear_answer(&mut self, method: &str, bytes: &[u8], is_end: bool) {
+        if let Some(learner) = &mut self.learner
+            && learner.hear(bytes) != Heard::TooLittle
+        {
+            self.learner = None;
+        }
+        if let (Some(pool), Some(ask)) = (&self.pool, &self.ask)
+            && !bytes.is_empty()
+        {
+            ask.note_farewell(pool, method, bytes);
         }
         if let Some(error) = &mut self.error_body {
             error.extend_from_slice(&bytes[..bytes.len().min(LONGEST_ERROR - error.len())]);
@@ -353,6 +369,7 @@ impl Exchange {
         if core.access_log.is_on() {
             self.log(core, &asked(), ended);
         }
+        self.judge(ended.cut_by);
         self.leave_next_time();
         self.leave = None;
         self.lease = None;
@@ -366,6 +383,20 @@ impl Exchange {
         let table = self.pool.as_ref().and_then(|pool| pool.sessions());
         if let (true, Some(table), Some((key, _))) = (told, table, begun) {
             table.mark(*key, Mark::Leaving);
+        }
+    }
+
+    /// Tells the upstream how its server did, now that the exchange is over: an answer that is cut is no good one, however
+    /// well it began. What a client broke off says nothing, unless there was an answer.
+    fn judge(&self, cut_by: Option<Side>) {
+        let Some(lease) = self.lease.as_ref().filter(|_| self.reached) else { return };
+        let failed = cut_by == Some(Side::Server);
+        match self.server_status {
+            // 101 was not asked for.
+            Some(status) if !failed && status != 101 => lease.answered(status),
+            Some(_) => lease.gave_no_answer(),
+            None if failed => lease.gave_no_answer(),
+            None => {}
         }
     }
 
@@ -429,7 +460,7 @@ fn announce(info: &Info, leave: Arc<Leave>, poll: &SessionAsk, pool: &Pool, leas
             move |why| {
                 metrics.goodbye(why);
                 if let (Some(table), Some(key)) = (table, key) {
-                    table.forget(key);
+                    table.forget(key, Cause::Drain);
                 }
             }
         }),
@@ -440,6 +471,6 @@ fn announce(info: &Info, leave: Arc<Leave>, poll: &SessionAsk, pool: &Pool, leas
 fn forget(pool: &Pool, ask: Option<&Ask>) {
     let begun = ask.and_then(|ask| ask.session.as_ref()?.begun.as_ref());
     if let (Some(table), Some((key, _))) = (pool.sessions(), begun) {
-        table.forget(*key);
+        table.forget(*key, Cause::Unknown);
     }
 }

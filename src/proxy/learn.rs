@@ -1,21 +1,29 @@
 //! Learns sessions from the answers that open them, while the bytes pass: a session is known before the last byte of
 //! its handshake has been released, so that no request of it can come too early.
 
+use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crate::affinity::{Held, How, Learned, Mark};
 use crate::snapshot::Pool;
 use crate::tunnel::Overhear;
-use crate::upstream::ServerId;
+use crate::upstream::{Lease, Opening, PickKey, ServerId};
 use crate::wire::engine_io::{Handshake, HandshakeReader, Progress};
+use crate::wire::websocket::{FrameTracker, Seen};
 
 /// Reads one answer.
 pub(super) struct Learner {
     reader: HandshakeReader,
     pool: Arc<Pool>,
+    client: PickKey,
     server: ServerId,
+    /// The session is on its way until it is known.
+    opening: Option<Opening>,
     /// The tunnel that the session opens on, if it does.
     hold: Option<Arc<Hold>>,
+    /// How long the session may be silent, once that is known.
+    silence: Option<Duration>,
 }
 
 /// A tunnel's hold of its session, empty until the session is known.
@@ -33,8 +41,10 @@ pub(super) enum Heard {
 }
 
 impl Learner {
-    pub(super) fn new(pool: Arc<Pool>, server: ServerId) -> Self {
-        Self { reader: HandshakeReader::new(), pool, server, hold: None }
+    /// For the answer of the server of this lease.
+    pub(super) fn new(pool: Arc<Pool>, client: PickKey, lease: &mut Lease) -> Self {
+        let (server, opening) = (lease.server().id(), lease.take_opening());
+        Self { reader: HandshakeReader::new(), pool, client, server, opening, hold: None, silence: None }
     }
 
     /// Takes the next bytes of the answer's body.
@@ -44,15 +54,19 @@ impl Learner {
             Progress::NotOne => Heard::Nothing,
             Progress::Found(handshake) => {
                 self.learn(&handshake);
+                if let Some(opening) = &self.opening {
+                    opening.learned(&self.client);
+                }
                 Heard::Session
             }
         }
     }
 
-    fn learn(&self, handshake: &Handshake) {
+    fn learn(&mut self, handshake: &Handshake) {
+        let life = handshake.ping_interval + handshake.ping_timeout + self.pool.upstream.config().sessions.slack;
+        self.silence = Some(life);
         let Some(table) = self.pool.sessions() else { return };
         let key = table.key(&handshake.sid);
-        let life = handshake.ping_interval + handshake.ping_timeout + self.pool.upstream.config().sessions.slack;
         let home = table.home(self.server.to_bits());
         if table.learn(key, &home, life, How::Handshake) == Learned::Full {
             return;
@@ -63,21 +77,49 @@ impl Learner {
             if let Some(held) = table.hold(key) {
                 let _ = hold.set(held);
             }
-        } else if handshake.websocket {
-            table.mark(key, Mark::Offered);
+        } else if handshake.websocket && table.offer(key) {
             self.pool.metrics.upgrades_offered.inc();
         }
     }
 
     /// The same for a session that opens on a WebSocket: its handshake is the payload of the server's first frame. The tunnel
-    /// holds it from then on.
+    /// holds it from then on, and may be silent for as long as it says.
     pub(super) fn overhear(mut self, hold: Arc<Hold>) -> Overhear {
         self.hold = Some(hold);
         let mut frame = FirstFrame::default();
         Box::new(move |bytes| match frame.payload(bytes) {
-            Some(payload) => self.hear(payload) == Heard::TooLittle,
-            None => false,
+            Some(payload) if self.hear(payload) == Heard::TooLittle => ControlFlow::Continue(()),
+            _ => {
+                let timeouts = &self.pool.upstream.config().timeouts;
+                ControlFlow::Break(self.silence.map(|silence| timeouts.tunnel_idle(Some(silence))))
+            }
         })
+    }
+}
+
+/// Hears when a session has come to its WebSocket for good: the client's first message there is the probe, to which the
+/// server has to answer, and the second one says that this is the transport from now on.
+pub(super) fn overhear_upgrade(pool: Arc<Pool>, hold: Arc<Hold>) -> Overhear {
+    let (mut tracker, mut seen) = (FrameTracker::new(), Seen::default());
+    Box::new(move |bytes| {
+        let followed = tracker.advance(bytes, &mut seen).is_ok();
+        if followed && seen.messages < 2 {
+            return ControlFlow::Continue(());
+        }
+        if followed && let Some(held) = hold.get() {
+            reached(&pool, held);
+        }
+        ControlFlow::Break(None)
+    })
+}
+
+/// Counts a session that has come to its WebSocket for good.
+pub(super) fn reached(pool: &Pool, held: &Held) {
+    if let Some(upgrade) = held.upgraded() {
+        pool.metrics.upgrades_reached.inc();
+        if let Some(after) = upgrade.after {
+            pool.metrics.time_to_websocket.observe(after.as_secs_f64());
+        }
     }
 }
 

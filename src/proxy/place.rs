@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::affinity::{self, How, Key, Mark, SessionTable};
+use crate::affinity::{self, Cause, How, Key, SessionTable};
 use crate::request::{Request, host_name};
 use crate::snapshot::Pool;
 use crate::upstream::{Lease, PickError, PickKey, ServerId, Tried};
-use crate::wire::engine_io::{RequestInfo, Revision, Transport, close_packet};
+use crate::wire::engine_io::{RequestInfo, Revision, Transport, is_farewell, is_goodbye};
 
 /// What is known of a request before it has a server.
 #[derive(Clone, Debug)]
@@ -33,12 +33,22 @@ pub(super) struct SessionAsk {
     pub(super) jsonp: Option<u32>,
     /// Whether it speaks Engine.IO at all: an app may answer other requests at the same address.
     speaks: bool,
+    /// Whether the request itself ends the session.
+    goodbye: bool,
 }
 
 /// How long a session is remembered whose handshake was not seen: twice what Socket.IO 4 uses by default.
 const UNSEEN_LIFE: Duration = Duration::from_secs(90);
 /// Most servers that are asked for one session.
 const MOST_ASKED: usize = 16;
+
+impl SessionAsk {
+    /// How long its session may be silent, as far as its handshake was seen.
+    pub(super) fn silence(&self, pool: &Pool) -> Option<Duration> {
+        let (key, _) = self.begun.as_ref()?;
+        pool.sessions()?.silence(*key)
+    }
+}
 
 impl Ask {
     /// What a request says; everything that placing it looks at.
@@ -57,6 +67,7 @@ impl Ask {
                 transport: info.transport,
                 jsonp: info.jsonp,
                 speaks: info.revision.is_some() || info.transport.is_some(),
+                goodbye: info.goodbye,
             }
         });
         Self { client, was_on, cross_site: pool.cookie.is_some() && is_cross_site(request), session }
@@ -96,32 +107,48 @@ impl Ask {
         (method == "GET" && polling && session.begun.is_some()).then_some(session)
     }
 
-    /// Takes note of a client's goodbye, which is the whole body of a POST: its session is as good as over. Nothing else
-    /// would tell, and the session would be counted on its server until it expired.
+    /// Takes note of a client's goodbye, which is the whole body of a POST: its session is over. Nothing else would tell,
+    /// and it would be counted on its server until it expired.
     pub(super) fn note_goodbye(&self, pool: &Pool, body: &[u8]) {
         let (Some(table), Some(session)) = (pool.sessions(), &self.session) else { return };
         if let Some((key, _)) = &session.begun
-            && session.transport == Some(Transport::Polling)
-            && body == close_packet(session.revision).as_bytes()
+            && session.transport.is_some_and(Transport::is_polling)
+            && is_goodbye(body, session.revision, session.transport == Some(Transport::JsonpPolling))
         {
-            // As when a WebSocket has ended: requests that are on their way still find the session.
-            table.mark(*key, Mark::Upgraded);
-            drop(table.hold(*key));
+            table.goodbye(*key, Cause::Client);
         }
     }
 
-    /// Finds a place for the request; `tried` are servers that could not be connected to.
+    /// Takes note of a server's goodbye, in the same way; `answer` is the end of the answer to a poll.
+    pub(super) fn note_farewell(&self, pool: &Pool, method: &str, answer: &[u8]) {
+        if let (Some(table), Some(poll)) = (pool.sessions(), self.polls(method))
+            && let Some((key, _)) = &poll.begun
+            && is_farewell(answer, poll.revision, poll.jsonp)
+        {
+            table.goodbye(*key, Cause::Server);
+        }
+    }
+
+    /// Finds a place for the request; `tried` are servers that could not be connected to, which may be no more
+    /// than `connect_retries`. That of a session is tried again for a while.
     pub(super) async fn place(&self, pool: &Pool, tried: &mut Tried) -> Result<Lease, PickError> {
         if let Some(lease) = self.at_home(pool, tried).await {
             tried.add(lease.server().id());
             return Ok(lease);
+        }
+        if tried.len() > pool.upstream.config().connect_retries {
+            return Err(PickError::NoServer);
         }
         if self.opens() {
             return pool.upstream.pick_new(&self.client, self.was_on, tried).await;
         }
         // A cookie is a wish, and gives way where its server is not well, or has no room.
         let wish = self.was_on.filter(|&server| !tried.contains(server));
-        if let Some(lease) = wish.and_then(|server| pool.upstream.place_on(server)) {
+        let wished = wish.and_then(|server| pool.upstream.place_on(server));
+        if tried.is_empty() && self.session.as_ref().is_some_and(|session| session.begun.is_some()) {
+            pool.metrics.fell_back(if wished.is_some() { "cookie" } else { "balance" });
+        }
+        if let Some(lease) = wished {
             tried.add(lease.server().id());
             return Ok(lease);
         }
@@ -129,15 +156,27 @@ impl Ask {
     }
 
     /// A place on the server of a session that has begun. `None`: there is no session, nobody knows it, or its server
-    /// is gone.
-    async fn at_home(&self, pool: &Pool, tried: &Tried) -> Option<Lease> {
+    /// is gone or has been given up.
+    async fn at_home(&self, pool: &Pool, tried: &mut Tried) -> Option<Lease> {
         let (table, session) = (pool.sessions()?, self.session.as_ref()?);
         let (key, sid) = session.begun.as_ref()?;
         let found = match table.find(*key) {
             Some(found) => ServerId::from_bits(found.server),
             None => self.search(pool, table, *key, sid).await?,
         };
-        if tried.contains(found) { None } else { pool.upstream.return_to(found) }
+        // The session is nowhere else.
+        let back = if tried.contains(found) {
+            pool.upstream.return_again(found, tried).await
+        } else {
+            pool.upstream.return_to(found)
+        };
+        if back.is_none() {
+            // Another server will not know it, and its client begins anew.
+            table.forget(*key, Cause::ServerDown);
+        } else if session.goodbye {
+            table.goodbye(*key, Cause::Client);
+        }
+        back
     }
 
     /// Looks for a session that this gateway has not seen: it was restarted, or another replica opened it. The servers

@@ -29,8 +29,8 @@ async fn open(core: Arc<Core>, pool: Arc<Pool>, mut line: Box<Line>, client: Par
     match connect(&pool, &ask, &mut line).await {
         Ok((lease, server)) => {
             pool.metrics.raw.inc();
-            let idle = pool.upstream.config().timeouts.tunnel_idle;
-            let about = About { core, line, lease, pool, held: None };
+            let idle = pool.upstream.config().timeouts.tunnel_idle(None);
+            let about = About { core, line, lease, pool, held: None, unsure: false };
             Some(Tunnel::open(about, client, server, BytesMut::new(), 0, idle, Listening::default()))
         }
         Err(refusal) => {

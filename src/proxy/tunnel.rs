@@ -12,7 +12,7 @@ use super::Core;
 use super::learn::Hold;
 use super::line::Line;
 use crate::access_log::Event;
-use crate::affinity::Held;
+use crate::affinity::Cause;
 use crate::drain::Why;
 use crate::listener::{Parts, Permit};
 use crate::metrics::UpstreamMetrics;
@@ -29,6 +29,9 @@ pub(super) struct About {
     pub(super) pool: Arc<Pool>,
     /// Its session, where it may have one.
     pub(super) held: Option<Arc<Hold>>,
+    /// Whether that session may go on without it though it came here: a client of Socket.IO 0.9 that gave up waiting for
+    /// its server's first word polls on by the same session.
+    pub(super) unsure: bool,
 }
 
 /// An open tunnel.
@@ -97,17 +100,23 @@ impl Tunnel {
 
     /// Counts and logs, when it has been carried.
     fn end(self, closed: Closed) {
-        let Self { about: About { core, mut line, lease, pool, held }, permit, open, carrying } = self;
+        let Self { about: About { core, mut line, lease, pool, held, unsure }, permit, open, carrying } = self;
+        let told = carrying.leave().why().filter(|_| closed.end == End::Drained);
+        // First the session, then its place on the roster: whoever counts one never misses the other.
+        if let Some(held) = held.as_ref().and_then(|hold| hold.get())
+            && !(unsure && closed.seen_in.messages == 0)
+        {
+            held.ended(cause(&closed));
+        }
+        drop(held);
+        drop(carrying);
         // When this client comes back it is placed here again.
         pool.upstream.saw(&line.client.into(), lease.server());
-        let told = carrying.leave().why().filter(|_| closed.end == End::Drained);
         let closed_by = told.map_or(closed.end.word(), Why::word);
         if let Some(why) = told {
             pool.metrics.goodbye(why.word());
-            // Nobody asks for the session any more, so it need not be counted until it expires.
-            held.iter().filter_map(|held| held.get()).for_each(Held::end);
         }
-        drop((carrying, open, permit, lease));
+        drop((open, permit, lease));
         pool.metrics.bytes_in.inc_by(closed.bytes_in);
         pool.metrics.bytes_out.inc_by(closed.bytes_out);
         pool.metrics.closed(closed_by);
@@ -119,7 +128,19 @@ impl Tunnel {
         line.closed_by = closed_by;
         line.close_code = closed.seen_in.close.or(closed.seen_out.close);
         core.access_log.write(line.finish());
-        drop(held);
+    }
+}
+
+/// Why the session ended whose WebSocket this was. Who has said goodbye may well leave by a reset.
+fn cause(closed: &Closed) -> Cause {
+    match closed.end {
+        End::ClientLost | End::ClientSilent if closed.seen_in.close.is_none() => Cause::ClientLost,
+        End::ServerLost | End::ServerSilent if closed.seen_out.close.is_none() => Cause::ServerLost,
+        End::Client | End::ClientLost | End::ClientSilent => Cause::Client,
+        End::Server | End::ServerLost | End::ServerSilent => Cause::Server,
+        End::Idle => Cause::Silent,
+        End::Stopped => Cause::Stopped,
+        End::Drained => Cause::Drain,
     }
 }
 

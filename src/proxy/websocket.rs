@@ -12,11 +12,10 @@ use super::asked::Asked;
 use super::connect::connect;
 use super::exchange::{decide, pool_of};
 use super::head;
-use super::learn::{Hold, Learner};
+use super::learn::{Hold, Learner, overhear_upgrade, reached};
 use super::line::Line;
 use super::place::Ask;
 use super::tunnel::{About, Serving, Tunnel};
-use crate::affinity::Mark;
 use crate::http::Refusal;
 use crate::http::answers::write_refusal;
 use crate::http::forwarding::Seen;
@@ -27,9 +26,10 @@ use crate::request::elements;
 use crate::snapshot::{Pool, Snapshot};
 use crate::transport::Transport;
 use crate::tunnel::handshake::{self, Answer, NoAnswer, ask};
-use crate::tunnel::{Listening, Overhear, Ping};
+use crate::tunnel::{Listening, Ping};
 use crate::upstream::Lease;
 use crate::upstream::config::{self, HostHeader, Kind};
+use crate::wire::engine_io::Revision;
 
 /// Serves one upgrade request. What takes long runs in a task of its own, so that the large one that has served HTTP
 /// so far can end.
@@ -153,7 +153,7 @@ struct Attempt {
 impl Attempt {
     /// Asks a server; `None` when there is no tunnel, and the client has been told why.
     async fn open(mut self, mut client: Parts) -> Option<Tunnel> {
-        let (lease, mut server) = match self.connect(&mut client).await {
+        let (mut lease, mut server) = match self.connect(&mut client).await {
             Ok(connected) => connected,
             Err(failure) => {
                 self.fail(client, failure).await;
@@ -161,7 +161,7 @@ impl Attempt {
             }
         };
         let timeouts = lease.upstream().config().timeouts.clone();
-        let answer = ask(&mut client, &mut server, &self.way.head, self.opening, timeouts.first_byte).await;
+        let answer = ask(&mut client, &mut server, &self.way.head, self.opening, timeouts.first_byte(None)).await;
         self.line.first_byte = Some(self.line.elapsed());
         let pool = Arc::clone(&self.way.pool);
         match answer {
@@ -170,25 +170,30 @@ impl Attempt {
                 if let Some(cookie) = self.way.ask.set_cookie(&pool, lease.server().id(), secure) {
                     head = insert_field(&mut first, head, "Set-Cookie", &cookie);
                 }
+                lease.answered(101);
                 pool.metrics.answered(101);
                 pool.metrics.websockets.inc();
                 self.line.status = 101;
                 let Self { core, opening, line, way } = self;
-                let (held, overhear) = session(&way, &lease);
                 let frames = opening == Opening::Hybi;
                 let ping = ping(&lease.upstream().config().websocket);
-                let listening = Listening { frames, ping, overhear };
+                let mut listening = Listening { frames, ping, ..Listening::default() };
                 // Other WebSockets on the upstream end without a session, and come back to nothing.
-                let held = held.filter(|_| way.ask.is_of_session());
-                let about = About { core, line, lease, pool, held };
-                return Some(Tunnel::open(about, client, server, first, head, timeouts.tunnel_idle, listening));
+                let held = session(&way, &mut lease, &mut listening).filter(|_| way.ask.is_of_session());
+                let asked = way.ask.session.as_ref();
+                let unsure = asked.is_some_and(|asked| asked.revision == Revision::SocketIo09);
+                // For a session that begins here, its first frame will say more.
+                let idle = timeouts.tunnel_idle(asked.and_then(|asked| asked.silence(&pool)));
+                let about = About { core, line, lease, pool, held, unsure };
+                return Some(Tunnel::open(about, client, server, first, head, idle, listening));
             }
             Ok(Answer::Refused(answer)) => {
+                lease.answered(answer.status);
                 pool.metrics.answered(answer.status);
                 pool.metrics.upgrades_refused.inc();
                 self.line.status = answer.status;
                 self.line.closed_by = "server";
-                let relayed = answer.relay(&mut client.transport, &mut server, timeouts.first_byte).await;
+                let relayed = answer.relay(&mut client.transport, &mut server, timeouts.first_byte(None)).await;
                 // The server has said all it will, which frees its place.
                 drop((server, lease));
                 match relayed {
@@ -205,6 +210,9 @@ impl Attempt {
                 }
             }
             Err(no_answer) => {
+                if !matches!(no_answer, NoAnswer::ClientGone) {
+                    lease.gave_no_answer();
+                }
                 drop((server, lease));
                 self.fail(client, Failure::from(no_answer)).await;
             }
@@ -253,29 +261,29 @@ fn insert_field(first: &mut BytesMut, head: usize, name: &str, value: &str) -> u
     head
 }
 
-/// What a new tunnel means to its session, which it holds for as long as it is open: one that began with polling has
-/// reached its WebSocket; one that begins here is held from the server's first frame onwards, which is its handshake.
-fn session(way: &Carry, lease: &Lease) -> (Option<Arc<Hold>>, Option<Overhear>) {
-    let (Some(table), Some(asked)) = (way.pool.sessions(), &way.ask.session) else { return (None, None) };
+/// What a new tunnel means to its session, which it holds for as long as it is open. One that began with polling is still
+/// to find out whether it reaches its WebSocket, but for 0.9, where this is it. One that begins here is held from the
+/// server's first frame onwards, which is its handshake.
+fn session(way: &Carry, lease: &mut Lease, listening: &mut Listening) -> Option<Arc<Hold>> {
+    let (table, asked) = (way.pool.sessions()?, way.ask.session.as_ref()?);
     let hold = Arc::new(Hold::new());
     match &asked.begun {
         Some((key, _)) => {
-            if table.mark(*key, Mark::Upgraded) {
-                way.pool.metrics.upgrades_reached.inc();
+            let held = table.hold(*key)?;
+            if asked.revision == Revision::SocketIo09 {
+                reached(&way.pool, &held);
+            } else {
+                listening.overhear_client = Some(overhear_upgrade(Arc::clone(&way.pool), Arc::clone(&hold)));
             }
-            if let Some(held) = table.hold(*key) {
-                // It has been empty until now.
-                let _ = hold.set(held);
-            }
-            (Some(hold), None)
+            // It has been empty until now.
+            let _ = hold.set(held);
         }
-        // The place is taken now; who sits there, the first frame says.
         None => {
-            lease.learned(&way.ask.client);
-            let learner = Learner::new(Arc::clone(&way.pool), lease.server().id());
-            (Some(Arc::clone(&hold)), Some(learner.overhear(hold)))
+            let learner = Learner::new(Arc::clone(&way.pool), way.ask.client, lease);
+            listening.overhear = Some(learner.overhear(Arc::clone(&hold)));
         }
     }
+    Some(hold)
 }
 
 /// When the sides of a tunnel are asked whether they are still there.

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::{Pool, Running};
-use crate::affinity::{How, Mark};
+use crate::affinity::{Cause, How};
 use crate::metrics::Metrics;
 use crate::upstream::config::ServerConfig;
 use crate::upstream::{Config, PickKey, Server, Tried, Upstream};
@@ -87,14 +87,14 @@ async fn client(pool: Arc<Pool>, number: usize, moves: Arc<Vec<AtomicUsize>>) {
         let server = lease.server().clone();
         let session = table.key(&format!("{number} {}", moves[number].load(Ordering::Relaxed)));
         table.learn(session, server.home().unwrap(), Duration::from_secs(60), How::Handshake);
-        table.mark(session, Mark::Upgraded);
         let held = table.hold(session).unwrap();
+        held.upgraded();
         lease.learned(&key);
         let leave = pool.roster(server.id()).add(crate::drain::Origin::default(), true);
         leave.told().await;
         // Until the end of a message.
         sleep(Duration::from_millis(rand::random_range(0..200))).await;
-        held.end();
+        held.ended(Cause::Drain);
         drop((held, leave, lease));
         moves[number].fetch_add(1, Ordering::Relaxed);
         sleep(Duration::from_millis(rand::random_range(100..1500))).await;

@@ -1,6 +1,7 @@
 //! Carries bytes both ways until both sides have finished, one breaks, or the tunnel has been silent for too long.
 
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -39,19 +40,22 @@ pub struct Listening {
     /// When a side that is silent is asked whether it is still there; only where there are frames.
     pub ping: Option<Ping>,
     /// Called with the first bytes that the server sends through the tunnel, before the client gets them, for as long
-    /// as it says true.
+    /// as it wants more.
     pub overhear: Option<Overhear>,
+    /// The same for what the client sends.
+    pub overhear_client: Option<Overhear>,
 }
 
-/// See [`Listening::overhear`].
-pub type Overhear = Box<dyn FnMut(&[u8]) -> bool + Send>;
+/// See [`Listening::overhear`]. It breaks when it has heard enough; who overhears the server may then say how long the
+/// tunnel may be silent from now on.
+pub type Overhear = Box<dyn FnMut(&[u8]) -> ControlFlow<Option<Duration>> + Send>;
 
 /// How a tunnel ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The client finished first.
+    /// The client finished first, or began to close the WebSocket.
     Client,
-    /// The server finished first.
+    /// The server did.
     Server,
     /// The client's connection broke.
     ClientLost,
@@ -116,15 +120,17 @@ const MID_FRAME: Duration = Duration::from_secs(1);
 
 /// Carries bytes both ways. Half-close is passed on: a side that has finished still receives.
 ///
-/// `idle` is the longest silence of both directions together, zero for no limit. When the gateway stops, or `leave` is
+/// `idle` is the longest silence of both directions together, zero for no limit, unless who overhears says another. When the gateway stops, or `leave` is
 /// told, a WebSocket gets a Close frame behind its last whole one. A broken connection on one side ends the
 /// other with a reset, so that neither takes a cut stream for a whole one.
 pub fn carry(ends: Ends, idle: Duration, deadline: Deadline, leave: Arc<Leave>, listening: Listening) -> Carrying {
     let Ends { client, from_client, server, from_server, head } = ends;
-    let Listening { frames: websocket, ping, overhear } = listening;
-    let inward = Direction::new(from_client, 0, websocket);
+    let Listening { frames: websocket, ping, overhear, overhear_client } = listening;
+    let mut inward = Direction::new(from_client, 0, websocket);
+    inward.overhear(overhear_client, 0);
     let mut outward = Direction::new(from_server, head, websocket);
     outward.overhear(overhear, head);
+    let idle = outward.take_idle().unwrap_or(idle);
     let silence = ping.filter(|_| websocket).map(|ping| Box::new(Silence::new(ping, idle, deadline.now())));
     match &silence {
         Some(silence) => deadline.set_at(silence.first_look()),
@@ -179,11 +185,11 @@ impl Carrying {
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let carried = self.inward.bytes + self.outward.bytes;
         let inward = self.inward.poll(&mut self.client, &mut self.server, cx);
-        if self.inward.eof {
+        if self.inward.is_ending() {
             self.first.get_or_insert(End::Client);
         }
         let outward = self.outward.poll(&mut self.server, &mut self.client, cx);
-        if self.outward.eof {
+        if self.outward.is_ending() {
             self.first.get_or_insert(End::Server);
         }
         match (inward, outward) {
@@ -193,6 +199,9 @@ impl Carrying {
             _ => {}
         }
         let carried = self.inward.bytes + self.outward.bytes != carried;
+        if let Some(idle) = self.outward.take_idle() {
+            self.idle = idle;
+        }
         if self.silence.is_some() {
             self.note_signs(carried);
         } else if carried {

@@ -2,8 +2,10 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -65,6 +67,8 @@ pub(super) struct Direction {
     pub(super) tracker: Option<FrameTracker>,
     pub(super) seen: Seen,
     overhear: Option<Overhear>,
+    /// The longest silence of the tunnel, where who overhears has said one that nobody has asked for yet.
+    idle: Option<Duration>,
     /// Asked of the source; its answers go no further.
     pub(super) pings: Option<Box<OwnPings>>,
     /// Reads in a row that filled the buffer.
@@ -87,6 +91,7 @@ impl Direction {
             tracker: websocket.then(FrameTracker::new),
             seen: Seen::default(),
             overhear: None,
+            idle: None,
             pings: None,
             full_reads: 0,
             pipe: None,
@@ -107,6 +112,17 @@ impl Direction {
         self.pending = first;
     }
 
+    /// The longest silence of the tunnel, where who overhears has said one since this was asked last.
+    pub(super) fn take_idle(&mut self) -> Option<Duration> {
+        self.idle.take()
+    }
+
+    /// Whether the source has finished, or has said that it is about to: it is the server that ends the connection,
+    /// whoever has begun to close the WebSocket (RFC 6455 7.1.1).
+    pub(super) fn is_ending(&self) -> bool {
+        self.eof || self.seen.close.is_some()
+    }
+
     /// Whether the source has said something since this was asked last.
     pub(super) fn take_heard(&mut self) -> bool {
         std::mem::take(&mut self.heard)
@@ -119,9 +135,10 @@ impl Direction {
 
     fn tell(&mut self, bytes: &[u8]) {
         if let Some(overhear) = &mut self.overhear
-            && !overhear(bytes)
+            && let ControlFlow::Break(idle) = overhear(bytes)
         {
             self.overhear = None;
+            self.idle = idle;
         }
     }
 

@@ -125,7 +125,7 @@ impl<'a> Candidates<'a> {
 
     /// The one with the least for its share always is.
     fn is_below_cap(&self, position: usize) -> bool {
-        let cap = self.cap.get_or_init(|| self.bound_of_all());
+        let cap = self.cap.get_or_init(|| self.bound_of_all(FEW_SESSIONS));
         self.load(position) < cap.most(self.share(position))
     }
 
@@ -159,16 +159,19 @@ impl<'a> Candidates<'a> {
         fit && !self.tried.contains(server.id())
     }
 
-    /// The most that each open server may carry; `None` where there is no bound.
-    pub(super) fn bound(&self) -> Option<Bound> {
-        (self.terms.bound > 0).then(|| self.bound_of_all())
+    /// The most that each open server may carry; `None` where there is no bound. `few` sessions beyond its share it may
+    /// always have.
+    pub(super) fn bound(&self, few: u64) -> Option<Bound> {
+        // Who is shed must not come back for the sake of a few.
+        let few = if self.terms.strict { few.min(FEW_SESSIONS) } else { few };
+        (self.terms.bound > 0).then(|| self.bound_of_all(few))
     }
 
-    fn bound_of_all(&self) -> Bound {
+    fn bound_of_all(&self, few: u64) -> Bound {
         let places = (0..self.servers.len()).filter(|&position| self.has_place(position));
         let (load, share) =
             places.fold((0, 0), |(load, share), position| (load + self.load(position), share + self.share(position)));
-        Bound { load, share: share.max(1), factor: self.terms.bound, work: self.work }
+        Bound { load, share: share.max(1), factor: self.terms.bound, work: self.work, few }
     }
 
     /// Whether the server at this position may carry one more; if not, that is remembered.
@@ -212,18 +215,22 @@ pub(super) struct Bound {
     share: u64,
     factor: u64,
     work: Work,
+    few: u64,
 }
 
 /// Up to this many in flight for each unit of weight a client is never moved on for the sake of load.
 const FEW_REQUESTS: u64 = 64;
-/// This many sessions beyond its share a server may always have: who comes back alone finds its server, though the
-/// session that it lost is still counted there.
-const FEW_SESSIONS: u64 = 2;
+/// This many sessions beyond its share a server may always have. Each gateway spreads its own part of a crowd, and all of
+/// them round up at the same servers.
+pub(super) const FEW_SESSIONS: u64 = 1;
+/// The same for a client that was there before: who comes back alone finds its server, though the sessions that it lost may
+/// still be counted there.
+pub(super) const FEW_RETURNING: u64 = 2;
 
 impl Bound {
     /// The bound of servers that carry `load` sessions, all together, for a `share`, all together.
     pub(super) fn of_sessions(load: u64, share: u64, factor: u64) -> Self {
-        Self { load, share: share.max(1), factor, work: Work::Session }
+        Self { load, share: share.max(1), factor, work: Work::Session, few: FEW_SESSIONS }
     }
 
     /// The load from which on a server of this share gets no more.
@@ -238,7 +245,7 @@ impl Bound {
         };
         let few = match self.work {
             Work::Request => (FEW_REQUESTS * share).div_ceil(1000),
-            Work::Session => times(1000) + FEW_SESSIONS,
+            Work::Session => times(1000) + self.few,
         };
         times(self.factor).max(few)
     }
@@ -267,7 +274,7 @@ impl Balance for ClientIp {
         // The ring is long, so it isn't walked in vain.
         candidates.open().next()?;
         let walk = || self.ring.walk(key).filter(|&position| candidates.has_place(position));
-        let bound = candidates.bound();
+        let bound = candidates.bound(FEW_SESSIONS);
         let within = |position: &usize| bound.as_ref().is_none_or(|bound| candidates.is_within(bound, *position));
         // A cold server gets some of its clients at first, then more and more of them: those stay.
         let lot = LazyCell::new(|| match candidates.work {

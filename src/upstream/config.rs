@@ -48,7 +48,7 @@ pub struct Config {
     /// Active checks.
     #[serde(default)]
     pub health: Health,
-    /// Passive ejection after connect failures.
+    /// When a server is passed over for what it fails at.
     #[serde(default)]
     pub ejection: Ejection,
     /// Times that rule a connection to a server.
@@ -198,12 +198,16 @@ impl Default for Queue {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sessions {
-    /// Most that are remembered. Default 1,000,000, which take some 70 MiB.
+    /// Most that are remembered. Default 1,000,000, which take some 90 MiB.
     pub max: usize,
     /// How long a session may be silent beyond its heartbeat (`pingInterval` and `pingTimeout`) before it is forgotten.
     /// Default 10 s.
     #[serde(with = "humantime_serde")]
     pub slack: Duration,
+    /// How long the sessions of a server that is down or can't be connected to wait for it before they move to another
+    /// one, which does not know them: only their clients can begin anew there. Default 10 s.
+    #[serde(with = "humantime_serde")]
+    pub grace: Duration,
     /// How many times its share of the live sessions a server may have and still be given a new one, by balance
     /// `client_ip` or because the client was there before; 1 to 100, or 0 for no bound. Default 1.25.
     pub bounded_load: f64,
@@ -220,6 +224,7 @@ impl Default for Sessions {
         Self {
             max: 1_000_000,
             slack: Duration::from_secs(10),
+            grace: Duration::from_secs(10),
             bounded_load: 1.25,
             returning: Duration::from_secs(120),
             rebalance: None,
@@ -439,20 +444,49 @@ impl<'de> Deserialize<'de> for StatusRange {
     }
 }
 
-/// `ejection`: what repeated connect failures lead to, between checks.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+/// `ejection`: when a server that fails at what it is asked is passed over, whatever its checks say.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ejection {
-    /// Connect failures in a row before the server is passed over; 0 turns ejection off. Default 3.
+    /// Failed connects in a row before the server is passed over; 0 for never. Default 3.
     pub failures: u32,
-    /// How long it is passed over; a good check ends it early. Default 10 s.
+    /// Bad answers in a row before the server is passed over; 0 for never. An answer is bad if its status is one of
+    /// `status`, if it is cut or none at all, or if it doesn't come in time. Default 5.
+    pub bad_answers: u32,
+    /// The statuses that are bad, as `502-504` or `500-599`. Default `502-504`, what servers say when they can't serve; a
+    /// 500 is more often the fault of one request.
+    pub status: StatusRange,
+    /// How long the server is passed over the first time; the second time in a row it is twice as long, and so on. A
+    /// good check ends it early if it was for failed connects. Default 10 s.
     #[serde(rename = "for", with = "humantime_serde")]
     pub duration: Duration,
+    /// The longest that it gets. Default 5 min.
+    #[serde(with = "humantime_serde")]
+    pub max_for: Duration,
+    /// The share of the servers that may be passed over at once, 0 to 1, though one always may, and never the last that
+    /// is up. Default 0.5.
+    pub max_share: f64,
+}
+
+impl Ejection {
+    /// How many of so many servers may be passed over at once.
+    pub(super) fn most_of(&self, servers: usize) -> usize {
+        // A hair more, so that 0.29 of 100 is 29.
+        let most = (self.max_share.clamp(0.0, 1.0) * servers as f64 + 1e-6).floor();
+        (most as usize).max(1)
+    }
 }
 
 impl Default for Ejection {
     fn default() -> Self {
-        Self { failures: 3, duration: Duration::from_secs(10) }
+        Self {
+            failures: 3,
+            bad_answers: 5,
+            status: StatusRange { from: 502, to: 504 },
+            duration: Duration::from_secs(10),
+            max_for: Duration::from_secs(300),
+            max_share: 0.5,
+        }
     }
 }
 
@@ -463,30 +497,45 @@ pub struct Timeouts {
     /// To open a connection, TLS included. Default 5 s.
     #[serde(with = "humantime_serde")]
     pub connect: Duration,
-    /// From the sent request to the first byte of its answer, and between two reads of the answer. Default 2 min:
-    /// a long poll of Socket.IO is answered within its ping interval, 25 s.
+    /// From the sent request to the first byte of its answer, and between two reads of the answer. Default 2 min; for a
+    /// poll of a Socket.IO session, what its handshake allows.
     #[serde(with = "humantime_serde")]
-    pub first_byte: Duration,
+    pub first_byte: Option<Duration>,
     /// For one write to make progress. Default 30 s.
     #[serde(with = "humantime_serde")]
     pub write: Duration,
     /// How long an idle connection to a server is kept for reuse. Default 4 s, below the 5 s of Node.js.
     #[serde(with = "humantime_serde")]
     pub keep_alive: Duration,
-    /// How long a tunnel may stay silent in both directions. Default off: sockets of 24 h are normal.
+    /// How long a tunnel may stay silent in both directions. Default off, since sockets of 24 h are normal; for a
+    /// Socket.IO session, what its handshake allows.
     #[serde(with = "humantime_serde")]
-    pub tunnel_idle: Duration,
+    pub tunnel_idle: Option<Duration>,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(5),
-            first_byte: Duration::from_secs(120),
+            first_byte: None,
             write: Duration::from_secs(30),
             keep_alive: Duration::from_secs(4),
-            tunnel_idle: Duration::ZERO,
+            tunnel_idle: None,
         }
+    }
+}
+
+impl Timeouts {
+    /// What rules a request: `first_byte` as said; else `silence`, which the handshake of its session allows, where it
+    /// is a poll of one; else 2 min. Zero for no limit.
+    pub fn first_byte(&self, silence: Option<Duration>) -> Duration {
+        self.first_byte.or(silence).unwrap_or(Duration::from_secs(120))
+    }
+
+    /// What rules a tunnel: `tunnel_idle` as said; else `silence`, which the handshake of its session allows, where it
+    /// belongs to one; else zero, no limit.
+    pub fn tunnel_idle(&self, silence: Option<Duration>) -> Duration {
+        self.tunnel_idle.or(silence).unwrap_or_default()
     }
 }
 

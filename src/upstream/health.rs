@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Upstream;
 use super::config::{self, Check};
+use super::downgrade;
 use super::probe::{EngineIo, Http, Probe, Target, Tcp};
 use super::resolve;
 use super::server::{CheckReport, Health, Server, ServerId};
@@ -68,6 +69,7 @@ async fn supervise(upstream: Arc<Upstream>) {
     let mut tasks = JoinSet::new();
     if let Some(sessions) = &upstream.sessions {
         tasks.spawn(sessions.table.run());
+        tasks.spawn(downgrade::watch(upstream.name().clone(), sessions.table.clone()));
         if let Some(returning) = &sessions.returning {
             tasks.spawn(returning.run());
         }
@@ -97,19 +99,32 @@ async fn supervise(upstream: Arc<Upstream>) {
 }
 
 async fn watch_over(upstream: Arc<Upstream>, server: Arc<Server>) {
+    tokio::join!(watch_health(&upstream, &server), watch_ejections(&upstream, &server));
+}
+
+/// Tells when a server gets work again, and those who wait for it.
+async fn watch_ejections(upstream: &Upstream, server: &Server) {
+    loop {
+        server.conduct().ejection_over().await;
+        log::info!("upstream {}: server {} is no longer passed over", upstream.name(), server.name());
+        upstream.queue.dispatch();
+    }
+}
+
+async fn watch_health(upstream: &Arc<Upstream>, server: &Arc<Server>) {
     match server.address() {
         ServerAddress::Name(host, port) => {
             // The first check has to have an address to go to.
-            look_up(&upstream, &server, host, *port, false).await;
+            look_up(upstream, server, host, *port, false).await;
             let lookups = async {
                 loop {
-                    let failed = resolve::next_turn(&server).await;
-                    look_up(&upstream, &server, host, *port, failed).await;
+                    let failed = resolve::next_turn(server).await;
+                    look_up(upstream, server, host, *port, failed).await;
                 }
             };
-            tokio::join!(lookups, run_checks(&upstream, &server));
+            tokio::join!(lookups, run_checks(upstream, server));
         }
-        ServerAddress::Inet(_) | ServerAddress::Unix(_) => run_checks(&upstream, &server).await,
+        ServerAddress::Inet(_) | ServerAddress::Unix(_) => run_checks(upstream, server).await,
     }
 }
 

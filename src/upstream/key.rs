@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use tokio::time::Instant;
+
 use super::server::ServerId;
+use crate::address::standing_for;
 use crate::affinity::stable_hash;
 
 /// What placement may look at.
@@ -21,17 +24,13 @@ impl From<IpAddr> for PickKey {
 }
 
 impl PickKey {
-    /// The address that stands for the client: IPv4 in IPv6's clothes is IPv4, and an IPv6 client is its /64, since
-    /// one household or phone changes the lower half at will (RFC 8981).
+    /// What the client is placed by: the address that stands for it, or one that stands for its value.
     pub fn placement(&self) -> IpAddr {
         if let Some(value) = self.value {
             // A client's own address has no bits in the lower half, so this is never one.
             return Ipv6Addr::from_bits(u128::from(value) << 64 | 1).into();
         }
-        match self.client.to_canonical() {
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
-            v4 => v4,
-        }
+        standing_for(self.client)
     }
 
     /// A number from 0 to 999 that the client keeps.
@@ -50,6 +49,8 @@ pub struct Tried {
     few: [ServerId; 4],
     len: usize,
     more: Vec<ServerId>,
+    /// Since when the request has waited for the server of its session to be reached.
+    pub(super) waits_since: Option<Instant>,
 }
 
 impl Tried {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::sessions::Way;
-use super::{PickKey, Server, Upstream};
+use super::{Fault, PickKey, Server, Upstream};
 
 /// One request or tunnel in flight on one server. Dropping it gives the place to the next in the queue.
 pub struct Lease {
@@ -16,17 +16,42 @@ pub struct Lease {
     opening: Option<Opening>,
 }
 
-/// A session that may come of it.
-struct Opening {
+/// A session that may come of a handshake: it counts as a coming one of its server until it is known, or until this is
+/// dropped.
+pub struct Opening {
+    upstream: Arc<Upstream>,
+    server: Arc<Server>,
     way: Way,
-    /// Whether it has come, or never will.
+    /// Whether it has come.
     over: AtomicBool,
+}
+
+impl Opening {
+    /// Says that the handshake of this client has opened its session, and that the session table knows it by now. Only
+    /// the first call does anything.
+    pub fn learned(&self, client: &PickKey) {
+        if !self.over.swap(true, Relaxed) {
+            self.server.opened();
+            self.upstream.opened(client, &self.server, self.way);
+        }
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        if !*self.over.get_mut() {
+            self.server.opened();
+        }
+    }
 }
 
 impl Lease {
     /// Makes a lease of a place that was taken already.
     pub(super) fn new(upstream: Arc<Upstream>, server: Arc<Server>, opening: Option<Way>) -> Self {
-        let opening = opening.map(|way| Opening { way, over: AtomicBool::new(false) });
+        let opening = opening.map(|way| {
+            let (upstream, server) = (upstream.clone(), server.clone());
+            Opening { upstream, server, way, over: AtomicBool::new(false) }
+        });
         Self { upstream, server, waited: Duration::ZERO, opening }
     }
 
@@ -52,37 +77,48 @@ impl Lease {
         self.waited
     }
 
-    /// Says that the handshake of this client has opened its session, and that the session table knows it by now. Only
-    /// the first call of a lease that [`Upstream::pick_new`] gave does anything.
+    /// As [`Opening::learned`], of a lease that [`Upstream::pick_new`] gave.
     pub fn learned(&self, client: &PickKey) {
-        if let Some(opening) = &self.opening
-            && !opening.over.swap(true, Relaxed)
-        {
-            self.server.opened();
-            self.upstream.opened(client, &self.server, opening.way);
+        if let Some(opening) = &self.opening {
+            opening.learned(client);
         }
+    }
+
+    /// The session that may come of it, for whoever hears of that; once.
+    pub fn take_opening(&mut self) -> Option<Opening> {
+        self.opening.take()
     }
 
     /// Says that the server couldn't be connected to: enough of these in a row eject it.
     pub fn connect_failed(&self) {
-        let threshold = self.upstream.config.ejection.failures;
-        let failures = self.server.connect_failed();
-        if threshold > 0 && failures >= threshold {
-            self.upstream.eject(&self.server);
-        }
+        self.server.connect_failed();
+        self.upstream.hold_against(&self.server, Fault::Connect);
     }
 
     /// Says that the server took the connection.
     pub fn connected(&self) {
         self.server.connected();
     }
+
+    /// Says that the server has answered, and answered whole: enough bad statuses in a row eject it.
+    pub fn answered(&self, status: u16) {
+        if self.upstream.config.ejection.status.contains(status) {
+            self.upstream.hold_against(&self.server, Fault::Answer);
+        } else {
+            self.server.conduct().answered_well();
+        }
+    }
+
+    /// Says that the server took a request and owes a proper answer to it: it closed the connection, spoke gibberish,
+    /// stopped halfway or was silent for too long. As bad as a bad status.
+    pub fn gave_no_answer(&self) {
+        self.upstream.hold_against(&self.server, Fault::Answer);
+    }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if self.opening.as_ref().is_some_and(|opening| !opening.over.load(Relaxed)) {
-            self.server.opened();
-        }
+        self.opening = None;
         self.server.release();
         self.upstream.queue.dispatch();
     }

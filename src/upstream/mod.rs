@@ -9,6 +9,9 @@ mod balance;
 pub mod config;
 mod connect;
 mod crowd;
+mod downgrade;
+mod ejection;
+mod grace;
 mod health;
 mod http_client;
 mod key;
@@ -27,7 +30,7 @@ mod tls;
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -36,9 +39,10 @@ use tokio::sync::watch;
 pub use balance::{Balance, Candidates};
 pub use config::Config;
 pub use crowd::LargestClient;
+pub use ejection::{Ejected, Fault};
 pub use health::Checks;
 pub use key::{PickKey, Tried};
-pub use lease::Lease;
+pub use lease::{Lease, Opening};
 pub use server::{CheckReport, Endpoint, Server, ServerId, State, Status};
 pub use sessions::{Line, Placements};
 pub use spread::Overfull;
@@ -64,6 +68,8 @@ pub struct Upstream {
     tls: Option<ServerTls>,
     queue: Arc<Queue>,
     terms: Terms,
+    /// Held while it is decided whether a server can be done without.
+    ejecting: Mutex<()>,
     /// Only for kind `socket.io`.
     sessions: Option<Sessions>,
 }
@@ -199,6 +205,7 @@ impl Upstream {
             tls,
             queue: before.map(|before| before.queue.clone()).unwrap_or_default(),
             terms: Terms::of(config),
+            ejecting: Mutex::default(),
             sessions,
         }))
     }
@@ -300,14 +307,6 @@ impl Upstream {
         };
         tried.add(lease.server().id());
         Ok(lease)
-    }
-
-    /// A place on the server that a session belongs to. Sessions pass where new work doesn't: a server that is full,
-    /// draining, ejected or removed keeps them. `None` if the server is down or gone.
-    pub fn return_to(self: &Arc<Self>, id: ServerId) -> Option<Lease> {
-        let server = self.members.load().find_ever(id).filter(|server| server.state() != State::Down)?;
-        server.acquire();
-        Some(Lease::new(self.clone(), server, None))
     }
 
     /// A place for new work on a server that the client knows from before. `None` if [`Self::pick`] would walk past it.
@@ -421,21 +420,6 @@ impl Upstream {
                 Turn::Wait(_) | Turn::Refuse => Err(PickError::NoServer),
             },
             Err(_) => Err(PickError::QueueTimeout),
-        }
-    }
-
-    /// Passes over a server that refuses connections, unless it is the last one.
-    fn eject(&self, server: &Server) {
-        let members = self.members.load();
-        let others = members.servers.iter().any(|other| other.id() != server.id() && other.is_healthy());
-        let duration = self.config.ejection.duration;
-        if others && server.eject(duration) {
-            log::warn!(
-                "upstream {}: server {} is passed over for {duration:?}: {} connect failures in a row",
-                self.name,
-                server.name(),
-                server.failures_in_a_row()
-            );
         }
     }
 }

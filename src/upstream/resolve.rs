@@ -58,6 +58,7 @@ fn merge(known: &[SocketAddr], mut found: Vec<SocketAddr>, failed: bool) -> Vec<
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::upstream;
     use super::*;
 
     fn addresses(ports: &[u16]) -> Vec<SocketAddr> {
@@ -70,6 +71,22 @@ mod tests {
         assert_eq!(merged, addresses(&[2, 1, 3]));
         assert_eq!(merge(&addresses(&[2]), addresses(&[3, 1]), false), addresses(&[3, 1]));
         assert_eq!(merge(&[], addresses(&[3, 1]), false), addresses(&[3, 1]));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_no_longer_resolves_leaves_the_server_where_it_was() {
+        let upstream = upstream(serde_json::json!({ "servers": ["localhost:7"] }));
+        let server = &upstream.servers()[0];
+        look_up(server, "localhost", 7, false).await.unwrap();
+        let known = server.addresses();
+        assert!(!known.is_empty());
+        // Nobody will ever have this name (RFC 6761 6.4).
+        for failed in [false, true] {
+            let fault = look_up(server, "gone.invalid", 7, failed).await.unwrap_err();
+            assert!(fault.starts_with("`gone.invalid` does not resolve: "), "{fault}");
+            assert_eq!(server.addresses(), known);
+            assert!(server.endpoint().is_some());
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +12,8 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::config::{Check, ServerConfig};
+use super::config::{Check, Ejection, ServerConfig};
+use super::ejection::{Conduct, Ejected, Fault};
 use crate::address::ServerAddress;
 use crate::affinity::{Home, SessionTable};
 
@@ -43,14 +44,11 @@ struct Life {
     joined: bool,
     /// When it came up, while that is not long ago: milliseconds after `born`, and one; else 0.
     came_up: AtomicU64,
-    /// Milliseconds after `born`; 0 while the server isn't ejected.
-    ejected_until: AtomicU64,
-    failures_in_a_row: AtomicU32,
+    conduct: Conduct,
     in_flight: AtomicUsize,
     total: AtomicU64,
     /// Handshakes placed here that have not opened their session yet.
     opening: AtomicUsize,
-    connect_failures: AtomicU64,
     report: Mutex<Report>,
     /// What the host name resolved to, best first; empty until it did. The address itself for the other forms.
     resolved: ArcSwap<Vec<SocketAddr>>,
@@ -135,8 +133,8 @@ pub struct Status {
     pub state: State,
     /// When the checks last changed their verdict.
     pub since: SystemTime,
-    /// What is left of an ejection.
-    pub ejected: Option<Duration>,
+    /// The ejection that lasts.
+    pub ejected: Option<Ejected>,
     /// The last check, if one has ended.
     pub last_check: Option<CheckReport>,
 }
@@ -255,18 +253,14 @@ impl Server {
         Status {
             state: self.state(),
             since: report.since,
-            ejected: self.ejected(),
+            ejected: self.life.conduct.ejection(),
             last_check: report.last_check.clone(),
         }
     }
 
     /// What is left of an ejection; `None` while the server isn't ejected.
     pub fn ejected(&self) -> Option<Duration> {
-        let until = self.life.ejected_until.load(Relaxed);
-        if until == 0 {
-            return None;
-        }
-        Duration::from_millis(until).checked_sub(self.life.born.elapsed()).filter(|left| !left.is_zero())
+        self.life.conduct.ejected()
     }
 
     /// Whether the operator took it out of new work; also told while it is down.
@@ -286,7 +280,17 @@ impl Server {
 
     /// Connects that ever failed.
     pub fn connect_failures(&self) -> u64 {
-        self.life.connect_failures.load(Relaxed)
+        self.life.conduct.failed_connects()
+    }
+
+    /// Answers that ever were bad, missing ones included.
+    pub fn bad_answers(&self) -> u64 {
+        self.life.conduct.bad_answers()
+    }
+
+    /// How often it was passed over.
+    pub fn ejections(&self) -> u64 {
+        self.life.conduct.ejections()
     }
 
     /// Where it is reached right now; `None` while its host name has never resolved.
@@ -372,33 +376,29 @@ impl Server {
         self.life.opening.fetch_sub(1, Relaxed);
     }
 
-    /// Counts a failed connect, has the name looked up again, and returns how many failed in a row.
-    pub(super) fn connect_failed(&self) -> u32 {
-        self.life.connect_failures.fetch_add(1, Relaxed);
+    /// A connect failed: its sessions wait, and its name is looked up again.
+    pub(super) fn connect_failed(&self) {
+        self.life.conduct.fell_ill();
         self.life.resolve_now.notify_one();
-        self.life.failures_in_a_row.fetch_add(1, Relaxed).saturating_add(1)
     }
 
+    /// A connect went well.
     pub(super) fn connected(&self) {
-        // Read first: a shared counter that is written on every request costs every core.
-        if self.life.failures_in_a_row.load(Relaxed) != 0 {
-            self.life.failures_in_a_row.store(0, Relaxed);
+        if self.life.conduct.connected() && self.health() != Health::Down {
+            self.life.conduct.recovered();
         }
     }
 
-    pub(super) fn failures_in_a_row(&self) -> u32 {
-        self.life.failures_in_a_row.load(Relaxed)
+    /// What is known of how it does its work.
+    pub(super) fn conduct(&self) -> &Conduct {
+        &self.life.conduct
     }
 
-    /// Ejects the server, and has it checked at once. False if it was ejected already.
-    pub(super) fn eject(&self, duration: Duration) -> bool {
-        if self.ejected().is_some() {
-            return false;
-        }
-        let until = self.life.born.elapsed() + duration;
-        self.life.ejected_until.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX).max(1), Relaxed);
+    /// Passes it over for a while, and has it checked at once. `None` if it is passed over already.
+    pub(super) fn eject(&self, fault: Fault, said: &Ejection) -> Option<Duration> {
+        let lasts = self.life.conduct.eject(fault, said)?;
         self.life.check_now.notify_one();
-        true
+        Some(lasts)
     }
 
     /// Sets or lifts draining. False if nothing changed.
@@ -456,14 +456,23 @@ impl Server {
         if changed {
             self.report().since = SystemTime::now();
         }
+        match health {
+            Health::Down => self.life.conduct.fell_ill(),
+            Health::Up if before == Health::Down => {
+                // Whoever was down and is back is another process, as a rule.
+                self.life.conduct.recovered();
+                self.life.conduct.pardon();
+            }
+            Health::Starting | Health::Up => {}
+        }
         changed
     }
 
-    /// Notes a check; a good one ends an ejection.
+    /// Notes a check; a good one ends an ejection for failed connects.
     pub(super) fn checked(&self, check: CheckReport) {
         if check.good {
             self.connected();
-            self.life.ejected_until.store(0, Relaxed);
+            self.life.conduct.passed_a_check();
         }
         self.report().last_check = Some(check);
     }
@@ -502,12 +511,10 @@ impl Life {
             removed: AtomicBool::new(false),
             joined,
             came_up: AtomicU64::new(u64::from(known_up && joined)),
-            ejected_until: AtomicU64::new(0),
-            failures_in_a_row: AtomicU32::new(0),
+            conduct: Conduct::new(),
             in_flight: AtomicUsize::new(0),
             total: AtomicU64::new(0),
             opening: AtomicUsize::new(0),
-            connect_failures: AtomicU64::new(0),
             report: Mutex::new(Report { since: SystemTime::now(), last_check: None }),
             resolved: ArcSwap::from_pointee(resolved),
             unix,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::admission::Admission;
-use super::balance::{Candidates, Tier, Work};
+use super::balance::{Candidates, FEW_RETURNING, Tier, Work};
 use super::config::{Config, Kind};
 use super::crowd::{Crowd, LargestClient};
 use super::{Lease, PickError, PickKey, Server, ServerId, State, Tried, Upstream};
@@ -106,7 +106,7 @@ impl Upstream {
     ///   address, unless that server is down, draining, full or has its share;
     /// * servers are compared by their sessions, the coming ones included, instead of what is in flight.
     ///
-    /// The lease counts as a coming session until [`Lease::learned`] or until it is dropped. On upstreams without
+    /// The lease counts as a coming session until it is [learned](super::Opening::learned) or dropped. On upstreams without
     /// sessions this is [`Self::pick`].
     pub async fn pick_new(
         self: &Arc<Self>,
@@ -204,7 +204,7 @@ impl Upstream {
         let Some(position) = members.position(id).filter(|&position| candidates.has_place(position)) else {
             return Back::Gone;
         };
-        if candidates.bound().is_some_and(|bound| !candidates.is_within(&bound, position)) {
+        if candidates.bound(FEW_RETURNING).is_some_and(|bound| !candidates.is_within(&bound, position)) {
             return Back::OverBound;
         }
         let server = &members.servers[position];

@@ -2,11 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use serde_json::{Value, json};
 
-use super::{Config, PickKey, Upstream};
+use super::config::Ejection;
+use super::{Config, Fault, PickKey, Server, Upstream};
 
 /// A configuration as an operator would write it, but without checks unless it asks for them.
 pub(super) fn config(mut said: Value) -> Config {
@@ -26,4 +28,10 @@ pub(super) fn client(number: u32) -> PickKey {
 /// The result of a future that has nothing to wait for, as a pick that finds a server at once.
 pub(super) fn at_once<T>(future: impl Future<Output = T>) -> T {
     future.now_or_never().expect("it has to wait")
+}
+
+/// Passes a server over for failed connects.
+pub(super) fn eject(server: &Server, lasts: Duration) {
+    let said = Ejection { duration: lasts, max_for: lasts, ..Ejection::default() };
+    assert_eq!(server.eject(Fault::Connect, &said), Some(lasts));
 }

@@ -9,6 +9,7 @@ mod request;
 pub use handshake::{Handshake, HandshakeReader, LONGEST_HANDSHAKE, LONGEST_SILENCE, Progress};
 pub use request::{LONGEST_SID, RequestInfo, Transport, request_sid};
 
+use percent_encoding::percent_decode;
 use serde::Deserialize;
 use std::borrow::Cow;
 
@@ -69,6 +70,37 @@ pub fn close_packet(revision: Revision) -> &'static str {
     }
 }
 
+/// Whether this is the whole body of a POST with which a client ends its session. `jsonp` says that it was sent by a form.
+pub fn is_goodbye(body: &[u8], revision: Revision, jsonp: bool) -> bool {
+    let packet = close_packet(revision).as_bytes();
+    if !jsonp {
+        return body == packet || revision == Revision::Eio4 && closes_payload(body);
+    }
+    let Some(sent) = body.strip_prefix(b"d=").filter(|sent| sent.len() <= LONGEST_FORM) else { return false };
+    let sent: Vec<u8> = percent_decode(sent).collect();
+    // 0.9 sends a text of JSON, and browsers add a line end to what a form holds.
+    let text = sent.trim_ascii();
+    let unquoted = text.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\""));
+    unquoted.unwrap_or(text) == packet
+}
+
+/// Whether this is the end of an answer to a poll with which a server ends the session.
+pub fn is_farewell(answer: &[u8], revision: Revision, jsonp: Option<u32>) -> bool {
+    match (revision, jsonp) {
+        (Revision::SocketIo09, Some(index)) => answer == format!("io.j[{index}](\"0::\");").as_bytes(),
+        (Revision::SocketIo09, None) => answer == close_packet(revision).as_bytes(),
+        _ => answer == &*goodbye(revision, jsonp) || revision == Revision::Eio4 && closes_payload(answer),
+    }
+}
+
+/// Whether the last packet of several in Engine.IO 4 is the one that closes.
+fn closes_payload(payload: &[u8]) -> bool {
+    payload.ends_with(b"\x1e1")
+}
+
+/// A close packet in a form is a dozen bytes long.
+const LONGEST_FORM: usize = 64;
+
 /// Error 1, "client not handshaken", with advice 0, "reconnect".
 const RECONNECT_09: &str = "7:::1+0";
 
@@ -127,6 +159,53 @@ mod tests {
         assert_eq!(goodbye(Revision::Eio3, Some(7)), &br#"___eio[7]("1:1");"#[..]);
         assert_eq!(goodbye(Revision::SocketIo09, None), &b"7:::1+0"[..]);
         assert_eq!(goodbye(Revision::SocketIo09, Some(0)), &br#"io.j[0]("7:::1+0");"#[..]);
+    }
+
+    #[test]
+    fn a_client_says_goodbye_in_its_own_way() {
+        use Revision::{Eio3, Eio4, SocketIo09};
+        for (body, revision, jsonp) in [
+            ("1", Eio4, false),
+            ("41\x1e1", Eio4, false),
+            ("1:1", Eio3, false),
+            ("0::", SocketIo09, false),
+            ("d=1%3A1", Eio3, true),
+            ("d=1:1\r\n", Eio3, true),
+            ("d=1", Eio4, true),
+            ("d=%220%3A%3A%22", SocketIo09, true),
+            ("d=0%3A%3A", SocketIo09, true),
+        ] {
+            assert!(is_goodbye(body.as_bytes(), revision, jsonp), "{body}");
+        }
+        for (body, revision, jsonp) in [
+            ("", Eio4, false),
+            ("41", Eio4, false),
+            ("1", Eio3, false),
+            ("6:42:1:1", Eio3, false),
+            ("1:1", Eio3, true),
+            ("d=2%3A41", Eio3, true),
+            ("0::/chat", SocketIo09, false),
+        ] {
+            assert!(!is_goodbye(body.as_bytes(), revision, jsonp), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_server_says_goodbye_in_the_answer_to_a_poll() {
+        use Revision::{Eio3, Eio4, SocketIo09};
+        for (answer, revision, jsonp) in [
+            ("1", Eio4, None),
+            ("42[\"last\"]\x1e1", Eio4, None),
+            ("1:1", Eio3, None),
+            ("___eio[3](\"1:1\");", Eio3, Some(3)),
+            ("0::", SocketIo09, None),
+            ("io.j[0](\"0::\");", SocketIo09, Some(0)),
+        ] {
+            assert!(is_farewell(answer.as_bytes(), revision, jsonp), "{answer}");
+        }
+        for (answer, revision) in [("6", Eio4), ("2:41", Eio3), ("7:::1+0", SocketIo09), ("", Eio4)] {
+            assert!(!is_farewell(answer.as_bytes(), revision, None), "{answer}");
+        }
     }
 
     proptest! {

@@ -52,7 +52,7 @@ fn in_turn(more: &str) -> String {
 /// Servers, and a gateway before the first of them, with [`in_turn`].
 async fn unchecked(servers: usize, before: usize, more: &str) -> Cluster {
     let mut cluster = Cluster::behind(0, "v4", servers, PATIENT).await;
-    let gateway = cluster.gateway_with("127.0.0.1:0", &in_turn(more), before).await;
+    let gateway = cluster.gateway_before("127.0.0.1:0", &in_turn(more), before).await;
     cluster.gateways.push(gateway);
     cluster
 }
@@ -195,7 +195,7 @@ impl Recoverable {
 async fn a_client_whose_connection_broke_recovers_on_the_server_that_it_was_on() {
     let mut cluster = Cluster::behind(0, "v4", 3, &["--recovery"]).await;
     // In turn: without its address, two of three would be placed elsewhere.
-    let gateway = cluster.gateway_with("127.0.0.1:0", "balance: round_robin", 3).await;
+    let gateway = cluster.gateway_before("127.0.0.1:0", "balance: round_robin", 3).await;
     cluster.gateways.push(gateway);
     let mut lost = Vec::new();
     for from in 10..22 {
@@ -213,7 +213,7 @@ async fn clients_recover_through_a_gateway_that_was_restarted() {
     let mut cluster = Cluster::behind(0, "v4", 3, &["--recovery"]).await;
     // The gateway has forgotten everything, but the hash of an address is what it was.
     let keys = "balance: client_ip, sessions: { bounded_load: 0 }";
-    let gateway = cluster.gateway_with("127.0.0.1:0", keys, 3).await;
+    let gateway = cluster.gateway_before("127.0.0.1:0", keys, 3).await;
     cluster.gateways.push(gateway);
     let mut lost = Vec::new();
     for from in 10..22 {
@@ -224,7 +224,7 @@ async fn clients_recover_through_a_gateway_that_was_restarted() {
     eventually("the gateway is gone", async || TcpStream::connect(address).await.is_err()).await;
     drop(killed);
     eventually("the servers know", async || cluster.counted("sessions_open").await == 0).await;
-    let gateway = cluster.gateway_with(&address.to_string(), keys, 3).await;
+    let gateway = cluster.gateway_before(&address.to_string(), keys, 3).await;
     cluster.gateways.push(gateway);
     for session in lost {
         session.come_back(&cluster).await;

@@ -41,7 +41,7 @@ impl Bench {
     }
 
     fn forget(&self, sid: &str) -> bool {
-        self.table.forget(self.table.key(sid))
+        self.table.forget(self.table.key(sid), Cause::Unknown)
     }
 }
 
@@ -71,25 +71,102 @@ fn silence_ends_a_session_and_every_request_puts_that_off() {
     assert_eq!(bench.find("busy"), None, "known to be over before a sweep comes by");
     bench.pass(4);
     assert!(bench.table.is_empty());
-    assert_eq!(bench.table.totals().expired, 2);
+    assert_eq!(bench.table.totals().ended(Cause::Silent), 2);
 }
 
 #[test]
-fn a_tunnel_keeps_its_session() {
+fn a_tunnel_keeps_its_session_and_ends_it() {
     let mut bench = Bench::new(10);
     bench.learn("a", 1);
     let (one, two) = (bench.hold("a").unwrap(), bench.hold("a").unwrap());
-    assert!(one.upgraded() && !one.upgraded());
+    assert_eq!(bench.table.home(1).websockets(), 0);
+    assert!(one.upgraded().is_some() && one.upgraded().is_none());
     assert!(bench.table.find(one.key()).unwrap().is(Mark::Upgraded));
+    assert_eq!(bench.table.home(1).websockets(), 1);
     bench.pass(10_000);
+    one.ended(Cause::Server);
     drop(one);
     bench.pass(10_000);
     assert_eq!(bench.table.keys_on(1), [two.key()]);
+    two.ended(Cause::ClientLost);
     drop(two);
-    bench.pass(u64::from(AFTER_TUNNEL));
-    assert_eq!(bench.table.keys_on(1).len(), 1, "requests may be on their way");
-    bench.pass(u64::from(LAG) + 4);
-    assert!(bench.table.is_empty() && bench.hold("a").is_none());
+    assert_eq!((bench.table.live(), bench.table.keys_on(1).len()), (0, 0), "it counts no more");
+    assert_eq!((bench.table.home(1).websockets(), bench.table.home(1).closed()), (0, 1));
+    assert_eq!((bench.table.totals().ended(Cause::ClientLost), bench.table.totals().all_ended()), (1, 1));
+    assert!(bench.hold("a").is_none());
+    bench.pass(u64::from(AFTERGLOW));
+    assert_eq!(bench.find("a"), Some(1), "requests may be on their way");
+    bench.pass(u64::from(LAG));
+    assert_eq!(bench.find("a"), None, "which put nothing off");
+    bench.pass(4);
+    assert!(bench.table.is_empty());
+    assert_eq!(bench.table.totals().all_ended(), 1);
+}
+
+#[test]
+fn a_tunnel_that_ends_without_a_word_leaves_its_session_a_while() {
+    let mut bench = Bench::new(10);
+    bench.learn("a", 1);
+    let held = bench.hold("a").unwrap();
+    held.upgraded();
+    drop(held);
+    bench.pass(u64::from(AFTERGLOW));
+    assert_eq!((bench.table.live(), bench.find("a")), (1, Some(1)), "whoever asks for it keeps it");
+    bench.pass(30);
+    assert_eq!(bench.find("a"), Some(1));
+    bench.pass(LIFE.as_secs() + 10);
+    assert_eq!(bench.table.totals().ended(Cause::Silent), 1);
+}
+
+#[test]
+fn a_goodbye_is_the_end_but_not_for_what_is_on_its_way() {
+    let mut bench = Bench::new(10);
+    bench.learn("a", 1);
+    let key = bench.table.key("a");
+    assert!(bench.table.goodbye(key, Cause::Client) && !bench.table.goodbye(key, Cause::Client));
+    assert!(!bench.forget("a") && bench.hold("a").is_none() && !bench.table.mark(key, Mark::Offered));
+    assert_eq!((bench.table.live(), bench.table.sessions_on(1), bench.find("a")), (0, 0, Some(1)));
+    assert_eq!(bench.learn("a", 2), Learned::New, "it is another one by the same name");
+    assert_eq!((bench.table.sessions_on(1), bench.table.sessions_on(2), bench.table.len()), (0, 1, 1));
+    bench.table.goodbye(key, Cause::Server);
+    bench.pass(u64::from(AFTERGLOW + LAG) + 4);
+    assert!(bench.table.is_empty());
+    let totals = bench.table.totals();
+    assert_eq!((totals.ended(Cause::Client), totals.ended(Cause::Server), totals.all_ended()), (1, 1, 2));
+}
+
+#[test]
+fn how_long_a_session_may_be_silent_is_known_from_its_handshake_only() {
+    let bench = Bench::new(10);
+    let key = bench.table.key("a");
+    let learn = |seconds, how| bench.table.learn(key, &bench.table.home(1), Duration::from_secs(seconds), how);
+    assert_eq!(bench.table.silence(key), None);
+    learn(90, How::Rescue);
+    assert_eq!(bench.table.silence(key), None);
+    learn(300, How::Handshake);
+    assert_eq!(bench.table.silence(key), Some(Duration::from_secs(300)));
+    learn(90, How::Rescue);
+    assert_eq!(bench.table.silence(key), Some(Duration::from_secs(300)), "what is known stays known");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_to_the_websocket_is_that_from_the_handshake() {
+    let table = SessionTable::new(10);
+    let (seen, found) = (table.key("seen"), table.key("found"));
+    table.learn(seen, &table.home(1), LIFE, How::Handshake);
+    table.learn(found, &table.home(1), LIFE, How::Rescue);
+    assert!(table.offer(seen) && !table.offer(seen) && !table.offer(table.key("nobody")));
+    tokio::time::advance(Duration::from_millis(250)).await;
+    assert_eq!(table.upgrade(seen), Some(Upgrade { after: Some(Duration::from_millis(250)) }));
+    assert_eq!(table.upgrade(seen), None);
+    assert_eq!(table.upgrade(found), Some(Upgrade { after: None }));
+    tokio::time::advance(Duration::from_secs(10)).await;
+    assert_eq!(table.upgrades(), Recent { offered: 1, reached: 2 });
+    assert_eq!(table.home(1).websockets(), 2);
+    table.learn(seen, &table.home(2), LIFE, How::Rescue);
+    assert_eq!((table.home(1).websockets(), table.home(2).websockets()), (1, 1), "it takes its socket along");
+    table.forget(seen, Cause::Drain);
+    assert_eq!((table.home(2).websockets(), table.live()), (0, 1));
 }
 
 #[test]
@@ -124,10 +201,10 @@ fn a_forgotten_session_is_gone_even_while_a_tunnel_holds_it() {
     let held = bench.hold("a").unwrap();
     assert!(bench.forget("a") && !bench.forget("a"));
     assert_eq!((bench.find("a"), bench.hold("a").is_some(), bench.table.keys_on(1).len()), (None, false, 0));
-    assert_eq!(bench.table.len(), 1);
+    assert_eq!((bench.table.len(), bench.table.sessions_on(1)), (1, 0));
     drop(held);
     assert_eq!((bench.table.len(), bench.table.sessions_on(1)), (0, 0));
-    assert_eq!(bench.table.totals().forgotten, 2);
+    assert_eq!(bench.table.totals().ended(Cause::Unknown), 2);
 }
 
 #[test]
@@ -215,7 +292,7 @@ fn a_key_tells_nothing_of_its_session_and_holds_in_one_table_only() {
 #[test]
 fn memory_is_bounded_by_the_sessions_there_are() {
     let mut bench = Bench::new(100_000);
-    assert_eq!(size_of::<(Key, Entry)>(), 32);
+    assert_eq!(size_of::<(Key, Entry)>(), 40);
     let room = |bench: &Bench| bench.table.shards.iter().map(|shard| shard.lock().sessions.capacity()).sum::<usize>();
     for generation in 0..3 {
         for session in 0..100_000 {
@@ -263,7 +340,8 @@ fn many_threads_leave_the_counts_exact() {
                                 table.learn(key, &homes[(dice >> 33) as usize % 3], life, How::Handshake);
                             }
                             6..=9 => drop(table.find(key)),
-                            10 => drop(table.forget(key)),
+                            10 if dice & 1 == 0 => drop(table.forget(key, Cause::Unknown)),
+                            10 => drop(table.goodbye(key, Cause::Client)),
                             11 => drop(table.mark(key, Mark::Upgraded)),
                             12 => held.clear(),
                             _ => held.extend(table.hold(key)),
@@ -288,8 +366,16 @@ fn many_threads_leave_the_counts_exact() {
         sweeping.store(false, Relaxed);
         assert!(ended.into_iter().all(|end| end.is_ok()));
     });
-    let there: usize = table.shards.iter().map(|shard| shard.lock().sessions.len()).sum();
-    assert_eq!((table.len(), homes.iter().map(|home| home.live()).sum::<usize>()), (there, there));
+    let count = |counts: fn(&Entry) -> bool| -> usize {
+        let shards = table.shards.iter();
+        shards.map(|shard| shard.lock().sessions.values().filter(|entry| counts(entry)).count()).sum()
+    };
+    assert_eq!(table.len(), count(|_| true));
+    assert_eq!(table.live(), count(|entry| entry.marks & ENDED == 0));
+    assert_eq!(
+        homes.iter().map(|home| home.websockets()).sum::<usize>(),
+        count(|entry| entry.marks & Mark::Upgraded as u8 != 0)
+    );
     assert!(table.shards.iter().all(|shard| shard.lock().sessions.values().all(|entry| entry.holds == 0)));
 }
 
@@ -298,8 +384,9 @@ enum Step {
     Learn { sid: u8, server: u64, life: u64 },
     Find(u8),
     Forget(u8),
+    Goodbye(u8),
     Hold(u8),
-    Release(usize),
+    Release(usize, bool),
     Mark(u8, Mark),
     Pass(u64),
 }
@@ -311,8 +398,9 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (sid(), 0..3u64, 0..40u64).prop_map(|(sid, server, life)| Step::Learn { sid, server, life }),
         4 => sid().prop_map(Step::Find),
         1 => sid().prop_map(Step::Forget),
+        1 => sid().prop_map(Step::Goodbye),
         2 => sid().prop_map(Step::Hold),
-        2 => (0..4usize).prop_map(Step::Release),
+        2 => (0..4usize, any::<bool>()).prop_map(|(which, told)| Step::Release(which, told)),
         1 => (sid(), mark).prop_map(|(sid, mark)| Step::Mark(sid, mark)),
         3 => (1..20u64).prop_map(Step::Pass),
     ]
@@ -340,6 +428,11 @@ impl Model {
         self.sessions.get_mut(&sid).filter(|known| !known.ended)
     }
 
+    fn find(&mut self, sid: u8) -> Option<&mut Known> {
+        let now = self.now;
+        self.sessions.get_mut(&sid).filter(|known| !known.ended || known.due > now)
+    }
+
     fn pass(&mut self, seconds: u64) {
         self.now += seconds;
         self.sessions.retain(|_, known| known.held > 0 || known.due > self.now);
@@ -364,16 +457,28 @@ impl Model {
         Learned::New
     }
 
-    fn release(&mut self, sid: u8) {
-        let soon = self.now + u64::from(AFTER_TUNNEL + LAG);
+    /// Ends a session that lives; the way to it is known for so long. False if it did not live.
+    fn end(&mut self, sid: u8, afterglow: u32) -> bool {
+        let due = self.now + u64::from(afterglow);
+        let Some(known) = self.live(sid) else { return false };
+        (known.ended, known.due) = (true, due);
+        known.marks.retain(|&mark| mark != Mark::Upgraded);
+        self.pass(0);
+        true
+    }
+
+    fn release(&mut self, sid: u8, told: bool) {
+        let soon = self.now + u64::from(AFTERGLOW + LAG);
         let known = self.sessions.get_mut(&sid).unwrap();
         known.held -= 1;
-        if known.held == 0 {
-            known.due = if known.marks.contains(&Mark::Upgraded) { soon } else { known.due.max(soon) };
-            if known.ended {
-                self.sessions.remove(&sid);
+        if known.held == 0 && !known.ended {
+            match (known.marks.contains(&Mark::Upgraded), told) {
+                (true, true) => drop(self.end(sid, AFTERGLOW + LAG)),
+                (true, false) => known.due = soon,
+                (false, _) => known.due = known.due.max(soon),
             }
         }
+        self.pass(0);
     }
 }
 
@@ -398,21 +503,23 @@ proptest! {
                 Step::Find(sid) => {
                     let found = bench.table.find(bench.table.key(&sid.to_string()));
                     let now = model.now;
-                    let known = model.live(sid);
+                    let known = model.find(sid);
                     prop_assert_eq!(found.map(|found| found.server), known.as_ref().map(|known| known.server));
                     if let (Some(found), Some(known)) = (found, known) {
-                        known.due = now + known.life + u64::from(LAG);
+                        if !known.ended {
+                            known.due = now + known.life + u64::from(LAG);
+                        }
                         for mark in [Mark::Offered, Mark::Upgraded, Mark::Leaving] {
                             prop_assert_eq!(found.is(mark), known.marks.contains(&mark));
                         }
                     }
                 }
                 Step::Forget(sid) => {
-                    let known = model.live(sid).map(|known| { known.ended = true; known.held });
-                    prop_assert_eq!(bench.forget(&sid.to_string()), known.is_some());
-                    if known == Some(0) {
-                        model.sessions.remove(&sid);
-                    }
+                    prop_assert_eq!(bench.forget(&sid.to_string()), model.end(sid, 0));
+                }
+                Step::Goodbye(sid) => {
+                    let ended = bench.table.goodbye(bench.table.key(&sid.to_string()), Cause::Client);
+                    prop_assert_eq!(ended, model.end(sid, AFTERGLOW + LAG));
                 }
                 Step::Hold(sid) => {
                     let guard = bench.hold(&sid.to_string());
@@ -423,12 +530,15 @@ proptest! {
                         held.push((sid, guard));
                     }
                 }
-                Step::Release(which) if which < held.len() => {
+                Step::Release(which, told) if which < held.len() => {
                     let (sid, guard) = held.swap_remove(which);
+                    if told {
+                        guard.ended(Cause::Server);
+                    }
                     drop(guard);
-                    model.release(sid);
+                    model.release(sid, told);
                 }
-                Step::Release(_) => {}
+                Step::Release(..) => {}
                 Step::Mark(sid, mark) => {
                     let new = model.live(sid).is_some_and(|known| {
                         let new = !known.marks.contains(&mark);
@@ -446,18 +556,21 @@ proptest! {
             }
             prop_assert!(bench.table.len() >= model.sessions.len());
             for server in 0..3 {
-                let there = model.sessions.values().filter(|known| known.server == server);
-                prop_assert!(bench.table.sessions_on(server) >= there.count());
+                let there = || model.sessions.values().filter(|known| known.server == server && !known.ended);
+                prop_assert!(bench.table.sessions_on(server) >= there().count());
+                let on_websocket = there().filter(|known| known.marks.contains(&Mark::Upgraded)).count();
+                prop_assert!(bench.table.home(server).websockets() >= on_websocket);
             }
         }
         for (sid, guard) in held.drain(..) {
             drop(guard);
-            model.release(sid);
+            model.release(sid, false);
         }
         bench.pass(60);
         prop_assert!(bench.table.is_empty());
         prop_assert!((0..3).all(|server| bench.table.sessions_on(server) == 0));
         let totals = bench.table.totals();
-        prop_assert_eq!(totals.learned, totals.expired + totals.forgotten);
+        prop_assert_eq!(totals.learned, totals.all_ended());
+        prop_assert!((0..3).all(|server| bench.table.home(server).websockets() == 0));
     }
 }

@@ -8,7 +8,8 @@ use crate::address::ServerAddress;
 use crate::affinity;
 use crate::upstream::Config;
 use crate::upstream::config::{
-    Balance, Check, Drain, Health, HostHeader, Kind, NewSessions, Queue, Rebalance, Sessions, Timeouts, Tls, WebSocket,
+    Balance, Check, Drain, Ejection, Health, HostHeader, Kind, NewSessions, Queue, Rebalance, Sessions, Timeouts, Tls,
+    WebSocket,
 };
 
 /// The heartbeat of Socket.IO 3 and 4 with their defaults: `pingInterval` 25 s and `pingTimeout` 20 s.
@@ -28,13 +29,7 @@ pub(super) fn check(name: &str, upstream: &Config, spot: &Spot<'_>, report: &mut
     timeouts(upstream.kind, &upstream.timeouts, &spot.key("timeouts"), report);
     report.tcp_keepalive(&spot.key("tcp_keepalive"), &upstream.tcp_keepalive);
     websocket(upstream, spot, report);
-    let ejection = &upstream.ejection;
-    if ejection.failures > 0 && ejection.duration.is_zero() {
-        report.fault(
-            &spot.key("ejection").key("for"),
-            "found 0s, expected a time above 0s (`failures: 0` turns ejection off)",
-        );
-    }
+    ejection(&upstream.ejection, &spot.key("ejection"), report);
     if let HostHeader::Set(host) = &upstream.host {
         report.well_formed(&spot.key("host"), words::authority(host));
     }
@@ -76,6 +71,21 @@ fn servers(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
             let what = format!("`{}` is the name of servers[{first}] already: names have to differ", server.name());
             report.fault(&spot.key("name"), what);
         }
+    }
+}
+
+fn ejection(ejection: &Ejection, spot: &Spot<'_>, report: &mut Report) {
+    if (ejection.failures, ejection.bad_answers) == (0, 0) {
+        return;
+    }
+    if ejection.duration.is_zero() {
+        let what = "found 0s, expected a time above 0s (`failures: 0` and `bad_answers: 0` turn ejection off)";
+        report.fault(&spot.key("for"), what);
+    } else if ejection.max_for < ejection.duration {
+        report.fault(&spot.key("max_for"), "shorter than `for`: expected the same time or more");
+    }
+    if !(0.0..=1.0).contains(&ejection.max_share) {
+        report.fault(&spot.key("max_share"), format!("found {}, expected a share from 0 to 1", ejection.max_share));
     }
 }
 
@@ -270,11 +280,11 @@ fn timeouts(kind: Kind, timeouts: &Timeouts, spot: &Spot<'_>, report: &mut Repor
         return;
     }
     for (key, time) in [("first_byte", timeouts.first_byte), ("tunnel_idle", timeouts.tunnel_idle)] {
-        if !time.is_zero() && time < HEARTBEAT {
+        if time.is_some_and(|time| !time.is_zero() && time < HEARTBEAT) {
             report.warn(
                 &spot.key(key),
                 "shorter than 45s, the heartbeat of Socket.IO (`pingInterval` and `pingTimeout` with their defaults): \
-                 sessions that live are cut",
+                 sessions that live are cut; left out, it is what each handshake says",
             );
         }
     }

@@ -92,7 +92,10 @@ impl ProxyHttp for Balancer {
         let politely = !session.is_http2();
         ctx.place(session.req_header().method.as_str(), politely).await.map_err(of::error)?;
         match (&ctx.pool, &ctx.lease) {
-            (Some(pool), Some(lease)) => peer::of(pool, lease.server()),
+            (Some(pool), Some(lease)) => {
+                let first_byte = ctx.first_byte_timeout(session.req_header().method.as_str());
+                peer::of(pool, lease.server(), first_byte)
+            }
             _ => Err(of::error(Refusal::NoServer)),
         }
     }
@@ -180,12 +183,12 @@ impl ProxyHttp for Balancer {
 
     fn upstream_response_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
         ctx: &mut Exchange,
     ) -> Result<Option<Duration>> {
-        ctx.hear_answer(body.as_deref().unwrap_or_default(), end_of_stream);
+        ctx.hear_answer(session.req_header().method.as_str(), body.as_deref().unwrap_or_default(), end_of_stream);
         Ok(None)
     }
 

@@ -8,10 +8,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::BytesMut;
-use pingora::apps::{HttpServerApp, ServerApp};
+use futures::FutureExt;
+use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::H2Options;
 use pingora::proxy::{HttpProxy, ProxyHttp};
+use pingora::server::ShutdownWatch;
 
 pub use balancer::Balancer;
 
@@ -23,13 +26,48 @@ use crate::listener::{Connection, Lent};
 /// Pingora's HTTP proxy with a [`ProxyHttp`] of the gateway's ([`Balancer`]) or of a program's own.
 pub struct PingoraEngine<P> {
     proxy: Arc<HttpProxy<P>>,
+    streams: Arc<Streams<P>>,
     core: Arc<Core>,
 }
 
 impl<P> PingoraEngine<P> {
     /// Wraps a proxy whose modules have been initialised.
     pub fn new(proxy: HttpProxy<P>, core: Arc<Core>) -> Self {
-        Self { proxy: Arc::new(proxy), core }
+        let proxy = Arc::new(proxy);
+        let streams = Arc::new(Streams { proxy: Arc::clone(&proxy), core: Arc::clone(&core) });
+        Self { proxy, streams, core }
+    }
+}
+
+/// What serves HTTP/2: Pingora runs each stream in a task of its own, whose panics nobody else would see.
+struct Streams<P> {
+    proxy: Arc<HttpProxy<P>>,
+    core: Arc<Core>,
+}
+
+#[async_trait]
+impl<P> HttpServerApp for Streams<P>
+where
+    P: ProxyHttp + Send + Sync + 'static,
+    P::CTX: Send + Sync,
+{
+    async fn process_new_http(
+        self: &Arc<Self>,
+        session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        // A stream is never used again.
+        let serving = self.proxy.process_new_http(session, shutdown).map(drop);
+        self.core.metrics.contain(serving).await;
+        None
+    }
+
+    fn h2_options(&self) -> Option<H2Options> {
+        self.proxy.h2_options()
+    }
+
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        self.proxy.server_options()
     }
 }
 
@@ -70,7 +108,7 @@ where
     }
 
     async fn serve_http2(&self, connection: Box<Connection>, stopping: &Stopping) {
-        self.proxy.process_new(connection, stopping).await;
+        self.streams.process_new(connection, stopping).await;
     }
 
     async fn stop(&self) {

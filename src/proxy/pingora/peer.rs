@@ -21,8 +21,8 @@ struct PeerTls {
     identity: Option<Arc<CertKey>>,
 }
 
-/// Describes a server of the pool.
-pub(super) fn of(pool: &Pool, server: &Server) -> Result<Box<HttpPeer>> {
+/// Describes a server of the pool, to be asked for what may take this long.
+pub(super) fn of(pool: &Pool, server: &Server, first_byte: Option<Duration>) -> Result<Box<HttpPeer>> {
     let upstream = &pool.upstream;
     let unresolved = || Error::explain(ErrorType::ConnectError, format!("{} has no address yet", server.name()));
     let name = match upstream.tls() {
@@ -47,7 +47,7 @@ pub(super) fn of(pool: &Pool, server: &Server) -> Result<Box<HttpPeer>> {
     let options = &mut peer.options;
     options.connection_timeout = set(timeouts.connect);
     options.total_connection_timeout = set(timeouts.connect);
-    options.read_timeout = set(timeouts.first_byte);
+    options.read_timeout = first_byte;
     options.write_timeout = set(timeouts.write);
     options.idle_timeout = Some(timeouts.keep_alive);
     options.http_upstream_request_policy = HttpUpstreamRequestPolicy {

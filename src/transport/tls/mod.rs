@@ -38,7 +38,8 @@ pub type ToServer = Stream<UnbufferedClientConnection>;
 ///
 /// Reads end with [`UnexpectedEof`] when the peer's end comes without a `close_notify`: it may be a cut. What the peer
 /// does wrong is answered with an alert and fails with [`InvalidData`]. Writes accept up to 64 KiB at a time and nothing
-/// further before the socket has taken that; as with every buffered writer, only a flush makes sure that it has.
+/// further before the socket has taken that; what is left is written with the next write, flush or read, so one task has
+/// to do all three.
 ///
 /// [`UnexpectedEof`]: io::ErrorKind::UnexpectedEof
 /// [`InvalidData`]: io::ErrorKind::InvalidData
@@ -169,6 +170,8 @@ impl<S: Session, I: AsyncRead + AsyncWrite + Unpin> Stream<S, I> {
 
     /// Reads from the socket once; plain text goes to the reader as far as it has room, and the rest of it waits.
     fn poll_fill(&mut self, cx: &mut Context<'_>, mut reader: Option<&mut ReadBuf<'_>>) -> Poll<io::Result<()>> {
+        // Whoever waits for the peer must not wait with records in hand; if they can't go, the next write tells.
+        let _ = self.poll_drain(cx);
         let Self { socket, session, incoming, plain, outgoing, .. } = self;
         let held = incoming.len();
         if held > HELD {

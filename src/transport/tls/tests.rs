@@ -140,7 +140,7 @@ async fn exchange<T: AsyncRead + AsyncWrite + Unpin>(stream: T, sent: &[u8], see
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_goes_in_comes_out_however_it_is_chopped(
@@ -193,7 +193,7 @@ async fn a_silent_stream_holds_no_bytes() {
         // A reader with little room leaves a rest, and the next record comes in halves.
         let mut got = vec![0; 100];
         ours.read_exact(&mut got).await.unwrap();
-        assert!(ours.plain.len() > 0);
+        assert!(!ours.plain.is_empty());
         got.resize(sent.len(), 0);
         ours.read_exact(&mut got[100..]).await.unwrap();
         assert!(got == sent);
@@ -277,6 +277,30 @@ async fn an_end_is_told_from_a_cut() {
 }
 
 #[tokio::test]
+async fn a_client_may_finish_in_one_go_with_the_handshake() {
+    for version in [&TLS12, &TLS13] {
+        let (server, client) = configs(&[version]);
+        let (left, right) = duplex(1 << 16);
+        let in_one_go = async {
+            let mut theirs = TlsConnector::from(client).connect(name(), right).await.unwrap();
+            theirs.write_all(b"all").await.unwrap();
+            theirs.shutdown().await.unwrap();
+            theirs
+        };
+        let (ours, mut theirs) = tokio::join!(accept(server, left), in_one_go);
+        let mut ours = ours.unwrap().0;
+        let mut got = Vec::new();
+        ours.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got, b"all");
+        ours.write_all(b"answer").await.unwrap();
+        ours.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        theirs.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, b"answer");
+    }
+}
+
+#[tokio::test]
 async fn what_breaks_the_rules_is_refused_with_an_alert() {
     let forged = [&[0x17, 3, 3, 0, 32][..], &[0xaa; 32]].concat();
     let oversized = [0x17, 3, 3, 0xff, 0xff];
@@ -355,7 +379,7 @@ async fn a_key_update_in_two_pieces_does_not_mind_a_write_between_them() {
     // KeyUpdate, update_requested (RFC 8446 4.6.3).
     socket.write_all(&handshake(&[24, 0, 0])).await.unwrap();
     assert!(poll_once(ours.read(&mut buffer)).is_pending());
-    assert!(ours.incoming.len() > 0, "the first piece waits");
+    assert!(!ours.incoming.is_empty(), "the first piece waits");
     ours.write_all(b"between").await.unwrap();
     socket.write_all(&handshake(&[1, 1])).await.unwrap();
     assert!(poll_once(ours.read(&mut buffer)).is_pending());

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio::time::sleep;
 
 use super::*;
-use crate::upstream::testing::{client, config, upstream};
+use crate::upstream::testing::{client, config, eject, upstream};
 use crate::upstream::{Endpoint, State, Tried};
 
 /// A server that answers as the test wants.
@@ -123,12 +123,12 @@ async fn an_ejected_server_is_checked_at_once_and_a_good_check_brings_it_back() 
     let (_, server, script) = checked(json!({ "check": "tcp", "interval": "30s" }), true);
     until(|| server.state() == State::Up).await;
     sleep(Duration::from_secs(3)).await;
-    assert!(server.eject(Duration::from_secs(20)));
+    eject(&server, Duration::from_secs(20));
     assert!(until(|| server.ejected().is_none()).await < Duration::from_millis(50));
 
     script.good.store(false, Relaxed);
     sleep(Duration::from_secs(3)).await;
-    server.eject(Duration::from_secs(5));
+    eject(&server, Duration::from_secs(5));
     until(|| script.probes.load(Relaxed) == 3).await;
     assert!(server.ejected().is_some());
 }
@@ -141,7 +141,7 @@ async fn a_good_check_of_an_ejected_server_serves_the_queue() {
     ejected.set_health(Health::Up);
     full.set_health(Health::Up);
     let _held = upstream.place_on(full.id()).unwrap();
-    ejected.eject(Duration::from_secs(60));
+    eject(&ejected, Duration::from_secs(60));
     let (key, mut tried) = (client(1), Tried::default());
     let mut picking = std::pin::pin!(upstream.pick(&key, &mut tried));
     assert!((&mut picking).now_or_never().is_none());

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::advance;
 
 use super::*;
-use crate::affinity::How;
+use crate::affinity::{Cause, How};
 use crate::upstream::server::Health;
 use crate::upstream::testing::{at_once, client, config, upstream};
 
@@ -334,7 +334,7 @@ proptest! {
                     if !opened.is_empty() {
                         let table = upstream.sessions().unwrap();
                         let sid: String = opened.swap_remove(which.index(opened.len()));
-                        table.forget(table.key(&sid));
+                        table.forget(table.key(&sid), Cause::Client);
                     }
                     continue;
                 }

@@ -19,11 +19,14 @@ pub struct RequestInfo<'a> {
     pub revision: Option<Revision>,
     /// The callback that a JSONP client asks for: `j=` in Engine.IO, `jsonp=` and `i=` in Socket.IO 0.9.
     pub jsonp: Option<u32>,
+    /// Whether the request itself ends the session: `?disconnect=1`, by which a page of Socket.IO 0.9 says goodbye.
+    pub goodbye: bool,
 }
 
 impl<'a> RequestInfo<'a> {
     /// Reads `path` and `query`, which comes without its `?`. A query with `EIO`, `transport` or `sid` is Engine.IO's;
-    /// without one, a path that ends in `/1/`, or in `/1/<transport>/<sid>`, is that of Socket.IO 0.9. Of a parameter that
+    /// without one, a path that ends in `/1/`, or in `/1/<transport>/<sid>` (with no transport where the session is to end),
+    /// is that of Socket.IO 0.9. Of a parameter that
     /// comes more than once the first counts.
     pub fn read(path: &'a str, query: Option<&'a str>) -> Self {
         let query = Query::read(query.unwrap_or_default());
@@ -43,18 +46,22 @@ impl<'a> RequestInfo<'a> {
             },
             revision: query.eio.map(|eio| if eio == "4" { Revision::Eio4 } else { Revision::Eio3 }),
             jsonp,
+            goodbye: false,
         }
     }
 
     fn read_09(path: &'a str, query: &Query<'a>) -> Option<Self> {
         let mut segments = path.strip_suffix('/').unwrap_or(path).rsplit('/');
         let (sid, transport) = match (segments.next()?, segments.next()?, segments.next()) {
+            // Canonical paths have lost the empty name of the transport.
+            (sid, "1", _) | (sid, "", Some("1")) if query.disconnect.is_some() && is_sid(sid) => (Some(sid), None),
             ("1", ..) => (None, None),
             (sid, name, Some("1")) if is_sid(sid) => (Some(sid), Some(transport_09(name)?)),
             _ => return None,
         };
         let jsonp = query.jsonp.or(query.i).and_then(index);
-        Some(Self { sid, transport, revision: Some(Revision::SocketIo09), jsonp })
+        let goodbye = sid.is_some() && query.disconnect.is_some();
+        Some(Self { sid, transport, revision: Some(Revision::SocketIo09), jsonp, goodbye })
     }
 }
 
@@ -126,6 +133,7 @@ struct Query<'a> {
     j: Option<&'a str>,
     jsonp: Option<&'a str>,
     i: Option<&'a str>,
+    disconnect: Option<&'a str>,
 }
 
 impl<'a> Query<'a> {
@@ -139,6 +147,7 @@ impl<'a> Query<'a> {
                 "j" => &mut this.j,
                 "jsonp" => &mut this.jsonp,
                 "i" => &mut this.i,
+                "disconnect" => &mut this.disconnect,
                 _ => continue,
             };
             place.get_or_insert(value);
@@ -180,7 +189,8 @@ mod tests {
             ("/deep/er/1/jsonp-polling/{}/?t=1385&i=0", Some(SID), JsonpPolling, SocketIo09, Some(0)),
         ] {
             let target = target.replace("{}", SID);
-            let expected = RequestInfo { sid, transport: Some(transport), revision: Some(revision), jsonp };
+            let expected =
+                RequestInfo { sid, transport: Some(transport), revision: Some(revision), jsonp, goodbye: false };
             assert_eq!(read(&target), expected, "{target}");
         }
     }
@@ -193,6 +203,22 @@ mod tests {
             let expected = RequestInfo { revision: Some(Revision::SocketIo09), jsonp, ..RequestInfo::default() };
             assert_eq!(read(target), expected, "{target}");
         }
+    }
+
+    #[test]
+    fn a_goodbye_of_0_9_names_its_session_and_no_transport() {
+        let path = |path: &str| path.replace("{}", SID);
+        for target in
+            ["/socket.io/1//{}/?disconnect=1", "/socket.io/1/{}/?disconnect=1", "/socket.io/1/{}?disconnect=1"]
+        {
+            let target = path(target);
+            let (sid, revision) = (Some(SID), Some(Revision::SocketIo09));
+            let expected = RequestInfo { sid, revision, goodbye: true, ..RequestInfo::default() };
+            assert_eq!(read(&target), expected, "{target}");
+        }
+        assert!(read(&path("/socket.io/1/xhr-polling/{}?disconnect=1")).goodbye);
+        assert!(!read(&path("/socket.io/1/xhr-polling/{}?t=1")).goodbye);
+        assert_eq!(read(&path("/socket.io/1/{}/?t=1")).sid, None, "no transport and no goodbye is nothing");
     }
 
     #[test]

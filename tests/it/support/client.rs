@@ -30,6 +30,18 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Takes a head apart; the body is still to come.
+    fn of(head: &[u8]) -> Self {
+        let head = String::from_utf8_lossy(head).into_owned();
+        let mut lines = head.trim_end().split("\r\n");
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let headers = lines
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect();
+        Self { status, headers, body: Vec::new(), head }
+    }
+
     /// The first value of a field.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
@@ -145,16 +157,20 @@ impl Client {
         self.answer().await
     }
 
+    /// Sends a request that may not be answered; `None` where the connection ends before a whole answer, whose body has to
+    /// have a length.
+    pub async fn try_ask(&mut self, request: impl AsRef<[u8]>) -> Option<Answer> {
+        self.try_send(request).await.ok()?;
+        let mut answer = Answer::of(&within("an answer", self.some_until(b"\r\n\r\n")).await?);
+        let length = answer.header("content-length").map_or(0, |length| length.parse().unwrap());
+        answer.body = within("its body", self.some_of(length)).await?;
+        Some(answer)
+    }
+
     /// Reads one answer, with its body as the head delimits it. 101 and 1xx have none.
     pub async fn answer(&mut self) -> Answer {
-        let head = String::from_utf8_lossy(&self.read_until(b"\r\n\r\n").await).into_owned();
-        let mut lines = head.trim_end().split("\r\n");
-        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-        let headers: Vec<(String, String)> = lines
-            .filter_map(|line| line.split_once(':'))
-            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
-            .collect();
-        let mut answer = Answer { status, headers, body: Vec::new(), head };
+        let mut answer = Answer::of(&self.read_until(b"\r\n\r\n").await);
+        let status = answer.status;
         answer.body = match (answer.header("content-length"), answer.header("transfer-encoding")) {
             _ if status < 200 || status == 204 || status == 304 => Vec::new(),
             (Some(length), _) => self.read(length.parse().unwrap()).await,

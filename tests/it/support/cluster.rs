@@ -41,12 +41,17 @@ impl Cluster {
 
     /// One more gateway before the servers, ready and with all of them up. The caller keeps it.
     pub async fn gateway(&self, address: &str) -> Gateway {
-        self.gateway_with(address, IN_TURN, self.servers.len()).await
+        self.gateway_with(address, IN_TURN).await
     }
 
-    /// The same before the first servers only, with these keys of the upstream.
-    pub async fn gateway_with(&self, address: &str, keys: &str, servers: usize) -> Gateway {
-        let gateway = Gateway::start(&self.configuration(address, keys, &NAMES[..servers])).await;
+    /// The same with other words about the upstream.
+    pub async fn gateway_with(&self, address: &str, upstream: &str) -> Gateway {
+        self.gateway_before(address, upstream, self.servers.len()).await
+    }
+
+    /// The same before the first servers only.
+    pub async fn gateway_before(&self, address: &str, upstream: &str, servers: usize) -> Gateway {
+        let gateway = Gateway::start(&self.configuration(address, upstream, &NAMES[..servers])).await;
         for name in &NAMES[..servers] {
             is_up(&gateway, name).await;
         }
@@ -54,7 +59,7 @@ impl Cluster {
     }
 
     /// The file of a gateway before the servers of these names.
-    pub fn configuration(&self, address: &str, keys: &str, names: &[&str]) -> String {
+    pub fn configuration(&self, address: &str, upstream: &str, names: &[&str]) -> String {
         let entry =
             |(name, server): (&&str, &Node)| format!("{{ address: \"127.0.0.1:{}\", name: {name} }}", server.port());
         let chosen = NAMES.iter().zip(&self.servers).filter(|(name, _)| names.contains(name));
@@ -66,7 +71,7 @@ listeners:
 routes:
   - upstream: app
 upstreams:
-  app: {{ kind: socket.io, {keys}, servers: [{}] }}
+  app: {{ kind: socket.io, {upstream}, servers: [{}] }}
 ",
             entries.join(", ")
         )

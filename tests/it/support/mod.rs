@@ -8,6 +8,7 @@ pub mod gateway;
 pub mod http2;
 pub mod node;
 pub mod polling;
+pub mod relay;
 pub mod server;
 pub mod tls;
 

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -44,6 +46,12 @@ impl Node {
     /// The port that it listens on.
     pub fn port(&self) -> u16 {
         u16::try_from(self.ready["port"].as_u64().unwrap()).unwrap()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id().expect("the program runs")).unwrap();
+        kill(Pid::from_raw(pid), signal).unwrap();
     }
 
     /// Ends it the hard way.
