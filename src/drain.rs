@@ -367,9 +367,9 @@ mod tests {
     #[test]
     fn a_crowd_that_has_left_leaves_nothing_behind_though_nobody_comes_after_it() {
         let roster = Roster::default();
-        drop((0..10_000).map(|_| roster.add(Origin::default())).collect::<Vec<_>>());
+        drop((0..10_000).map(|_| roster.add(Origin::default(), true)).collect::<Vec<_>>());
         assert!(roster.0.present().capacity() <= 2 * LEFT_OVER);
-        let crowd: Vec<_> = (0..1000).map(|_| roster.add(Origin::default())).collect();
+        let crowd: Vec<_> = (0..1000).map(|_| roster.add(Origin::default(), true)).collect();
         // Looking through the list may drop the last holder, under the lock.
         roster.those(|_| true);
         drop(crowd);

@@ -230,7 +230,7 @@ pub(super) const FEW_RETURNING: u64 = 2;
 impl Bound {
     /// The bound of servers that carry `load` sessions, all together, for a `share`, all together.
     pub(super) fn of_sessions(load: u64, share: u64, factor: u64) -> Self {
-        Self { load, share: share.max(1), factor, work: Work::Session, few: FEW_SESSIONS }
+        Self { load, share: share.max(1), factor, work: Work::Session, few: FEW_RETURNING }
     }
 
     /// The load from which on a server of this share gets no more.
