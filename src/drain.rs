@@ -7,7 +7,7 @@
 mod ending;
 
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use futures::task::AtomicWaker;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 pub use ending::{Ending, LAST_CALL, spread};
 
@@ -71,6 +71,31 @@ pub struct Pace {
     pub deadline: Duration,
 }
 
+/// The turns of a rate, each pause between two of them varied at random.
+#[derive(Debug)]
+pub struct Turns {
+    pause: Duration,
+    jitter: f64,
+    next: Instant,
+}
+
+impl Turns {
+    /// The first turn is now. `rate` is in turns a second, above 0; `jitter` as in [`Pace`].
+    pub fn new(rate: f64, jitter: f64) -> Self {
+        let pause = Duration::from_secs_f64((1.0 / rate.max(0.001)).min(3600.0));
+        Self { pause, jitter: jitter.clamp(0.0, 1.0), next: Instant::now() }
+    }
+
+    /// Waits for the next turn.
+    pub async fn next(&mut self) {
+        let share = rand::rng().random_range(-1.0..=1.0) * self.jitter;
+        // After a standstill, of the machine or of whoever waits, the pace is kept and not caught up with.
+        let latest = Instant::now().checked_sub(self.pause).unwrap_or(self.next);
+        self.next = self.next.max(latest) + self.pause.mul_f64(1.0 + share);
+        sleep_until(self.next).await;
+    }
+}
+
 /// What is open on one server and can be told to leave.
 #[derive(Debug, Default)]
 pub struct Roster(Arc<List>);
@@ -83,13 +108,35 @@ struct List {
 }
 
 /// One that can be told to leave; whoever serves it holds it for as long as it is open.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Leave {
     origin: Origin,
-    told: AtomicBool,
+    /// A [`Why`], or 0.
+    told: AtomicU8,
+    of_session: bool,
     waker: AtomicWaker,
     /// The list that it is on.
     list: Option<Arc<List>>,
+}
+
+/// Why somebody is told to leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Why {
+    /// Its server is to be left.
+    Drain = 1,
+    /// Its server has more than its share.
+    Rebalance = 2,
+}
+
+impl Why {
+    /// The word for it in the access log.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Drain => "drain",
+            Self::Rebalance => "rebalance",
+        }
+    }
 }
 
 /// The way by which something came in; a reload may take it away.
@@ -115,7 +162,16 @@ impl Leave {
 
     /// Whether it has been told.
     pub fn is_told(&self) -> bool {
-        self.told.load(Ordering::Acquire)
+        self.why().is_some()
+    }
+
+    /// Why it has been told; `None` while it hasn't.
+    pub fn why(&self) -> Option<Why> {
+        match self.told.load(Ordering::Acquire) {
+            0 => None,
+            told if told == Why::Rebalance as u8 => Some(Why::Rebalance),
+            _ => Some(Why::Drain),
+        }
     }
 
     /// Waits until it is told.
@@ -123,8 +179,8 @@ impl Leave {
         poll_fn(|cx| self.poll_told(cx)).await;
     }
 
-    fn tell(&self) {
-        self.told.store(true, Ordering::Release);
+    fn tell(&self, why: Why) {
+        self.told.store(why as u8, Ordering::Release);
         self.waker.wake();
     }
 }
@@ -165,10 +221,11 @@ impl List {
 }
 
 impl Roster {
-    /// Puts one more on the list, until its last holder drops it.
-    pub fn add(&self, origin: Origin) -> Arc<Leave> {
-        let list = Some(Arc::clone(&self.0));
-        let leave = Arc::new(Leave { origin, told: AtomicBool::default(), waker: AtomicWaker::default(), list });
+    /// Puts one more on the list, until its last holder drops it. `of_session`: the session that it belongs to ends with
+    /// it, and its client opens another one.
+    pub fn add(&self, origin: Origin, of_session: bool) -> Arc<Leave> {
+        let (told, waker) = (AtomicU8::default(), AtomicWaker::default());
+        let leave = Arc::new(Leave { origin, told, of_session, waker, list: Some(Arc::clone(&self.0)) });
         self.0.present().push(Arc::downgrade(&leave));
         leave
     }
@@ -196,16 +253,20 @@ impl Roster {
         self.len() == 0
     }
 
-    /// Tells the next one to leave; false when there is none.
+    /// Tells any one to leave; false when there is none.
     pub fn tell_one(&self) -> bool {
-        let next = {
-            let mut present = self.0.present();
-            std::iter::from_fn(|| present.pop()).find_map(|entry| entry.upgrade())
-        };
-        next.is_some_and(|leave| {
-            leave.tell();
-            true
-        })
+        self.tell(Why::Drain, |_| true).is_some()
+    }
+
+    /// Tells any session to leave; `None` when there is none. What is given is gone when the session has left.
+    pub fn tell_session(&self, why: Why) -> Option<Weak<Leave>> {
+        self.tell(why, |leave| leave.of_session)
+    }
+
+    fn tell(&self, why: Why, may: impl Fn(&Leave) -> bool) -> Option<Weak<Leave>> {
+        let leave = draw(&mut self.0.present(), may)?;
+        leave.tell(why);
+        Some(Arc::downgrade(&leave))
     }
 
     /// Tells everyone to leave; gives their number.
@@ -218,26 +279,65 @@ impl Roster {
     }
 
     /// Tells one after the other at the pace, those that come meanwhile too, until `over` says that nobody will come
-    /// any more, or the deadline has come and everybody has been told. `told` counts them on the way.
-    pub async fn empty(&self, pace: Pace, mut over: impl FnMut() -> bool, told: &AtomicUsize) {
+    /// any more, or the deadline has come and everybody has been told. Nobody is told while `may_go` says no. `told`
+    /// counts them on the way.
+    pub async fn empty(
+        &self,
+        pace: Pace,
+        mut may_go: impl FnMut() -> bool,
+        mut over: impl FnMut() -> bool,
+        told: &AtomicUsize,
+    ) {
         let deadline = Instant::now() + pace.deadline;
-        let pause = Duration::from_secs_f64((1.0 / pace.rate.max(0.001)).min(3600.0));
-        let mut next = Instant::now();
-        while Instant::now() < deadline {
-            if self.tell_one() {
-                told.fetch_add(1, Ordering::Relaxed);
-            } else if over() {
+        let mut turns = Turns::new(pace.rate, pace.jitter);
+        loop {
+            let may_go = may_go();
+            if may_go && Instant::now() >= deadline {
+                told.fetch_add(self.tell_all(), Ordering::Relaxed);
                 return;
             }
-            let share = rand::rng().random_range(-1.0..=1.0) * pace.jitter.clamp(0.0, 1.0);
-            next += pause.mul_f64(1.0 + share);
-            // After a standstill of the machine the pace is kept, not caught up with.
-            next = next.max(Instant::now() - pause);
-            sleep_until(next.min(deadline)).await;
+            if may_go && self.tell_one() {
+                told.fetch_add(1, Ordering::Relaxed);
+            } else if self.is_empty() && over() {
+                return;
+            }
+            if may_go {
+                let _ = timeout_at(deadline, turns.next()).await;
+            } else {
+                sleep_until(Instant::now() + LOOK).await;
+            }
         }
-        told.fetch_add(self.tell_all(), Ordering::Relaxed);
     }
 }
+
+/// Takes a live entry that `may` be taken off the list; dead ones that are met go too.
+fn draw(present: &mut Vec<Weak<Leave>>, may: impl Fn(&Leave) -> bool) -> Option<Arc<Leave>> {
+    let try_at = |present: &mut Vec<Weak<Leave>>, at: usize| {
+        let leave = present[at].upgrade();
+        if leave.as_ref().is_some_and(|leave| !may(leave)) {
+            return None;
+        }
+        present.swap_remove(at);
+        leave
+    };
+    // By lot: a poll comes on the list anew and anew, and would always be the last.
+    for _ in 0..LOTS {
+        if present.is_empty() {
+            return None;
+        }
+        let at = rand::rng().random_range(0..present.len());
+        if let Some(leave) = try_at(present, at) {
+            return Some(leave);
+        }
+    }
+    // What is moved to the place of one that is removed has been looked at.
+    (0..present.len()).rev().find_map(|at| try_at(present, at))
+}
+
+/// Lots that are drawn before the list is gone through from its end.
+const LOTS: usize = 8;
+/// How often it is looked whether they may go by now.
+const LOOK: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests {
@@ -249,14 +349,14 @@ mod tests {
 
     async fn empty(roster: &Roster, pace: Pace) -> usize {
         let told = AtomicUsize::new(0);
-        roster.empty(pace, || true, &told).await;
+        roster.empty(pace, || true, || true, &told).await;
         told.into_inner()
     }
 
     #[tokio::test(start_paused = true)]
     async fn everybody_is_told_once_and_at_the_pace() {
         let roster = Roster::default();
-        let open: Vec<_> = (0..100).map(|_| roster.add(Origin::default())).collect();
+        let open: Vec<_> = (0..100).map(|_| roster.add(Origin::default(), true)).collect();
         let started = Instant::now();
         let told = empty(&roster, pace(50.0, 60)).await;
         let took = started.elapsed();
@@ -268,7 +368,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_deadline_tells_whoever_is_left() {
         let roster = Roster::default();
-        let open: Vec<_> = (0..100).map(|_| roster.add(Origin::default())).collect();
+        let open: Vec<_> = (0..100).map(|_| roster.add(Origin::default(), true)).collect();
         let started = Instant::now();
         assert_eq!(empty(&roster, pace(1.0, 3)).await, 100);
         assert!(started.elapsed() < Duration::from_millis(3100));
@@ -279,9 +379,9 @@ mod tests {
     async fn who_left_by_itself_takes_no_turn_and_no_memory() {
         let roster = Roster::default();
         for _ in 0..10_000 {
-            drop(roster.add(Origin::default()));
+            drop(roster.add(Origin::default(), true));
         }
-        let stays = roster.add(Origin::default());
+        let stays = roster.add(Origin::default(), true);
         assert_eq!(roster.len(), 1);
         assert!(roster.0.present().capacity() < 64);
         assert!(roster.tell_one() && !roster.tell_one());
@@ -291,9 +391,9 @@ mod tests {
     #[test]
     fn a_crowd_that_has_left_leaves_nothing_behind_though_nobody_comes_after_it() {
         let roster = Roster::default();
-        drop((0..10_000).map(|_| roster.add(Origin::default())).collect::<Vec<_>>());
+        drop((0..10_000).map(|_| roster.add(Origin::default(), true)).collect::<Vec<_>>());
         assert!(roster.0.present().capacity() <= 2 * LEFT_OVER);
-        let crowd: Vec<_> = (0..1000).map(|_| roster.add(Origin::default())).collect();
+        let crowd: Vec<_> = (0..1000).map(|_| roster.add(Origin::default(), true)).collect();
         // Looking through the list may drop the last holder, under the lock.
         roster.those(|_| true);
         drop(crowd);
@@ -303,7 +403,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn some_can_be_told_by_the_way_they_came_in() {
         let roster = Roster::default();
-        let came = |listener: &str| roster.add(Origin { listener: listener.into(), route: None });
+        let came = |listener: &str| roster.add(Origin { listener: listener.into(), route: None }, true);
         let (old, new) = (came("old"), came("new"));
         let meant = Roster::of(roster.those(|origin| &*origin.listener == "old"));
         assert_eq!(empty(&meant, pace(50.0, 60)).await, 1);
@@ -317,14 +417,49 @@ mod tests {
             let roster = Arc::clone(&roster);
             async move {
                 let told = AtomicUsize::new(0);
-                roster.empty(pace(10.0, 60), || false, &told).await;
+                roster.empty(pace(10.0, 60), || true, || false, &told).await;
                 told.into_inner()
             }
         });
         tokio::time::sleep(Duration::from_secs(5)).await;
-        let late = roster.add(Origin::default());
+        let late = roster.add(Origin::default(), true);
         late.told().await;
         drop(late);
         assert_eq!(emptying.await.unwrap(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_told_while_there_is_nowhere_to_go() {
+        let roster = Arc::new(Roster::default());
+        let open: Vec<_> = (0..10).map(|_| roster.add(Origin::default(), true)).collect();
+        let somewhere = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let emptying = tokio::spawn({
+            let (roster, somewhere) = (Arc::clone(&roster), Arc::clone(&somewhere));
+            async move {
+                let told = AtomicUsize::new(0);
+                roster.empty(pace(100.0, 5), || somewhere.load(Ordering::Relaxed), || true, &told).await;
+                told.into_inner()
+            }
+        });
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(!open.iter().any(|leave| leave.is_told()), "the deadline has passed, and still");
+        somewhere.store(true, Ordering::Relaxed);
+        assert_eq!(emptying.await.unwrap(), 10);
+    }
+
+    #[test]
+    fn only_sessions_are_shed_and_everybody_else_stays_on_the_list() {
+        let roster = Roster::default();
+        let others: Vec<_> = (0..5).map(|_| roster.add(Origin::default(), false)).collect();
+        let sessions: Vec<_> = (0..5).map(|_| roster.add(Origin::default(), true)).collect();
+        drop(roster.add(Origin::default(), true));
+        for left in (0..5).rev() {
+            assert!(roster.tell_session(Why::Rebalance).is_some());
+            assert_eq!(sessions.iter().filter(|leave| leave.why().is_none()).count(), left);
+        }
+        assert!(roster.tell_session(Why::Rebalance).is_none());
+        assert_eq!((roster.len(), roster.tell_all()), (5, 5));
+        assert!(others.iter().all(|leave| leave.why() == Some(Why::Drain)));
+        assert!(sessions.iter().all(|leave| leave.why() == Some(Why::Rebalance)));
     }
 }

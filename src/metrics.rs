@@ -34,6 +34,7 @@ pub struct Metrics {
     session_fallbacks: IntCounterVec,
     handshake_errors: IntCounterVec,
     tunnels_closed: IntCounterVec,
+    goodbyes: IntCounterVec,
     tunnel_bytes: IntCounterVec,
     reloads: IntCounterVec,
     reload_good: IntGauge,
@@ -88,6 +89,7 @@ pub struct UpstreamMetrics {
     /// Bytes that tunnels carried from servers to clients.
     pub bytes_out: IntCounter,
     closed: IntCounterVec,
+    goodbyes: IntCounterVec,
     engine_io_errors: IntCounterVec,
     name: Arc<str>,
 }
@@ -157,6 +159,11 @@ impl Metrics {
             )?,
             handshake_errors: counter("engine_io_errors_total", "Engine.IO errors by code", &["upstream", "code"])?,
             tunnels_closed: counter("tunnels_closed_total", "Tunnels closed, by whom", &["upstream", "by"])?,
+            goodbyes: counter(
+                "goodbyes_total",
+                "Sessions and tunnels told to leave their server",
+                &["upstream", "why"],
+            )?,
             tunnel_bytes: counter("tunnel_bytes_total", "Bytes that tunnels carried", &["upstream", "direction"])?,
             reloads: counter("reloads_total", "Configurations loaded, the first included", &["result"])?,
             reload_good: level("reload_last_good", "1 when the last configuration that was tried is in force")?,
@@ -200,6 +207,7 @@ impl Metrics {
             bytes_in: self.tunnel_bytes.with_label_values(&[name, "in"]),
             bytes_out: self.tunnel_bytes.with_label_values(&[name, "out"]),
             closed: self.tunnels_closed.clone(),
+            goodbyes: self.goodbyes.clone(),
             name: name.into(),
         }
     }
@@ -279,6 +287,11 @@ impl UpstreamMetrics {
     /// Counts an Engine.IO error answer, by its code (0 to 5).
     pub fn engine_io_error(&self, code: u8) {
         self.engine_io_errors.with_label_values(&[&*self.name, &code.to_string()]).inc();
+    }
+
+    /// Counts a goodbye that was said.
+    pub fn goodbye(&self, why: &str) {
+        self.goodbyes.with_label_values(&[&self.name, why]).inc();
     }
 
     /// Counts a request of a session that nobody knows, by what places it instead: `cookie` or `balance`.

@@ -3,21 +3,17 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ::http::StatusCode;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
-use crate::drain::Pace;
 use crate::snapshot::{Pool, Snapshot};
 use crate::upstream::Server;
+use crate::upstream::config::Drain;
 
-/// What is done when the query says nothing else: fifty goodbyes a second, spread by a third, all within five minutes.
-const PACE: Pace = Pace { rate: 50.0, jitter: 0.3, deadline: Duration::from_secs(300) };
-
-const HELP: &str = "expected ?upstream=NAME&server=NAME, and with POST also &rate=50 (goodbyes in a second), \
-                    &jitter=0.3 (0 to 1) and &deadline=5m";
+const HELP: &str = "expected ?upstream=NAME&server=NAME, and with POST also &rate=50 (goodbyes in a second, above 0), \
+                    &jitter=0.3 (0 to 1), &deadline=5m, or &goodbye=false";
 
 /// Answers a request to `/drain`.
 pub(super) fn answer(snapshot: &Snapshot, method: &str, query: &str) -> (StatusCode, Value) {
@@ -27,11 +23,14 @@ pub(super) fn answer(snapshot: &Snapshot, method: &str, query: &str) -> (StatusC
         Err((status, fault)) => return (status, json!({ "error": fault })),
     };
     match method {
-        "POST" => match pace(&said) {
-            Ok(pace) => pool.drain(&server, pace),
+        "POST" => match pace(&said, &pool.upstream.config().drain) {
+            Ok(said) => pool.drain(&server, said.pace()),
             Err(fault) => return (StatusCode::BAD_REQUEST, json!({ "error": fault })),
         },
-        "DELETE" => pool.undrain(&server),
+        "DELETE" if !pool.undrain(&server) => {
+            let fault = format!("server `{}` was removed from the configuration: put it back there", server.name());
+            return (StatusCode::CONFLICT, json!({ "error": fault }));
+        }
         _ => {}
     }
     (StatusCode::OK, progress(&pool, &server))
@@ -69,7 +68,7 @@ fn find(snapshot: &Snapshot, said: &Said<'_>) -> Result<Found, (StatusCode, Stri
         names.sort_unstable();
         (StatusCode::NOT_FOUND, format!("there is no upstream `{upstream}`, only {}", names.join(", ")))
     })?;
-    let servers = pool.upstream.servers();
+    let servers = pool.upstream.all_servers();
     let server = servers.iter().find(|server| **server.name() == **name);
     let server = server.ok_or_else(|| {
         let names: Vec<&str> = servers.iter().map(|server| &**server.name()).collect();
@@ -78,39 +77,58 @@ fn find(snapshot: &Snapshot, said: &Said<'_>) -> Result<Found, (StatusCode, Stri
     Ok((Arc::clone(pool), Arc::clone(server)))
 }
 
-fn pace(said: &Said<'_>) -> Result<Pace, String> {
-    let mut pace = PACE;
-    let number = |key: &str, most: f64| -> Result<Option<f64>, String> {
+/// The drain that the query asks for; what it does not say, the configuration of the upstream does.
+fn pace(said: &Said<'_>, configured: &Drain) -> Result<Drain, String> {
+    let mut drain = configured.clone();
+    let number = |key: &str, expected: &str, fits: fn(f64) -> bool| -> Result<Option<f64>, String> {
         let Some(text) = said.get(key) else { return Ok(None) };
-        let value = text.parse().ok().filter(|value| (0.0..=most).contains(value));
-        value.map(Some).ok_or_else(|| format!("{key}: found `{text}`, expected a number up to {most}; {HELP}"))
+        let value = text.parse().ok().filter(|&value| fits(value));
+        value.map(Some).ok_or_else(|| format!("{key}: found `{text}`, expected {expected}; {HELP}"))
     };
-    if let Some(rate) = number("rate", 1_000_000.0)? {
-        pace.rate = rate;
+    if let Some(rate) = number("rate", "a number above 0", |rate| rate > 0.0 && rate <= 1_000_000.0)? {
+        drain.rate = rate;
     }
-    if let Some(jitter) = number("jitter", 1.0)? {
-        pace.jitter = jitter;
+    if let Some(jitter) = number("jitter", "a number from 0 to 1", |jitter| (0.0..=1.0).contains(&jitter))? {
+        drain.jitter = jitter;
     }
     if let Some(text) = said.get("deadline") {
-        pace.deadline = humantime::parse_duration(text)
+        drain.deadline = humantime::parse_duration(text)
             .map_err(|_| format!("deadline: found `{text}`, expected a time with its unit, such as 30s; {HELP}"))?;
     }
-    Ok(pace)
+    if let Some(text) = said.get("goodbye") {
+        drain.goodbye =
+            text.parse().map_err(|_| format!("goodbye: found `{text}`, expected `true` or `false`; {HELP}"))?;
+    } else if ["rate", "jitter", "deadline"].iter().any(|key| said.contains_key(key)) {
+        // Who names a pace wants it.
+        drain.goodbye = true;
+    }
+    Ok(drain)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn a_pace_is_read_or_told_what_is_wrong_with_it() {
-        let read = |query| pace(&read(query));
-        assert_eq!(read(""), Ok(PACE));
-        let said = Pace { rate: 5.0, jitter: 0.0, deadline: Duration::from_secs(90) };
+        let configured = Drain { rate: 7.0, ..Drain::default() };
+        let silent = Drain { goodbye: false, ..Drain::default() };
+        let read = |query| pace(&read(query), &configured);
+        assert_eq!(read(""), Ok(configured.clone()));
+        let said = Drain { goodbye: true, rate: 5.0, jitter: 0.0, deadline: Duration::from_secs(90) };
         assert_eq!(read("rate=5&jitter=0&deadline=1m30s"), Ok(said));
-        for (query, told) in
-            [("rate=fast", "rate: found `fast`"), ("jitter=2", "up to 1"), ("deadline=5", "such as 30s")]
-        {
+        assert!(!read("goodbye=false").unwrap().goodbye);
+        assert!(!pace(&super::read(""), &silent).unwrap().goodbye);
+        assert!(pace(&super::read("deadline=1m"), &silent).unwrap().goodbye);
+        for (query, told) in [
+            ("rate=fast", "rate: found `fast`"),
+            ("rate=0", "above 0"),
+            ("jitter=2", "from 0 to 1"),
+            ("deadline=5", "such as 30s"),
+            ("goodbye=perhaps", "expected `true` or `false`"),
+        ] {
             assert!(read(query).unwrap_err().contains(told), "{query}");
         }
     }

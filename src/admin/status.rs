@@ -36,7 +36,12 @@ fn upstream_status(pool: &Pool) -> Value {
         "ready": upstream.ready(),
         "sessions": upstream.sessions().map(|table| sessions_status(pool, table)),
         "waiting": upstream.waiting(),
-        "servers": upstream.servers().iter().map(|server| server_status(pool, server)).collect::<Vec<_>>(),
+        "rebalance": pool.rebalancing().map(|rebalance| json!({
+            "shed": rebalance.shed,
+            "under_way": rebalance.under_way,
+            "waits": rebalance.waits,
+        })),
+        "servers": upstream.all_servers().iter().map(|server| server_status(pool, server)).collect::<Vec<_>>(),
     })
 }
 
@@ -72,6 +77,7 @@ fn server_status(pool: &Pool, server: &Server) -> Value {
         "name": &**server.name(),
         "address": server.address().to_string(),
         "state": status.state.as_str(),
+        "removed": server.is_removed(),
         "since": humantime::format_rfc3339_seconds(status.since).to_string(),
         "ejected_for_seconds": status.ejected.map(|ejected| ejected.left.as_secs_f64()),
         "ejected_because_of": status.ejected.map(|ejected| ejected.fault.to_string()),
@@ -95,8 +101,11 @@ fn server_status(pool: &Pool, server: &Server) -> Value {
 /// The gauges that are read when somebody asks, rather than kept.
 pub(super) fn write_metrics(snapshot: &Snapshot, text: &mut Vec<u8>) {
     type Read = fn(&Server) -> u64;
-    let families: [(&str, &str, &str, Read); 7] = [
+    let families: [(&str, &str, &str, Read); 8] = [
         ("server_up", "gauge", "1 when the server is up", |server| u64::from(server.state() == State::Up)),
+        ("server_draining", "gauge", "1 when the server drains, or was removed", |server| {
+            u64::from(server.is_draining())
+        }),
         ("server_in_flight", "gauge", "Requests and tunnels in flight", |server| server.in_flight() as u64),
         ("server_taken_total", "counter", "Requests and tunnels given to the server", Server::total),
         ("server_connect_failures_total", "counter", "Failed connects", Server::connect_failures),
@@ -110,7 +119,7 @@ pub(super) fn write_metrics(snapshot: &Snapshot, text: &mut Vec<u8>) {
     for (name, kind, help, read) in families {
         let _ = writeln!(text, "# HELP sockgate_{name} {help}\n# TYPE sockgate_{name} {kind}");
         for pool in snapshot.pools.values() {
-            for server in pool.upstream.servers().iter() {
+            for server in &pool.upstream.all_servers() {
                 let (upstream, server_name) = (label(pool.upstream.name()), label(server.name()));
                 let _ = writeln!(text, "sockgate_{name}{{upstream={upstream},server={server_name}}} {}", read(server));
             }
@@ -126,7 +135,7 @@ pub(super) fn write_metrics(snapshot: &Snapshot, text: &mut Vec<u8>) {
         let _ = writeln!(text, "# HELP sockgate_{name} {help}\n# TYPE sockgate_{name} {kind}");
         for pool in snapshot.pools.values() {
             let Some(table) = pool.sessions() else { continue };
-            for server in pool.upstream.servers().iter() {
+            for server in &pool.upstream.all_servers() {
                 let (upstream, server_name) = (label(pool.upstream.name()), label(server.name()));
                 let count = read(&table.home(server.id().to_bits()));
                 let _ = writeln!(text, "sockgate_{name}{{upstream={upstream},server={server_name}}} {count}");
@@ -202,6 +211,14 @@ fn write_sessions(snapshot: &Snapshot, text: &mut Vec<u8>) {
     for (pool, table) in pools() {
         if let Some(ratio) = table.upgrades().ratio() {
             let _ = writeln!(text, "sockgate_upgrade_ratio{{upstream={}}} {ratio}", label(pool.upstream.name()));
+        }
+    }
+    let _ = writeln!(text, "# HELP sockgate_rebalancing 1 while sessions are shed from servers that have too many");
+    let _ = writeln!(text, "# TYPE sockgate_rebalancing gauge");
+    for pool in snapshot.pools.values() {
+        if let Some(rebalance) = pool.rebalancing() {
+            let (upstream, under_way) = (label(pool.upstream.name()), u8::from(rebalance.under_way));
+            let _ = writeln!(text, "sockgate_rebalancing{{upstream={upstream}}} {under_way}");
         }
     }
 }

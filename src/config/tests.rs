@@ -72,7 +72,7 @@ routes:
   - upstream: webapp
 upstreams:
   webapp: { servers: ["10.0.0.11:3000", "10.0.0.12:3000"], health: { check: http }, affinity: { cookie: {} } }
-  socket_io: { kind: socket.io, servers: ["10.0.0.21:8000", "10.0.0.22:8000"], tls: {} }
+  socket_io: { kind: socket.io, servers: ["10.0.0.21:8000", "10.0.0.22:8000"], tls: {}, sessions: { rebalance: {} } }
   raw_sockets: { kind: tcp, servers: ["10.0.0.31:8000"] }
 admin: { address: 127.0.0.1:9901 }
 "#;

@@ -27,8 +27,8 @@ pub struct Farewell {
     pub upstream: Arc<str>,
     /// Its server.
     pub server: Arc<str>,
-    /// To be called once it has been said: the session is over.
-    pub said: Box<dyn FnOnce() + Send>,
+    /// To be called with the reason once it has been said: the session is over.
+    pub said: Box<dyn FnOnce(&str) + Send>,
 }
 
 impl fmt::Debug for Farewell {

@@ -63,6 +63,19 @@ impl<'a> Answer<'a> {
         }
     }
 
+    /// The close packet of an Engine.IO session as the answer to its poll.
+    pub(super) fn farewell(body: Bytes, jsonp: bool, origin: Option<&str>) -> Answer<'static> {
+        let kind = if jsonp { "text/javascript; charset=UTF-8" } else { "text/plain; charset=UTF-8" };
+        let mut fields = vec![("content-type", kind.into()), ("cache-control", "no-store".into())];
+        if let Some(origin) = origin {
+            // A page of another site may not read an answer that does not allow it, and would take it for a failure.
+            fields.push(("access-control-allow-origin", origin.to_owned().into()));
+            fields.push(("access-control-allow-credentials", "true".into()));
+            fields.push(("vary", "Origin".into()));
+        }
+        Answer { status: 200, fields, body, delay: Duration::ZERO }
+    }
+
     /// As HTTP/1.1, after which the connection closes.
     pub(super) fn closing(&self) -> Vec<u8> {
         let fields = self.fields.iter().map(|(name, value)| (*name, value.as_ref()));

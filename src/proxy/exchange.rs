@@ -5,10 +5,13 @@
 //! [`Exchange::end`]; bodies go by [`Exchange::hear_request`] and [`Exchange::hear_answer`]. What it parses, keeps and
 //! writes is its own business.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
 
 use super::Core;
 use super::answer::Answer;
@@ -16,9 +19,9 @@ use super::asked::Asked;
 use super::connect;
 use super::learn::{Heard, Learner};
 use super::line::Line;
-use super::place::Ask;
-use crate::affinity::Cause;
-use crate::drain::Origin;
+use super::place::{Ask, SessionAsk};
+use crate::affinity::{Cause, Mark};
+use crate::drain::{Leave, Origin, Why};
 use crate::http::Refusal;
 use crate::http::forwarding::Seen;
 use crate::http::onward::Onward;
@@ -27,7 +30,7 @@ use crate::request::Request;
 use crate::router::{Action, Decision, Route};
 use crate::snapshot::{Pool, Snapshot};
 use crate::upstream::config::{HostHeader, Kind};
-use crate::upstream::{Lease, PickError, Tried};
+use crate::upstream::{Lease, PickError, ServerId, Tried};
 use crate::wire::engine_io::{SESSION_UNKNOWN, error_code, goodbye};
 
 /// The context of one request on its way through an engine.
@@ -58,6 +61,10 @@ pub struct Exchange {
     pub client: IpAddr,
     /// The id in `X-Request-Id`.
     pub request_id: String,
+    /// Its place on the list of those who can be told to leave, for a poll that can't be answered in the middle.
+    leave: Option<Arc<Leave>>,
+    /// Why the session was told goodbye in place of an answer.
+    told: Option<Why>,
     /// Why the gateway answers by itself.
     pub refusal: Option<Refusal>,
     /// Body bytes received from the client.
@@ -123,6 +130,8 @@ impl Exchange {
             tries: 0,
             client: Ipv4Addr::LOCALHOST.into(),
             request_id: String::new(),
+            leave: None,
+            told: None,
             refusal: None,
             body_in: 0,
             began: SystemTime::now(),
@@ -227,9 +236,30 @@ impl Exchange {
         refusal
     }
 
+    /// The goodbye to a session whose turn came during its last poll, in place of an answer to this one; for polls that
+    /// are not placed `politely`.
+    pub(super) fn farewell(&mut self, asked: &Asked<'_>) -> Option<Answer<'static>> {
+        let (pool, poll) = (self.pool.as_ref()?, self.ask.as_ref()?.polls(asked.method)?);
+        let (table, (key, _)) = (pool.sessions()?, poll.begun.as_ref()?);
+        let found = table.find(*key).filter(|found| found.is(Mark::Leaving))?;
+        table.forget(*key, Cause::Drain);
+        let server = pool.upstream.server(ServerId::from_bits(found.server));
+        let drains = server.is_none_or(|server| server.is_draining());
+        let why = if drains { Why::Drain } else { Why::Rebalance };
+        pool.metrics.goodbye(why.word());
+        self.told = Some(why);
+        let origin = asked.headers.get("origin").and_then(|origin| std::str::from_utf8(origin).ok());
+        let body = match goodbye(poll.revision, poll.jsonp) {
+            Cow::Borrowed(body) => Bytes::from_static(body),
+            Cow::Owned(body) => Bytes::from(body),
+        };
+        Some(Answer::farewell(body, poll.jsonp.is_some(), origin))
+    }
+
     /// Finds the server to ask, which [`Self::lease`] is a place on; called again, it is another one, unless this one was
     /// reached. `politely`: the connection serves nothing else meanwhile, so that a poll on it can be answered by the
-    /// gateway when its session has to go.
+    /// gateway when its session has to go. Otherwise the poll goes on to its end, and the session is told at the next
+    /// one ([`Self::farewell`]).
     pub(super) async fn place(&mut self, asked_method: &str, politely: bool) -> Result<(), Refusal> {
         if self.lease.is_some() && self.reached {
             // Asked again though it was reached: the server had closed a kept connection, and gets a new one.
@@ -246,9 +276,15 @@ impl Exchange {
         };
         self.tries += 1;
         self.queued = lease.waited();
-        if politely && let Some(info) = &self.info {
+        if let (Some(poll), Some(info)) = (ask.polls(asked_method), &self.info) {
             let route = self.route.as_ref().map(|route| Arc::clone(&route.name));
-            announce(info, route, ask, pool, &lease, asked_method);
+            let origin = Origin { listener: Arc::clone(&info.listener), route };
+            let leave = pool.roster(lease.server().id()).add(origin, true);
+            if politely {
+                announce(info, leave, poll, pool, &lease);
+            } else {
+                self.leave = Some(leave);
+            }
         }
         self.lease = Some(lease);
         Ok(())
@@ -280,6 +316,8 @@ impl Exchange {
     /// The head of the server's answer has come. Gives the cookie to add, or refuses what is no answer.
     pub(super) fn answered(&mut self, status: u16) -> Result<Option<String>, Refusal> {
         self.first_byte.get_or_insert_with(Instant::now);
+        // Before the client has the answer, since the next poll follows it at once.
+        self.leave_next_time();
         self.server_status = Some(status);
         if status == 101 {
             // No upgrade was asked for: passing it on would leave client and server with two ideas of the connection.
@@ -342,8 +380,20 @@ impl Exchange {
             self.log(core, &asked(), ended);
         }
         self.judge(ended.cut_by);
+        self.leave_next_time();
+        self.leave = None;
         self.lease = None;
         ended.cut_by.is_none() || self.refusal.is_some_and(|refusal| refusal.status() == ended.status)
+    }
+
+    /// Notes that the turn of this poll's session has come while the poll could not be ended.
+    fn leave_next_time(&self) {
+        let told = self.leave.as_ref().is_some_and(|leave| leave.is_told());
+        let begun = self.ask.as_ref().and_then(|ask| ask.session.as_ref()?.begun.as_ref());
+        let table = self.pool.as_ref().and_then(|pool| pool.sessions());
+        if let (true, Some(table), Some((key, _))) = (told, table, begun) {
+            table.mark(*key, Mark::Leaving);
+        }
     }
 
     /// Tells the upstream how its server did, now that the exchange is over: an answer that is cut is no good one, however
@@ -383,6 +433,7 @@ impl Exchange {
         line.closed_by = match (self.refusal, ended.cut_by) {
             (_, Some(_)) if core.ending.is_cut() => "stopped",
             (Some(refusal), _) => refusal.word(),
+            (None, None) => self.told.map_or("", Why::word),
             (None, side) => side.map_or("", Side::word),
         };
         core.access_log.write(line.finish());
@@ -407,24 +458,24 @@ pub(super) fn pool_of<'a>(snapshot: &'a Snapshot, route: &Route) -> Result<Optio
 }
 
 /// Lets the connection know that this is a poll, so that it can be ended politely when its session has to go.
-fn announce(info: &Info, route: Option<Arc<str>>, ask: &Ask, pool: &Pool, lease: &Lease, method: &str) {
-    if let Some(poll) = ask.polls(method) {
-        info.pending.announce(Farewell {
-            leave: pool.roster(lease.server().id()).add(Origin { listener: Arc::clone(&info.listener), route }),
-            body: goodbye(poll.revision, poll.jsonp),
-            jsonp: poll.jsonp.is_some(),
-            upstream: Arc::clone(lease.upstream().name()),
-            server: Arc::clone(lease.server().name()),
-            said: Box::new({
-                let (table, key) = (pool.sessions().cloned(), poll.begun.as_ref().map(|(key, _)| *key));
-                move || {
-                    if let (Some(table), Some(key)) = (table, key) {
-                        table.forget(key, Cause::Drain);
-                    }
+fn announce(info: &Info, leave: Arc<Leave>, poll: &SessionAsk, pool: &Pool, lease: &Lease) {
+    info.pending.announce(Farewell {
+        leave,
+        body: goodbye(poll.revision, poll.jsonp),
+        jsonp: poll.jsonp.is_some(),
+        upstream: Arc::clone(lease.upstream().name()),
+        server: Arc::clone(lease.server().name()),
+        said: Box::new({
+            let (table, key) = (pool.sessions().cloned(), poll.begun.as_ref().map(|(key, _)| *key));
+            let metrics = pool.metrics.clone();
+            move |why| {
+                metrics.goodbye(why);
+                if let (Some(table), Some(key)) = (table, key) {
+                    table.forget(key, Cause::Drain);
                 }
-            }),
-        });
-    }
+            }
+        }),
+    });
 }
 
 /// Forgets a session that its server does not know any more: it was restarted, or has given the session up.

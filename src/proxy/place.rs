@@ -89,6 +89,11 @@ impl Ask {
         self.session.as_ref().is_some_and(|session| session.begun.is_some())
     }
 
+    /// Whether it belongs to a session, or may open one.
+    pub(super) fn concerns_session(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.speaks || session.begun.is_some())
+    }
+
     /// Whether this request may open a session.
     pub(super) fn opens(&self) -> bool {
         self.session.as_ref().is_some_and(|session| session.speaks && session.begun.is_none())

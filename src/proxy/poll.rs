@@ -13,6 +13,7 @@ use tokio::io::AsyncWriteExt;
 use super::Core;
 use super::head;
 use super::line::Line;
+use crate::drain::Why;
 use crate::listener::{Connection, Farewell, Lent};
 
 /// Whether a request may be a poll of a session, by its head alone; what it really is, the engine's hooks find out.
@@ -67,17 +68,19 @@ where
             // The engine has been dropped, and with it the request to the server.
             let farewell = info.pending.take()?;
             let connection = back.take()?;
-            let Farewell { body, jsonp, upstream, server, said, .. } = farewell;
+            let Farewell { leave, body, jsonp, upstream, server, said } = farewell;
+            let why = leave.why().unwrap_or(Why::Drain).word();
             let mut line = Line::new(&info, "HTTP/1.1", began, started);
             line.status = 200;
             let leaving = core.ending.is_leaving();
-            line.closed_by = if leaving { "stopped" } else { "drain" };
+            line.closed_by = if leaving { "stopped" } else { why };
             line.bytes_out = body.len() as u64;
             line.upstream = Some(upstream);
             line.server = Some(server);
             let origin = describe(&kept, &mut line);
             core.access_log.write(line.finish());
-            said();
+            said(why);
+            drop(leave);
             // Where the gateway leaves, too, the next session has to begin on another one.
             say(connection, &body, jsonp, origin.as_deref(), leaving).await.filter(|_| !leaving)
         }
@@ -119,7 +122,9 @@ async fn say(
         answer.push_str("Connection: close\r\n");
     }
     answer.push_str("\r\n");
-    connection.write_all(&[answer.as_bytes(), body].concat()).await.ok().map(|()| connection)
+    connection.write_all(&[answer.as_bytes(), body].concat()).await.ok()?;
+    // What is written first might wait for more of the same answer.
+    connection.flush().await.ok().map(|()| connection)
 }
 
 #[cfg(test)]

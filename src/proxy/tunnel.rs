@@ -13,6 +13,7 @@ use super::learn::Hold;
 use super::line::Line;
 use crate::access_log::Event;
 use crate::affinity::Cause;
+use crate::drain::Why;
 use crate::listener::{Parts, Permit};
 use crate::metrics::UpstreamMetrics;
 use crate::snapshot::Pool;
@@ -92,7 +93,7 @@ impl Tunnel {
         let open = OpenGauge::new(&about.pool.metrics);
         let Parts { transport, held, deadline, permit, .. } = client;
         let ends = Ends { client: transport, from_client: held, server, from_server: first, head };
-        let leave = about.pool.roster(about.lease.server().id()).add(about.line.origin());
+        let leave = about.pool.roster(about.lease.server().id()).add(about.line.origin(), about.held.is_some());
         let carrying = carry(ends, idle, deadline, leave, listening);
         Self { about, permit, open, carrying }
     }
@@ -100,20 +101,28 @@ impl Tunnel {
     /// Counts and logs, when it has been carried.
     fn end(self, closed: Closed) {
         let Self { about: About { core, mut line, lease, pool, held, unsure }, permit, open, carrying } = self;
-        drop(carrying);
+        let told = carrying.leave().why().filter(|_| closed.end == End::Drained);
+        // First the session, then its place on the roster: whoever counts one never misses the other.
         if let Some(held) = held.as_ref().and_then(|hold| hold.get())
             && !(unsure && closed.seen_in.messages == 0)
         {
             held.ended(cause(&closed));
         }
         drop(held);
+        drop(carrying);
         // When this client comes back it is placed here again.
         pool.upstream.saw(&line.client.into(), lease.server());
         let end = match closed.end {
             End::Drained if core.ending.is_leaving() => End::Stopped,
             end => end,
         };
-        let closed_by = end.word();
+        let closed_by = match end {
+            End::Drained => told.map_or(end.word(), Why::word),
+            end => end.word(),
+        };
+        if let Some(why) = told {
+            pool.metrics.goodbye(why.word());
+        }
         drop((open, permit, lease));
         pool.metrics.bytes_in.inc_by(closed.bytes_in);
         pool.metrics.bytes_out.inc_by(closed.bytes_out);

@@ -28,8 +28,7 @@ use crate::listener::inherit::Sockets;
 use crate::listener::{self, ConnectionLimits, Control, Listener, Settings, Shared};
 use crate::metrics::Metrics;
 use crate::proxy::Core;
-use crate::snapshot::{Brought, Pool, Snapshot};
-use crate::upstream::{Checks, Upstream};
+use crate::snapshot::{self, Brought, Pool, Snapshot};
 use plan::Gone;
 use watch::Watch;
 
@@ -68,7 +67,7 @@ struct Ground {
 struct Running {
     listeners: Vec<Control>,
     admin: Option<Control>,
-    checks: HashMap<Arc<str>, (Arc<Upstream>, Checks)>,
+    pools: HashMap<Arc<str>, (Arc<Pool>, snapshot::Running)>,
     /// Upstreams that are gone, for as long as something of them is open.
     retired: Vec<Weak<Pool>>,
 }
@@ -306,6 +305,9 @@ impl Reloader {
     /// No configuration is loaded any more: the gateway stops.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
+        for pool in self.core.snapshot.load().pools.values() {
+            pool.stop_shedding();
+        }
     }
 
     /// Loads the file anew, because of this.
@@ -419,15 +421,15 @@ impl Reloader {
         Ok(plan)
     }
 
-    /// Checks the servers of these upstreams and of no others.
+    /// Checks the servers of these upstreams and of no others, and lets go of those that are to be left.
     fn check(&self, running: &mut Running, snapshot: &Snapshot) {
-        let mut checks = HashMap::with_capacity(snapshot.pools.len());
+        let mut pools = HashMap::with_capacity(snapshot.pools.len());
         for (name, pool) in &snapshot.pools {
-            let known = running.checks.remove(name).filter(|(upstream, _)| Arc::ptr_eq(upstream, &pool.upstream));
-            let fresh = || (Arc::clone(&pool.upstream), pool.upstream.start_checks());
-            checks.insert(Arc::clone(name), known.unwrap_or_else(fresh));
+            let known = running.pools.remove(name).filter(|(known, _)| Arc::ptr_eq(known, pool));
+            let fresh = || (Arc::clone(pool), pool.start());
+            pools.insert(Arc::clone(name), known.unwrap_or_else(fresh));
         }
-        running.checks = checks;
+        running.pools = pools;
     }
 
     /// Gives listeners their settings, and those that are new to be run; gives back those that have no place any more.
@@ -485,7 +487,7 @@ impl Reloader {
                 info!("{count} sockets have lost their place, and are told goodbye");
                 tokio::spawn(async move {
                     let told = AtomicUsize::new(0);
-                    orphans.empty(pace, || true, &told).await;
+                    orphans.empty(pace, || true, || true, &told).await;
                     info!("{} sockets that had lost their place were told goodbye", told.into_inner());
                 });
             }
@@ -497,7 +499,7 @@ impl Reloader {
         let snapshot = self.core.snapshot.load();
         let mut open = Open::default();
         for (name, pool) in &snapshot.pools {
-            let servers = pool.upstream.servers();
+            let servers = pool.upstream.all_servers();
             for (id, roster) in pool.rosters() {
                 let server = servers.iter().find(|server| server.id() == id);
                 let server = server.map_or_else(|| Arc::from(""), |server| Arc::clone(server.name()));

@@ -111,6 +111,13 @@ impl Gone {
     }
 }
 
+/// Whether a configuration tells those who are on this server goodbye, though their upstream stays.
+fn is_let_go(new: &Config, upstream: &str, server: &str) -> bool {
+    new.upstreams.get(upstream).is_some_and(|said| {
+        said.drain.goodbye && !said.servers.iter().any(|other| other.name() == server && !other.drain)
+    })
+}
+
 impl Plan {
     /// Compares two configurations by their meaning, and counts what is open on either side of the difference.
     pub fn between(running: &Config, new: &Config, open: &Open) -> Self {
@@ -121,9 +128,17 @@ impl Plan {
         plan.upstreams(running, new, open);
         plan.settings(running, new);
         for socket in &open.sockets {
-            plan.sockets.count(gone.has(&socket.upstream, &socket.origin), new.reload.orphans);
+            if !gone.has(&socket.upstream, &socket.origin) && is_let_go(new, &socket.upstream, &socket.server) {
+                plan.sockets.drained += 1;
+            } else {
+                plan.sockets.count(gone.has(&socket.upstream, &socket.origin), new.reload.orphans);
+            }
         }
-        for (upstream, _, sessions) in &open.sessions {
+        for (upstream, server, sessions) in &open.sessions {
+            if is_let_go(new, upstream, server) {
+                plan.sessions.drained += sessions;
+                continue;
+            }
             let fate = gone.upstreams.contains(&**upstream);
             for _ in 0..*sessions {
                 plan.sessions.count(fate, new.reload.orphans);

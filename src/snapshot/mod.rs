@@ -1,11 +1,17 @@
 //! Everything that was built from one configuration, swapped whole: a request sees one snapshot from its head to its end.
 
+mod drains;
 mod pool;
+mod rebalance;
+#[cfg(test)]
+mod testing;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-pub use pool::{Pool, Progress};
+pub use drains::{Progress, Running};
+pub use pool::Pool;
+pub use rebalance::Rebalancing;
 
 use crate::config::Config;
 use crate::metrics::{Metrics, UpstreamMetrics};

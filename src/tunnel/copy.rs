@@ -206,6 +206,11 @@ impl Future for Carrying {
 }
 
 impl Carrying {
+    /// Its place on the list of those who can be told to leave.
+    pub fn leave(&self) -> &Leave {
+        &self.leave
+    }
+
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let carried = self.inward.bytes + self.outward.bytes;
         let inward = self.inward.poll(&mut self.client, &mut self.server, cx);

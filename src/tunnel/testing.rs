@@ -51,7 +51,7 @@ fn run(ends: Ends, listening: Listening, idle: Duration) -> Running<()> {
     tokio::spawn(Arc::clone(&clock).run());
     let deadline = clock.register();
     let roster = Roster::default();
-    let leave = roster.add(Origin::default());
+    let leave = roster.add(Origin::default(), true);
     let closed = tokio::spawn(carry(ends, idle, deadline, leave, listening));
     Running { client: (), server: (), clock, roster, closed }
 }

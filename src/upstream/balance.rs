@@ -2,7 +2,7 @@
 
 mod many;
 
-use std::cell::{Cell, LazyCell};
+use std::cell::{Cell, LazyCell, OnceCell};
 use std::cmp::Ordering;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,6 +49,8 @@ pub struct Candidates<'a> {
     terms: Terms,
     /// Whether a server was passed over because it has its share.
     spilled: Cell<bool>,
+    /// Where servers are relieved of what they have beyond their share: how much that may be.
+    cap: OnceCell<Bound>,
 }
 
 /// Which servers are asked.
@@ -77,19 +79,32 @@ pub(super) struct Terms {
     slow_start: Duration,
     /// Thousandths of its share that a server may carry; 0 for no bound.
     bound: u64,
+    /// Whether the bound holds for new sessions whatever the balance: who is shed must not come back.
+    strict: bool,
 }
 
 impl Terms {
     pub(super) fn of(config: &Config) -> Self {
         // Where sids lead requests home, placing may spread clients of one address; where they don't, it must not.
-        let factor = if config.kind == Kind::SocketIo { config.sessions.bounded_load } else { 0.0 };
-        Self { slow_start: config.slow_start, bound: (factor * 1000.0).round() as u64 }
+        let sessions = Some(&config.sessions).filter(|_| config.kind == Kind::SocketIo);
+        let placing = sessions.map_or(0.0, |sessions| sessions.bounded_load);
+        let shedding = sessions.and_then(|sessions| sessions.rebalance.as_ref()).map(|rebalance| rebalance.bound);
+        let factor = match shedding {
+            Some(bound) if placing == 0.0 || bound < placing => bound,
+            _ => placing,
+        };
+        Self { slow_start: config.slow_start, bound: thousandths(factor), strict: shedding.is_some() }
     }
+}
+
+/// A factor in whole thousandths.
+pub(super) fn thousandths(factor: f64) -> u64 {
+    (factor * 1000.0).round() as u64
 }
 
 impl<'a> Candidates<'a> {
     pub(super) fn new(servers: &'a [Arc<Server>], tried: &'a Tried, tier: Tier, work: Work, terms: Terms) -> Self {
-        Self { servers, tried, tier, work, terms, spilled: Cell::new(false) }
+        Self { servers, tried, tier, work, terms, spilled: Cell::new(false), cap: OnceCell::new() }
     }
 
     /// All servers, open or not.
@@ -97,9 +112,21 @@ impl<'a> Candidates<'a> {
         self.servers
     }
 
-    /// Whether the server at this position can take the request: it is up, has room and wasn't tried.
+    /// Whether the server at this position can take the request: it is up, has room and wasn't tried, and where sessions
+    /// are rebalanced it hasn't too many of them.
     pub fn is_open(&self, position: usize) -> bool {
+        self.has_place(position) && (!self.terms.strict || self.work == Work::Request || self.is_below_cap(position))
+    }
+
+    /// The same, whatever sessions it has.
+    pub(super) fn has_place(&self, position: usize) -> bool {
         self.servers.get(position).is_some_and(|server| server.has_room() && self.serves(server))
+    }
+
+    /// The one with the least for its share always is.
+    fn is_below_cap(&self, position: usize) -> bool {
+        let cap = self.cap.get_or_init(|| self.bound_of_all(FEW_SESSIONS));
+        self.load(position) < cap.most(self.share(position))
     }
 
     /// The positions of the open servers, in the order of the configuration.
@@ -135,13 +162,16 @@ impl<'a> Candidates<'a> {
     /// The most that each open server may carry; `None` where there is no bound. `few` sessions beyond its share it may
     /// always have.
     pub(super) fn bound(&self, few: u64) -> Option<Bound> {
-        if self.terms.bound == 0 {
-            return None;
-        }
-        let (load, share) = self
-            .open()
-            .fold((0, 0), |(load, share), position| (load + self.load(position), share + self.share(position)));
-        Some(Bound { load, share: share.max(1), factor: self.terms.bound, work: self.work, few })
+        // Who is shed must not come back for the sake of a few.
+        let few = if self.terms.strict { few.min(FEW_SESSIONS) } else { few };
+        (self.terms.bound > 0).then(|| self.bound_of_all(few))
+    }
+
+    fn bound_of_all(&self, few: u64) -> Bound {
+        let places = (0..self.servers.len()).filter(|&position| self.has_place(position));
+        let (load, share) =
+            places.fold((0, 0), |(load, share), position| (load + self.load(position), share + self.share(position)));
+        Bound { load, share: share.max(1), factor: self.terms.bound, work: self.work, few }
     }
 
     /// Whether the server at this position may carry one more; if not, that is remembered.
@@ -198,11 +228,16 @@ pub(super) const FEW_SESSIONS: u64 = 1;
 pub(super) const FEW_RETURNING: u64 = 2;
 
 impl Bound {
+    /// The bound of servers that carry `load` sessions, all together, for a `share`, all together.
+    pub(super) fn of_sessions(load: u64, share: u64, factor: u64) -> Self {
+        Self { load, share: share.max(1), factor, work: Work::Session, few: FEW_RETURNING }
+    }
+
     /// The load from which on a server of this share gets no more.
     ///
     /// Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2016): nobody carries more than the factor
     /// times its share, so that one large NAT can't fill one server.
-    fn most(&self, share: u64) -> u64 {
+    pub(super) fn most(&self, share: u64) -> u64 {
         let mean = u128::from(self.load + 1) * u128::from(share);
         let times = |thousandths: u64| {
             let most = (mean * u128::from(thousandths)).div_ceil(u128::from(self.share) * 1000);
@@ -238,7 +273,7 @@ impl Balance for ClientIp {
     fn choose(&self, key: &PickKey, candidates: &Candidates<'_>) -> Option<usize> {
         // The ring is long, so it isn't walked in vain.
         candidates.open().next()?;
-        let walk = || self.ring.walk(key).filter(|&position| candidates.is_open(position));
+        let walk = || self.ring.walk(key).filter(|&position| candidates.has_place(position));
         let bound = candidates.bound(FEW_SESSIONS);
         let within = |position: &usize| bound.as_ref().is_none_or(|bound| candidates.is_within(bound, *position));
         // A cold server gets some of its clients at first, then more and more of them: those stay.

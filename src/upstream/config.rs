@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::address::ServerAddress;
 use crate::affinity;
+use crate::drain::Pace;
 use crate::transport::TcpKeepAlive;
 
 /// One entry of `upstreams`.
@@ -38,6 +39,9 @@ pub struct Config {
     /// it gets it at once. Servers that are there from the start need not warm up.
     #[serde(default, with = "humantime_serde")]
     pub slow_start: Duration,
+    /// How sessions and tunnels are let go when a server drains, or is taken out of the set.
+    #[serde(default)]
+    pub drain: Drain,
     /// TLS to the servers; without it they are spoken to in plain.
     #[serde(default)]
     pub tls: Option<Tls>,
@@ -123,7 +127,8 @@ pub struct ServerConfig {
     pub weight: u16,
     /// Most requests and tunnels in flight at once. Default 0, no limit.
     pub max_connections: usize,
-    /// Whether it is to be left: it gets no new work while others can take it, and keeps its sessions. Default false.
+    /// Whether it is to be left: it gets no new work while others can take it, and its sessions are let go as the
+    /// `drain` of the upstream says. Default false.
     pub drain: bool,
 }
 
@@ -210,6 +215,8 @@ pub struct Sessions {
     /// all. Default 2 min, as long as Socket.IO recovers the state of a connection.
     #[serde(with = "humantime_serde")]
     pub returning: Duration,
+    /// Whether, and how, sessions are shed from servers that have more than their share. Default: they stay.
+    pub rebalance: Option<Rebalance>,
 }
 
 impl Default for Sessions {
@@ -220,7 +227,58 @@ impl Default for Sessions {
             grace: Duration::from_secs(10),
             bounded_load: 1.25,
             returning: Duration::from_secs(120),
+            rebalance: None,
         }
+    }
+}
+
+/// `rebalance`: when servers joined, sessions are told goodbye on those that have too many, until they don't.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rebalance {
+    /// Most goodbyes in a second, over all servers of the upstream; above 0. Default 10.
+    pub rate: f64,
+    /// The share by which each pause between two goodbyes is varied at random, 0 to 1. Default 0.3.
+    pub jitter: f64,
+    /// How many times its share of the live sessions a server may have before it is relieved of the others, 1 to 100;
+    /// two beyond its share it may always have. New sessions are not placed beyond this either. Default 1.25.
+    pub bound: f64,
+    /// How long the servers have to be the same and well before anybody is told. Default 10 s.
+    #[serde(with = "humantime_serde")]
+    pub delay: Duration,
+}
+
+impl Default for Rebalance {
+    fn default() -> Self {
+        Self { rate: 10.0, jitter: 0.3, bound: 1.25, delay: Duration::from_secs(10) }
+    }
+}
+
+/// `drain` of an upstream: the pace at which a server is left.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Drain {
+    /// Whether anybody is told goodbye. Without it sessions and tunnels stay until they end by themselves. Default true.
+    pub goodbye: bool,
+    /// Goodbyes in a second, for each server; above 0. Default 50.
+    pub rate: f64,
+    /// The share by which each pause between two goodbyes is varied at random, 0 to 1. Default 0.3.
+    pub jitter: f64,
+    /// What is left after this time goes at once. Default 5 min.
+    #[serde(with = "humantime_serde")]
+    pub deadline: Duration,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { goodbye: true, rate: 50.0, jitter: 0.3, deadline: Duration::from_secs(300) }
+    }
+}
+
+impl Drain {
+    /// The pace of the goodbyes; `None` where none are said.
+    pub fn pace(&self) -> Option<Pace> {
+        self.goodbye.then_some(Pace { rate: self.rate, jitter: self.jitter, deadline: self.deadline })
     }
 }
 

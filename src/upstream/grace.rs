@@ -16,10 +16,11 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 
 impl Upstream {
     /// A place on the server that a session belongs to. Sessions pass where new work doesn't: a server that is full,
-    /// draining or ejected keeps them, and so does one that has been down for less than `sessions.grace`. `None` if it
+    /// draining, ejected or removed keeps them, and so does one that has been down for less than `sessions.grace`. `None` if it
     /// has been down for longer, or is gone.
     pub fn return_to(self: &Arc<Self>, id: ServerId) -> Option<Lease> {
-        let server = self.server(id).filter(|server| server.health() != Health::Down || self.is_waited_for(server))?;
+        let server = self.members.load().find_ever(id);
+        let server = server.filter(|server| server.health() != Health::Down || self.is_waited_for(server))?;
         server.acquire();
         Some(Lease::new(self.clone(), server, None))
     }
@@ -28,7 +29,7 @@ impl Upstream {
     /// has been called, for `sessions.grace`.
     pub async fn return_again(self: &Arc<Self>, id: ServerId, tried: &mut Tried) -> Option<Lease> {
         let grace = self.config.sessions.grace;
-        let server = self.server(id)?;
+        let server = self.members.load().find_ever(id)?;
         let waited = tried.waits_since.get_or_insert_with(Instant::now).elapsed();
         if waited >= grace || !self.is_waited_for(&server) {
             return None;

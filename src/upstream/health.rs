@@ -76,7 +76,7 @@ async fn supervise(upstream: Arc<Upstream>) {
     }
     let mut watched: HashMap<ServerId, (Arc<Server>, AbortHandle)> = HashMap::new();
     loop {
-        let servers = upstream.servers();
+        let servers = upstream.all_servers();
         watched.retain(|_, (server, task)| {
             let stays = servers.iter().any(|other| Arc::ptr_eq(other, server));
             if !stays {

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
+
 use super::config::{Config, ServerConfig};
 use super::ring::Ring;
 use super::{Balance, MakeBalance, PickKey, Server, ServerId, ServerTls};
@@ -15,9 +17,12 @@ pub(super) struct Members {
     /// For sessions of unknown home, so most upstreams never need it.
     ring: OnceLock<Ring>,
     pub(super) balance: Box<dyn Balance>,
+    /// Servers that were taken out of the set while sessions or tunnels were there: those go on.
+    removed: ArcSwap<Vec<Arc<Server>>>,
 }
 
 impl Members {
+    /// `known` are the servers until now, with those that had been removed from among them.
     pub(super) fn build(
         config: &Config,
         servers: &[ServerConfig],
@@ -42,7 +47,31 @@ impl Members {
         }
         let mut by_id: Vec<_> = built.iter().enumerate().map(|(index, server)| (server.id(), index)).collect();
         by_id.sort_unstable();
-        Ok(Self { by_id: by_id.into(), ring: OnceLock::new(), balance: make_balance(&built), servers: built.into() })
+        // Who is removed only now may be about to get work from somebody who has not heard of it yet.
+        let stays = |server: &&Arc<Server>| {
+            !built.iter().any(|other| other.id() == server.id()) && (!server.is_removed() || server.is_busy())
+        };
+        let removed = ArcSwap::from_pointee(known.iter().filter(stays).cloned().collect());
+        let balance = make_balance(&built);
+        Ok(Self { by_id: by_id.into(), ring: OnceLock::new(), balance, servers: built.into(), removed })
+    }
+
+    /// Servers of before that still have work.
+    pub(super) fn removed(&self) -> Arc<Vec<Arc<Server>>> {
+        self.removed.load_full()
+    }
+
+    /// Lets go of a removed server. False if it was none.
+    pub(super) fn forget(&self, id: ServerId) -> bool {
+        let before =
+            self.removed.rcu(|removed| removed.iter().filter(|server| server.id() != id).cloned().collect::<Vec<_>>());
+        before.iter().any(|server| server.id() == id)
+    }
+
+    /// The server with this id, even if it was removed.
+    pub(super) fn find_ever(&self, id: ServerId) -> Option<Arc<Server>> {
+        let removed = || self.removed.load().iter().find(|server| server.id() == id).cloned();
+        self.find(id).cloned().or_else(removed)
     }
 
     pub(super) fn find(&self, id: ServerId) -> Option<&Arc<Server>> {
@@ -65,6 +94,8 @@ impl Members {
                 }
             }
         }
-        order.into_iter().map(|index| self.servers[index].clone()).collect()
+        let mut servers: Vec<_> = order.into_iter().map(|index| self.servers[index].clone()).collect();
+        servers.extend_from_slice(&self.removed.load());
+        servers
     }
 }

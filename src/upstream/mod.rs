@@ -23,6 +23,7 @@ mod resolve;
 mod ring;
 mod server;
 mod sessions;
+mod spread;
 #[cfg(test)]
 mod testing;
 mod tls;
@@ -44,6 +45,7 @@ pub use key::{PickKey, Tried};
 pub use lease::{Lease, Opening};
 pub use server::{CheckReport, Endpoint, Server, ServerId, State, Status};
 pub use sessions::{Line, Placements};
+pub use spread::Overfull;
 pub use tls::{ClientIdentity, ServerTls};
 
 use balance::{Terms, Tier, Work};
@@ -163,9 +165,10 @@ impl Upstream {
     }
 
     /// Builds the same upstream from another configuration. Servers whose name and address are the same keep their
-    /// state and counters, sessions stay known, and who waits in the queue keeps waiting. What the new one says of
-    /// draining and of the number of sessions holds from [`Self::start_checks`] on. Where nothing is different, neither
-    /// in the configuration nor in the files that it names, this one is given back.
+    /// state and counters, sessions stay known, and who waits in the queue keeps waiting. Servers that are gone from it
+    /// keep their sessions ([`Self::removed`]). What the new one says of draining and of the number of sessions holds
+    /// from [`Self::start_checks`] on. Where nothing is different, neither in the configuration nor in the files that it
+    /// names, this one is given back.
     pub fn rebuild(self: &Arc<Self>, config: &Config) -> Result<Arc<Self>, BuildError> {
         let same_balance = config.balance() == self.config.balance() && config.kind == self.config.kind;
         let make_balance =
@@ -188,10 +191,10 @@ impl Upstream {
         let sessions = Sessions::build(config, before.map(|before| &**before));
         let table = sessions.as_ref().map(|sessions| &*sessions.table);
         // Another way to speak to the servers is no evidence of how they do.
-        let before_servers = before.filter(|before| config.tls == before.config.tls).map(|before| before.servers());
-        let known = before_servers.as_deref().unwrap_or_default();
+        let same_way = before.filter(|before| config.tls == before.config.tls);
+        let known = same_way.map(|before| before.all_servers()).unwrap_or_default();
         let members =
-            Members::build(config, &config.servers, table, known, &make_balance, tls.as_ref()).map_err(explain)?;
+            Members::build(config, &config.servers, table, &known, &make_balance, tls.as_ref()).map_err(explain)?;
         Ok(Arc::new(Self {
             name: name.into(),
             config: config.clone(),
@@ -232,9 +235,35 @@ impl Upstream {
         self.members.load().find(id).cloned()
     }
 
-    /// Replaces the set of servers, as discovery finds it. Who stays keeps state and counters.
+    /// Servers that were taken out of the set and still have sessions, tunnels or requests in flight. They get no new
+    /// work whatever becomes of the others; they are checked as before.
+    pub fn removed(&self) -> Arc<Vec<Arc<Server>>> {
+        self.members.load().removed()
+    }
+
+    /// Lets go of a removed server: requests of its sessions go elsewhere from now on.
+    pub fn forget(&self, server: &Server) {
+        if self.members.load().forget(server.id()) {
+            log::info!("upstream {}: server {} is gone", self.name, server.name());
+            self.members_changed.send_replace(());
+        }
+    }
+
+    /// Resolves whenever the set of servers is another one.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.members_changed.subscribe()
+    }
+
+    /// Everybody who may have work: those of the set, then those that were removed from it.
+    pub fn all_servers(&self) -> Vec<Arc<Server>> {
+        let members = self.members.load();
+        members.servers.iter().chain(members.removed().iter()).cloned().collect()
+    }
+
+    /// Replaces the set of servers, as discovery finds it. Who stays keeps state and counters, and who comes back does
+    /// too; who goes keeps its sessions until they end or its drain is over ([`Self::removed`]).
     pub fn set_servers(&self, servers: &[ServerConfig]) -> Result<(), BuildError> {
-        let known = self.servers();
+        let known = self.all_servers();
         let table = self.sessions().map(|table| &**table);
         let members = Members::build(&self.config, servers, table, &known, &self.make_balance, self.tls.as_ref())
             .map_err(|fault| BuildError(format!("upstream `{}`: {fault}", self.name)))?;
@@ -288,7 +317,7 @@ impl Upstream {
     }
 
     /// All servers in the order in which the consistent hash meets them for this client, whatever their state and
-    /// whatever the balance: where a session of unknown home is looked for.
+    /// whatever the balance, and removed ones last: where a session of unknown home is looked for.
     pub fn in_ring_order(&self, key: &PickKey) -> Vec<Arc<Server>> {
         self.members.load().in_ring_order(key)
     }
@@ -307,9 +336,18 @@ impl Upstream {
         if let Some(table) = self.sessions() {
             table.set_max(self.config.sessions.max);
         }
-        for server in self.members.load().servers.iter().filter(|server| server.heed()) {
-            let verb = if server.is_draining() { "drains" } else { "no longer drains" };
-            log::info!("upstream {}: server {} {verb}, as configured", self.name, server.name());
+        let members = self.members.load();
+        for server in members.servers.iter() {
+            if server.come_back() {
+                log::info!("upstream {}: server {} is back", self.name, server.name());
+            }
+            if server.heed() {
+                let verb = if server.is_draining() { "drains" } else { "no longer drains" };
+                log::info!("upstream {}: server {} {verb}, as configured", self.name, server.name());
+            }
+        }
+        for server in members.removed().iter().filter(|server| server.remove()) {
+            log::info!("upstream {}: server {} was removed: it drains", self.name, server.name());
         }
     }
 
@@ -319,7 +357,7 @@ impl Upstream {
         for tier in [Tier::Healthy, Tier::Ejected, Tier::Draining] {
             let candidates = Candidates::new(&members.servers, tried, tier, work, self.terms);
             while let Some(index) = members.balance.choose(key, &candidates) {
-                if !candidates.is_open(index) {
+                if !candidates.has_place(index) {
                     break;
                 }
                 let server = &members.servers[index];

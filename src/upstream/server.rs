@@ -38,6 +38,8 @@ struct Life {
     draining: AtomicBool,
     /// What the configuration said of draining when it was last heeded.
     drain_said: AtomicBool,
+    /// Whether it was taken out of its upstream while it had work.
+    removed: AtomicBool,
     /// Whether it joined servers that were there already.
     joined: bool,
     /// When it came up, while that is not long ago: milliseconds after `born`, and one; else 0.
@@ -329,7 +331,7 @@ impl Server {
     }
 
     /// Whether new work may go there: up, neither draining nor ejected.
-    pub(super) fn is_healthy(&self) -> bool {
+    pub fn is_healthy(&self) -> bool {
         self.state() == State::Up && self.ejected().is_none()
     }
 
@@ -409,6 +411,32 @@ impl Server {
         self.life.drain_said.swap(self.drain, Relaxed) != self.drain && self.set_draining(self.drain)
     }
 
+    /// Whether it was taken out of its upstream: it drains, and is gone when its last session is.
+    pub fn is_removed(&self) -> bool {
+        self.life.removed.load(Relaxed)
+    }
+
+    /// Whether sessions live there, or anything is in flight.
+    pub fn is_busy(&self) -> bool {
+        self.in_flight() > 0 || self.opening() > 0 || self.sessions() > 0
+    }
+
+    /// It was taken out of the upstream. False if it was before.
+    pub(super) fn remove(&self) -> bool {
+        self.life.draining.store(true, Relaxed);
+        !self.life.removed.swap(true, Relaxed)
+    }
+
+    /// It is of the upstream: one that had been removed is as the configuration says. False if it wasn't removed.
+    pub(super) fn come_back(&self) -> bool {
+        let was_removed = self.life.removed.swap(false, Relaxed);
+        if was_removed {
+            self.life.drain_said.store(self.drain, Relaxed);
+            self.life.draining.store(self.drain, Relaxed);
+        }
+        was_removed
+    }
+
     pub(super) fn health(&self) -> Health {
         match self.life.health.load(Relaxed) {
             0 => Health::Starting,
@@ -480,6 +508,7 @@ impl Life {
             health: AtomicU8::new(health as u8),
             draining: AtomicBool::new(said.drain),
             drain_said: AtomicBool::new(said.drain),
+            removed: AtomicBool::new(false),
             joined,
             came_up: AtomicU64::new(u64::from(known_up && joined)),
             conduct: Conduct::new(),

@@ -201,7 +201,7 @@ impl Upstream {
     fn welcome_back(self: &Arc<Self>, id: ServerId, tried: &Tried) -> Back {
         let members = self.members.load();
         let candidates = Candidates::new(&members.servers, tried, Tier::Healthy, Work::Session, self.terms);
-        let Some(position) = members.position(id).filter(|&position| candidates.is_open(position)) else {
+        let Some(position) = members.position(id).filter(|&position| candidates.has_place(position)) else {
             return Back::Gone;
         };
         if candidates.bound(FEW_RETURNING).is_some_and(|bound| !candidates.is_within(&bound, position)) {

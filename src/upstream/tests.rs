@@ -401,6 +401,58 @@ async fn a_new_server_serves_the_queue_and_the_others_stay_as_they_are() {
     assert!(upstream.server(before[0].id()).is_none());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_removed_server_keeps_its_sessions_and_gets_nothing_new() {
+    let upstream = narrow();
+    let said = upstream.config().servers.clone();
+    let a = upstream.servers()[0].clone();
+    upstream.set_servers(&said[1..]).unwrap();
+    assert_eq!((a.state(), a.is_removed()), (State::Draining, true));
+    let lease = upstream.return_to(a.id()).unwrap();
+    assert!(Arc::ptr_eq(lease.server(), &a));
+    assert!(upstream.place_on(a.id()).is_none());
+    assert_eq!(name(&pick(&upstream).await.unwrap()), "b");
+    upstream.servers()[0].set_health(Health::Down);
+    assert_eq!(pick(&upstream).await.unwrap_err(), PickError::NoServer, "not even where nobody else is left");
+    let order: Vec<_> = upstream.in_ring_order(&client(1)).iter().map(|server| server.id()).collect();
+    assert_eq!(order, [ServerId::of("b"), a.id()], "it may have sessions that nobody has seen");
+
+    // A second change finds it busy, a third one does not.
+    upstream.set_servers(&said[1..]).unwrap();
+    assert_eq!(upstream.removed().len(), 1);
+    drop(lease);
+    upstream.set_servers(&said[1..]).unwrap();
+    assert_eq!(upstream.removed().len(), 0);
+    assert!(upstream.return_to(a.id()).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removed_server_that_comes_back_is_as_the_configuration_says() {
+    let upstream = narrow();
+    let mut said = upstream.config().servers.clone();
+    let a = upstream.servers()[0].clone();
+    upstream.set_draining(&a, true);
+    for drain in [false, true] {
+        upstream.set_servers(&said[1..]).unwrap();
+        assert_eq!((a.state(), a.is_removed()), (State::Draining, true));
+        said[0].drain = drain;
+        upstream.set_servers(&said).unwrap();
+        assert_eq!((a.is_removed(), a.is_draining()), (false, drain), "an operator's word is for the time before");
+    }
+    assert_eq!(upstream.removed().len(), 0);
+
+    let without = config(json!({ "servers": ["10.0.0.9:1"] }));
+    let rebuilt = upstream.rebuild(&without).unwrap();
+    assert!(!a.is_removed(), "what is built does not run yet");
+    rebuilt.settle();
+    assert!(a.is_removed());
+    let removed: Vec<_> = rebuilt.removed().iter().map(|server| server.id()).collect();
+    assert_eq!(removed, [a.id(), ServerId::of("b")]);
+    rebuilt.forget(&a);
+    assert!(rebuilt.return_to(a.id()).is_none());
+    assert!(rebuilt.return_to(ServerId::of("b")).is_some());
+}
+
 #[test]
 fn ring_order_names_every_server_once_and_starts_where_the_client_is_placed() {
     let servers: Vec<String> = (1..=5).map(|number| format!("10.0.0.{number}:1")).collect();

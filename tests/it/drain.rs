@@ -3,10 +3,12 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use http::Request;
 use serde_json::{Value, json};
 
-use crate::support::client::upgrade;
+use crate::support::client::{tcp, upgrade};
 use crate::support::cluster::{Cluster, calm, served};
+use crate::support::http2::{Http2, whole};
 use crate::support::polling::Polling;
 use crate::support::{Client, eventually};
 
@@ -213,6 +215,52 @@ async fn a_pending_poll_is_answered_with_a_close_packet() {
 }
 
 #[tokio::test]
+async fn a_drain_without_goodbyes_only_keeps_new_sessions_away() {
+    let cluster = Cluster::start("v4", 2, &[]).await;
+    let mut stays = Polling::open(&[cluster.address()]).await;
+    let home = stays.who().await;
+    let begun = drain(&cluster, "POST", &format!("{home}&goodbye=false")).await;
+    assert_eq!((&begun["sessions"], &begun["over"]), (&json!(1), &json!(false)));
+    let elsewhere = cluster.run("v4", "polling,websocket", 6, &[]).await;
+    calm("elsewhere", &elsewhere);
+    assert_eq!(served(&elsewhere, &home), 0, "{elsewhere}");
+    assert_eq!(stays.who().await, home);
+    assert_eq!(drain(&cluster, "GET", &home).await["told_goodbye"], 0);
+}
+
+/// The engine holds a stream of HTTP/2 to its end, so the poll that is open is not answered by the gateway.
+#[tokio::test]
+async fn a_session_that_polls_over_http2_is_told_at_its_next_poll() {
+    let cluster = Cluster::start("v4", 2, &["--ping-interval", "5000"]).await;
+    let client = Http2::over(tcp(cluster.address()).await).await;
+    let url = "http://localhost/socket.io/?EIO=4&transport=polling";
+    let handshake = String::from_utf8(client.get(url).await.into_body()).unwrap();
+    let sid = handshake.split("\"sid\":\"").nth(1).unwrap().split('"').next().unwrap();
+    let url = format!("{url}&sid={sid}");
+    let pending = client.begin(Request::get(&url).body(()).unwrap(), "").await;
+    eventually("a poll is open", async || cluster.counted("polls_open").await == 1).await;
+    let home = if sessions_on(&cluster, "a").await == 1.0 { "a" } else { "b" };
+    drain(&cluster, "POST", &format!("{home}&rate=1000")).await;
+    let told = async || drain(&cluster, "GET", home).await["told_goodbye"] == 1;
+    eventually("it is told", told).await;
+    assert_eq!(whole(pending).await.into_body(), b"2", "the poll that was open brings the ping");
+    let goodbye = client.ask(Request::get(&url).header("origin", "http://there.test").body(()).unwrap(), "").await;
+    assert_eq!(goodbye.status(), 200);
+    assert_eq!(goodbye.headers()["access-control-allow-origin"], "http://there.test");
+    assert_eq!(goodbye.body(), b"1");
+    assert_eq!(sessions_on(&cluster, home).await, 0.0);
+    eventually("the drain is over", async || is_over(&cluster, home).await).await;
+    cluster.gateways[0].access_line(&["protocol=HTTP/2", "closed_by=drain"]).await;
+    let next = client.get("http://localhost/socket.io/?EIO=4&transport=polling").await;
+    assert_eq!(next.status(), 200, "the next session, on the same connection");
+    assert_eq!(sessions_on(&cluster, home).await, 0.0);
+}
+
+async fn sessions_on(cluster: &Cluster, server: &str) -> f64 {
+    cluster.gateways[0].metric(&format!("sockgate_sessions{{upstream=\"app\",server=\"{server}\"}}")).await
+}
+
+#[tokio::test]
 async fn a_drain_that_cannot_be_is_refused_in_words() {
     let cluster = Cluster::start("v4", 2, &[]).await;
     for (query, status, words) in [
@@ -222,6 +270,8 @@ async fn a_drain_that_cannot_be_is_refused_in_words() {
         ("", 400, "upstream=NAME"),
         ("?upstream=app&server=a&rate=fast", 400, "rate: found `fast`"),
         ("?upstream=app&server=a&rate=-1", 400, "rate: found `-1`"),
+        ("?upstream=app&server=a&rate=0", 400, "expected a number above 0"),
+        ("?upstream=app&server=a&goodbye=no", 400, "goodbye: found `no`"),
         ("?upstream=app&server=a&jitter=2", 400, "jitter: found `2`"),
         ("?upstream=app&server=a&deadline=5", 400, "such as 30s"),
     ] {

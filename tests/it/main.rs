@@ -27,6 +27,7 @@ mod http;
 mod http2;
 mod layers;
 mod limits;
+mod rebalance;
 mod refusals;
 mod reload;
 mod routing;

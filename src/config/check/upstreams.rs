@@ -8,7 +8,8 @@ use crate::address::ServerAddress;
 use crate::affinity;
 use crate::upstream::Config;
 use crate::upstream::config::{
-    Balance, Check, Ejection, Health, HostHeader, Kind, NewSessions, Queue, Sessions, Timeouts, Tls, WebSocket,
+    Balance, Check, Drain, Ejection, Health, HostHeader, Kind, NewSessions, Queue, Rebalance, Sessions, Timeouts, Tls,
+    WebSocket,
 };
 
 /// The heartbeat of Socket.IO 3 and 4 with their defaults: `pingInterval` 25 s and `pingTimeout` 20 s.
@@ -20,6 +21,7 @@ pub(super) fn check(name: &str, upstream: &Config, spot: &Spot<'_>, report: &mut
     servers(upstream, &spot.key("servers"), report);
     queue(upstream, spot, report);
     sessions(upstream, spot, report);
+    drain(&upstream.drain, &spot.key("drain"), report);
     if let Some(tls) = &upstream.tls {
         self::tls(upstream, tls, &spot.key("tls"), report);
     }
@@ -112,11 +114,39 @@ fn sessions(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
             format!("found {bound}, expected a factor from 1 to 100, or 0 for no bound"),
         );
     }
+    if let Some(rebalance) = &sessions.rebalance {
+        self::rebalance(rebalance, &spot_of("rebalance"), report);
+    }
     if new_sessions.burst == Some(0) {
         report.fault(&spot.key("new_sessions").key("burst"), "found 0, expected a whole number, 1 or more");
     }
     if new_sessions.rate == 0 && *new_sessions != NewSessions::default() {
         report.warn(&spot.key("new_sessions").word(), "nothing ever waits here: `rate` is 0, any number");
+    }
+}
+
+fn rebalance(said: &Rebalance, spot: &Spot<'_>, report: &mut Report) {
+    pace(said.rate, said.jitter, spot, report);
+    let bound = said.bound;
+    if !(1.0..=100.0).contains(&bound) {
+        report.fault(&spot.key("bound"), format!("found {bound}, expected a factor from 1 to 100"));
+    }
+}
+
+fn drain(said: &Drain, spot: &Spot<'_>, report: &mut Report) {
+    pace(said.rate, said.jitter, spot, report);
+    let paced = Drain { goodbye: false, ..Drain::default() };
+    if !said.goodbye && *said != paced {
+        report.warn(&spot.word(), "nobody is told goodbye, so there is no pace: `goodbye` is false");
+    }
+}
+
+fn pace(rate: f64, jitter: f64, spot: &Spot<'_>, report: &mut Report) {
+    if !(rate > 0.0 && rate <= 1_000_000.0) {
+        report.fault(&spot.key("rate"), format!("found {rate}, expected goodbyes in a second, above 0"));
+    }
+    if !(0.0..=1.0).contains(&jitter) {
+        report.fault(&spot.key("jitter"), format!("found {jitter}, expected a share from 0 to 1"));
     }
 }
 

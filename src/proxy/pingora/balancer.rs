@@ -75,8 +75,13 @@ impl ProxyHttp for Balancer {
         match ctx.local_answer(&asked) {
             Some(answer) => {
                 self.end_connection(session, ctx);
-                of::write(session, answer).await.map(|()| true)
+                return of::write(session, answer).await.map(|()| true);
             }
+            None if session.is_http2() => {}
+            None => return Ok(false),
+        }
+        match ctx.farewell(&asked) {
+            Some(answer) => of::write(session, answer).await.map(|()| true),
             None => Ok(false),
         }
     }
@@ -94,7 +99,7 @@ impl ProxyHttp for Balancer {
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Exchange) -> Result<Box<HttpPeer>> {
-        // Streams of HTTP/2 share a connection, and are left to the deadline of the drain.
+        // Streams of HTTP/2 share a connection: none of them can be taken from Pingora.
         let politely = !session.is_http2();
         ctx.place(session.req_header().method.as_str(), politely).await.map_err(of::error)?;
         match (&ctx.pool, &ctx.lease) {

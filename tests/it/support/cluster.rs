@@ -41,31 +41,48 @@ impl Cluster {
 
     /// One more gateway before the servers, ready and with all of them up. The caller keeps it.
     pub async fn gateway(&self, address: &str) -> Gateway {
-        self.gateway_with(address, "balance: round_robin, sessions: { returning: 0s }").await
+        self.gateway_with(address, IN_TURN).await
     }
 
     /// The same with other words about the upstream.
     pub async fn gateway_with(&self, address: &str, upstream: &str) -> Gateway {
+        self.gateway_before(address, upstream, self.servers.len()).await
+    }
+
+    /// The same before the first servers only.
+    pub async fn gateway_before(&self, address: &str, upstream: &str, servers: usize) -> Gateway {
+        let gateway = Gateway::start(&self.configuration(address, upstream, &NAMES[..servers])).await;
+        for name in &NAMES[..servers] {
+            is_up(&gateway, name).await;
+        }
+        gateway
+    }
+
+    /// The file of a gateway before the servers of these names.
+    pub fn configuration(&self, address: &str, upstream: &str, names: &[&str]) -> String {
         let entry =
             |(name, server): (&&str, &Node)| format!("{{ address: \"127.0.0.1:{}\", name: {name} }}", server.port());
-        let entries: Vec<String> = NAMES.iter().zip(&self.servers).map(entry).collect();
-        let gateway = Gateway::start(&format!(
+        let chosen = NAMES.iter().zip(&self.servers).filter(|(name, _)| names.contains(name));
+        let entries: Vec<String> = chosen.map(entry).collect();
+        format!(
             "
 listeners:
-  - {{ name: web, address: \"{address}\", http2: false }}
+  - {{ name: web, address: \"{address}\" }}
 routes:
   - upstream: app
 upstreams:
   app: {{ kind: socket.io, {upstream}, servers: [{}] }}
 ",
             entries.join(", ")
-        ))
-        .await;
-        for name in &NAMES[..self.servers.len()] {
-            let up = format!("sockgate_server_up{{upstream=\"app\",server=\"{name}\"}}");
-            eventually("all servers are up", async || gateway.metric(&up).await == 1.0).await;
-        }
-        gateway
+        )
+    }
+
+    /// Starts a server anew, on the port that it had.
+    pub async fn restart(&mut self, name: &str, options: &[&str]) {
+        let at = NAMES.iter().position(|known| *known == name).unwrap();
+        let port = self.servers[at].port().to_string();
+        self.servers[at].kill().await;
+        self.servers[at] = Node::server("v4", &[&["--id", name, "--port", &port], options].concat()).await;
     }
 
     /// Where the first gateway listens.
@@ -91,6 +108,15 @@ upstreams:
     pub async fn admin(&self, method: &str, path: &str) -> Answer {
         admin(&self.gateways[0], method, path).await
     }
+}
+
+/// New sessions are placed in turn, whoever comes.
+pub const IN_TURN: &str = "balance: round_robin, sessions: { returning: 0s }";
+
+/// Waits until a server is up in the eyes of a gateway.
+pub async fn is_up(gateway: &Gateway, name: &str) {
+    let up = format!("sockgate_server_up{{upstream=\"app\",server=\"{name}\"}}");
+    eventually("the server is up", async || gateway.metric(&up).await == 1.0).await;
 }
 
 /// Runs a batch of clients against an address; gives their summary.

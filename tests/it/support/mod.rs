@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod cluster;
+pub mod crowd;
 pub mod engine;
 pub mod gateway;
 pub mod http2;

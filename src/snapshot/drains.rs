@@ -1,0 +1,385 @@
+//! Letting go of servers: what is open on each, who drains at what pace, and when a removed server is gone.
+//!
+//! A drain begins by an operator's word ([`Pool::drain`]), or because the configuration or discovery says so, which
+//! [`keep`] notices. Both know only servers and sessions; how a goodbye is said is the business of whoever serves.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use log::info;
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+
+use super::Pool;
+use super::rebalance::{self, Shedding};
+use crate::drain::{Pace, Roster};
+use crate::upstream::{Checks, Server, ServerId};
+
+/// What is open on the servers of an upstream, and who is told to leave. It outlives reloads.
+#[derive(Default)]
+pub(super) struct Drains {
+    rosters: Mutex<HashMap<ServerId, Arc<Roster>>>,
+    begun: Mutex<HashMap<ServerId, Drain>>,
+    /// Whether sessions that leave a server find another one.
+    elsewhere: Arc<AtomicBool>,
+    /// What was shed for the sake of balance.
+    pub(super) shedding: Shedding,
+}
+
+/// A drain of one server under way, or over.
+struct Drain {
+    said: Arc<Said>,
+    /// Says goodbye; `None` where nothing is said.
+    task: Option<AbortHandle>,
+}
+
+/// What a drain has said.
+#[derive(Default)]
+struct Said {
+    /// Goodbyes.
+    told: AtomicUsize,
+    /// The deadline has come, and everybody has been told who could be.
+    expired: AtomicBool,
+}
+
+/// How far the drain of a server has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Tunnels and polls that are open.
+    pub open: usize,
+    /// Sessions that live there.
+    pub sessions: usize,
+    /// Goodbyes said so far.
+    pub told: usize,
+    /// Whether the last goodbye has been said, or where none is said, everybody has gone.
+    pub over: bool,
+}
+
+/// An upstream at work; dropping it ends its checks and its drains that nobody has asked for by hand.
+#[must_use = "it ends when this is dropped"]
+pub struct Running {
+    _checks: Checks,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// How often it is looked who has gone.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long those who come are told at once when the deadline has come: who was between two polls has its turn too.
+const AFTER_DEADLINE: Duration = Duration::from_secs(3);
+const AFTER_DEADLINE_LOOK: Duration = Duration::from_millis(100);
+
+impl Pool {
+    /// Goes to work: checks the servers ([`crate::upstream::Upstream::start_checks`]), and follows what the configuration and
+    /// discovery say of them: those that are to be left are told goodbye, those that come back no longer, and a removed
+    /// one is forgotten when nothing is left of it. Sheds sessions where that is configured. Needs a tokio runtime
+    /// around it.
+    pub fn start(self: &Arc<Self>) -> Running {
+        let checks = self.upstream.start_checks();
+        let mut tasks = vec![tokio::spawn(keep(Arc::clone(self)))];
+        if let (Some(said), Some(_)) = (self.upstream.config().sessions.rebalance.clone(), self.sessions()) {
+            tasks.push(tokio::spawn(rebalance::run(Arc::clone(self), said)));
+        }
+        Running { _checks: checks, tasks }
+    }
+
+    /// What is open on a server and can be told to leave.
+    pub fn roster(&self, server: ServerId) -> Arc<Roster> {
+        self.drains.roster(server)
+    }
+
+    /// The rosters of all servers, those of servers that are gone included.
+    pub fn rosters(&self) -> Vec<(ServerId, Arc<Roster>)> {
+        self.drains.rosters().iter().map(|(&server, roster)| (server, Arc::clone(roster))).collect()
+    }
+
+    /// Drains a server: it gets no new sessions from now on, and those that it has are told goodbye at the pace, if
+    /// there is one, whether they have somewhere to go or not: an operator says so. Needs a runtime around it; a drain
+    /// that is under way begins anew with the new pace.
+    pub fn drain(&self, server: &Arc<Server>, pace: Option<Pace>) {
+        self.upstream.set_draining(server, true);
+        self.begin(server, pace, None);
+    }
+
+    /// Takes a server back into service. False if it can't be: it was removed from the upstream.
+    pub fn undrain(&self, server: &Server) -> bool {
+        if server.is_removed() {
+            return false;
+        }
+        self.drains.end(server.id());
+        self.upstream.set_draining(server, false);
+        true
+    }
+
+    /// How far the drain of a server has come; `None` where none was begun.
+    pub fn progress(&self, server: &Server) -> Option<Progress> {
+        let (told, task_over) = {
+            let begun = self.drains.begun();
+            let drain = begun.get(&server.id())?;
+            (drain.said.told.load(Ordering::Relaxed), drain.task.as_ref().map(AbortHandle::is_finished))
+        };
+        let (open, sessions) = (self.roster(server.id()).len(), self.sessions_on(server.id()));
+        let over = task_over.unwrap_or(open == 0 && sessions == 0);
+        Some(Progress { open, sessions, told, over })
+    }
+
+    /// Whether goodbyes of a drain are still to be said.
+    pub(super) fn is_draining(&self) -> bool {
+        self.drains.begun().values().any(|drain| !drain.is_over())
+    }
+
+    /// Begins a drain. With `elsewhere` nobody is told while that says that there is nowhere to go.
+    fn begin(&self, server: &Arc<Server>, pace: Option<Pace>, elsewhere: Option<Arc<AtomicBool>>) {
+        let said = Arc::new(Said::default());
+        let task = pace.map(|pace| {
+            let (upstream, server) = (Arc::clone(self.upstream.name()), Arc::clone(server));
+            let (roster, said) = (self.roster(server.id()), Arc::clone(&said));
+            let task = tokio::spawn(async move {
+                let may_go = || elsewhere.as_ref().is_none_or(|elsewhere| elsewhere.load(Ordering::Relaxed));
+                say_goodbyes(&server, &roster, pace, may_go, &said).await;
+                let (name, told) = (server.name(), said.told.load(Ordering::Relaxed));
+                info!("upstream {upstream}: server {name} is drained: {told} told goodbye");
+            });
+            task.abort_handle()
+        });
+        let before = self.drains.begun().insert(server.id(), Drain { said, task });
+        before.iter().for_each(Drain::stop);
+    }
+
+    /// Brings what is done in line with what is wished.
+    fn reconcile(&self) {
+        let (servers, removed) = (self.upstream.servers(), self.upstream.removed());
+        self.drains.elsewhere.store(servers.iter().any(|server| server.is_healthy()), Ordering::Relaxed);
+        let all = || servers.iter().chain(removed.iter());
+        for server in all().filter(|server| server.is_draining()) {
+            // One that is under way may be an operator's, with a pace of its own. One that found nobody says nothing to
+            // who came to a server after that; a removed server will not be there for them.
+            let due = self.drains.begun().get(&server.id()).is_none_or(|drain| {
+                server.is_removed()
+                    && server.is_busy()
+                    && drain.task.is_some()
+                    && drain.is_over()
+                    && !drain.is_expired()
+            });
+            if due {
+                let pace = self.upstream.config().drain.pace();
+                self.begin(server, pace, Some(Arc::clone(&self.drains.elsewhere)));
+            }
+        }
+        self.drains.begun().retain(|id, drain| {
+            let wished = all().any(|server| server.id() == *id && server.is_draining());
+            if !wished {
+                drain.stop();
+            }
+            wished
+        });
+    }
+
+    /// Forgets removed servers that nobody needs any more.
+    fn sweep(&self) {
+        for server in self.upstream.removed().iter() {
+            let expired = || self.drains.begun().get(&server.id()).is_some_and(Drain::is_expired);
+            if !server.is_busy() || expired() {
+                self.drains.end(server.id());
+                self.upstream.forget(server);
+            }
+        }
+        self.drains.rosters().retain(|id, roster| {
+            Arc::strong_count(roster) > 1 || !roster.is_empty() || self.upstream.server(*id).is_some()
+        });
+    }
+}
+
+/// Lets go of a server at a pace.
+async fn say_goodbyes(server: &Server, roster: &Roster, pace: Pace, may_go: impl FnMut() -> bool, said: &Said) {
+    // Others may come back to a draining server for as long as it is one of ours.
+    let gone = || if server.is_removed() { !server.is_busy() } else { server.sessions() == 0 };
+    roster.empty(pace, may_go, gone, &said.told).await;
+    if gone() {
+        return;
+    }
+    let end = Instant::now() + AFTER_DEADLINE;
+    while !gone() && Instant::now() < end {
+        sleep(AFTER_DEADLINE_LOOK).await;
+        said.told.fetch_add(roster.tell_all(), Ordering::Relaxed);
+    }
+    said.expired.store(true, Ordering::Relaxed);
+}
+
+/// Keeps an upstream in order for as long as it is polled.
+async fn keep(pool: Arc<Pool>) {
+    let mut changes = pool.upstream.changes();
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        pool.reconcile();
+        tokio::select! {
+            _ = looks.tick() => pool.sweep(),
+            changed = changes.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Drains {
+    fn roster(&self, server: ServerId) -> Arc<Roster> {
+        Arc::clone(self.rosters().entry(server).or_default())
+    }
+
+    fn end(&self, server: ServerId) {
+        let ended = self.begun().remove(&server);
+        ended.iter().for_each(Drain::stop);
+    }
+
+    fn rosters(&self) -> MutexGuard<'_, HashMap<ServerId, Arc<Roster>>> {
+        self.rosters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begun(&self) -> MutexGuard<'_, HashMap<ServerId, Drain>> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drain {
+    /// Whether nothing more will be said.
+    fn is_over(&self) -> bool {
+        self.task.as_ref().is_none_or(AbortHandle::is_finished)
+    }
+
+    fn is_expired(&self) -> bool {
+        self.said.expired.load(Ordering::Relaxed)
+    }
+
+    fn stop(&self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::testing::{Bench, servers};
+    use super::*;
+
+    fn told(bench: &Bench, server: &Server) -> usize {
+        bench.pool.progress(server).map_or(0, |progress| progress.told)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_the_configuration_drains_is_left_at_the_pace_and_each_session_moves_once() {
+        let mut bench = Bench::new(&[1, 1, 1], json!({ "balance": "round_robin", "drain": { "rate": 10.0 } }));
+        bench.come(90).await;
+        let mut said = servers(&[1, 1, 1]);
+        said[0].drain = true;
+        let a = bench.server("a");
+        bench.pool.upstream.set_servers(&said).unwrap();
+        let started = Instant::now();
+        bench.until(|bench| bench.pool.progress(&a).is_some_and(|progress| progress.over)).await;
+        let took = started.elapsed();
+        assert!((Duration::from_millis(2000)..Duration::from_secs(6)).contains(&took), "{took:?}");
+        assert_eq!(told(&bench, &a), 30);
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(bench.moves().iter().filter(|&&moves| moves == 1).count(), 30);
+        assert_eq!(bench.loads(), [0, 45, 45]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_removed_server_is_gone_when_its_last_session_is() {
+        let mut bench = Bench::new(&[1, 1], json!({ "balance": "round_robin", "drain": { "rate": 5.0 } }));
+        bench.come(40).await;
+        let b = bench.server("b");
+        let upstream = &bench.pool.upstream;
+        upstream.set_servers(&servers(&[1])).unwrap();
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(upstream.removed().len(), 1);
+        assert!(upstream.return_to(b.id()).is_some(), "those that are there still come");
+        bench.until(|_| upstream.removed().is_empty()).await;
+        assert_eq!((b.sessions(), bench.pool.progress(&b)), (0, None));
+        assert!(upstream.return_to(b.id()).is_none());
+        bench.until(|bench| bench.loads() == [40]).await;
+        assert!(bench.moves().iter().all(|&moves| moves <= 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_removed_server_that_comes_back_keeps_the_sessions_that_it_has() {
+        let mut bench = Bench::new(&[1, 1], json!({ "balance": "round_robin", "drain": { "rate": 1.0 } }));
+        bench.come(40).await;
+        let b = bench.server("b");
+        bench.pool.upstream.set_servers(&servers(&[1])).unwrap();
+        bench.until(|bench| told(bench, &b) == 5).await;
+        bench.pool.upstream.set_servers(&servers(&[1, 1])).unwrap();
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!((b.is_draining(), bench.pool.progress(&b)), (false, None));
+        assert!(bench.moves().iter().sum::<usize>() <= 6, "no goodbye is said any more");
+        assert!(b.sessions() >= 14, "{:?}", bench.loads());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_ends_what_the_pace_has_left() {
+        let drain = json!({ "drain": { "rate": 0.01, "deadline": "30s" } });
+        let mut bench = Bench::new(&[1, 1], drain);
+        bench.come(40).await;
+        let b = bench.server("b");
+        bench.pool.upstream.set_servers(&servers(&[1])).unwrap();
+        sleep(Duration::from_secs(28)).await;
+        assert!(b.sessions() > 10);
+        bench.until(|bench| bench.pool.upstream.removed().is_empty()).await;
+        bench.until(|bench| bench.loads() == [40]).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_goodbyes_sessions_stay_until_they_end() {
+        let mut bench = Bench::new(&[1, 1], json!({ "balance": "round_robin", "drain": { "goodbye": false } }));
+        bench.come(40).await;
+        let b = bench.server("b");
+        bench.pool.upstream.set_servers(&servers(&[1])).unwrap();
+        sleep(Duration::from_secs(3600)).await;
+        let progress = Progress { open: 20, sessions: 20, told: 0, over: false };
+        assert_eq!((b.sessions(), bench.pool.progress(&b)), (20, Some(progress)));
+        assert_eq!(bench.moves(), vec![0; 40]);
+        // An operator may have another mind.
+        let pace = Pace { rate: 100.0, jitter: 0.0, deadline: Duration::from_secs(60) };
+        bench.pool.drain(&b, Some(pace));
+        bench.until(|bench| bench.pool.upstream.removed().is_empty() && bench.loads() == [40]).await;
+    }
+
+    /// Goodbyes would only make them come back.
+    #[tokio::test(start_paused = true)]
+    async fn where_every_server_drains_nobody_is_told_until_there_is_somewhere_to_go() {
+        let mut bench = Bench::new(&[1, 1], json!({ "balance": "round_robin", "drain": { "deadline": "20s" } }));
+        bench.come(40).await;
+        let mut said = servers(&[1, 1, 1]);
+        (said[0].drain, said[1].drain) = (true, true);
+        bench.pool.upstream.set_servers(&said[..2]).unwrap();
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!((bench.loads(), bench.moves()), (vec![20, 20], vec![0; 40]));
+        bench.pool.upstream.set_servers(&said).unwrap();
+        bench.until(|bench| bench.loads() == [0, 0, 40]).await;
+        assert_eq!(bench.moves(), vec![1; 40]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_by_hand_is_not_begun_anew_by_the_configuration() {
+        let mut bench = Bench::new(&[1, 1], json!({ "balance": "round_robin" }));
+        bench.come(40).await;
+        let a = bench.server("a");
+        bench.pool.drain(&a, None);
+        sleep(Duration::from_secs(600)).await;
+        assert_eq!((told(&bench, &a), a.sessions()), (0, 20));
+        assert!(bench.pool.undrain(&a));
+        assert_eq!(bench.pool.progress(&a), None);
+    }
+}
