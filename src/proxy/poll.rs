@@ -119,7 +119,10 @@ async fn say(
         answer.push_str("Connection: close\r\n");
     }
     answer.push_str("\r\n");
-    connection.write_all(&[answer.as_bytes(), body].concat()).await.ok().map(|()| connection)
+    connection.write_all(&[answer.as_bytes(), body].concat()).await.ok()?;
+    // What looks like a head waits for its body otherwise.
+    connection.flush().await.ok()?;
+    Some(connection)
 }
 
 #[cfg(test)]
