@@ -150,7 +150,7 @@ impl Ask {
         // A cookie is a wish, and gives way where its server is not well, or has no room.
         let wish = self.was_on.filter(|&server| !tried.contains(server));
         let wished = wish.and_then(|server| pool.upstream.place_on(server));
-        if tried.is_empty() && self.session.as_ref().is_some_and(|session| session.begun.is_some()) {
+        if self.session.as_ref().is_some_and(|session| session.begun.is_some()) {
             pool.metrics.fell_back(if wished.is_some() { "cookie" } else { "balance" });
         }
         if let Some(lease) = wished {
