@@ -54,7 +54,10 @@ pub(crate) async fn run(asked: &Compare) -> Result<(), Error> {
     for file in report::write(&report, &out)? {
         eprintln!("wrote {}", file.display());
     }
-    Ok(())
+    match report.nothing_done().as_slice() {
+        [] => Ok(()),
+        rows => Err(format!("nothing was done in: {}", rows.join(", ")).into()),
+    }
 }
 
 async fn row(scenario: &'static Scenario, peers: &[Peer], world: &World, asked: &Compare) -> Result<Row, Error> {

@@ -43,6 +43,12 @@ pub(crate) async fn settled_memory(processes: &[u32]) -> Result<f64, Error> {
     Ok(last)
 }
 
+/// Descriptors that these processes have open.
+pub(crate) fn descriptors(processes: &[u32]) -> usize {
+    let open = |process| fs::read_dir(format!("/proc/{process}/fd")).map_or(0, Iterator::count);
+    processes.iter().map(open).sum()
+}
+
 /// The machine, for the record.
 pub(crate) fn machine() -> String {
     let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

@@ -14,6 +14,9 @@ use crate::load::{Failure, Outcome, Pace, Target, Tls, Until, Work, drive, open}
 use crate::peers::{Running, World};
 use crate::{Error, measure, tools};
 
+/// How long a gateway may take until what was held is closed.
+const CLOSING: Duration = Duration::from_secs(20);
+
 /// One row of the table.
 pub(crate) struct Scenario {
     /// What it is called on the command line.
@@ -310,7 +313,7 @@ impl Scenario {
             }
             Kind::Returns { tls } => {
                 let target = target(tls)?;
-                let herd = amount.count.map_or(500, |count| count.min(16) as usize);
+                let herd = amount.count.map_or(300, |count| count.min(16) as usize);
                 bench.herd((0..herd).map(|source| Returns::new(&target, source)).collect()).await
             }
             Kind::Events { rate } => {
@@ -431,6 +434,7 @@ impl<B: Bracket> Bench<'_, B> {
         arrived(warm.len()).await?;
         let processes = self.gateway.processes();
         let before = measure::settled_memory(&processes).await?;
+        let descriptors = measure::descriptors(&processes);
         let (held, opened) = open((0..count).map(&worker).collect()).await;
         let missing = held.len() + warm.len() - arrived(held.len() + warm.len()).await?;
         if missing > 0 {
@@ -439,6 +443,14 @@ impl<B: Bracket> Bench<'_, B> {
         let during = measure::settled_memory(&processes).await?;
         let held_count = held.len().saturating_sub(missing);
         drop((warm, held));
+        let closed = Instant::now();
+        while measure::descriptors(&processes) > descriptors && closed.elapsed() < CLOSING {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let left = measure::descriptors(&processes).saturating_sub(descriptors);
+        if left > 0 {
+            outcome.failures.insert("descriptor left open".to_owned(), left as u64);
+        }
         let after = measure::settled_memory(&processes).await?;
         outcome.add(&opened);
         Ok(Sample {
@@ -504,7 +516,7 @@ async fn polls_held(world: &World, count: usize) -> Result<usize, Error> {
         connection.answer(Some(&mut body)).await?;
         let held: usize = String::from_utf8(body)?.parse()?;
         // Those of the gateway before are gone soon.
-        if held == count || began.elapsed() > Duration::from_secs(20) {
+        if held == count || began.elapsed() > CLOSING {
             return Ok(held.min(count));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -71,7 +71,7 @@ pub(crate) async fn run(load: &Load) -> Result<(), Error> {
     let address: SocketAddr = load.to.to_socket_addrs()?.next().ok_or("an address without a host")?;
     let tls = if load.tls { Some(Tls::new(!load.full_handshakes)?) } else { None };
     let target = Target { address, host: load.host.as_deref().unwrap_or(&load.to).into(), tls };
-    match load.work {
+    let result = match load.work {
         Kind::Http => bring(load, |source| Requests::get(&target, source, &load.path, false)).await,
         Kind::Connect => bring(load, |source| Requests::get(&target, source, &load.path, true)).await,
         Kind::Websocket => bring(load, |source| Echo::new(&target, source, &load.path, load.size)).await,
@@ -86,7 +86,12 @@ pub(crate) async fn run(load: &Load) -> Result<(), Error> {
         Kind::Socketio => bring(load, |source| Lives { target: target.clone(), source, events: 10 }).await,
         Kind::Events => bring(load, |source| Events::new(&target, source)).await,
         Kind::Herd => bring(load, |source| Returns::new(&target, source)).await,
+    };
+    if let Some(tls) = &target.tls {
+        let [full, resumed] = tls.handshakes();
+        println!("TLS handshakes: {full} full, {resumed} resumed");
     }
+    result
 }
 
 async fn bring<W: Work>(load: &Load, worker: impl Fn(usize) -> W) -> Result<(), Error> {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -15,6 +16,8 @@ pub(super) struct Answer<'a> {
     pub(super) status: u16,
     pub(super) fields: Vec<(&'a str, Cow<'a, str>)>,
     pub(super) body: Bytes,
+    /// How long it is held back.
+    pub(super) delay: Duration,
 }
 
 impl<'a> Answer<'a> {
@@ -26,6 +29,7 @@ impl<'a> Answer<'a> {
             status: refusal.status(),
             fields: fields.chain(retry_after).collect(),
             body: Bytes::from(refusal.to_string()),
+            delay: Duration::ZERO,
         }
     }
 
@@ -42,11 +46,12 @@ impl<'a> Answer<'a> {
                 }
                 // Not copied, however large: the route is kept for as long as the body is written.
                 let body = Bytes::from_owner(RouteBody(Arc::clone(route)));
-                Some(Self { status: respond.status, fields, body })
+                Some(Self { status: respond.status, fields, body, delay: respond.delay })
             }
             Action::Redirect(redirect) => {
                 let location = redirect.location(secure, asked.authority, asked.target);
-                Some(Self { status: redirect.status, fields: vec![("location", location.into())], body: Bytes::new() })
+                let fields = vec![("location", location.into())];
+                Some(Self { status: redirect.status, fields, body: Bytes::new(), delay: Duration::ZERO })
             }
         }
     }
@@ -61,7 +66,14 @@ impl<'a> Answer<'a> {
             fields.push(("access-control-allow-credentials", "true".into()));
             fields.push(("vary", "Origin".into()));
         }
-        Answer { status: 200, fields, body }
+        Answer { status: 200, fields, body, delay: Duration::ZERO }
+    }
+
+    /// Ends when it is time to answer. Boxed, since hardly any answer waits: a timer would make every task larger.
+    pub(super) async fn due(&self) {
+        if !self.delay.is_zero() {
+            Box::pin(tokio::time::sleep(self.delay)).await;
+        }
     }
 
     /// As HTTP/1.1, after which the connection closes.

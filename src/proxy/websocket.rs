@@ -1,7 +1,7 @@
 //! The opening of a WebSocket over HTTP/1.1: route, pick, connect, ask, and carry.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
 use log::debug;
@@ -44,7 +44,12 @@ pub(super) async fn serve(core: &Arc<Core>, connection: Connection, head: &Bytes
             tokio::spawn(core.metrics.contain(Serving::new(attempt.open(connection.into_parts()))));
             return;
         }
-        Ok(Way::Answer(answer)) => answer,
+        Ok(Way::Answer { answer, delay }) => {
+            if !delay.is_zero() {
+                Box::pin(tokio::time::sleep(delay)).await;
+            }
+            answer
+        }
         Err(refusal) => {
             core.metrics.refused(refusal.word());
             refused(&mut line, refusal)
@@ -64,7 +69,7 @@ fn refused(line: &mut Line, refusal: Refusal) -> Vec<u8> {
 /// What an upgrade request leads to.
 enum Way {
     Carry(Carry),
-    Answer(Vec<u8>),
+    Answer { answer: Vec<u8>, delay: Duration },
 }
 
 /// All that is needed to ask a server.
@@ -89,7 +94,7 @@ fn way(snapshot: &Snapshot, info: &Info, head: &BytesMut, line: &mut Line) -> Re
     let Some(pool) = pool_of(snapshot, &route)?.cloned() else {
         let answer = Ours::of_route(&route, &asked, request.secure).ok_or(Refusal::NoRoute)?;
         line.status = answer.status;
-        return Ok(Way::Answer(answer.closing()));
+        return Ok(Way::Answer { answer: answer.closing(), delay: answer.delay });
     };
     if pool.upstream.config().kind == Kind::SocketIo {
         line.engine_io(&request.path.canonical, request.query);

@@ -67,8 +67,8 @@ pub(super) struct Direction {
     pub(super) tracker: Option<FrameTracker>,
     pub(super) seen: Seen,
     overhear: Option<Overhear>,
-    /// The longest silence of the tunnel, where who overhears has said one that nobody has asked for yet.
-    idle: Option<Duration>,
+    /// The longest silence of the tunnel, in milliseconds, where who overhears has said one that nobody has asked for yet.
+    idle: u32,
     /// Asked of the source; its answers go no further.
     pub(super) pings: Option<Box<OwnPings>>,
     /// Reads in a row that filled the buffer.
@@ -91,7 +91,7 @@ impl Direction {
             tracker: websocket.then(FrameTracker::new),
             seen: Seen::default(),
             overhear: None,
-            idle: None,
+            idle: 0,
             pings: None,
             full_reads: 0,
             pipe: None,
@@ -114,7 +114,8 @@ impl Direction {
 
     /// The longest silence of the tunnel, where who overhears has said one since this was asked last.
     pub(super) fn take_idle(&mut self) -> Option<Duration> {
-        self.idle.take()
+        let idle = std::mem::take(&mut self.idle);
+        (idle > 0).then(|| Duration::from_millis(idle.into()))
     }
 
     /// Whether the source has finished, or has said that it is about to: it is the server that ends the connection,
@@ -138,7 +139,7 @@ impl Direction {
             && let ControlFlow::Break(idle) = overhear(bytes)
         {
             self.overhear = None;
-            self.idle = idle;
+            self.idle = idle.map_or(0, |idle| u32::try_from(idle.as_millis()).unwrap_or(u32::MAX));
         }
     }
 

@@ -14,7 +14,7 @@ use super::latency::Latency;
 use super::{Failure, Work};
 
 /// One piece of work that takes longer has failed.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Connections that are opened at once.
 const OPENING: usize = 64;
 

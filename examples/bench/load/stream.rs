@@ -5,12 +5,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, Resumption};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::{DigitallySignedStruct, SignatureScheme};
+use rustls::{DigitallySignedStruct, HandshakeKind, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
@@ -52,7 +53,10 @@ pub(crate) struct Target {
 
 /// TLS towards a target. Certificates are not verified: what is measured is the other side.
 #[derive(Clone)]
-pub(crate) struct Tls(TlsConnector);
+pub(crate) struct Tls {
+    connector: TlsConnector,
+    handshakes: Arc<[AtomicU64; 2]>,
+}
 
 impl Tls {
     /// With `resume`, sessions are taken up again by tickets; without, each handshake is a full one.
@@ -64,7 +68,12 @@ impl Tls {
         let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.resumption = if resume { Resumption::in_memory_sessions(4096) } else { Resumption::disabled() };
-        Ok(Self(TlsConnector::from(Arc::new(config))))
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)), handshakes: Arc::default() })
+    }
+
+    /// Full handshakes so far, and those that took up a session again.
+    pub(crate) fn handshakes(&self) -> [u64; 2] {
+        [&self.handshakes[0], &self.handshakes[1]].map(|count| count.load(Ordering::Relaxed))
     }
 }
 
@@ -79,10 +88,12 @@ impl Target {
         }
         let stream = socket.connect(self.address).await?;
         stream.set_nodelay(true)?;
-        let Some(Tls(connector)) = &self.tls else { return Ok(Stream::Plain(stream)) };
+        let Some(tls) = &self.tls else { return Ok(Stream::Plain(stream)) };
         let name = ServerName::try_from(self.host.split(':').next().unwrap_or_default().to_owned());
         let name = name.map_err(|_| Failure::from("the host is no name for TLS"))?;
-        let stream = connector.connect(name, stream).await.map_err(|_| Failure::from("TLS handshake"))?;
+        let stream = tls.connector.connect(name, stream).await.map_err(|_| Failure::from("TLS handshake"))?;
+        let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+        tls.handshakes[usize::from(resumed)].fetch_add(1, Ordering::Relaxed);
         Ok(Stream::Tls(Box::new(stream)))
     }
 }

@@ -23,6 +23,8 @@ defaults
     timeout tunnel 1h
     timeout http-keep-alive 75s
     option forwardfor
+    # Like the others, which let go of a request whose client has left.
+    option abortonclose
     # Like the others, which share their kept connections among all clients.
     http-reuse always
 frontend web

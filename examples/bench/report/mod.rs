@@ -85,19 +85,30 @@ impl Report {
         }
     }
 
+    /// Where a gateway did not do a single unit.
+    pub(crate) fn nothing_done(&self) -> Vec<String> {
+        let rows = self.rows.iter().flat_map(|row| {
+            let idle = self.peers.iter().enumerate().filter(|(place, _)| row.spread(*place).is_none());
+            idle.map(|(_, (name, ..))| format!("{} by {name}", row.scenario.name))
+        });
+        rows.collect()
+    }
+
     fn names(&self) -> Vec<(&str, Kind)> {
         self.peers.iter().map(|(name, kind, _)| (name.as_str(), *kind)).collect()
     }
 
     fn heading(&self) -> String {
         let peers = self.peers.iter().map(|(name, _, version)| format!("{name} {version}")).collect::<Vec<_>>();
+        let how = match self.counts.as_slice() {
+            [] => format!("{} rounds of {} s in turns", self.rounds, self.seconds),
+            _ => "counted once".to_owned(),
+        };
         format!(
-            "{}. {} worker thread{} each, {} rounds of {} s in turns, {:.0} s in all; build: {}. {}.",
+            "{}. {} worker thread{} each, {how}, {:.0} s in all; build: {}. {}.",
             peers.join(", "),
             self.threads,
             if self.threads == 1 { "" } else { "s" },
-            self.rounds,
-            self.seconds,
             self.took.as_secs_f64(),
             self.build,
             self.machine
@@ -137,17 +148,28 @@ pub(crate) fn markdown(report: &Report) -> String {
     }
     latencies(report, &names, &mut text, head);
     memories(report, &names, &mut text, head);
-    if !report.counts.is_empty() {
-        head(&mut text, &["work", "gateway", "user instructions", "system calls", "errors"]);
-    }
-    for count in &report.counts {
-        let number = |count: Option<f64>| count.map_or("none".to_owned(), short);
-        let unit = count.scenario.counted_unit();
-        let (instructions, calls) = (number(count.instructions), number(count.calls));
-        let (title, peer, failed) = (count.scenario.title, &count.peer, count.failed);
-        writeln!(text, "| {title}, per {unit} | {peer} | {instructions} | {calls} | {failed} |").unwrap_or(());
-    }
+    counts(report, &names, &mut text, head);
     text
+}
+
+/// User instructions and system calls, one behind the other.
+fn counts(report: &Report, names: &[(&str, Kind)], text: &mut String, head: impl Fn(&mut String, &[&str])) {
+    if report.counts.is_empty() {
+        return;
+    }
+    let columns = ["user instructions / system calls"].into_iter().chain(names.iter().map(|(name, _)| *name));
+    head(text, &columns.chain(["errors"]).collect::<Vec<_>>());
+    for counts in report.counts.chunk_by(|one, next| one.scenario.name == next.scenario.name) {
+        let scenario = counts[0].scenario;
+        let number = |count: Option<f64>| count.map_or("none".to_owned(), short);
+        let cell = |count: &Count| format!("{} / {}", number(count.instructions), number(count.calls));
+        let cells = counts.iter().map(cell).collect::<Vec<_>>().join(" | ");
+        let failed = counts.iter().filter(|count| count.failed > 0);
+        let failed = failed.map(|count| format!("{}: {}", count.peer, count.failed)).collect::<Vec<_>>().join("; ");
+        let failed = if failed.is_empty() { "0" } else { &failed };
+        let (title, unit) = (scenario.title, scenario.counted_unit());
+        writeln!(text, "| {title}, per {unit} | {cells} | {failed} |").unwrap_or(());
+    }
 }
 
 fn latencies(report: &Report, names: &[(&str, Kind)], text: &mut String, head: impl Fn(&mut String, &[&str])) {
@@ -272,7 +294,7 @@ fn spread_text(spread: Spread) -> String {
 /// Three digits that matter.
 pub(crate) fn short(value: f64) -> String {
     match value.abs() {
-        size if size >= 10_000.0 => {
+        size if size >= 1000.0 => {
             let digits = format!("{value:.0}");
             let groups: Vec<&[u8]> = digits.as_bytes().rchunks(3).rev().collect();
             String::from_utf8_lossy(&groups.join(&b',')).into_owned()

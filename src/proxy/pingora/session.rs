@@ -58,6 +58,7 @@ pub(super) fn status(session: &Session) -> u16 {
 
 /// Writes a whole answer; the connection stays usable.
 pub(super) async fn write(session: &mut Session, answer: Answer<'_>) -> Result<()> {
+    answer.due().await;
     let mut header = ResponseHeader::build(answer.status, Some(answer.fields.len() + 1))?;
     for (name, value) in &answer.fields {
         header.insert_header((*name).to_owned(), &**value)?;
