@@ -84,8 +84,13 @@ impl Ask {
         Some(cookie.set(server.to_bits(), self.cross_site, secure))
     }
 
-    /// Whether it belongs to a session, or may open one.
+    /// Whether it belongs to a session that has begun.
     pub(super) fn is_of_session(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.begun.is_some())
+    }
+
+    /// Whether it belongs to a session, begun or to be opened.
+    pub(super) fn speaks_engine_io(&self) -> bool {
         self.session.as_ref().is_some_and(|session| session.speaks || session.begun.is_some())
     }
 

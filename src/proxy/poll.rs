@@ -107,7 +107,10 @@ async fn say(
         ));
     }
     answer.push_str("\r\n");
-    connection.write_all(&[answer.as_bytes(), body].concat()).await.ok().map(|()| connection)
+    let answer = [answer.as_bytes(), body].concat();
+    connection.write_all(&answer).await.ok()?;
+    // What begins an answer waits for more of it, and this is all.
+    connection.flush().await.ok().map(|()| connection)
 }
 
 #[cfg(test)]

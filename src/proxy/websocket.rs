@@ -184,7 +184,7 @@ impl Attempt {
                 let ping = ping(&lease.upstream().config().websocket);
                 let mut listening = Listening { frames, ping, ..Listening::default() };
                 // Other WebSockets on the upstream end without a session, and come back to nothing.
-                let held = session(&way, &mut lease, &mut listening).filter(|_| way.ask.is_of_session());
+                let held = session(&way, &mut lease, &mut listening).filter(|_| way.ask.speaks_engine_io());
                 let asked = way.ask.session.as_ref();
                 let unsure = asked.is_some_and(|asked| asked.revision == Revision::SocketIo09);
                 // For a session that begins here, its first frame will say more.

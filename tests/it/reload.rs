@@ -131,7 +131,8 @@ async fn a_sighup_loads_the_file() {
     let (first, second) = (Echo::start("first").await, Echo::start("second").await);
     let gateway = Gateway::start(&yaml(first.address(), "")).await;
     let mut socket = websocket(&gateway, "web").await;
-    gateway.rewrite(&yaml(second.address(), ""));
+    let keeps = yaml(second.address(), "").replace("web: {", "web: { drain: { goodbye: false },");
+    gateway.rewrite(&keeps);
     gateway.signal(SIGHUP);
     gateway.log_line("reloaded: upstream web changed").await;
     let moved = async || Client::connect(gateway.address("web")).await.get("/").await.text().starts_with("second");
