@@ -149,6 +149,17 @@ impl Deadline {
         self.clock.stopping.load(Ordering::Acquire)
     }
 
+    /// Ready once the gateway is stopping; else the task is woken when it does.
+    pub fn poll_stopping(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.cell.waker.register(cx.waker());
+        if self.is_stopping() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Waits until the gateway is stopping.
+    pub async fn stopping(&self) {
+        poll_fn(|cx| self.poll_stopping(cx)).await;
+    }
+
     /// Waits until it fires.
     pub async fn expired(&self) {
         poll_fn(|cx| self.poll_expired(cx)).await;

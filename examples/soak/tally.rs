@@ -164,3 +164,50 @@ fn explain(failure: &Failure, events: &[Event]) -> Option<&'static str> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An event of this kind on server `b`, from second 100 to 105.
+    fn event(deed: Deed, start: Instant) -> Event {
+        let at = |second| start + Duration::from_secs(second);
+        Event { deed, server: "b", from: at(100), until: at(105) }
+    }
+
+    #[test]
+    fn a_failure_is_explained_only_by_what_had_to_cause_it() {
+        let start = Instant::now();
+        let why = |deed, server: Option<&str>, live, since: f64, at: f64, what: &str| {
+            let second = |second| start + Duration::from_secs_f64(second);
+            let failure = Failure {
+                kind: Kind::WebSocket,
+                since: second(since),
+                at: second(at),
+                server: server.map(str::to_owned),
+                live,
+                what: what.to_owned(),
+            };
+            explain(&failure, &[event(deed, start)]).is_some()
+        };
+        // A request under way when the server died, wherever it was; none that began later.
+        assert!(why(Deed::Kill, None, false, 99.0, 100.1, "status 502"));
+        assert!(why(Deed::Kill, Some("b"), false, 99.0, 100.1, "cut"));
+        assert!(!why(Deed::Kill, Some("a"), false, 99.0, 100.1, "cut"));
+        assert!(!why(Deed::Kill, None, false, 101.0, 101.1, "status 502"));
+        assert!(!why(Deed::Kill, None, false, 99.0, 99.5, "status 502"));
+        // What lived there; nothing that lived elsewhere, or began after it was back.
+        assert!(why(Deed::Kill, Some("b"), true, 99.0, 104.0, "cut"));
+        assert!(!why(Deed::Kill, Some("a"), true, 99.0, 104.0, "cut"));
+        assert!(!why(Deed::Kill, Some("b"), true, 106.0, 107.0, "cut"));
+        // A drain tells to leave, and cuts nobody.
+        assert!(why(Deed::Drain, Some("b"), true, 99.0, 101.0, "told to leave (1012)"));
+        assert!(!why(Deed::Drain, Some("c"), true, 99.0, 101.0, "told to leave (1012)"));
+        assert!(!why(Deed::Drain, Some("b"), true, 99.0, 101.0, "cut"));
+        for deed in [Deed::Reload, Deed::BadReload, Deed::Stall] {
+            for live in [true, false] {
+                assert!(!why(deed, Some("b"), live, 99.0, 101.0, "cut"), "{deed:?} explains nothing");
+            }
+        }
+    }
+}

@@ -56,6 +56,9 @@ impl ServeHttp for Admin {
         const TEXT: &str = "text/plain; charset=utf-8";
         const HERE: &[u8] = b"here are /livez, /readyz, /metrics, /status, /drain, /reload and /plan\n";
         const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+        if self.core.ending.is_handed_over() {
+            session.set_keepalive(None);
+        }
         let head = session.req_header();
         let (method, path, query) =
             (head.method.clone(), head.uri.path().to_owned(), head.uri.query().map(str::to_owned));

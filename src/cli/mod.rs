@@ -28,8 +28,8 @@ Examples:
   sockgate check -c sockgate.yaml      say what is wrong with a file, and where
   sockgate check -c new.yaml --against 127.0.0.1:9901
                                        say what it would change in a running gateway
-  sockgate run -c sockgate.yaml        serve; SIGHUP loads the file anew, SIGTERM stops cleanly, SIGUSR1 reopens the
-                                       access log
+  sockgate run -c sockgate.yaml        serve; SIGHUP loads the file anew, SIGTERM stops cleanly, SIGUSR2 upgrades the
+                                       binary, SIGUSR1 reopens the access log
   sockgate health 127.0.0.1:9901       ask a running gateway whether it is ready
 
 The log goes to standard error; RUST_LOG chooses what it tells (error, warn, info, debug).

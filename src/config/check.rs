@@ -220,7 +220,19 @@ fn leaving(config: &Config, root: &Spot<'_>, report: &mut Report) {
             &root.key("drain").key("delay"),
             "not shorter than `deadline`: everything is cut before anything could leave",
         );
+    } else if let Some(over) = drain.over
+        && drain.delay + over > drain.deadline
+    {
+        report.warn(
+            &root.key("drain").key("over"),
+            "goes beyond `deadline`, with `delay` before it: goodbyes are spread over the time until the deadline",
+        );
     }
+    if !(0.0..=1.0).contains(&drain.jitter) {
+        let spot = root.key("drain").key("jitter");
+        report.fault(&spot, format!("found {}, expected a share from 0 to 1", drain.jitter));
+    }
+    report.well_formed(&root.key("drain").key("close_code"), words::close_code(drain.close_code));
     let log = &config.access_log;
     let spot = root.key("access_log").key("file");
     report.some_path(&spot, log.file.as_deref());

@@ -1,8 +1,11 @@
 //! The one assembler: builds every part from a configuration, runs them, and stops them in order.
 
+mod manager;
 mod stop;
+mod upgrade;
 
 use std::fmt;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -16,13 +19,14 @@ use pingora::server::configuration::ServerConf;
 use pingora::server::{ListenFds, RunArgs, Server, ShutdownWatch};
 use pingora::services::Service;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::{Notify, watch};
 
 use crate::access_log::Writer;
 use crate::admin::Admin;
 use crate::config::Config;
 use crate::listener::Listener;
+use crate::listener::inherit::Sockets;
 use crate::metrics::Metrics;
 use crate::proxy::{App, Balancer, Core, Engine, HttpEngine, PingoraEngine};
 use crate::reload::{Listeners, Plan, ReloadError, Reloader};
@@ -31,6 +35,7 @@ use crate::snapshot::Brought;
 use crate::upstream::{self, Balance};
 
 use stop::Stopper;
+use upgrade::Upgrade;
 
 /// A gateway that is built and bound, and serves once it runs.
 pub struct Gateway {
@@ -40,6 +45,8 @@ pub struct Gateway {
     server: Server,
     log_writer: Writer,
     stop_asked: Arc<Notify>,
+    sockets: Arc<Sockets>,
+    predecessor: Option<UnixStream>,
 }
 
 /// Governs a running gateway from within the program, as signals do from without.
@@ -109,8 +116,9 @@ impl Gateway {
 
     /// Serves until SIGTERM, SIGINT or [`Handle::stop`]; returns when everything has ended. Blocks the thread.
     pub fn run(self) {
-        let Self { reloader, listeners, app, mut server, log_writer, stop_asked } = self;
-        let (stop, stopping) = watch::channel(false);
+        let Self { reloader, listeners, app, mut server, log_writer, stop_asked, sockets, predecessor } = self;
+        let upgrade = Upgrade::new(sockets);
+        let ending = &reloader.core().ending;
         let ready = Arc::new(AtomicBool::new(true));
         let threads = server.configuration.threads;
         let Listeners { traffic, admin } = listeners;
@@ -118,14 +126,15 @@ impl Gateway {
             reloader: Arc::clone(&reloader),
             app: Arc::clone(&app),
             listeners: Some(traffic),
-            stopping,
+            stopping: ending.leaving(),
+            predecessor,
             threads,
         });
         let operators = Admin::new(Arc::clone(&reloader), Arc::clone(&ready));
-        server.add_service(AdminService { listeners: Some(admin), admin: Some(operators) });
+        let stopping = ending.handed_over();
+        server.add_service(AdminService { listeners: Some(admin), admin: Some(operators), stopping });
         let (limits, deadlines) = (Arc::clone(reloader.limits()), Arc::clone(reloader.deadlines()));
-        let log = reloader.core().access_log.clone();
-        let stopper = Stopper { reloader, stop, stop_asked, ready, app, limits, deadlines, log };
+        let stopper = Stopper { reloader, stop_asked, ready, app, limits, deadlines, upgrade };
         server.run(RunArgs { shutdown_signal: Box::new(stopper) });
         log_writer.finish();
     }
@@ -199,8 +208,10 @@ impl Builder {
             threads => threads,
         };
         let keep_alive = config.timeouts.keep_alive;
+        let (sockets, predecessor) = Sockets::from_env();
         let (reloader, listeners, log_writer) =
-            Reloader::first(config, file, brought, &metrics).map_err(|error| fail(&error))?;
+            Reloader::first(config, file, brought, &metrics, &sockets).map_err(|error| fail(&error))?;
+        sockets.close_rest();
         let conf = ServerConf {
             threads,
             upstream_keepalive_pool_size: KEPT_CONNECTIONS,
@@ -216,7 +227,8 @@ impl Builder {
         let core = reloader.core();
         let engine = engine(Arc::clone(core), &server.configuration, keep_alive);
         let app = Arc::new(App::new(Arc::clone(core), engine));
-        Ok(Gateway { reloader, listeners, app, server, log_writer, stop_asked: Arc::default() })
+        let stop_asked = Arc::default();
+        Ok(Gateway { reloader, listeners, app, server, log_writer, stop_asked, sockets, predecessor })
     }
 }
 
@@ -258,6 +270,7 @@ struct Traffic {
     app: Arc<App>,
     listeners: Option<UnboundedReceiver<Listener>>,
     stopping: ShutdownWatch,
+    predecessor: Option<UnixStream>,
     threads: usize,
 }
 
@@ -283,6 +296,11 @@ impl Service for Traffic {
                 }
             }
         });
+        // Clients that come before the listeners run wait in their queues.
+        match self.predecessor.take() {
+            Some(predecessor) => upgrade::say_ready(predecessor),
+            None => manager::ready(),
+        }
         if let Some(listeners) = self.listeners.take() {
             run_all(listeners, &self.app, &self.stopping, shutdown).await;
         }
@@ -332,14 +350,15 @@ async fn received(signal: &mut Option<Signal>) -> bool {
 struct AdminService {
     listeners: Option<UnboundedReceiver<Listener>>,
     admin: Option<Admin>,
+    /// It answers to the end, unless another process has taken it over.
+    stopping: ShutdownWatch,
 }
 
 #[async_trait]
 impl Service for AdminService {
     async fn start_service(&mut self, _fds: Option<ListenFds>, shutdown: ShutdownWatch, _listeners_per_fd: usize) {
         if let (Some(listeners), Some(admin)) = (self.listeners.take(), self.admin.take()) {
-            // It answers to the end.
-            run_all(listeners, &Arc::new(admin.into_app()), &shutdown.clone(), shutdown).await;
+            run_all(listeners, &Arc::new(admin.into_app()), &self.stopping, shutdown).await;
         }
     }
 

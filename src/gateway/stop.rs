@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -10,27 +10,30 @@ use log::{info, warn};
 use pingora::apps::ServerApp;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
-use crate::access_log::AccessLog;
+use super::manager;
+use super::upgrade::Upgrade;
 use crate::deadline::Deadlines;
+use crate::drain;
 use crate::listener::ConnectionLimits;
-use crate::proxy::App;
+use crate::proxy::{App, Core};
 use crate::reload::Reloader;
 
 /// Longest time for goodbyes to leave once the deadline of the drain has come.
 const GOODBYES: Duration = Duration::from_secs(1);
+/// Time from one look at what is open to the next.
+const TICK: Duration = Duration::from_millis(50);
 
 /// Waits for the signal to stop, and for everything to end.
 pub(super) struct Stopper {
     pub(super) reloader: Arc<Reloader>,
-    pub(super) stop: watch::Sender<bool>,
     pub(super) stop_asked: Arc<Notify>,
     pub(super) ready: Arc<AtomicBool>,
     pub(super) app: Arc<App>,
     pub(super) limits: Arc<ConnectionLimits>,
     pub(super) deadlines: Arc<Deadlines>,
-    pub(super) log: AccessLog,
+    pub(super) upgrade: Upgrade,
 }
 
 #[async_trait]
@@ -44,57 +47,138 @@ impl ShutdownSignalWatch for Stopper {
 }
 
 impl Stopper {
+    fn core(&self) -> &Core {
+        self.reloader.core()
+    }
+
     async fn wait(&self) -> io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            () = self.stop_asked.notified() => {}
-            _ = interrupt.recv() => {
-                info!("interrupted: stopping at once");
-                return Ok(());
+        let mut upgrade = signal(SignalKind::user_defined2())?;
+        let mut handed_over = false;
+        while !handed_over {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                () = self.stop_asked.notified() => break,
+                _ = interrupt.recv() => {
+                    info!("interrupted: stopping at once");
+                    return Ok(());
+                }
+                _ = upgrade.recv() => {}
+            }
+            tokio::select! {
+                biased;
+                _ = terminate.recv() => break,
+                () = self.stop_asked.notified() => break,
+                _ = interrupt.recv() => {
+                    info!("interrupted: stopping at once");
+                    return Ok(());
+                }
+                over = self.hand_over() => handed_over = over,
+            }
+        }
+        if handed_over {
+            self.core().ending.hand_over();
+        }
+        let drain = self.drain(handed_over);
+        tokio::pin!(drain);
+        if handed_over {
+            // Whoever stops the service tells all of its processes, and this one is stopping already.
+            tokio::select! {
+                () = &mut drain => return Ok(()),
+                _ = terminate.recv() => info!("SIGTERM: stopping already"),
+                _ = interrupt.recv() => return Ok(()),
             }
         }
         tokio::select! {
-            () = self.drain() => {}
+            () = drain => {}
             _ = terminate.recv() => info!("a second SIGTERM: stopping at once"),
             _ = interrupt.recv() => info!("interrupted: stopping at once"),
         }
         Ok(())
     }
 
-    /// Not ready, then no more connections, then an end to idle ones, then a goodbye to tunnels.
-    async fn drain(&self) {
-        let drain = self.reloader.core().snapshot.load().config.drain.clone();
+    /// Starts the next process; whether it has taken over.
+    async fn hand_over(&self) -> bool {
+        info!("upgrade: starting a new process");
+        manager::reloading();
+        match self.upgrade.hand_over().await {
+            Ok(process) => {
+                info!("upgrade: process {process} has taken over");
+                manager::handed_over(process);
+                true
+            }
+            Err(why) => {
+                warn!("upgrade: the new process has not taken over, this one goes on: {why}");
+                manager::ready();
+                false
+            }
+        }
+    }
+
+    /// Not ready, then no more connections and an end to idle ones, then goodbyes, then the deadline. Where another
+    /// process has taken over, connections are its affair already.
+    async fn drain(&self, handed_over: bool) {
+        let mut drain = self.core().snapshot.load().config.drain.clone();
         self.reloader.stop();
-        self.ready.store(false, Ordering::Release);
+        if handed_over {
+            drain.delay = Duration::ZERO;
+        } else {
+            self.ready.store(false, Ordering::Release);
+            manager::stopping();
+        }
         info!("stopping: {} connections open", self.limits.open());
+        let deadline = Instant::now() + drain.deadline.max(drain.delay);
         tokio::time::sleep(drain.delay).await;
-        self.stop.send_replace(true);
-        self.app.cleanup().await;
-        let deadline = Instant::now() + drain.deadline.saturating_sub(drain.delay);
-        if self.all_gone_by(deadline).await {
-            info!("stopped: every connection has ended");
+        self.core().ending.leave();
+        let told = AtomicUsize::new(0);
+        let gone = tokio::select! {
+            gone = self.all_gone_by(deadline, &told) => gone,
+            () = self.say_goodbye(&drain, deadline, &told) => false,
+        };
+        if gone {
+            info!("stopped: every connection has ended, {} of them told goodbye", told.into_inner());
             return;
         }
-        info!("stopping: the deadline has come, {} connections are told goodbye", self.limits.open());
+        info!("stopping: the deadline has come, {} connections are cut", self.limits.open());
+        self.core().ending.cut();
         self.deadlines.stop();
-        self.all_gone_by(Instant::now() + GOODBYES).await;
-        // Lines of what ended just now are on their way.
-        drop(self.log.clone());
+        self.all_gone_by(Instant::now() + GOODBYES, &told).await;
+        // Streams of HTTP/2 end a moment after their connection; their lines are on the way.
+        tokio::time::sleep(TICK).await;
         info!("stopped: {} connections cut", self.limits.open());
     }
 
-    async fn all_gone_by(&self, deadline: Instant) -> bool {
-        let mut ticks = tokio::time::interval(Duration::from_millis(50));
-        let mut told = Instant::now();
+    /// Tells everybody goodbye over the time that is given for it, and from then on whoever still comes at once.
+    async fn say_goodbye(&self, drain: &drain::Config, deadline: Instant, told: &AtomicUsize) {
+        let rosters = || self.reloader.rosters();
+        drain::spread(rosters, drain.window(), drain.jitter, told).await;
+        if self.core().ending.is_handed_over() {
+            // Polls move to the new process with their answers, which heartbeats bring; those that have none at last
+            // are told.
+            tokio::time::sleep_until((deadline - GOODBYES).into()).await;
+        }
+        self.core().ending.all_told();
+        self.app.cleanup().await;
+        let mut ticks = tokio::time::interval(TICK);
+        loop {
+            ticks.tick().await;
+            told.fetch_add(rosters().iter().map(|roster| roster.tell_all()).sum(), Ordering::Relaxed);
+        }
+    }
+
+    async fn all_gone_by(&self, deadline: Instant, told: &AtomicUsize) -> bool {
+        let mut ticks = tokio::time::interval(TICK);
+        let mut said = Instant::now();
         while self.limits.open() > 0 {
             if Instant::now() >= deadline {
                 return false;
             }
-            if told.elapsed() >= Duration::from_secs(1) {
-                told = Instant::now();
-                info!("stopping: {} connections left", self.limits.open());
+            if said.elapsed() >= Duration::from_secs(1) {
+                said = Instant::now();
+                let waiting: usize = self.reloader.rosters().iter().map(|roster| roster.len()).sum();
+                let (open, told) = (self.limits.open(), told.load(Ordering::Relaxed));
+                info!("stopping: {open} connections left; {told} have been told goodbye, {waiting} will be");
             }
             ticks.tick().await;
         }

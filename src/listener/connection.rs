@@ -276,6 +276,41 @@ impl Connection {
         Poll::Ready(Ok(with_body))
     }
 
+    /// Writes through, but keeps the head of an answer for a moment, so that it goes out with its body.
+    fn poll_write_parts(&mut self, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match self.writing {
+            Writing::Through => {}
+            Writing::Head => {
+                let length = bufs.iter().map(|buf| buf.len()).sum();
+                if length <= WAITING_HEAD {
+                    let mut head = BytesMut::with_capacity(length);
+                    bufs.iter().for_each(|buf| head.extend_from_slice(buf));
+                    self.writing = Writing::Waiting(head);
+                    return Poll::Ready(Ok(length));
+                }
+                self.writing = Writing::Through;
+            }
+            Writing::Waiting(_) => {
+                let written = ready!(self.poll_write_waiting(cx, bufs))?;
+                if written > 0 {
+                    return Poll::Ready(Ok(written));
+                }
+            }
+        }
+        Pin::new(&mut self.transport).poll_write_vectored(cx, bufs)
+    }
+
+    /// Fails what would wait once the deadline of the gateway's end has come: whoever serves the connection then ends as
+    /// with a client that has left, and writes its line.
+    fn or_cut<T>(&self, result: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        match result {
+            Poll::Pending if self.deadline.poll_stopping(cx).is_ready() => {
+                Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
+            }
+            result => result,
+        }
+    }
+
     /// Ready with an empty read once the client has left; holds what it sends before.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.eof {
@@ -283,8 +318,8 @@ impl Connection {
                 return Poll::Pending;
             }
             self.held.reserve(2048);
-            let read = std::pin::pin!(self.transport.read_buf(&mut self.held));
-            self.eof = ready!(read.poll(cx))? == 0;
+            let read = std::pin::pin!(self.transport.read_buf(&mut self.held)).poll(cx);
+            self.eof = ready!(self.or_cut(read, cx))? == 0;
         }
         Poll::Ready(Ok(()))
     }
@@ -375,7 +410,8 @@ impl AsyncRead for Connection {
         }
         if this.held.is_empty() {
             let before = buf.filled().len();
-            ready!(Pin::new(&mut this.transport).poll_read(cx, buf))?;
+            let read = Pin::new(&mut this.transport).poll_read(cx, buf);
+            ready!(this.or_cut(read, cx))?;
             let read = &buf.filled()[before..];
             let taken = this.reading.take(read)?;
             this.held.extend_from_slice(&read[taken..]);
@@ -400,26 +436,8 @@ impl AsyncWrite for Connection {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        match this.writing {
-            Writing::Through => {}
-            Writing::Head => {
-                let length = bufs.iter().map(|buf| buf.len()).sum();
-                if length <= WAITING_HEAD {
-                    let mut head = BytesMut::with_capacity(length);
-                    bufs.iter().for_each(|buf| head.extend_from_slice(buf));
-                    this.writing = Writing::Waiting(head);
-                    return Poll::Ready(Ok(length));
-                }
-                this.writing = Writing::Through;
-            }
-            Writing::Waiting(_) => {
-                let written = ready!(this.poll_write_waiting(cx, bufs))?;
-                if written > 0 {
-                    return Poll::Ready(Ok(written));
-                }
-            }
-        }
-        Pin::new(&mut this.transport).poll_write_vectored(cx, bufs)
+        let written = this.poll_write_parts(cx, bufs);
+        this.or_cut(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -428,8 +446,11 @@ impl AsyncWrite for Connection {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        ready!(this.poll_write_waiting(cx, &[]))?;
-        Pin::new(&mut this.transport).poll_flush(cx)
+        let flushed = match this.poll_write_waiting(cx, &[]) {
+            Poll::Ready(Ok(_)) => Pin::new(&mut this.transport).poll_flush(cx),
+            waiting => waiting.map_ok(|_| ()),
+        };
+        this.or_cut(flushed, cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -7,6 +7,7 @@ pub mod config;
 pub mod connection;
 pub mod detect;
 mod flash;
+pub mod inherit;
 mod lent;
 pub mod limits;
 mod pending;
@@ -30,12 +31,14 @@ use tokio::time::{timeout, timeout_at};
 pub use config::{Config, FlashPolicy};
 pub use connection::{Connection, Info, NoHead, Parts, Protocol, TlsInfo};
 use detect::{Detected, detect};
+use inherit::Sockets;
 pub use lent::{Back, Lent};
 pub use limits::{ConnectionLimits, Permit};
 pub use pending::{Farewell, Pending};
 use socket::BoundSocket;
 
 use crate::deadline::Deadlines;
+use crate::drain::LAST_CALL;
 use crate::http::answers;
 use crate::metrics::ListenerMetrics;
 use crate::transport::{self, Socket, Transport};
@@ -68,6 +71,8 @@ pub struct Shared {
     pub flash_timeout: Duration,
     /// How long a client may take to begin its first request.
     pub first_bytes: Duration,
+    /// Sockets of the process before, and those to hand to the next.
+    pub sockets: Arc<Sockets>,
 }
 
 /// What a listener does with its connections: everything but the socket. Each connection keeps those that it was
@@ -96,9 +101,6 @@ impl fmt::Display for BuildError {
 
 impl std::error::Error for BuildError {}
 
-/// How long a client that has not begun a request may still do so once the gateway stops: what it sent may be on its
-/// way, but browsers also connect ahead of need, and those are not waited for.
-const LAST_CALL: Duration = Duration::from_secs(2);
 /// How long the accept loop pauses when the process is out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -159,10 +161,13 @@ impl Listener {
     /// An address that can't be bound.
     pub fn bind(settings: Settings) -> Result<(Self, Control), BuildError> {
         let Config { address, backlog, .. } = &settings.config;
-        let socket = BoundSocket::bind(address, *backlog).map_err(|error| BuildError {
-            listener: settings.config.name(),
-            what: format!("{address} can't be bound: {error}"),
-        })?;
+        let listener = settings.config.name();
+        let socket = match settings.shared.sockets.take(&listener, address) {
+            Some(inherited) => BoundSocket::take_over(inherited, *backlog),
+            None => BoundSocket::bind(address, *backlog),
+        };
+        let socket =
+            socket.map_err(|error| BuildError { listener, what: format!("{address} can't be bound: {error}") })?;
         socket.tune(&settings.config.tcp_keepalive);
         let settings = Arc::new(ArcSwap::from_pointee(settings));
         let (retire, retiring) = watch::channel(false);
@@ -187,9 +192,10 @@ impl Listener {
     {
         let Self { socket, settings, mut retiring } = self;
         let acceptor = match socket.start() {
-            Ok(acceptor) => acceptor,
+            Ok(acceptor) => Arc::new(acceptor),
             Err(error) => return warn!("listener {}: can't accept: {error}", settings.load().name),
         };
+        settings.load().shared.sockets.opened(&settings, &acceptor);
         // Connections end with the gateway, or with their listener.
         let (end, ending) = watch::channel(false);
         let Config { mut backlog, tcp_keepalive: mut keepalive, .. } = settings.load().config.clone();
@@ -249,7 +255,8 @@ impl Control {
     }
 }
 
-/// Waits until the gateway stops and those who have not begun have had their time.
+/// Waits until the gateway stops and those who have not begun a request have had their time: what they sent may be on its
+/// way, but browsers also connect ahead of need, and those are not waited for.
 pub async fn last_call(stop: &mut ShutdownWatch) {
     let _ = stop.wait_for(|&stopping| stopping).await;
     tokio::time::sleep(LAST_CALL).await;

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -9,7 +10,10 @@ use crate::drain::Leave;
 
 /// A long poll that a server has not answered yet, and how the gateway would answer in its place.
 #[derive(Debug, Default)]
-pub struct Pending(Mutex<Option<Farewell>>);
+pub struct Pending {
+    farewell: Mutex<Option<Farewell>>,
+    of_session: AtomicBool,
+}
 
 /// The polite end of a session, ready to be said.
 pub struct Farewell {
@@ -34,6 +38,17 @@ impl fmt::Debug for Farewell {
 }
 
 impl Pending {
+    /// Notes whether the request under way belongs to a session that has begun.
+    pub fn set_of_session(&self, of_session: bool) {
+        self.of_session.store(of_session, Ordering::Relaxed);
+    }
+
+    /// Whether the last request did: then more of it will come, and when the gateway stops the connection is kept until
+    /// the session has been told goodbye.
+    pub fn is_of_session(&self) -> bool {
+        self.of_session.load(Ordering::Relaxed)
+    }
+
     /// A poll has been given to a server.
     pub fn announce(&self, farewell: Farewell) {
         *self.farewell() = Some(farewell);
@@ -50,6 +65,6 @@ impl Pending {
     }
 
     fn farewell(&self) -> MutexGuard<'_, Option<Farewell>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.farewell.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -2,12 +2,15 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
 use tokio::net::{TcpListener, UnixListener};
 
+use super::inherit::{Inherited, Listening};
 use crate::address::BindAddress;
 use crate::transport::{Socket, TcpKeepAlive};
 
@@ -22,12 +25,15 @@ pub(super) enum BoundSocket {
 #[derive(Debug)]
 pub(super) enum Acceptor {
     Tcp(TcpListener),
-    Unix(UnixListener, #[expect(dead_code, reason = "removes the file when dropped")] SocketFile),
+    Unix(UnixListener, SocketFile),
 }
 
-/// The file of a Unix socket; removed with the listener.
+/// The file of a Unix socket; removed with the listener, unless it is somebody else's.
 #[derive(Debug)]
-pub(super) struct SocketFile(PathBuf);
+pub(super) struct SocketFile {
+    path: PathBuf,
+    is_ours: AtomicBool,
+}
 
 impl BoundSocket {
     pub(super) fn bind(address: &BindAddress, backlog: u32) -> io::Result<Self> {
@@ -47,7 +53,26 @@ impl BoundSocket {
                 remove_stale(path);
                 let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
                 Self::listen(&socket, &SockAddr::unix(path)?, backlog)?;
-                Ok(Self::Unix(socket.into(), SocketFile(path.clone())))
+                Ok(Self::Unix(socket.into(), SocketFile { path: path.clone(), is_ours: true.into() }))
+            }
+        }
+    }
+
+    /// Goes on with a socket that listens already, and in whose queue clients may be waiting.
+    pub(super) fn take_over(inherited: Inherited, backlog: u32) -> io::Result<Self> {
+        let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+        let is_ours = inherited.owns_file().into();
+        match inherited.socket {
+            Listening::Tcp(socket) => {
+                socket.set_nonblocking(true)?;
+                SockRef::from(&socket).listen(backlog)?;
+                Ok(Self::Tcp(socket))
+            }
+            Listening::Unix(socket) => {
+                socket.set_nonblocking(true)?;
+                SockRef::from(&socket).listen(backlog)?;
+                let path = socket.local_addr()?.as_pathname().map(Path::to_owned).unwrap_or_default();
+                Ok(Self::Unix(socket, SocketFile { path, is_ours }))
             }
         }
     }
@@ -78,12 +103,24 @@ impl BoundSocket {
             Self::Tcp(listener) => {
                 listener.local_addr().as_ref().map_or_else(io::Error::to_string, SocketAddr::to_string)
             }
-            Self::Unix(_, file) => format!("unix:{}", file.0.display()),
+            Self::Unix(_, file) => format!("unix:{}", file.path.display()),
         }
     }
 }
 
 impl Acceptor {
+    /// Whether there is a file that is removed in the end.
+    pub(super) fn owns_file(&self) -> bool {
+        matches!(self, Self::Unix(_, file) if file.is_ours.load(Ordering::Relaxed))
+    }
+
+    /// Leaves the file to whoever goes on with the socket.
+    pub(super) fn keep_file(&self) {
+        if let Self::Unix(_, file) = self {
+            file.is_ours.store(false, Ordering::Relaxed);
+        }
+    }
+
     /// Changes how many connections may wait in the kernel.
     pub(super) fn set_backlog(&self, backlog: u32) -> io::Result<()> {
         let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
@@ -116,9 +153,20 @@ fn remove_stale(path: &Path) {
     }
 }
 
+impl AsFd for Acceptor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener, _) => listener.as_fd(),
+        }
+    }
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        if *self.is_ours.get_mut() {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 

@@ -13,7 +13,8 @@ use crate::listener::Connection;
 /// Carries HTTP between a client's connection and servers.
 #[async_trait]
 pub trait HttpEngine: Send + Sync {
-    /// Serves the request whose head has been read and checked. The connection comes back when it can be used again.
+    /// Serves the request whose head has been read and checked. The connection comes back when it can be used again,
+    /// which it can't once `stopping` is true.
     async fn serve_http1(
         &self,
         connection: Box<Connection>,
@@ -21,10 +22,10 @@ pub trait HttpEngine: Send + Sync {
         stopping: &Stopping,
     ) -> Option<Box<Connection>>;
 
-    /// Serves an HTTP/2 connection to its end.
+    /// Serves an HTTP/2 connection to its end; once `stopping` is true the client is told to open no more streams.
     async fn serve_http2(&self, connection: Box<Connection>, stopping: &Stopping);
 
-    /// The gateway stops: idle connections are let go, and none is kept after its present request.
+    /// The gateway has told everybody goodbye: idle connections are let go, and none is kept after its present request.
     async fn stop(&self);
 }
 

@@ -172,7 +172,17 @@ impl Exchange {
             self.pool = Some(Arc::clone(pool));
         }
         self.route = Some(route);
+        if let Some(info) = &self.info {
+            info.pending.set_of_session(self.ask.as_ref().is_some_and(Ask::is_of_session));
+        }
         Ok(())
+    }
+
+    /// Whether the answer is the last on its connection: the gateway leaves, and no session uses it that has not been told
+    /// goodbye yet and has nowhere else to go.
+    pub(super) fn is_last(&self, core: &Core) -> bool {
+        let of_session = self.info.as_ref().is_some_and(|info| info.pending.is_of_session());
+        core.ending.is_leaving() && (!of_session || core.ending.is_handed_over())
     }
 
     /// What the gateway answers by itself, where the route says so.
@@ -421,6 +431,7 @@ impl Exchange {
         }
         line.queued = self.queued;
         line.closed_by = match (self.refusal, ended.cut_by) {
+            (_, Some(_)) if core.ending.is_cut() => "stopped",
             (Some(refusal), _) => refusal.word(),
             (None, None) => self.told.map_or("", Why::word),
             (None, side) => side.map_or("", Side::word),

@@ -30,11 +30,12 @@ pub(super) async fn serve(
         };
         let idle = (!first).then_some(timeouts.keep_alive);
         let most = usize::try_from(limits.head.as_u64()).unwrap_or(usize::MAX);
+        let of_session = connection.info().pending.is_of_session();
         let head = tokio::select! {
             biased;
             head = connection.read_head(idle, timeouts.head, most) => Some(head),
             // An idle connection ends at once, one that has not been used yet a moment later.
-            _ = stops.wait_for(|&stopping| stopping), if !first => None,
+            () = idle_no_longer(core, &mut stops, of_session), if !first => None,
             () = last_call(&mut first_call), if first => None,
         };
         let head = match head {
@@ -53,7 +54,9 @@ pub(super) async fn serve(
         match kind(&mut head, &limits) {
             Ok(Kind::Exchange(body)) => {
                 connection.expect(body);
-                match engine.serve_http1(connection, head, stopping).await {
+                // Which answer is the last on a connection when the gateway leaves, the exchange says.
+                let all_told = core.ending.is_leaving().then(|| core.ending.told());
+                match engine.serve_http1(connection, head, all_told.as_ref().unwrap_or(stopping)).await {
                     Some(reusable) => connection = reusable,
                     None => return,
                 }
@@ -61,6 +64,16 @@ pub(super) async fn serve(
             Ok(Kind::Upgrade(opening)) => return websocket::serve(core, *connection, &head, opening).await,
             Err(refusal) => return refuse(core, *connection, refusal, Some(&head)).await,
         }
+    }
+}
+
+/// Waits until a connection between two requests has to go: when its listener ends, or the gateway leaves. One that a
+/// session uses stays until every session has been told goodbye: it has no other way to reach its server, unless another
+/// process has taken over.
+async fn idle_no_longer(core: &Core, stopping: &mut Stopping, of_session: bool) {
+    let _ = stopping.wait_for(|&stopping| stopping).await;
+    if of_session && core.ending.is_leaving() {
+        core.ending.nothing_to_stay_for().await;
     }
 }
 

@@ -29,6 +29,7 @@ pub use engine::{Engine, HttpEngine, NoSuchEngine};
 pub use exchange::Exchange;
 
 use crate::access_log::AccessLog;
+use crate::drain::Ending;
 use crate::listener::{Connection, Protocol};
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
@@ -41,6 +42,8 @@ pub struct Core {
     pub metrics: Arc<Metrics>,
     /// Where lines go.
     pub access_log: AccessLog,
+    /// How far the gateway's end has come.
+    pub ending: Ending,
 }
 
 /// The application behind every listener.

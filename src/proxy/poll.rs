@@ -4,7 +4,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::{Instant, SystemTime};
 
 use bytes::BytesMut;
@@ -44,12 +44,21 @@ where
     let (lent, back) = connection.lend();
     let served = {
         let mut serving = pin!(engine(lent, head));
+        let mut all_told = core.ending.told();
+        let mut all_told = pin!(async move {
+            let _ = all_told.wait_for(|&told| told).await;
+        });
         poll_fn(|cx| {
             if let Poll::Ready(served) = serving.as_mut().poll(cx) {
                 return Poll::Ready(Some(served));
             }
             // In this order: the hooks announce the poll while the engine is polled, and both wake the same task.
-            info.pending.poll_told(cx).map(|()| None)
+            ready!(info.pending.poll_told(cx));
+            if core.ending.is_handed_over() {
+                // With its next poll the session is at the new process: one that is answered in time needs no goodbye.
+                ready!(all_told.as_mut().poll(cx));
+            }
+            Poll::Ready(None)
         })
         .await
     };
@@ -60,7 +69,8 @@ where
             let farewell = info.pending.take()?;
             let connection = back.take()?;
             let Farewell { leave, body, jsonp, upstream, server, said } = farewell;
-            let why = leave.why().unwrap_or(Why::Drain).word();
+            let leaving = core.ending.is_leaving();
+            let why = if leaving { "stopped" } else { leave.why().unwrap_or(Why::Drain).word() };
             let mut line = Line::new(&info, "HTTP/1.1", began, started);
             line.status = 200;
             line.closed_by = why;
@@ -71,7 +81,8 @@ where
             core.access_log.write(line.finish());
             said(why);
             drop(leave);
-            say(connection, &body, jsonp, origin.as_deref()).await
+            // Where the gateway leaves, too, the next session has to begin on another one.
+            say(connection, &body, jsonp, origin.as_deref(), leaving).await.filter(|_| !leaving)
         }
     }
 }
@@ -94,6 +105,7 @@ async fn say(
     body: &[u8],
     jsonp: bool,
     origin: Option<&str>,
+    last: bool,
 ) -> Option<Box<Connection>> {
     let kind = if jsonp { "text/javascript; charset=UTF-8" } else { "text/plain; charset=UTF-8" };
     let mut answer = format!(
@@ -105,6 +117,9 @@ async fn say(
         answer.push_str(&format!(
             "Access-Control-Allow-Origin: {origin}\r\nAccess-Control-Allow-Credentials: true\r\nVary: Origin\r\n"
         ));
+    }
+    if last {
+        answer.push_str("Connection: close\r\n");
     }
     answer.push_str("\r\n");
     let answer = [answer.as_bytes(), body].concat();

@@ -26,7 +26,17 @@ pub(super) fn serve(core: &Arc<Core>, connection: Connection) {
 
 async fn open(core: Arc<Core>, pool: Arc<Pool>, mut line: Box<Line>, client: Parts) -> Option<Tunnel> {
     let ask = Ask::silent(client.info.peer.ip());
-    match connect(&pool, &ask, &mut line).await {
+    let connected = tokio::select! {
+        biased;
+        connected = connect(&pool, &ask, &mut line) => Some(connected),
+        () = client.deadline.stopping() => None,
+    };
+    let Some(connected) = connected else {
+        line.closed_by = "stopped";
+        core.access_log.write(line.finish());
+        return None;
+    };
+    match connected {
         Ok((lease, server)) => {
             pool.metrics.raw.inc();
             let idle = pool.upstream.config().timeouts.tunnel_idle(None);

@@ -112,9 +112,10 @@ impl Tunnel {
         drop(carrying);
         // When this client comes back it is placed here again.
         pool.upstream.saw(&line.client.into(), lease.server());
-        let closed_by = told.map_or(closed.end.word(), Why::word);
-        if let Some(why) = told {
-            pool.metrics.goodbye(why.word());
+        let why = told.map(|why| if core.ending.is_leaving() { End::Stopped.word() } else { why.word() });
+        let closed_by = why.unwrap_or(closed.end.word());
+        if let Some(why) = why {
+            pool.metrics.goodbye(why);
         }
         drop((open, permit, lease));
         pool.metrics.bytes_in.inc_by(closed.bytes_in);
@@ -126,7 +127,7 @@ impl Tunnel {
         line.messages_in = closed.seen_in.messages;
         line.messages_out = closed.seen_out.messages;
         line.closed_by = closed_by;
-        line.close_code = closed.seen_in.close.or(closed.seen_out.close);
+        line.close_code = closed.seen_in.close.or(closed.seen_out.close).or(closed.said);
         core.access_log.write(line.finish());
     }
 }

@@ -182,7 +182,8 @@ impl Attempt {
                 let Self { core, opening, line, way } = self;
                 let frames = opening == Opening::Hybi;
                 let ping = ping(&lease.upstream().config().websocket);
-                let mut listening = Listening { frames, ping, ..Listening::default() };
+                let goodbye = core.snapshot.load().config.drain.close_code;
+                let mut listening = Listening { frames, goodbye, ping, ..Listening::default() };
                 // Other WebSockets on the upstream end without a session, and come back to nothing.
                 let held = session(&way, &mut lease, &mut listening).filter(|_| way.ask.speaks_engine_io());
                 let asked = way.ask.session.as_ref();
@@ -238,7 +239,7 @@ impl Attempt {
         let pool = Arc::clone(&self.way.pool);
         match failure {
             Failure::ClientGone => {
-                self.line.closed_by = "client";
+                self.line.closed_by = if self.core.ending.is_cut() { "stopped" } else { "client" };
                 self.log();
             }
             Failure::Refuse(refusal) => {

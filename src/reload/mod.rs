@@ -23,7 +23,8 @@ pub use plan::{Change, Fates, Open, Plan, Socket};
 use crate::access_log::{AccessLog, Prepared, Writer};
 use crate::config::{self, Config, Loaded, Orphans};
 use crate::deadline::Deadlines;
-use crate::drain::{Pace, Roster};
+use crate::drain::{Ending, Pace, Roster};
+use crate::listener::inherit::Sockets;
 use crate::listener::{self, ConnectionLimits, Control, Listener, Settings, Shared};
 use crate::metrics::Metrics;
 use crate::proxy::Core;
@@ -58,6 +59,7 @@ struct Ground {
     /// The admin address answers when the gateway is full.
     admin_limits: Arc<ConnectionLimits>,
     deadlines: Arc<Deadlines>,
+    sockets: Arc<Sockets>,
 }
 
 /// What was started for the configuration in force, and ends with it.
@@ -132,6 +134,7 @@ impl Ground {
             flash_policy: listener::flash_policy(&config.flash_policy).map_err(failed)?,
             flash_timeout: config.flash_policy.timeout,
             first_bytes: config.timeouts.head,
+            sockets: Arc::clone(&self.sockets),
         };
         let seat = |said: &listener::Config, shared: Shared, standing: &HashMap<String, Arc<Settings>>| {
             let before = standing.get(&said.identity());
@@ -215,6 +218,7 @@ impl Reloader {
         file: Option<PathBuf>,
         brought: Brought,
         metrics: &Arc<Metrics>,
+        sockets: &Arc<Sockets>,
     ) -> Result<(Arc<Self>, Listeners, Writer), ReloadError> {
         let (access_log, writer) =
             AccessLog::open(&config.access_log, Arc::clone(metrics)).map_err(|error| log_fault(&config, &error))?;
@@ -224,10 +228,16 @@ impl Reloader {
             limits: ConnectionLimits::new(config.limits.connections, config.limits.connections_per_address),
             admin_limits: ConnectionLimits::new(0, 0),
             deadlines: Deadlines::new(),
+            sockets: Arc::clone(sockets),
         };
         let files_at_start = file.as_deref().map_or(0, |file| watch::fingerprint(&files(file, &config)));
         let Next { snapshot, listeners, admin } = ground.prepare(config, &Standing::default())?;
-        let core = Core { snapshot: ArcSwap::from_pointee(snapshot), metrics: Arc::clone(metrics), access_log };
+        let core = Core {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            metrics: Arc::clone(metrics),
+            access_log,
+            ending: Ending::default(),
+        };
         let (traffic, traffic_comes) = unbounded_channel();
         let (to_admin, admin_comes) = unbounded_channel();
         let now = SystemTime::now();
@@ -274,6 +284,15 @@ impl Reloader {
     /// How the last attempt went.
     pub fn outcome(&self) -> Outcome {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Everything that is open and can be told to leave, of upstreams that are gone, too, unless they are being replaced
+    /// at this moment.
+    pub fn rosters(&self) -> Vec<Arc<Roster>> {
+        let retired: Vec<_> = self.running.try_lock().map(|running| running.retired.clone()).unwrap_or_default();
+        let snapshot = self.core.snapshot.load();
+        let pools = snapshot.pools.values().cloned().chain(retired.iter().filter_map(Weak::upgrade));
+        pools.flat_map(|pool| pool.rosters()).map(|(_, roster)| roster).collect()
     }
 
     /// Starts to check servers. Needs the runtime around it that serves the traffic.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
-use super::direction::Direction;
+use super::direction::{Direction, discard};
 use super::silence::{Due, Ping, Silence, Who};
 use crate::deadline::{Deadline, Moment};
 use crate::drain::Leave;
@@ -33,10 +33,11 @@ pub struct Ends {
 }
 
 /// What a tunnel pays attention to on the way.
-#[derive(Default)]
 pub struct Listening {
     /// WebSocket frames: they are counted, and a goodbye is put between them.
     pub frames: bool,
+    /// The status code of the goodbye (RFC 6455 7.4). By default 1012: the service restarts, come back.
+    pub goodbye: u16,
     /// When a side that is silent is asked whether it is still there; only where there are frames.
     pub ping: Option<Ping>,
     /// Called with the first bytes that the server sends through the tunnel, before the client gets them, for as long
@@ -44,6 +45,12 @@ pub struct Listening {
     pub overhear: Option<Overhear>,
     /// The same for what the client sends.
     pub overhear_client: Option<Overhear>,
+}
+
+impl Default for Listening {
+    fn default() -> Self {
+        Self { frames: false, goodbye: 1012, ping: None, overhear: None, overhear_client: None }
+    }
 }
 
 /// See [`Listening::overhear`]. It breaks when it has heard enough; who overhears the server may then say how long the
@@ -111,10 +118,13 @@ pub struct Closed {
     pub seen_in: Seen,
     /// WebSocket frames from the server.
     pub seen_out: Seen,
+    /// The status code of the Close frame that the gateway put there.
+    pub said: Option<u16>,
 }
 
-/// RFC 6455 7.4.1, IANA registry: the service restarts, come back.
-const SERVICE_RESTART: u16 = 1012;
+/// How long a client that has been told goodbye may take to leave. What it sends meanwhile is read away: the kernel would
+/// answer it with a reset, which overtakes the goodbye.
+const LINGER: Duration = Duration::from_secs(2);
 /// How long a side that can't be asked, in the middle of a frame for it, is left alone.
 const MID_FRAME: Duration = Duration::from_secs(1);
 
@@ -125,7 +135,7 @@ const MID_FRAME: Duration = Duration::from_secs(1);
 /// other with a reset, so that neither takes a cut stream for a whole one.
 pub fn carry(ends: Ends, idle: Duration, deadline: Deadline, leave: Arc<Leave>, listening: Listening) -> Carrying {
     let Ends { client, from_client, server, from_server, head } = ends;
-    let Listening { frames: websocket, ping, overhear, overhear_client } = listening;
+    let Listening { frames: websocket, goodbye, ping, overhear, overhear_client } = listening;
     let mut inward = Direction::new(from_client, 0, websocket);
     inward.overhear(overhear_client, 0);
     let mut outward = Direction::new(from_server, head, websocket);
@@ -136,7 +146,8 @@ pub fn carry(ends: Ends, idle: Duration, deadline: Deadline, leave: Arc<Leave>, 
         Some(silence) => deadline.set_at(silence.first_look()),
         None => deadline.set(idle),
     }
-    Carrying { client, server, inward, outward, first: None, silence, idle, deadline, leave }
+    let first = None;
+    Carrying { client, server, inward, outward, first, goodbye, left: None, silence, idle, deadline, leave }
 }
 
 /// A tunnel at work; a future by hand, since it is kept for as long as a socket lives, and an async function keeps more.
@@ -147,6 +158,10 @@ pub struct Carrying {
     outward: Direction,
     /// Who finished first.
     first: Option<End>,
+    /// The status code of the goodbye.
+    goodbye: u16,
+    /// How it has ended for a client that has been told goodbye and may still leave by itself.
+    left: Option<End>,
     /// Where sides are asked whether they are still there.
     silence: Option<Box<Silence>>,
     idle: Duration,
@@ -159,7 +174,20 @@ impl Future for Carrying {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Closed> {
         let this = self.get_mut();
-        let end = ready!(this.poll_end(cx));
+        let end = match this.left {
+            Some(end) => {
+                ready!(this.poll_left(cx));
+                end
+            }
+            None => {
+                let end = ready!(this.poll_end(cx));
+                if this.left.is_some() {
+                    this.deadline.set(LINGER);
+                    ready!(this.poll_left(cx));
+                }
+                end
+            }
+        };
         match end {
             End::ClientLost => this.server.socket().reset_on_close(),
             End::ServerLost => this.client.socket().reset_on_close(),
@@ -172,7 +200,8 @@ impl Future for Carrying {
         }
         let Direction { bytes: bytes_in, seen: seen_in, .. } = this.inward;
         let Direction { bytes: bytes_out, seen: seen_out, .. } = this.outward;
-        Poll::Ready(Closed { end, bytes_in, bytes_out, seen_in, seen_out })
+        let said = this.left.map(|_| this.goodbye);
+        Poll::Ready(Closed { end, bytes_in, bytes_out, seen_in, seen_out, said })
     }
 }
 
@@ -211,8 +240,9 @@ impl Carrying {
         let stopping = self.deadline.is_stopping();
         // A drain has time to wait for the end of a message.
         if stopping || self.leave.poll_told(cx).is_ready() && self.is_between_messages() {
-            ready!(self.poll_goodbye(cx));
-            return Poll::Ready(if stopping { End::Stopped } else { End::Drained });
+            let end = if stopping { End::Stopped } else { End::Drained };
+            self.say_goodbye(end, cx);
+            return Poll::Ready(end);
         }
         while expired.is_ready() {
             let Some(mut silence) = self.silence.take() else { return Poll::Ready(End::Idle) };
@@ -295,17 +325,26 @@ impl Carrying {
     }
 
     /// Puts a Close frame behind the last whole frame to the client. Raw tunnels are just ended.
-    fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn say_goodbye(&mut self, end: End, cx: &mut Context<'_>) {
         let tracked = self.outward.tracker.is_some();
         if tracked && self.is_between_frames() && self.outward.seen.close.is_none() && !self.outward.eof {
-            self.outward.pending.extend_from_slice(&close_frame(SERVICE_RESTART, "", None));
+            self.outward.pending.extend_from_slice(&close_frame(self.goodbye, "", None));
             self.outward.eof = true;
+            self.left = Some(end);
         }
         if self.outward.eof {
             // Best effort: a client that takes no bytes any more is not waited for.
             let _ = self.outward.poll(&mut self.server, &mut self.client, cx);
         }
-        Poll::Ready(())
+    }
+
+    /// Ready once a client that has been told goodbye has left, or has had its time.
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let told = self.outward.poll(&mut self.server, &mut self.client, cx);
+        if matches!(told, Poll::Ready(Err(_))) || discard(&mut self.client, cx).is_ready() {
+            return Poll::Ready(());
+        }
+        self.deadline.poll_expired(cx)
     }
 }
 

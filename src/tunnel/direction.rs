@@ -331,6 +331,22 @@ impl Lost {
     }
 }
 
+/// Reads away what comes; ready when nothing comes any more.
+pub(super) fn discard(source: &mut Transport, cx: &mut Context<'_>) -> Poll<()> {
+    for _ in 0..READS_PER_TURN {
+        let more = BUFFER.with_borrow_mut(|buffer| {
+            let mut buffer = ReadBuf::new(buffer);
+            let read = Pin::new(&mut *source).poll_read(cx, &mut buffer);
+            read.map(|read| read.is_ok() && !buffer.filled().is_empty())
+        });
+        if !ready!(more) {
+            return Poll::Ready(());
+        }
+    }
+    cx.waker().wake_by_ref();
+    Poll::Pending
+}
+
 fn poll_write(sink: &mut Transport, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
     match ready!(Pin::new(sink).poll_write(cx, bytes)) {
         Ok(0) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),

@@ -136,10 +136,16 @@ pub async fn gone(client: &mut Parts) {
     std::future::pending().await
 }
 
-/// Holds what the client sends.
+/// Holds what the client sends. When the gateway's time is up the client counts as gone.
 async fn hear(client: &mut Parts) -> Result<(), NoAnswer> {
-    client.held.reserve(512);
-    match client.transport.read_buf(&mut client.held).await {
+    let Parts { transport, held, deadline, .. } = client;
+    held.reserve(512);
+    let read = tokio::select! {
+        biased;
+        read = transport.read_buf(held) => read,
+        () = deadline.stopping() => return Err(NoAnswer::ClientGone),
+    };
+    match read {
         Ok(1..) => Ok(()),
         Ok(0) | Err(_) => Err(NoAnswer::ClientGone),
     }

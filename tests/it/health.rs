@@ -54,7 +54,7 @@ async fn restart_backend_2s() {
         }
     };
     tokio::select! {
-        () = gateway.log_line(&down) => {}
+        _ = gateway.log_line(&down) => {}
         () = asking => {}
     }
     assert!(killed.elapsed() < Duration::from_secs(3), "two checks a second apart");

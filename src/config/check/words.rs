@@ -164,6 +164,17 @@ pub(super) fn flash_ports(text: &str) -> Result<(), String> {
     }
 }
 
+/// What a server may send in a Close frame (RFC 6455 7.4, IANA, WebSocket Close Code Number Registry).
+pub(super) fn close_code(code: u16) -> Result<(), String> {
+    let why = match code {
+        1000..=1003 | 1007..=1009 | 1011..=1014 | 3000..=4999 => return Ok(()),
+        1005 | 1006 | 1015 => ", which no frame may carry",
+        1010 => ", which only clients send",
+        _ => "",
+    };
+    Err(format!("found {code}{why}, expected 1000 to 1003, 1007 to 1009, 1011 to 1014 or 3000 to 4999"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -242,6 +253,16 @@ mod tests {
         assert_eq!(header_value(""), Ok(()));
         assert!(header_value("a\r\nb").is_err());
         assert!(header_value(" a").is_err());
+    }
+
+    #[test]
+    fn close_codes() {
+        for good in [1000, 1001, 1012, 3000, 4999] {
+            assert_eq!(close_code(good), Ok(()));
+        }
+        for bad in [0, 999, 1004, 1005, 1006, 1010, 1015, 1016, 2999, 5000] {
+            assert!(close_code(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -35,12 +35,20 @@ impl Balancer {
         Self { core }
     }
 
+    /// Says so where an answer is the last on its connection.
+    fn end_connection(&self, session: &mut Session, ctx: &Exchange) {
+        if ctx.is_last(&self.core) {
+            session.set_keepalive(None);
+        }
+    }
+
     /// Answers with a status and text, unless an answer has begun.
     async fn refuse(&self, session: &mut Session, ctx: &mut Exchange, refusal: Refusal) {
         ctx.refuse(&self.core, refusal);
         if session.response_written().is_some() {
             return;
         }
+        self.end_connection(session, ctx);
         if let Err(error) = of::write(session, Answer::refusing(refusal)).await {
             log::debug!("a refusal could not be written: {error}");
         }
@@ -65,7 +73,10 @@ impl ProxyHttp for Balancer {
             return Ok(true);
         }
         match ctx.local_answer(&asked) {
-            Some(answer) => return of::write(session, answer).await.map(|()| true),
+            Some(answer) => {
+                self.end_connection(session, ctx);
+                return of::write(session, answer).await.map(|()| true);
+            }
             None if session.is_http2() => {}
             None => return Ok(false),
         }
@@ -196,8 +207,9 @@ impl ProxyHttp for Balancer {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        _ctx: &mut Exchange,
+        ctx: &mut Exchange,
     ) -> Result<()> {
+        self.end_connection(session, ctx);
         if session.req_header().version < Version::HTTP_11 && response.headers.contains_key(TRANSFER_ENCODING) {
             // HTTP/1.0 has no chunks (RFC 9112 7): the body ends with the connection.
             response.remove_header(&TRANSFER_ENCODING);

@@ -19,11 +19,16 @@ use super::{Client, Echo, Puppet, eventually, within};
 /// A running gateway; ended when dropped, and its log printed when the test fails.
 pub struct Gateway {
     child: Child,
+    /// The processes that have taken over from it, one from the other.
+    heirs: Vec<Pid>,
     folder: TempDir,
     addresses: HashMap<String, String>,
     log: Lines,
     access_log: Lines,
 }
+
+/// The configuration file in its folder.
+const FILE: &str = "sockgate.yaml";
 
 /// Lines that a child has written so far.
 #[derive(Clone)]
@@ -93,10 +98,11 @@ upstreams:
         Self::launch(yaml, shell).await
     }
 
-    async fn launch(yaml: &str, mut command: Command) -> Self {
+    /// Runs this program with the arguments that make it serve the configuration.
+    pub async fn launch(yaml: &str, mut command: Command) -> Self {
         let yaml = with_admin(yaml);
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("sockgate.yaml");
+        let file = folder.path().join(FILE);
         std::fs::write(&file, &yaml).unwrap();
         if let Ok(engine) = ENGINE.try_get() {
             command.env("SOCKGATE_ENGINE", engine);
@@ -115,7 +121,7 @@ upstreams:
         let access_log = Lines::follow(child.stdout.take().unwrap());
         // The admin listener and one for each `- ` entry under `listeners:` tell where they are.
         let expected = 1 + count_listeners(&yaml);
-        let mut gateway = Self { child, folder, addresses: HashMap::new(), log, access_log };
+        let mut gateway = Self { child, heirs: Vec::new(), folder, addresses: HashMap::new(), log, access_log };
         let told = gateway.log.wait_for(|lines| addresses(lines).len() >= expected).await;
         assert!(told, "the gateway ended before it listened:\n{}", gateway.log.all().join("\n"));
         gateway.addresses = addresses(&gateway.log.all());
@@ -170,9 +176,21 @@ upstreams:
         Client::connect(self.address("web")).await
     }
 
-    /// The process id.
+    /// The process id; after an upgrade that of the new process.
     pub fn pid(&self) -> Pid {
-        Pid::from_raw(i32::try_from(self.child.id().expect("the gateway runs")).unwrap())
+        let first = || Pid::from_raw(i32::try_from(self.child.id().expect("the gateway runs")).unwrap());
+        self.heirs.last().copied().unwrap_or_else(first)
+    }
+
+    /// Upgrades: gives the process that has taken over, to which signals go from now on.
+    pub async fn upgrade(&mut self) -> Pid {
+        let told = |line: &String| line.split_once("upgrade: process ")?.1.split(' ').next()?.parse().ok();
+        let new = self.heirs.len();
+        self.signal(Signal::SIGUSR2);
+        let over = |lines: &[String]| lines.iter().filter_map(told).map(Pid::from_raw).nth(new);
+        within("the new process takes over", self.log.wait_for(|lines| over(lines).is_some())).await;
+        self.heirs.push(over(&self.log.all()).expect("the new process takes over"));
+        self.pid()
     }
 
     /// Asks the admin address.
@@ -197,9 +215,10 @@ upstreams:
     }
 
     /// Waits for a line of the operators' log that holds this.
-    pub async fn log_line(&self, part: &str) {
+    pub async fn log_line(&self, part: &str) -> String {
         let found = within(part, self.log.wait_for(|lines| lines.iter().any(|line| line.contains(part)))).await;
         assert!(found, "no line with {part:?} in\n{}", self.log.all().join("\n"));
+        self.log.all().into_iter().find(|line| line.contains(part)).unwrap()
     }
 
     /// Every line of the access log so far.
@@ -212,7 +231,7 @@ upstreams:
         kill(self.pid(), signal).unwrap();
     }
 
-    /// Waits for the end; gives the exit code.
+    /// Waits for the end of the first process; gives the exit code.
     pub async fn ended(&mut self) -> i32 {
         within("the gateway ends", self.child.wait()).await.unwrap().code().unwrap()
     }
@@ -220,6 +239,9 @@ upstreams:
 
 impl Drop for Gateway {
     fn drop(&mut self) {
+        for &heir in &self.heirs {
+            let _ = kill(heir, Signal::SIGKILL);
+        }
         if std::thread::panicking() {
             eprintln!("--- log of the gateway\n{}", self.log.last().join("\n"));
             eprintln!("--- access log\n{}", self.access_log.last().join("\n"));

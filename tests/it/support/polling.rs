@@ -51,7 +51,9 @@ impl Polling {
 
     pub async fn try_say(&mut self, packet: &str) -> Answer {
         let path = self.path();
-        self.way().await.post(&path, packet.as_bytes()).await
+        let answer = self.way().await.post(&path, packet.as_bytes()).await;
+        self.note_close(&answer);
+        answer
     }
 
     /// Sends an event that wants an acknowledgement.
@@ -97,7 +99,16 @@ impl Polling {
     }
 
     async fn get(&mut self, path: &str) -> Answer {
-        self.way().await.get(path).await
+        let answer = self.way().await.get(path).await;
+        self.note_close(&answer);
+        answer
+    }
+
+    /// The next request needs a new connection where this answer was the last on its own.
+    fn note_close(&mut self, answer: &Answer) {
+        if answer.header("connection") == Some("close") {
+            self.ways[self.turn].1 = None;
+        }
     }
 
     async fn way(&mut self) -> &mut Client {
