@@ -198,7 +198,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn goodbyes_are_spread_evenly_over_the_time_whatever_list_they_are_on() {
         let rosters = [Arc::new(Roster::default()), Arc::new(Roster::default())];
-        let open: Vec<_> = (0..1000).map(|at| rosters[usize::from(at % 10 == 0)].add(Origin::default())).collect();
+        let open: Vec<_> =
+            (0..1000).map(|at| rosters[usize::from(at % 10 == 0)].add(Origin::default(), true)).collect();
         let times = times(&open);
         let told = AtomicUsize::new(0);
         spread(|| rosters.to_vec(), 10 * SECOND, 0.3, &told).await;
@@ -215,7 +216,7 @@ mod tests {
         let mut firsts = Vec::new();
         for _ in 0..20 {
             let roster = Arc::new(Roster::default());
-            let open: Vec<_> = (0..3).map(|_| roster.add(Origin::default())).collect();
+            let open: Vec<_> = (0..3).map(|_| roster.add(Origin::default(), true)).collect();
             let times = times(&open);
             spread(|| vec![Arc::clone(&roster)], 9 * SECOND, 0.3, &AtomicUsize::new(0)).await;
             let times = times.await.unwrap();
@@ -229,7 +230,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_comes_meanwhile_has_a_turn_and_who_comes_late_goes_at_once() {
         let roster = Arc::new(Roster::default());
-        let mut open: Vec<_> = (0..50).map(|_| roster.add(Origin::default())).collect();
+        let mut open: Vec<_> = (0..50).map(|_| roster.add(Origin::default(), true)).collect();
         let spreading = tokio::spawn({
             let roster = Arc::clone(&roster);
             async move { spread(|| vec![Arc::clone(&roster)], 10 * SECOND, 0.3, &AtomicUsize::new(0)).await }
@@ -237,13 +238,13 @@ mod tests {
         tokio::time::sleep(5 * SECOND).await;
         let told = open.iter().filter(|leave| leave.is_told()).count();
         assert!((20..=30).contains(&told), "{told} of 50 at half time");
-        open.extend((0..100).map(|_| roster.add(Origin::default())));
+        open.extend((0..100).map(|_| roster.add(Origin::default(), true)));
         tokio::time::sleep(2 * SECOND).await;
         let told = open.iter().filter(|leave| leave.is_told()).count();
         assert!((60..=90).contains(&told), "{told} of 150, two fifths of the rest later");
         tokio::time::sleep(3 * SECOND + 2 * TICK).await;
         assert!(open.iter().all(|leave| leave.is_told()));
-        let late = roster.add(Origin::default());
+        let late = roster.add(Origin::default(), true);
         tokio::time::timeout(2 * TICK, late.told()).await.unwrap();
         spreading.await.unwrap();
     }
@@ -251,7 +252,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_ends_when_nobody_is_left() {
         let roster = Arc::new(Roster::default());
-        let open: Vec<_> = (0..50).map(|_| roster.add(Origin::default())).collect();
+        let open: Vec<_> = (0..50).map(|_| roster.add(Origin::default(), true)).collect();
         let started = Instant::now();
         let spreading = tokio::spawn(async move {
             spread(|| vec![Arc::clone(&roster)], 60 * SECOND, 0.3, &AtomicUsize::new(0)).await;

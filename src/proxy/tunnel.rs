@@ -13,7 +13,6 @@ use super::learn::Hold;
 use super::line::Line;
 use crate::access_log::Event;
 use crate::affinity::Cause;
-use crate::drain::Why;
 use crate::listener::{Parts, Permit};
 use crate::metrics::UpstreamMetrics;
 use crate::snapshot::Pool;
