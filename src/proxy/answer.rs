@@ -56,6 +56,13 @@ impl<'a> Answer<'a> {
         }
     }
 
+    /// Ends when it is time to answer. Boxed, since hardly any answer waits: a timer would make every task larger.
+    pub(super) async fn due(&self) {
+        if !self.delay.is_zero() {
+            Box::pin(tokio::time::sleep(self.delay)).await;
+        }
+    }
+
     /// The close packet of an Engine.IO session as the answer to its poll.
     pub(super) fn farewell(body: Bytes, jsonp: bool, origin: Option<&str>) -> Answer<'static> {
         let kind = if jsonp { "text/javascript; charset=UTF-8" } else { "text/plain; charset=UTF-8" };
@@ -67,13 +74,6 @@ impl<'a> Answer<'a> {
             fields.push(("vary", "Origin".into()));
         }
         Answer { status: 200, fields, body, delay: Duration::ZERO }
-    }
-
-    /// Ends when it is time to answer. Boxed, since hardly any answer waits: a timer would make every task larger.
-    pub(super) async fn due(&self) {
-        if !self.delay.is_zero() {
-            Box::pin(tokio::time::sleep(self.delay)).await;
-        }
     }
 
     /// As HTTP/1.1, after which the connection closes.

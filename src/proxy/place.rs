@@ -89,8 +89,8 @@ impl Ask {
         self.session.as_ref().is_some_and(|session| session.begun.is_some())
     }
 
-    /// Whether it belongs to a session, begun or to be opened.
-    pub(super) fn speaks_engine_io(&self) -> bool {
+    /// Whether it belongs to a session, or may open one.
+    pub(super) fn concerns_session(&self) -> bool {
         self.session.as_ref().is_some_and(|session| session.speaks || session.begun.is_some())
     }
 

@@ -122,9 +122,8 @@ async fn say(
         answer.push_str("Connection: close\r\n");
     }
     answer.push_str("\r\n");
-    let answer = [answer.as_bytes(), body].concat();
-    connection.write_all(&answer).await.ok()?;
-    // What begins an answer waits for more of it, and this is all.
+    connection.write_all(&[answer.as_bytes(), body].concat()).await.ok()?;
+    // What is written first might wait for more of the same answer.
     connection.flush().await.ok().map(|()| connection)
 }
 

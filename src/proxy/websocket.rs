@@ -185,7 +185,7 @@ impl Attempt {
                 let goodbye = core.snapshot.load().config.drain.close_code;
                 let mut listening = Listening { frames, goodbye, ping, ..Listening::default() };
                 // Other WebSockets on the upstream end without a session, and come back to nothing.
-                let held = session(&way, &mut lease, &mut listening).filter(|_| way.ask.speaks_engine_io());
+                let held = session(&way, &mut lease, &mut listening).filter(|_| way.ask.concerns_session());
                 let asked = way.ask.session.as_ref();
                 let unsure = asked.is_some_and(|asked| asked.revision == Revision::SocketIo09);
                 // For a session that begins here, its first frame will say more.

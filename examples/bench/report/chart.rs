@@ -6,7 +6,7 @@ use super::{Report, short};
 use crate::peers::Kind;
 
 const ROW: usize = 18;
-const LEFT: usize = 330;
+const LEFT: usize = 400;
 const BARS: usize = 420;
 const RIGHT: usize = 130;
 /// A bar that long or longer is cut, and says so by its number.
@@ -16,7 +16,7 @@ const MOST: f64 = 3.0;
 pub(super) fn svg(report: &Report) -> String {
     let peers = &report.peers;
     let group = ROW * peers.len() + 14;
-    let (width, height) = (LEFT + BARS + RIGHT, 60 + group * report.rows.len() + 40);
+    let (width, height) = (LEFT + BARS + RIGHT, 60 + group * report.rows.len() + 54);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" \
          font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n"
@@ -29,7 +29,7 @@ pub(super) fn svg(report: &Report) -> String {
         if report.threads == 1 { "" } else { "s" }
     ));
     put("<text x=\"16\" y=\"42\" fill=\"#555\">1 is the best of the others; whiskers show the least and the most of \
-         all rounds</text>"
+         all rounds; what is beyond 3 is cut</text>"
         .to_owned());
     for (index, row) in report.rows.iter().enumerate() {
         let top = 60 + index * group;
@@ -74,13 +74,15 @@ pub(super) fn svg(report: &Report) -> String {
     let one = LEFT as f64 + BARS as f64 / MOST;
     put(format!(
         "<line x1=\"{one}\" x2=\"{one}\" y1=\"52\" y2=\"{}\" stroke=\"#888\" stroke-dasharray=\"4 3\"/>",
-        height - 40
+        height - 54
     ));
-    put(format!(
-        "<text x=\"16\" y=\"{}\" fill=\"#555\" font-size=\"10\">{}</text>",
-        height - 16,
-        escaped(&report.heading())
-    ));
+    // Versions and rounds, then build and machine.
+    let heading = escaped(&report.heading());
+    let (first, second) = heading.split_once("; build: ").unwrap_or((&heading, ""));
+    for (line, above) in [(first.to_owned(), 30), (format!("build: {second}"), 16)] {
+        let y = height - above;
+        put(format!("<text x=\"16\" y=\"{y}\" fill=\"#555\" font-size=\"10\">{line}</text>"));
+    }
     svg + "</svg>\n"
 }
 
