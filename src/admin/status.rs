@@ -361,6 +361,7 @@ upstreams:
         let pool = &snapshot.pools["sockets"];
         pool.metrics.engine_io_error(1);
         pool.metrics.closed("client");
+        pool.metrics.goodbye("drain");
         pool.metrics.fell_back("balance");
         let table = pool.sessions().unwrap();
         let mut text = metrics.render();

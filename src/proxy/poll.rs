@@ -69,11 +69,11 @@ where
             let farewell = info.pending.take()?;
             let connection = back.take()?;
             let Farewell { leave, body, jsonp, upstream, server, said } = farewell;
-            let why = leave.why().unwrap_or(Why::Drain).word();
+            let leaving = core.ending.is_leaving();
+            let why = if leaving { "stopped" } else { leave.why().unwrap_or(Why::Drain).word() };
             let mut line = Line::new(&info, "HTTP/1.1", began, started);
             line.status = 200;
-            let leaving = core.ending.is_leaving();
-            line.closed_by = if leaving { "stopped" } else { why };
+            line.closed_by = why;
             line.bytes_out = body.len() as u64;
             line.upstream = Some(upstream);
             line.server = Some(server);

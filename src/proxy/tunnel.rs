@@ -13,7 +13,6 @@ use super::learn::Hold;
 use super::line::Line;
 use crate::access_log::Event;
 use crate::affinity::Cause;
-use crate::drain::Why;
 use crate::listener::{Parts, Permit};
 use crate::metrics::UpstreamMetrics;
 use crate::snapshot::Pool;
@@ -112,16 +111,10 @@ impl Tunnel {
         drop(carrying);
         // When this client comes back it is placed here again.
         pool.upstream.saw(&line.client.into(), lease.server());
-        let end = match closed.end {
-            End::Drained if core.ending.is_leaving() => End::Stopped,
-            end => end,
-        };
-        let closed_by = match end {
-            End::Drained => told.map_or(end.word(), Why::word),
-            end => end.word(),
-        };
-        if let Some(why) = told {
-            pool.metrics.goodbye(why.word());
+        let why = told.map(|why| if core.ending.is_leaving() { End::Stopped.word() } else { why.word() });
+        let closed_by = why.unwrap_or(closed.end.word());
+        if let Some(why) = why {
+            pool.metrics.goodbye(why);
         }
         drop((open, permit, lease));
         pool.metrics.bytes_in.inc_by(closed.bytes_in);
