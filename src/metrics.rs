@@ -1,12 +1,13 @@
 //! What the gateway counts, in Prometheus' terms. Handles are looked up once, when their owner is built.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures::FutureExt;
-use prometheus::core::Collector;
+use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -231,6 +232,32 @@ impl Metrics {
         self.reloads.with_label_values(&["failed"]).inc();
     }
 
+    /// Tells no more of a `listener` or `upstream` of this name. Whoever still counts for it counts in vain.
+    pub fn forget(&self, label: &str, name: &str) {
+        forget_in(&self.connections_open, label, name);
+        forget_in(&self.tunnels_open, label, name);
+        forget_in(&self.request_seconds, label, name);
+        forget_in(&self.time_to_websocket, label, name);
+        for family in [
+            &self.connections,
+            &self.connections_refused,
+            &self.detected,
+            &self.tls_handshakes,
+            &self.requests,
+            &self.tunnels,
+            &self.upgrades_refused,
+            &self.upgrades_offered,
+            &self.upgrades_reached,
+            &self.session_fallbacks,
+            &self.handshake_errors,
+            &self.tunnels_closed,
+            &self.goodbyes,
+            &self.tunnel_bytes,
+        ] {
+            forget_in(family, label, name);
+        }
+    }
+
     /// Counts an answer of the gateway's own.
     pub fn refused(&self, reason: &str) {
         self.refusals.with_label_values(&[reason]).inc();
@@ -247,6 +274,18 @@ impl Metrics {
         // Writing to memory fails only for families without metrics, which are skipped by gather().
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
         text
+    }
+}
+
+fn forget_in<T: MetricVecBuilder>(family: &MetricVec<T>, label: &str, name: &str) {
+    for collected in family.collect() {
+        for metric in collected.get_metric() {
+            let labels: HashMap<&str, &str> =
+                metric.get_label().iter().map(|pair| (pair.name(), pair.value())).collect();
+            if labels.get(label) == Some(&name) {
+                let _ = family.remove(&labels);
+            }
+        }
     }
 }
 

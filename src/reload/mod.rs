@@ -70,6 +70,15 @@ struct Running {
     pools: HashMap<Arc<str>, (Arc<Pool>, snapshot::Running)>,
     /// Upstreams that are gone, for as long as something of them is open.
     retired: Vec<Weak<Pool>>,
+    /// What is still counted under names that nobody has any more.
+    left: Vec<Left>,
+}
+
+/// The name of an upstream or listener that is gone.
+struct Left {
+    name: Arc<str>,
+    /// `None` for a listener.
+    pool: Option<Weak<Pool>>,
 }
 
 /// The listeners that are to be run, as they come.
@@ -463,11 +472,14 @@ impl Reloader {
     /// Lets go of what the new configuration has no place for, as it says.
     fn retire(&self, running: &mut Running, before: &Snapshot, now: &Snapshot) {
         running.retired.retain(|pool| pool.strong_count() > 0);
+        self.forget(&mut running.left, now);
         let gone = Gone::between(&before.config, &now.config);
+        running.left.extend(gone.listeners().map(|name| Left { name: name.into(), pool: None }));
         let mut orphans = Vec::new();
         for (name, pool) in &before.pools {
             if !now.pools.contains_key(name) {
                 running.retired.push(Arc::downgrade(pool));
+                running.left.push(Left { name: Arc::clone(name), pool: Some(Arc::downgrade(pool)) });
             }
             for (_, roster) in pool.rosters() {
                 orphans.extend(roster.those(|origin| gone.has(name, origin)));
@@ -492,6 +504,25 @@ impl Reloader {
                 });
             }
         }
+    }
+
+    /// Tells no more of upstreams and listeners that are gone and have nothing open: a thousand names are a thousand
+    /// families of metrics.
+    fn forget(&self, left: &mut Vec<Left>, now: &Snapshot) {
+        let metrics = &self.ground.metrics;
+        left.retain(|Left { name, pool }| {
+            let (label, is_back, open) = match pool {
+                Some(pool) => ("upstream", now.pools.contains_key(name), pool.strong_count() > 0),
+                None => {
+                    let is_back = now.config.listeners.iter().any(|said| *said.name() == **name);
+                    ("listener", is_back, metrics.listener(name).open.get() > 0)
+                }
+            };
+            if !is_back && !open {
+                metrics.forget(label, name);
+            }
+            !is_back && open
+        });
     }
 
     /// What is open now.

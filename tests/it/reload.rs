@@ -334,12 +334,17 @@ async fn a_thousand_reloads_leak_nothing() {
     let (web, extra) = (Echo::start("web").await, Echo::start("extra").await);
     let said = |round: usize| match round % 2 {
         0 => yaml(web.address(), ""),
+        // Names that were not there before, since whoever is gone is not to be counted for ever.
         _ => yaml(web.address(), "")
             .replace(
                 "routes:",
-                "  - { name: more, address: 127.0.0.1:0 }\nroutes:\n  - { match: { path: /x }, upstream: extra }",
+                &format!(
+                    "  - {{ name: more{round}, address: 127.0.0.1:0 }}
+routes:
+  - {{ match: {{ path: /x }}, upstream: extra{round} }}"
+                ),
             )
-            .replace("upstreams:", &format!("upstreams:\n  extra: {{ servers: [\"{}\"] }}", extra.address())),
+            .replace("upstreams:", &format!("upstreams:\n  extra{round}: {{ servers: [\"{}\"] }}", extra.address())),
     };
     let mut gateway = Gateway::start(&said(0)).await;
     let mut admin = Client::connect(gateway.address("admin")).await;
@@ -363,6 +368,12 @@ async fn a_thousand_reloads_leak_nothing() {
     eventually("as many descriptors are open as before", back).await;
     let grown = process().1.saturating_sub(memory);
     assert!(grown < 4096, "{grown} KiB more than after 200 reloads");
+    let told = gateway.admin("/metrics").await.text();
+    for name in ["sockgate_requests_total{class=\"2xx\",upstream=\"extra", "sockgate_connections_total{listener=\"more"]
+    {
+        let names = told.lines().filter(|line| line.starts_with(name)).count();
+        assert!(names <= 2, "{names} names are told of that were gone long ago");
+    }
     gateway.signal(SIGTERM);
     drop(socket);
     assert_eq!(gateway.ended().await, 0);
