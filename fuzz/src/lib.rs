@@ -9,11 +9,14 @@ pub mod checks;
 pub mod http;
 #[path = "../../src/request/mod.rs"]
 pub mod request;
+#[path = "../../src/text.rs"]
+pub mod text;
 #[path = "../../src/wire/mod.rs"]
 pub mod wire;
 
 #[path = "../../src/proxy"]
 mod proxy {
+    pub(crate) mod asked;
     pub(crate) mod head;
 }
 
