@@ -2,7 +2,7 @@
 //!
 //! A [`Roster`] lists what is open on one server: tunnels, and polls that wait for an answer. A [`Pace`] says how fast
 //! they are told to leave. How a tunnel or a poll says goodbye is its own affair; here is only whose turn it is. How the
-//! whole gateway ends, and how far that has come, is in [`ending`].
+//! whole gateway ends, and how far that has come, is in `ending`.
 
 mod ending;
 
