@@ -135,7 +135,7 @@ enum Seat {
 const MOST_ADMIN_CONNECTIONS: usize = 64;
 
 impl Ground {
-    /// Builds and binds; `standing` are the listeners that there are already, the admin's as the last.
+    /// Builds and binds what a configuration needs and does not find in `standing`.
     fn prepare(&self, config: Config, standing: &Standing) -> Result<Next, ReloadError> {
         let shared = Shared {
             limits: Arc::clone(&self.limits),
