@@ -13,18 +13,3 @@ pub mod request;
 pub mod text;
 #[path = "../../src/wire/mod.rs"]
 pub mod wire;
-
-#[path = "../../src/proxy"]
-mod proxy {
-    pub(crate) mod asked;
-    pub(crate) mod head;
-}
-
-/// What a request head asks about the connection that it came by; the real one has Pingora in it.
-mod listener {
-    pub(crate) struct Info {
-        pub(crate) listener: std::sync::Arc<str>,
-        pub(crate) peer: std::net::SocketAddr,
-        pub(crate) tls: Option<()>,
-    }
-}

@@ -4,6 +4,7 @@ pub mod answers;
 pub mod config;
 pub mod forwarding;
 pub mod framing;
+pub(crate) mod head;
 pub mod hop_by_hop;
 pub mod onward;
 pub mod upgrade;

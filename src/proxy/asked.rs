@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 
 use crate::http::Refusal;
+use crate::http::head::Head;
+use crate::http::upgrade::opening;
 use crate::listener::Info;
 use crate::request::{Headers, Path, Request, host_name};
 
@@ -39,5 +41,19 @@ impl<'a> Asked<'a> {
     /// Path and query apart.
     pub(super) fn path_and_query(&self) -> (&'a str, Option<&'a str>) {
         self.target.split_once('?').map_or((self.target, None), |(path, query)| (path, Some(query)))
+    }
+}
+
+impl<'a> Head<'a> {
+    /// What the client asks for.
+    pub(super) fn asked(&self) -> Asked<'a> {
+        let headers = Headers::Fields(self.fields);
+        Asked {
+            method: self.method,
+            target: self.path_and_query(),
+            authority: self.authority(),
+            headers,
+            websocket: opening(self.method, self.minor_version, &headers).is_some(),
+        }
     }
 }

@@ -6,11 +6,11 @@ use std::time::{Instant, SystemTime};
 use bytes::BytesMut;
 
 use super::engine::HttpEngine;
-use super::head::{self, Kind};
 use super::line::Line;
 use super::{Core, websocket};
 use crate::drain::Stopping;
 use crate::http::answers::write_refusal;
+use crate::http::head::{self, Kind};
 use crate::http::{Limits, Refusal};
 use crate::listener::{Connection, NoHead, last_call};
 

@@ -5,7 +5,6 @@ mod asked;
 mod connect;
 mod engine;
 mod exchange;
-pub(crate) mod head;
 mod http1;
 mod learn;
 mod line;

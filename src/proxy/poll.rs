@@ -11,9 +11,9 @@ use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 
 use super::Core;
-use super::head;
 use super::line::Line;
 use crate::drain::Why;
+use crate::http::head;
 use crate::listener::{Connection, Farewell, Lent};
 
 /// Whether a request may be a poll of a session, by its head alone; what it really is, the engine's hooks find out.

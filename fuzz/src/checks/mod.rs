@@ -12,7 +12,7 @@ use httparse::{EMPTY_HEADER, Header, Status};
 use crate::http::Forwarding;
 use crate::http::forwarding::Seen as Client;
 use crate::http::framing::{Body, Chunks, Malformed, request_body, response_body};
-use crate::proxy::head::{self, Kind};
+use crate::http::head::{self, Kind};
 use crate::request::{Headers, Path};
 use crate::wire::engine_io::{HandshakeReader, LONGEST_SID, LONGEST_SILENCE, Progress, RequestInfo, error_code};
 use crate::wire::flash::{self, AllowRule, Policy, PolicyRequest};

@@ -4,10 +4,9 @@ use std::mem::MaybeUninit;
 
 use bytes::BytesMut;
 
-use super::asked::Asked;
-use crate::http::Refusal;
-use crate::http::framing::{Body, Malformed, request_body};
-use crate::http::upgrade::{Opening, opening};
+use super::Refusal;
+use super::framing::{Body, Malformed, request_body};
+use super::upgrade::{Opening, opening};
 use crate::request::Headers;
 
 /// Most fields that can be read, whatever `limits.headers` says; Pingora's own limit.
@@ -137,18 +136,6 @@ impl<'a> Head<'a> {
         }
         write(b"\r\n");
         Some(head)
-    }
-
-    /// What the client asks for.
-    pub(super) fn asked(&self) -> Asked<'a> {
-        let headers = Headers::Fields(self.fields);
-        Asked {
-            method: self.method,
-            target: self.path_and_query(),
-            authority: self.authority(),
-            headers,
-            websocket: opening(self.method, self.minor_version, &headers).is_some(),
-        }
     }
 }
 
