@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use sockgate::affinity::{How, Key, SessionTable};
+use sockgate::session::{How, Key, SessionTable};
 
 type Error = Box<dyn std::error::Error>;
 

@@ -29,6 +29,7 @@ pub mod proxy;
 pub mod reload;
 pub mod request;
 pub mod router;
+pub mod session;
 pub mod snapshot;
 pub mod text;
 pub mod transport;

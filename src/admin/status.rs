@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::drain;
-use crate::affinity::{Cause, Home, SessionTable};
 use crate::reload::Outcome;
+use crate::session::{Cause, Home, SessionTable};
 use crate::snapshot::{Pool, Snapshot};
 use crate::upstream::{Server, State, Upstream};
 
@@ -273,9 +273,9 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
-    use crate::affinity::{How, Mark};
     use crate::config::Config;
     use crate::metrics::Metrics;
+    use crate::session::{How, Mark};
     use crate::snapshot::Brought;
     use crate::upstream::{PickKey, Tried};
 

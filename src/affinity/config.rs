@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::client::By;
+use super::key::By;
 
 /// `affinity` of an upstream: the cookie's server, if it is well, before the balance; else `header`, `query` or
 /// `app_cookie`, the first that a request has, in place of the client's address in the consistent hash. The session of a

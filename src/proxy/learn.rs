@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crate::affinity::{Held, How, Learned, Mark};
+use crate::session::{Held, How, Learned, Mark};
 use crate::snapshot::Pool;
 use crate::tunnel::Overhear;
 use crate::upstream::{Lease, Opening, PickKey, ServerId};

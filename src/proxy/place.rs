@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::affinity::{self, Cause, How, Key, SessionTable};
+use crate::affinity;
 use crate::request::{Request, host_name};
+use crate::session::{Cause, How, Key, SessionTable};
 use crate::snapshot::Pool;
 use crate::upstream::{Lease, PickError, PickKey, ServerId, Tried};
 use crate::wire::engine_io::{RequestInfo, Revision, Transport, is_farewell, is_goodbye};

@@ -7,8 +7,9 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::Semaphore;
 
 use super::drains::Drains;
-use crate::affinity::{By, CookieAffinity, SessionTable};
+use crate::affinity::{By, CookieAffinity};
 use crate::metrics::UpstreamMetrics;
+use crate::session::SessionTable;
 use crate::upstream::{ServerId, Upstream};
 
 /// An upstream and what goes with it.

@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::{Pool, Running};
-use crate::affinity::{Cause, How};
 use crate::metrics::Metrics;
+use crate::session::{Cause, How};
 use crate::upstream::config::ServerConfig;
 use crate::upstream::{Config, PickKey, Server, Tried, Upstream};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::affinity::{Recent, SessionTable};
+use crate::session::{Recent, SessionTable};
 
 /// Below this many offers in a minute their fate says little.
 const FEW: u64 = 10;

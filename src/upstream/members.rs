@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use super::config::{Config, ServerConfig};
 use super::ring::Ring;
 use super::{Balance, MakeBalance, PickKey, Server, ServerId, ServerTls};
-use crate::affinity::SessionTable;
+use crate::session::SessionTable;
 
 /// The servers of the moment and what was derived from them; swapped whole.
 pub(super) struct Members {

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::config::{Check, Ejection, ServerConfig};
 use super::ejection::{Conduct, Ejected, Fault};
 use crate::address::ServerAddress;
-use crate::affinity::{Home, SessionTable};
+use crate::session::{Home, SessionTable};
 
 /// A server of an upstream.
 pub struct Server {

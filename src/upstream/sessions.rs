@@ -11,7 +11,7 @@ use super::balance::{Candidates, FEW_RETURNING, Tier, Work};
 use super::config::{Config, Kind};
 use super::crowd::{Crowd, LargestClient};
 use super::{Lease, PickError, PickKey, Server, ServerId, State, Tried, Upstream};
-use crate::affinity::{Returning, SessionTable};
+use crate::session::{Returning, SessionTable};
 
 /// What an upstream of kind `socket.io` knows of its sessions; a rebuilt one takes it over.
 pub(super) struct Sessions {

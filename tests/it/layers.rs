@@ -15,7 +15,7 @@ const FLOORS: [&[&str]; 12] = [
     &["config"],
     &["upstream", "tunnel"],
     &["router", "affinity", "listener"],
-    &["http", "access_log"],
+    &["http", "access_log", "session"],
     &["wire", "request", "address", "transport", "metrics", "deadline", "drain", "text"],
 ];
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::advance;
 
 use super::*;
-use crate::affinity::{Cause, How};
+use crate::session::{Cause, How};
 use crate::upstream::server::Health;
 use crate::upstream::testing::{at_once, client, config, upstream};
 

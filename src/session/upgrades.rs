@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 /// Sessions that were offered a WebSocket within the last minute, and those that reached one.
 #[derive(Debug)]
-pub struct Upgrades(Mutex<[Second; SECONDS]>);
+pub(super) struct Upgrades(Mutex<[Second; SECONDS]>);
 
 /// What came of the offers of the last minute; those of the last five seconds are still on their way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

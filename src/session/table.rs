@@ -4,9 +4,6 @@
 //! outside can make two ids collide. A million sessions take some 90 MiB; a look-up takes no memory and writes to
 //! nothing that another session shares but its shard.
 
-mod home;
-mod totals;
-
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
@@ -17,11 +14,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::home::Home;
 use super::shards::{AsIs, Clock, LAG, Shard, sweeping};
+use super::totals::{Cause, Totals};
 use super::upgrades::{Recent, Upgrades};
-
-pub use home::Home;
-pub use totals::{Cause, Totals};
 
 /// Session → server, for one upstream. It outlives reloads.
 pub struct SessionTable {

@@ -1,0 +1,15 @@
+//! Sessions: which server each one lives on, and where a client was last. Servers are numbers here; who they are and how
+//! they fare is the upstream's.
+
+mod home;
+mod returning;
+mod shards;
+mod table;
+mod totals;
+mod upgrades;
+
+pub use home::Home;
+pub use returning::{ClientKey, Returning};
+pub use table::{Found, Held, How, Key, Learned, Mark, SessionTable, Upgrade};
+pub use totals::{Cause, Totals};
+pub use upgrades::Recent;
