@@ -8,9 +8,9 @@ use crate::support::client::upgrade;
 use crate::support::engine::for_each_engine;
 use crate::support::{Client, Gateway};
 
-#[path = "../../examples/bench/backend/mod.rs"]
+#[path = "../../tools/bench/backend/mod.rs"]
 mod backend;
-#[path = "../../examples/bench/load/mod.rs"]
+#[path = "../../tools/bench/load/mod.rs"]
 mod load;
 
 use load::http::Requests;

@@ -38,7 +38,7 @@ struct Args {
     /// The browser build of socket.io-client, which npm installs
     #[arg(long, default_value = concat!(
         env!("CARGO_MANIFEST_DIR"),
-        "/examples/demo_app/node_modules/socket.io-client/dist/socket.io.min.js"
+        "/tools/demo_app/node_modules/socket.io-client/dist/socket.io.min.js"
     ))]
     client: PathBuf,
 }
@@ -50,7 +50,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .get(..args.sockets.len())
         .ok_or_else(|| format!("--sockets takes up to {} addresses: each has a colour of its own", NAMES.len()))?;
     let client = std::fs::read_to_string(&args.client)
-        .map_err(|fault| format!("{}: {fault}; run `npm ci` in examples/demo_app", args.client.display()))?;
+        .map_err(|fault| format!("{}: {fault}; run `npm ci` in tools/demo_app", args.client.display()))?;
 
     let hub = Arc::new(Hub::new());
     let mut servers = JoinSet::new();
