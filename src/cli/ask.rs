@@ -4,6 +4,8 @@ use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
+use crate::http::write::HeadWriter;
+
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of an answer that are read at most.
 const MOST_BYTES: u64 = 16 * 1024 * 1024;
@@ -21,10 +23,11 @@ pub(super) fn ask(admin: &str, method: &str, path: &str, body: &[u8]) -> io::Res
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let length = body.len();
-    let head =
-        format!("{method} {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
-    stream.write_all(&[head.as_bytes(), body].concat())?;
+    let mut request = HeadWriter::request(method, path, 1);
+    request.field("host", "admin");
+    request.field("connection", "close");
+    request.field("content-length", body.len().to_string());
+    stream.write_all(&request.end_with(body))?;
     let mut answer = Vec::new();
     stream.take(MOST_BYTES).read_to_end(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer);

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use crate::request::path;
-
 use super::framing::Malformed;
+use super::write::HeadWriter;
+use crate::request::path;
+use crate::text::Text;
 
 /// Why the gateway answers by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,21 +122,20 @@ impl std::error::Error for Refusal {}
 
 /// Writes the whole answer that a refusal is; the connection closes after it.
 pub fn write_refusal(refusal: Refusal) -> Vec<u8> {
-    let retry_after = refusal.retry_after().map(|seconds| seconds.to_string());
+    let retry_after = refusal.retry_after().map(Text::number);
     let retry_after = retry_after.as_deref().map(|seconds| ("retry-after", seconds));
     write_closing(refusal.status(), REFUSAL_FIELDS.into_iter().chain(retry_after), refusal.to_string().as_bytes())
 }
 
 /// Writes a whole HTTP/1.1 answer after which the connection closes.
 pub fn write_closing<'a>(status: u16, fields: impl IntoIterator<Item = (&'a str, &'a str)>, body: &[u8]) -> Vec<u8> {
-    let reason = ::http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("");
-    let mut answer = format!("HTTP/1.1 {status} {reason}\r\n").into_bytes();
+    let mut head = HeadWriter::answer(status);
     for (name, value) in fields {
-        answer.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+        head.field(name, value);
     }
-    answer.extend_from_slice(format!("content-length: {}\r\nconnection: close\r\n\r\n", body.len()).as_bytes());
-    answer.extend_from_slice(body);
-    answer
+    head.field("content-length", &*Text::number(body.len() as u64));
+    head.field("connection", "close");
+    head.end_with(body)
 }
 
 /// The fields of a refusal's answer: plain text that nobody keeps.

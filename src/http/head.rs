@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use super::Refusal;
 use super::framing::{Body, Malformed, request_body};
 use super::upgrade::{Opening, opening};
+use super::write::HeadWriter;
 use crate::request::Headers;
 
 /// Most fields that can be read, whatever `limits.headers` says; Pingora's own limit.
@@ -114,28 +115,24 @@ impl<'a> Head<'a> {
         if url.is_none() && !target.bytes().any(|byte| NEVER_IN_URLS.contains(&byte)) {
             return None;
         }
-        let mut head = BytesMut::new();
-        let mut write = |part: &[u8]| head.extend_from_slice(part);
-        write(self.method.as_bytes());
-        write(if target.starts_with('/') || target == "*" { b" " } else { b" /" });
-        for byte in target.bytes() {
-            if NEVER_IN_URLS.contains(&byte) {
-                write(format!("%{byte:02X}").as_bytes());
-            } else {
-                write(&[byte]);
+        let mut escaped = String::with_capacity(target.len() + 16);
+        if !target.starts_with('/') && target != "*" {
+            escaped.push('/');
+        }
+        for character in target.chars() {
+            match u8::try_from(character) {
+                Ok(byte) if NEVER_IN_URLS.contains(&byte) => escaped.push_str(&format!("%{byte:02X}")),
+                _ => escaped.push(character),
             }
         }
-        write(format!(" HTTP/1.{}\r\n", self.minor_version).as_bytes());
+        let mut head = HeadWriter::request(self.method, &escaped, self.minor_version);
         if let Some((authority, _)) = url {
-            write(format!("Host: {authority}\r\n").as_bytes());
+            head.field("Host", authority);
         }
         for field in self.fields.iter().filter(|field| url.is_none() || !field.name.eq_ignore_ascii_case("host")) {
-            for part in [field.name.as_bytes(), b": ", field.value, b"\r\n"] {
-                write(part);
-            }
+            head.field(field.name, field.value);
         }
-        write(b"\r\n");
-        Some(head)
+        Some(BytesMut::from(&head.end()[..]))
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod head;
 pub mod hop_by_hop;
 pub mod onward;
 pub mod upgrade;
+pub(crate) mod write;
 
 pub use answers::Refusal;
 pub use config::{Forwarding, Limits, Timeouts};

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::http::framing::{Body, Chunks, response_body};
 use crate::http::hop_by_hop::is_hop_by_hop;
 use crate::http::upgrade::Opening;
+use crate::http::write::HeadWriter;
 use crate::listener::Parts;
 use crate::request::Headers;
 use crate::transport::Transport;
@@ -182,16 +183,12 @@ fn parse(bytes: &mut BytesMut) -> Result<Option<Answer>, NoAnswer> {
 
 /// The head of a refusal as the client gets it: every field but those of the connection, which closes.
 fn write_head(response: &httparse::Response<'_, '_>) -> Vec<u8> {
-    let status = response.code.unwrap_or(502);
-    let mut head = format!("HTTP/1.1 {status} {}\r\n", response.reason.unwrap_or("")).into_bytes();
+    let mut head = HeadWriter::answer_with(response.code.unwrap_or(502), response.reason.unwrap_or(""));
     for field in response.headers.iter().filter(|field| !is_hop_by_hop(field.name)) {
-        head.extend_from_slice(field.name.as_bytes());
-        head.extend_from_slice(b": ");
-        head.extend_from_slice(field.value);
-        head.extend_from_slice(b"\r\n");
+        head.field(field.name, field.value);
     }
-    head.extend_from_slice(b"connection: close\r\n\r\n");
-    head
+    head.field("connection", "close");
+    head.end()
 }
 
 impl Refused {

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::Upstream;
 use super::http_client::{self, Answer};
 use super::server::Server;
+use crate::http::write::HeadWriter;
 use crate::wire::engine_io::{Revision, SESSION_UNKNOWN, error_code};
 
 /// Longest time that one server is asked.
@@ -29,12 +30,13 @@ impl Upstream {
             Revision::SocketIo09 => return false,
         };
         let host = server.address();
-        let request = format!(
-            "GET {path}?EIO={eio}&transport=websocket&sid={sid} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n"
-        );
+        let mut request = HeadWriter::request("GET", &format!("{path}?EIO={eio}&transport=websocket&sid={sid}"), 1);
+        request.field("host", host.to_string());
+        request.field("connection", "close");
+        let request = request.end();
         let asking = async {
             let mut stream = self.connect(server).await.ok()?;
-            http_client::ask(&mut stream, request.as_bytes(), false).await.ok()
+            http_client::ask(&mut stream, &request, false).await.ok()
         };
         timeout(PATIENCE, asking).await.ok().flatten().is_some_and(|answer| says_yes(&answer))
     }

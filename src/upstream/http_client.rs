@@ -4,6 +4,8 @@ use httparse::Status;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::config;
+use crate::http::write::HeadWriter;
+use crate::text::Text;
 
 /// The answer to a request.
 #[derive(Debug)]
@@ -52,20 +54,21 @@ pub(super) async fn ask(
 
 /// The request, with `Host` and a name for the log of the server unless `headers` bring their own.
 pub(super) fn request(method: &str, target: &str, host: &str, health: &config::Health, body: Option<&str>) -> Vec<u8> {
-    let mut text = format!("{method} {target} HTTP/1.1\r\n");
+    let mut head = HeadWriter::request(method, target, 1);
     let said = |name: &str| health.headers.keys().any(|said| said.eq_ignore_ascii_case(name));
-    let defaults = [("host", host), ("user-agent", AGENT), ("accept", "*/*")];
-    let unsaid = defaults.into_iter().filter(|(name, _)| !said(name));
-    let headers = health.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    for (name, value) in unsaid.chain(headers) {
-        text.push_str(&format!("{name}: {value}\r\n"));
+    for (name, value) in [("host", host), ("user-agent", AGENT), ("accept", "*/*")] {
+        if !said(name) {
+            head.field(name, value);
+        }
+    }
+    for (name, value) in &health.headers {
+        head.field(name, value);
     }
     if let Some(body) = body {
-        text.push_str(&format!("content-type: text/plain;charset=UTF-8\r\ncontent-length: {}\r\n", body.len()));
+        head.field("content-type", "text/plain;charset=UTF-8");
+        head.field("content-length", &*Text::number(body.len() as u64));
     }
-    text.push_str("\r\n");
-    text.push_str(body.unwrap_or_default());
-    text.into_bytes()
+    head.end_with(body.unwrap_or_default().as_bytes())
 }
 
 const AGENT: &str = concat!("sockgate/", env!("CARGO_PKG_VERSION"), " (health check)");
