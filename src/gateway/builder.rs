@@ -1,0 +1,176 @@
+//! The one assembler: builds every part from a configuration, and binds every address.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora::apps::HttpServerOptions;
+use pingora::proxy::{HttpProxy, ProxyHttp, http_proxy};
+use pingora::server::Server;
+use pingora::server::configuration::ServerConf;
+
+use super::Gateway;
+use crate::config::Config;
+use crate::listener::inherit::Sockets;
+use crate::metrics::Metrics;
+use crate::proxy::{App, Balancer, Core, Engine, HttpEngine, PingoraEngine};
+use crate::reload::Reloader;
+use crate::router::Router;
+use crate::snapshot::Brought;
+use crate::upstream::{self, Balance};
+
+/// Assembles a [`Gateway`].
+pub struct Builder {
+    config: Config,
+    file: Option<PathBuf>,
+    brought: Brought,
+    engine: EngineMaker,
+}
+
+/// Makes the HTTP engine once there is something to serve.
+type EngineMaker = Box<dyn FnOnce(Arc<Core>, &Arc<ServerConf>, Duration) -> Arc<dyn HttpEngine>>;
+
+/// Why a gateway can't be built.
+#[derive(Debug)]
+pub struct BuildError(String);
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BuildError {}
+
+/// Idle connections to servers that are kept for reuse, over all upstreams and for each thread.
+const KEPT_CONNECTIONS: usize = 512;
+
+impl Builder {
+    pub(super) fn new(config: Config) -> Self {
+        let engine = engine_with(|balancer| balancer);
+        Self { config, file: None, brought: Brought::default(), engine }
+    }
+
+    /// The file that the configuration was loaded from: it is loaded anew on SIGHUP, on `POST /reload`, and when it
+    /// changes.
+    #[must_use]
+    pub fn file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.file = Some(file.into());
+        self
+    }
+
+    /// Routes requests with this instead of the routes of the configuration.
+    #[must_use]
+    pub fn router(mut self, router: impl Router + 'static) -> Self {
+        self.brought.router = Some(Arc::new(router));
+        self
+    }
+
+    /// Places the work of an upstream with this instead of its `balance`; `make` is called with its servers, and again
+    /// whenever they change. See [`crate::Balance`] for an example.
+    #[must_use]
+    pub fn balance<B, F>(mut self, upstream: &str, make: F) -> Self
+    where
+        B: Balance + 'static,
+        F: Fn(&[Arc<upstream::Server>]) -> B + Send + Sync + 'static,
+    {
+        self.brought.balances.insert(upstream.to_owned(), Arc::new(move |servers| Box::new(make(servers))));
+        self
+    }
+
+    /// Serves HTTP/1 exchanges with this engine. Default: [`Engine::Pingora`].
+    #[must_use]
+    pub fn engine(mut self, engine: Engine) -> Self {
+        self.engine = match engine {
+            Engine::Pingora => engine_with(|balancer| balancer),
+        };
+        self
+    }
+
+    /// Serves HTTP exchanges with a `ProxyHttp` of the program's own, which passes the hooks that it does not change on to
+    /// the [`Balancer`] that it is given: a hook left out is a part of the gateway left out, such as the learning of
+    /// sessions. Tunnels stay the gateway's.
+    #[must_use]
+    pub fn proxy<P, F>(mut self, make: F) -> Self
+    where
+        P: ProxyHttp + Send + Sync + 'static,
+        P::CTX: Send + Sync,
+        F: FnOnce(Balancer) -> P + 'static,
+    {
+        self.engine = engine_with(make);
+        self
+    }
+
+    /// Loads what the configuration names, and binds every address; nothing is accepted yet.
+    ///
+    /// # Errors
+    /// The first certificate, policy, log file, upstream or address that can't be used.
+    pub fn build(self) -> Result<Gateway, BuildError> {
+        let Self { config, file, brought, engine } = self;
+        let fail = |error: &dyn fmt::Display| BuildError(error.to_string());
+        // Named before anything else does: Pingora would choose ring, whose handshakes cost more. If a program has
+        // chosen already, its choice stands.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        check_authorities()?;
+        let metrics = Metrics::new().map_err(|error| fail(&error))?;
+        let threads = match config.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let keep_alive = config.timeouts.keep_alive;
+        let (sockets, predecessor) = Sockets::from_env();
+        let (reloader, listeners, log_writer) =
+            Reloader::first(config, file, brought, &metrics, &sockets).map_err(|error| fail(&error))?;
+        sockets.close_rest();
+        let conf = ServerConf {
+            threads,
+            upstream_keepalive_pool_size: KEPT_CONNECTIONS,
+            // The hooks say when it is enough: the server of a session is tried for as long as its grace lasts.
+            max_retries: usize::MAX,
+            // `recv` below has waited for everything already.
+            grace_period_seconds: Some(0),
+            graceful_shutdown_timeout_seconds: Some(0),
+            ..ServerConf::default()
+        };
+        let mut server = Server::new_with_opt_and_conf(None, conf);
+        server.bootstrap();
+        let core = reloader.core();
+        let engine = engine(Arc::clone(core), &server.configuration, keep_alive);
+        let app = Arc::new(App::new(Arc::clone(core), engine));
+        let stop_asked = Arc::default();
+        Ok(Gateway { reloader, listeners, app, server, log_writer, stop_asked, sockets, predecessor })
+    }
+}
+
+/// Pingora's connector reads the system's authorities whether anybody needs them or not, and panics where it can't.
+fn check_authorities() -> Result<(), BuildError> {
+    let found = rustls_native_certs::load_native_certs();
+    let fail = |error: &dyn fmt::Display| {
+        Err(BuildError(format!("the system's certificate authorities (SSL_CERT_FILE, SSL_CERT_DIR): {error}")))
+    };
+    if let (true, Some(error)) = (found.certs.is_empty(), found.errors.first()) {
+        return fail(error);
+    }
+    let mut store = rustls::RootCertStore::empty();
+    match found.certs.into_iter().find_map(|authority| store.add(authority).err()) {
+        Some(error) => fail(&error),
+        None => Ok(()),
+    }
+}
+
+/// Pingora's HTTP proxy around the hooks that are made of the gateway's; the time is how long an HTTP/2 connection may be
+/// without a stream.
+fn engine_with<P>(make: impl FnOnce(Balancer) -> P + 'static) -> EngineMaker
+where
+    P: ProxyHttp + Send + Sync + 'static,
+    P::CTX: Send + Sync,
+{
+    Box::new(|core, conf, keep_alive| {
+        let mut proxy: HttpProxy<P> = http_proxy(conf, make(Balancer::new(Arc::clone(&core))));
+        let mut options = HttpServerOptions::default();
+        options.h2_idle_timeout = (!keep_alive.is_zero()).then_some(keep_alive);
+        proxy.server_options = Some(options);
+        Arc::new(PingoraEngine::new(proxy, core))
+    })
+}

@@ -1,0 +1,153 @@
+//! The life of a running gateway: its services, what goes on beside them, and the signals that it obeys.
+
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use async_trait::async_trait;
+use log::{debug, info};
+use pingora::apps::ServerApp;
+use pingora::server::{ListenFds, RunArgs, ShutdownWatch};
+use pingora::services::Service;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::stop::Stopper;
+use super::upgrade::Upgrade;
+use super::{Gateway, manager, upgrade};
+use crate::admin::Admin;
+use crate::listener::Listener;
+use crate::proxy::App;
+use crate::reload::{Listeners, Reloader};
+
+/// Serves until a signal or [`super::Handle::stop`] ends it, and everything has ended.
+pub(super) fn run(gateway: Gateway) {
+    let Gateway { reloader, listeners, app, mut server, log_writer, stop_asked, sockets, predecessor } = gateway;
+    let upgrade = Upgrade::new(sockets);
+    let ending = &reloader.core().ending;
+    let ready = Arc::new(AtomicBool::new(true));
+    let threads = server.configuration.threads;
+    let Listeners { traffic, admin } = listeners;
+    server.add_service(Traffic {
+        reloader: Arc::clone(&reloader),
+        app: Arc::clone(&app),
+        listeners: Some(traffic),
+        stopping: ending.leaving(),
+        predecessor,
+        threads,
+    });
+    let operators = Admin::new(Arc::clone(&reloader), Arc::clone(&ready));
+    let stopping = ending.handed_over();
+    server.add_service(AdminService { listeners: Some(admin), admin: Some(operators), stopping });
+    let (limits, deadlines) = (Arc::clone(reloader.limits()), Arc::clone(reloader.deadlines()));
+    let stopper = Stopper { reloader, stop_asked, ready, app, limits, deadlines, upgrade };
+    server.run(RunArgs { shutdown_signal: Box::new(stopper) });
+    log_writer.finish();
+}
+
+/// Every listener for traffic, and what runs beside them.
+struct Traffic {
+    reloader: Arc<Reloader>,
+    app: Arc<App>,
+    listeners: Option<UnboundedReceiver<Listener>>,
+    stopping: ShutdownWatch,
+    predecessor: Option<UnixStream>,
+    threads: usize,
+}
+
+#[async_trait]
+impl Service for Traffic {
+    async fn start_service(&mut self, _fds: Option<ListenFds>, shutdown: ShutdownWatch, _listeners_per_fd: usize) {
+        tokio::spawn(Arc::clone(self.reloader.deadlines()).run());
+        self.reloader.begin().await;
+        tokio::spawn(Arc::clone(&self.reloader).watch());
+        let mut reopen = signal(SignalKind::user_defined1()).ok();
+        let log = self.reloader.core().access_log.clone();
+        tokio::spawn(async move {
+            while received(&mut reopen).await {
+                log.reopen();
+            }
+        });
+        let mut hang_up = signal(SignalKind::hangup()).ok();
+        let reloader = Arc::clone(&self.reloader);
+        tokio::spawn(async move {
+            while received(&mut hang_up).await {
+                if let Err(fault) = reloader.reload("SIGHUP").await {
+                    debug!("SIGHUP: {fault}");
+                }
+            }
+        });
+        // Clients that come before the listeners run wait in their queues.
+        match self.predecessor.take() {
+            Some(predecessor) => upgrade::say_ready(predecessor),
+            None => manager::ready(),
+        }
+        if let Some(listeners) = self.listeners.take() {
+            run_all(listeners, &self.app, &self.stopping, shutdown).await;
+        }
+    }
+
+    fn name(&self) -> &str {
+        "traffic"
+    }
+
+    fn threads(&self) -> Option<usize> {
+        Some(self.threads)
+    }
+}
+
+/// Runs listeners as they come. Pingora's own watch never fires here, since the stopper ends the process by itself: it
+/// is over when the runtime is.
+async fn run_all<A>(
+    mut listeners: UnboundedReceiver<Listener>,
+    app: &Arc<A>,
+    stopping: &ShutdownWatch,
+    mut over: ShutdownWatch,
+) where
+    A: ServerApp + Send + Sync + 'static,
+{
+    loop {
+        tokio::select! {
+            listener = listeners.recv() => {
+                let Some(listener) = listener else { break };
+                info!("listening {} {}", listener.name(), listener.address());
+                tokio::spawn(listener.run(Arc::clone(app), stopping.clone()));
+            }
+            _ = over.wait_for(|&over| over) => break,
+        }
+    }
+    let _ = over.wait_for(|&over| over).await;
+}
+
+/// Waits for a signal; false when it can't come.
+async fn received(signal: &mut Option<Signal>) -> bool {
+    match signal {
+        Some(signal) => signal.recv().await.is_some(),
+        None => false,
+    }
+}
+
+/// The admin listener, on a thread of its own, so that it answers when the others are busy.
+struct AdminService {
+    listeners: Option<UnboundedReceiver<Listener>>,
+    admin: Option<Admin>,
+    /// It answers to the end, unless another process has taken it over.
+    stopping: ShutdownWatch,
+}
+
+#[async_trait]
+impl Service for AdminService {
+    async fn start_service(&mut self, _fds: Option<ListenFds>, shutdown: ShutdownWatch, _listeners_per_fd: usize) {
+        if let (Some(listeners), Some(admin)) = (self.listeners.take(), self.admin.take()) {
+            run_all(listeners, &Arc::new(admin.into_app()), &self.stopping, shutdown).await;
+        }
+    }
+
+    fn name(&self) -> &str {
+        "admin"
+    }
+
+    fn threads(&self) -> Option<usize> {
+        Some(1)
+    }
+}
