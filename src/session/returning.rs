@@ -29,7 +29,7 @@ pub struct Returning {
     keep: u32,
 }
 
-/// What stands for a client: a hash of its address, or of something better.
+/// What stands for a client: a keyed hash of its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientKey(u64);
 
@@ -59,11 +59,6 @@ impl Returning {
     /// The key of a client that is known by the address that stands for it.
     pub fn address(&self, client: IpAddr) -> ClientKey {
         ClientKey(self.secret.hash_one(standing_for(client)))
-    }
-
-    /// The key of a client that is known by something it says, such as a cookie of the application.
-    pub fn value(&self, value: &[u8]) -> ClientKey {
-        ClientKey(self.secret.hash_one(value))
     }
 
     /// Notes where a client is; to be called with each of its requests and when one of its tunnels ends. A full memory
@@ -113,13 +108,8 @@ impl Returning {
     }
 
     /// Clients in the memory, with those that have expired within the last minute.
-    pub fn len(&self) -> usize {
+    fn len(&self) -> usize {
         self.len.load(Relaxed)
-    }
-
-    /// Whether nobody is remembered.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     fn shard(&self, key: ClientKey) -> MutexGuard<'_, Part> {
@@ -182,7 +172,7 @@ mod tests {
         at(&memory, 121 + 122);
         assert_eq!(memory.find(key), None);
         at(&memory, 121 + 122 + 64);
-        assert!(memory.is_empty());
+        assert_eq!(memory.len(), 0);
     }
 
     #[test]
@@ -206,8 +196,6 @@ mod tests {
         assert_ne!(key("192.0.2.7"), key("192.0.2.8"));
         assert_eq!(key("2001:db8:1:2:aaaa::1"), key("2001:db8:1:2:bbbb::2"));
         assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
-        assert_eq!(memory.value(b"alice"), memory.value(b"alice"));
-        assert_ne!(memory.value(b"alice"), memory.value(b"bob"));
     }
 
     #[test]
@@ -222,7 +210,7 @@ mod tests {
         for second in 1..=200 {
             at(&memory, second);
         }
-        assert!(memory.is_empty());
+        assert_eq!(memory.len(), 0);
         memory.saw(key(2000), 3);
         assert_eq!(memory.find(key(2000)), Some(3));
         assert!(memory.shards.iter().all(|shard| shard.lock().capacity() <= 64));
@@ -232,9 +220,9 @@ mod tests {
     async fn the_sweeping_task_forgets_and_ends_with_the_memory() {
         let memory = Returning::new(100, Duration::from_millis(500));
         let sweeper = tokio::spawn(memory.run());
-        memory.saw(memory.value(b"alice"), 1);
+        memory.saw(memory.address([192, 0, 2, 7].into()), 1);
         tokio::time::sleep(Duration::from_secs(70)).await;
-        assert!(memory.is_empty());
+        assert_eq!(memory.len(), 0);
         drop(memory);
         sweeper.await.unwrap();
     }

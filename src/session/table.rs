@@ -33,7 +33,7 @@ pub struct SessionTable {
 }
 
 /// What the table calls a session: a hash of its id that means nothing outside this table. It is made once for a request
-/// and kept with it, as its log does in place of the id.
+/// and kept with it; logs print it in place of the id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key([u64; 2]);
 
@@ -319,18 +319,6 @@ impl SessionTable {
         self.homes().get(&server).map_or(0, |home| home.live())
     }
 
-    /// The sessions that live on a server, in no order. It walks the whole table: for drains and operators, not for requests.
-    pub fn keys_on(&self, server: u64) -> Vec<Key> {
-        let now = self.clock.now();
-        let mut keys = Vec::with_capacity(self.sessions_on(server));
-        for shard in &self.shards {
-            let shard = shard.lock();
-            let there = shard.sessions.iter().filter(|(_, entry)| entry.home.server() == server && entry.is_live(now));
-            keys.extend(there.map(|(&key, _)| key));
-        }
-        keys
-    }
-
     /// What the table ever did.
     pub fn totals(&self) -> Totals {
         self.shards.iter().fold(Totals::default(), |sum, shard| sum.plus(&shard.lock().totals))
@@ -452,11 +440,6 @@ impl Found {
 }
 
 impl Held {
-    /// The session that is held.
-    pub fn key(&self) -> Key {
-        self.key
-    }
-
     /// Notes that the session went on to this tunnel for good, see [`SessionTable::upgrade`].
     pub fn upgraded(&self) -> Option<Upgrade> {
         self.table.upgrade(self.key)

@@ -78,11 +78,6 @@ impl Totals {
         self.ended[cause as usize]
     }
 
-    /// Sessions that ended.
-    pub fn all_ended(&self) -> u64 {
-        self.ended.iter().sum()
-    }
-
     pub(super) fn end(&mut self, cause: Cause, sessions: u64) {
         self.ended[cause as usize] += sessions;
     }

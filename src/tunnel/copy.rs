@@ -328,7 +328,7 @@ impl Carrying {
     fn say_goodbye(&mut self, end: End, cx: &mut Context<'_>) {
         let tracked = self.outward.tracker.is_some();
         if tracked && self.is_between_frames() && self.outward.seen.close.is_none() && !self.outward.eof {
-            self.outward.pending.extend_from_slice(&close_frame(self.goodbye, "", None));
+            self.outward.pending.extend_from_slice(&close_frame(self.goodbye));
             self.outward.eof = true;
             self.left = Some(end);
         }
@@ -433,7 +433,7 @@ mod tests {
         let mut first = [0; 4];
         client.read_exact(&mut first).await.unwrap();
         clock.stop();
-        assert_eq!(read_all(&mut client).await, close_frame(1012, "", None));
+        assert_eq!(read_all(&mut client).await, close_frame(1012));
         assert_eq!(closed.await.unwrap().end, End::Stopped);
         drop(server);
     }
@@ -449,7 +449,7 @@ mod tests {
         server.write_all(b",").await.unwrap();
         client.read_exact(&mut first[..1]).await.unwrap();
         server.write_all(b"\x80\x03you").await.unwrap();
-        assert_eq!(read_all(&mut client).await, [b"\x80\x03you".as_slice(), &close_frame(1012, "", None)].concat());
+        assert_eq!(read_all(&mut client).await, [b"\x80\x03you".as_slice(), &close_frame(1012)].concat());
         assert_eq!(closed.await.unwrap().end, End::Drained);
     }
 

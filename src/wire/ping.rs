@@ -37,7 +37,7 @@ impl OwnPings {
         Self { payload: payload.to_be_bytes(), held: [0; LONGEST_PONG], have: 0 }
     }
 
-    /// A Ping; `mask` as in [`super::websocket::close_frame`].
+    /// A Ping; `mask` is needed towards a server and forbidden towards a client.
     pub fn frame(&self, mask: Option<[u8; 4]>) -> Vec<u8> {
         control_frame(PING, &self.payload, mask)
     }

@@ -2,11 +2,6 @@
 
 use super::Revision;
 
-/// The session that a request belongs to: see [`RequestInfo::sid`].
-pub fn request_sid<'a>(path: &'a str, query: Option<&'a str>) -> Option<&'a str> {
-    RequestInfo::read(path, query).sid
-}
-
 /// What the target of a Socket.IO request says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RequestInfo<'a> {
@@ -163,6 +158,10 @@ mod tests {
 
     const SID: &str = "lv_VI97HAXpY6yYWAAAC";
 
+    fn sid_of<'a>(path: &'a str, query: Option<&'a str>) -> Option<&'a str> {
+        RequestInfo::read(path, query).sid
+    }
+
     fn read(target: &str) -> RequestInfo<'_> {
         match target.split_once('?') {
             Some((path, query)) => RequestInfo::read(path, Some(query)),
@@ -224,13 +223,13 @@ mod tests {
     #[test]
     fn sessions_that_cannot_be_kept_are_not_seen() {
         for sid in ["", "a b", "a%2Fb", "a/b", "a:b", "ä", &"a".repeat(LONGEST_SID + 1)] {
-            assert_eq!(request_sid("/socket.io/", Some(&format!("EIO=4&sid={sid}"))), None, "{sid}");
-            assert_eq!(request_sid(&format!("/socket.io/1/websocket/{sid}"), None), None, "{sid}");
+            assert_eq!(sid_of("/socket.io/", Some(&format!("EIO=4&sid={sid}"))), None, "{sid}");
+            assert_eq!(sid_of(&format!("/socket.io/1/websocket/{sid}"), None), None, "{sid}");
         }
         let longest = "a".repeat(LONGEST_SID);
-        assert_eq!(request_sid("/", Some(&format!("sid={longest}"))), Some(&*longest));
-        assert_eq!(request_sid("/", Some("sid=a/b&sid=c")), None, "the first one counts");
-        assert_eq!(request_sid("/", Some("asid=a&SID=b&sid")), None);
+        assert_eq!(sid_of("/", Some(&format!("sid={longest}"))), Some(&*longest));
+        assert_eq!(sid_of("/", Some("sid=a/b&sid=c")), None, "the first one counts");
+        assert_eq!(sid_of("/", Some("asid=a&SID=b&sid")), None);
     }
 
     #[test]
@@ -248,7 +247,7 @@ mod tests {
             after in "(&[^&]{0,8}){0,3}",
         ) {
             let query = format!("{before}sid={sid}{after}");
-            prop_assert_eq!(request_sid("/socket.io/", Some(&query)), Some(&*sid));
+            prop_assert_eq!(RequestInfo::read("/socket.io/", Some(&query)).sid, Some(&*sid));
         }
 
         #[test]
