@@ -10,10 +10,14 @@ use std::time::Instant;
 
 use ::http::{Response, StatusCode};
 use async_trait::async_trait;
+use pingora::apps::ServerApp;
 use pingora::apps::http_app::{HttpServer, ServeHttp};
+use pingora::protocols::Stream as Io;
 use pingora::protocols::http::ServerSession;
 
-use crate::proxy::Core;
+use crate::drain::Stopping;
+use crate::listener::{AppProtocol, Application, Connection};
+use crate::proxy::{Core, Stream};
 use crate::reload::Reloader;
 
 /// The answers of the admin address.
@@ -32,8 +36,8 @@ impl Admin {
     }
 
     /// As an application for a listener.
-    pub fn into_app(self) -> HttpServer<Self> {
-        HttpServer::new_app(self)
+    pub fn into_app(self) -> AdminApp {
+        AdminApp(Arc::new(HttpServer::new_app(self)))
     }
 
     fn readiness(&self) -> (StatusCode, String) {
@@ -47,6 +51,19 @@ impl Admin {
         }
         let lines = waiting.iter().map(|(name, _)| format!("upstream {name}: no server is up\n"));
         (StatusCode::SERVICE_UNAVAILABLE, lines.collect())
+    }
+}
+
+/// The admin address behind a listener.
+pub struct AdminApp(Arc<HttpServer<Admin>>);
+
+#[async_trait]
+impl Application for AdminApp {
+    async fn serve(&self, connection: Connection, _protocol: AppProtocol, stopping: &Stopping) {
+        let mut stream: Io = Box::new(Stream::new(connection, false));
+        while let Some(reusable) = self.0.process_new(stream, stopping).await {
+            stream = reusable;
+        }
     }
 }
 

@@ -6,7 +6,6 @@ use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 use log::{debug, info};
-use pingora::apps::ServerApp;
 use pingora::server::{ListenFds, RunArgs, ShutdownWatch};
 use pingora::services::Service;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -16,7 +15,7 @@ use super::stop::Stopper;
 use super::upgrade::Upgrade;
 use super::{Gateway, manager, upgrade};
 use crate::admin::Admin;
-use crate::listener::Listener;
+use crate::listener::{Application, Listener};
 use crate::proxy::App;
 use crate::reload::{Listeners, Reloader};
 
@@ -104,7 +103,7 @@ async fn run_all<A>(
     stopping: &ShutdownWatch,
     mut over: ShutdownWatch,
 ) where
-    A: ServerApp + Send + Sync + 'static,
+    A: Application,
 {
     loop {
         tokio::select! {

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use log::{info, warn};
-use pingora::apps::ServerApp;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -159,7 +158,7 @@ impl Stopper {
             tokio::time::sleep_until((deadline - GOODBYES).into()).await;
         }
         self.core().ending.all_told();
-        self.app.cleanup().await;
+        self.app.stop().await;
         let mut ticks = tokio::time::interval(TICK);
         loop {
             ticks.tick().await;

@@ -19,12 +19,13 @@ use super::asked::Asked;
 use super::connect;
 use super::learn::{Heard, Learner};
 use super::line::Line;
+use super::pending::{Carried, Farewell};
 use super::place::{Ask, SessionAsk};
 use crate::drain::{Leave, Origin, Why};
 use crate::http::Refusal;
 use crate::http::forwarding::Seen;
 use crate::http::onward::Onward;
-use crate::listener::{Farewell, Info};
+
 use crate::request::Request;
 use crate::router::{Action, Decision, Route};
 use crate::session::{Cause, Mark};
@@ -36,13 +37,13 @@ use crate::wire::engine_io::{SESSION_UNKNOWN, error_code, goodbye};
 /// The context of one request on its way through an engine.
 pub struct Exchange {
     /// The configuration that this request lives by.
-    pub snapshot: Arc<Snapshot>,
+    pub(super) snapshot: Arc<Snapshot>,
     /// The connection that it came in by.
-    pub info: Option<Arc<Info>>,
+    pub(super) info: Option<Arc<Carried>>,
     /// The route that matched.
-    pub route: Option<Arc<Route>>,
+    pub(super) route: Option<Arc<Route>>,
     /// The upstream that it goes to.
-    pub pool: Option<Arc<Pool>>,
+    pub(super) pool: Option<Arc<Pool>>,
     /// What it says of its client and session.
     ask: Option<Ask>,
     /// Learns from the answer, where it may open a session.
@@ -50,35 +51,35 @@ pub struct Exchange {
     /// The start of an error answer to a request of a session.
     error_body: Option<Vec<u8>>,
     /// Its place on a server.
-    pub lease: Option<Lease>,
+    pub(super) lease: Option<Lease>,
     /// Whether its server has been connected to.
-    pub reached: bool,
+    pub(super) reached: bool,
     /// Servers that could not be connected to.
-    pub tried: Tried,
+    pub(super) tried: Tried,
     /// Servers asked so far.
-    pub tries: u32,
+    pub(super) tries: u32,
     /// The client, as forwarding tells it.
-    pub client: IpAddr,
+    pub(super) client: IpAddr,
     /// The id in `X-Request-Id`.
-    pub request_id: String,
+    pub(super) request_id: String,
     /// Its place on the list of those who can be told to leave, for a poll that can't be answered in the middle.
     leave: Option<Arc<Leave>>,
     /// Why the session was told goodbye in place of an answer.
     told: Option<Why>,
     /// Why the gateway answers by itself.
-    pub refusal: Option<Refusal>,
+    pub(super) refusal: Option<Refusal>,
     /// Body bytes received from the client.
-    pub body_in: u64,
+    pub(super) body_in: u64,
     /// When the head was whole.
-    pub began: SystemTime,
+    pub(super) began: SystemTime,
     /// The same, for durations.
-    pub started: Instant,
+    pub(super) started: Instant,
     /// When the first byte of the server's answer came.
-    pub first_byte: Option<Instant>,
+    pub(super) first_byte: Option<Instant>,
     /// The status of that answer.
-    pub server_status: Option<u16>,
+    pub(super) server_status: Option<u16>,
     /// Time spent waiting for a server to have room.
-    pub queued: Duration,
+    pub(super) queued: Duration,
 }
 
 /// How an exchange ended, as its engine saw it.
@@ -143,7 +144,7 @@ impl Exchange {
     }
 
     /// Says what connection it came in by.
-    pub(super) fn over(&mut self, info: Option<Arc<Info>>) {
+    pub(super) fn over(&mut self, info: Option<Arc<Carried>>) {
         self.info = info;
     }
 
@@ -165,7 +166,7 @@ impl Exchange {
         let peer = self.peer();
         self.client = forwarding.client(peer, asked.headers);
         self.request_id = forwarding.request_id(peer, asked.headers);
-        let request = asked.request(self.info.as_deref(), self.client)?;
+        let request = asked.request(self.info.as_deref().map(|carried| &**carried), self.client)?;
         let route = decide(&self.snapshot, &request)?;
         if let Some(pool) = pool_of(&self.snapshot, &route)? {
             self.ask = Some(Ask::new(pool, &request));
@@ -458,7 +459,7 @@ pub(super) fn pool_of<'a>(snapshot: &'a Snapshot, route: &Route) -> Result<Optio
 }
 
 /// Lets the connection know that this is a poll, so that it can be ended politely when its session has to go.
-fn announce(info: &Info, leave: Arc<Leave>, poll: &SessionAsk, pool: &Pool, lease: &Lease) {
+fn announce(info: &Carried, leave: Arc<Leave>, poll: &SessionAsk, pool: &Pool, lease: &Lease) {
     info.pending.announce(Farewell {
         leave,
         body: goodbye(poll.revision, poll.jsonp),

@@ -5,22 +5,34 @@ use std::time::{Instant, SystemTime};
 
 use bytes::BytesMut;
 
-use super::engine::HttpEngine;
 use super::line::Line;
 use super::{Core, websocket};
 use crate::drain::Stopping;
 use crate::http::answers::write_refusal;
+use crate::http::framing::Body;
 use crate::http::head::{self, Kind};
 use crate::http::{Limits, Refusal};
-use crate::listener::{Connection, NoHead, last_call};
+use crate::listener::{Connection, HeadError, last_call};
+
+/// A connection in the hands of an engine, which carries one exchange after the other on it.
+pub(super) trait Carrier: Send + Sized {
+    /// The connection, between two requests.
+    fn connection(&mut self) -> &mut Connection;
+
+    /// Whether the last request belonged to a session: then more of it will come, and when the gateway stops the
+    /// connection is kept until the session has been told goodbye.
+    fn is_of_session(&self) -> bool;
+
+    /// Carries the exchange whose head has been read and checked. It comes back when its connection can be used again,
+    /// which it can't once `stopping` is true.
+    fn carry(self, head: BytesMut, body: Body, stopping: &Stopping) -> impl Future<Output = Option<Self>> + Send;
+
+    /// Leaves the connection to others.
+    fn into_connection(self) -> Connection;
+}
 
 /// Serves the connection to its end, or until it becomes a tunnel.
-pub(super) async fn serve(
-    core: &Arc<Core>,
-    engine: &dyn HttpEngine,
-    mut connection: Box<Connection>,
-    stopping: &Stopping,
-) {
+pub(super) async fn serve(core: &Arc<Core>, mut carrier: impl Carrier, stopping: &Stopping) {
     let (mut stops, mut first_call) = (stopping.clone(), stopping.clone());
     let mut first = true;
     loop {
@@ -30,7 +42,8 @@ pub(super) async fn serve(
         };
         let idle = (!first).then_some(timeouts.keep_alive);
         let most = usize::try_from(limits.head.as_u64()).unwrap_or(usize::MAX);
-        let of_session = connection.info().pending.is_of_session();
+        let of_session = carrier.is_of_session();
+        let connection = carrier.connection();
         let head = tokio::select! {
             biased;
             head = connection.read_head(idle, timeouts.head, most) => Some(head),
@@ -40,29 +53,32 @@ pub(super) async fn serve(
         };
         let head = match head {
             Some(head) => head,
-            None if connection.is_silent() => return,
+            None if connection.held.is_empty() => return,
             // A head that has begun is finished first.
             None => connection.read_head(None, timeouts.head, most).await,
         };
         first = false;
         let mut head = match head {
             Ok(head) => head,
-            Err(NoHead::Gone | NoHead::Idle) => return,
-            Err(NoHead::Late) => return refuse(core, *connection, Refusal::HeadTimeout, None).await,
-            Err(NoHead::TooLarge) => return refuse(core, *connection, Refusal::HeadTooLarge, None).await,
+            Err(HeadError::Gone | HeadError::Idle) => return,
+            Err(HeadError::Late) => return refuse(core, carrier.into_connection(), Refusal::HeadTimeout, None).await,
+            Err(HeadError::TooLarge) => {
+                return refuse(core, carrier.into_connection(), Refusal::HeadTooLarge, None).await;
+            }
         };
         match kind(&mut head, &limits) {
             Ok(Kind::Exchange(body)) => {
-                connection.expect(body);
                 // Which answer is the last on a connection when the gateway leaves, the exchange says.
                 let all_told = core.ending.is_leaving().then(|| core.ending.told());
-                match engine.serve_http1(connection, head, all_told.as_ref().unwrap_or(stopping)).await {
-                    Some(reusable) => connection = reusable,
+                match carrier.carry(head, body, all_told.as_ref().unwrap_or(stopping)).await {
+                    Some(reusable) => carrier = reusable,
                     None => return,
                 }
             }
-            Ok(Kind::Upgrade(opening)) => return websocket::serve(core, *connection, &head, opening).await,
-            Err(refusal) => return refuse(core, *connection, refusal, Some(&head)).await,
+            Ok(Kind::Upgrade(opening)) => {
+                return websocket::serve(core, carrier.into_connection(), &head, opening).await;
+            }
+            Err(refusal) => return refuse(core, carrier.into_connection(), refusal, Some(&head)).await,
         }
     }
 }
@@ -90,7 +106,7 @@ fn kind(head: &mut BytesMut, limits: &Limits) -> Result<Kind, Refusal> {
 
 /// Logs, answers and closes; in this order, since a client may be slow to take its leave.
 async fn refuse(core: &Core, connection: Connection, refusal: Refusal, head: Option<&BytesMut>) {
-    let mut line = Line::new(connection.info(), "HTTP/1.1", SystemTime::now(), Instant::now());
+    let mut line = Line::new(&connection.info, "HTTP/1.1", SystemTime::now(), Instant::now());
     line.status = refusal.status();
     line.closed_by = refusal.word();
     if let Some(head) = head {

@@ -124,20 +124,11 @@ impl DerefMut for Line {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::listener::Pending;
     use crate::request::Headers;
 
     #[test]
     fn session_ids_stay_out_of_the_log_and_can_still_be_followed() {
-        let unknown = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-        let info = Info {
-            listener: "web".into(),
-            peer: unknown,
-            local: unknown,
-            tls: None,
-            accepted: Instant::now(),
-            pending: Pending::default(),
-        };
+        let info = crate::listener::testing::info();
         let line = |target: &str| {
             let mut line = Line::new(&info, "HTTP/1.1", SystemTime::now(), Instant::now());
             let headers = Headers::Fields(&[]);

@@ -8,28 +8,25 @@ mod exchange;
 mod http1;
 mod learn;
 mod line;
-mod pingora;
+mod pending;
 mod place;
-mod poll;
 mod raw;
 mod tunnel;
 mod websocket;
 
 use std::sync::Arc;
 
-use ::pingora::apps::ServerApp;
-use ::pingora::protocols::Stream;
-use ::pingora::server::ShutdownWatch;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 
-pub use self::pingora::{Balancer, PingoraEngine};
+pub(crate) use self::engine::pingora::Stream;
+pub use self::engine::pingora::{Balancer, PingoraEngine};
 pub use engine::{Engine, HttpEngine, NoSuchEngine};
 pub use exchange::Exchange;
 
 use crate::access_log::AccessLog;
-use crate::drain::Ending;
-use crate::listener::{Connection, Protocol};
+use crate::drain::{Ending, Stopping};
+use crate::listener::{AppProtocol, Application, Connection};
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
 
@@ -45,7 +42,7 @@ pub struct Core {
     pub ending: Ending,
 }
 
-/// The application behind every listener.
+/// The application behind every listener for traffic.
 pub struct App {
     core: Arc<Core>,
     engine: Arc<dyn HttpEngine>,
@@ -56,22 +53,20 @@ impl App {
     pub fn new(core: Arc<Core>, engine: Arc<dyn HttpEngine>) -> Self {
         Self { core, engine }
     }
+
+    /// The gateway has told everybody goodbye: idle connections are let go.
+    pub async fn stop(&self) {
+        self.engine.stop().await;
+    }
 }
 
 #[async_trait]
-impl ServerApp for App {
-    async fn process_new(self: &Arc<Self>, session: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        // Listeners hand out nothing else; a stranger's stream could not say what it speaks.
-        let connection = session.into_any().downcast::<Connection>().ok()?;
-        match connection.protocol() {
-            Protocol::Raw => raw::serve(&self.core, *connection),
-            Protocol::Http1 => http1::serve(&self.core, self.engine.as_ref(), connection, shutdown).await,
-            Protocol::Http2 => self.engine.serve_http2(connection, shutdown).await,
+impl Application for App {
+    async fn serve(&self, connection: Connection, protocol: AppProtocol, stopping: &Stopping) {
+        match protocol {
+            AppProtocol::Raw(upstream) => raw::serve(&self.core, connection, upstream.as_deref()),
+            AppProtocol::Http1 => self.engine.serve_http1(connection, stopping).await,
+            AppProtocol::Http2 => self.engine.serve_http2(connection, stopping).await,
         }
-        None
-    }
-
-    async fn cleanup(&self) {
-        self.engine.stop().await;
     }
 }

@@ -10,21 +10,21 @@ use super::connect::connect;
 use super::line::Line;
 use super::place::Ask;
 use super::tunnel::{About, Serving, Tunnel};
-use crate::listener::{Connection, Parts};
+use crate::listener::Connection;
 use crate::snapshot::Pool;
 use crate::tunnel::Listening;
 
 /// Serves a raw connection in a task of its own.
-pub(super) fn serve(core: &Arc<Core>, connection: Connection) {
-    let pool = connection.tcp_upstream().and_then(|name| core.snapshot.load().pools.get(name).cloned());
-    let line = Box::new(Line::new(connection.info(), "TCP", SystemTime::now(), Instant::now()));
+pub(super) fn serve(core: &Arc<Core>, connection: Connection, upstream: Option<&str>) {
+    let pool = upstream.and_then(|name| core.snapshot.load().pools.get(name).cloned());
+    let line = Box::new(Line::new(&connection.info, "TCP", SystemTime::now(), Instant::now()));
     if let Some(pool) = pool {
-        let opening = open(Arc::clone(core), pool, line, connection.into_parts());
+        let opening = open(Arc::clone(core), pool, line, connection);
         tokio::spawn(core.metrics.contain(Serving::new(opening)));
     }
 }
 
-async fn open(core: Arc<Core>, pool: Arc<Pool>, mut line: Box<Line>, client: Parts) -> Option<Tunnel> {
+async fn open(core: Arc<Core>, pool: Arc<Pool>, mut line: Box<Line>, client: Connection) -> Option<Tunnel> {
     let ask = Ask::silent(client.info.peer.ip());
     let connected = tokio::select! {
         biased;

@@ -12,7 +12,7 @@ use super::Core;
 use super::learn::Hold;
 use super::line::Line;
 use crate::access_log::Event;
-use crate::listener::{Parts, Permit};
+use crate::listener::{Connection, Permit};
 use crate::metrics::UpstreamMetrics;
 use crate::session::Cause;
 use crate::snapshot::Pool;
@@ -79,7 +79,7 @@ impl Tunnel {
     /// Opens it. `first` came from the server with the answer, whose head are its first `head` bytes.
     pub(super) fn open(
         about: About,
-        client: Parts,
+        client: Connection,
         server: Transport,
         first: BytesMut,
         head: usize,
@@ -90,7 +90,7 @@ impl Tunnel {
             about.core.access_log.write(about.line.now(Event::Open));
         }
         let open = OpenGauge::new(&about.pool.metrics);
-        let Parts { transport, held, deadline, permit, .. } = client;
+        let Connection { transport, held, deadline, permit, .. } = client;
         let ends = Ends { client: transport, from_client: held, server, from_server: first, head };
         let leave = about.pool.roster(about.lease.server().id()).add(about.line.origin(), about.held.is_some());
         let carrying = carry(ends, idle, deadline, leave, listening);

@@ -21,7 +21,7 @@ use crate::http::forwarding::Seen;
 use crate::http::head;
 use crate::http::onward::Onward;
 use crate::http::upgrade::Opening;
-use crate::listener::{Connection, Info, Parts};
+use crate::listener::{Connection, Info};
 use crate::request::elements;
 use crate::snapshot::{Pool, Snapshot};
 use crate::transport::Transport;
@@ -35,13 +35,13 @@ use crate::wire::engine_io::Revision;
 /// so far can end.
 pub(super) async fn serve(core: &Arc<Core>, connection: Connection, head: &BytesMut, opening: Opening) {
     let snapshot = core.snapshot.load_full();
-    let info = Arc::clone(connection.info());
+    let info = Arc::clone(&connection.info);
     let mut line = Line::new(&info, "WebSocket", SystemTime::now(), Instant::now());
     let way = way(&snapshot, &info, head, &mut line);
     let answer = match way {
         Ok(Way::Carry(way)) => {
             let attempt = Attempt { core: Arc::clone(core), way, opening, line: Box::new(line) };
-            tokio::spawn(core.metrics.contain(Serving::new(attempt.open(connection.into_parts()))));
+            tokio::spawn(core.metrics.contain(Serving::new(attempt.open(connection))));
             return;
         }
         Ok(Way::Answer { answer, delay }) => {
@@ -157,7 +157,7 @@ struct Attempt {
 
 impl Attempt {
     /// Asks a server; `None` when there is no tunnel, and the client has been told why.
-    async fn open(mut self, mut client: Parts) -> Option<Tunnel> {
+    async fn open(mut self, mut client: Connection) -> Option<Tunnel> {
         let (mut lease, mut server) = match self.connect(&mut client).await {
             Ok(connected) => connected,
             Err(failure) => {
@@ -227,7 +227,7 @@ impl Attempt {
     }
 
     /// Connects, and gives up when the client leaves meanwhile.
-    async fn connect(&mut self, client: &mut Parts) -> Result<(Lease, Transport), Failure> {
+    async fn connect(&mut self, client: &mut Connection) -> Result<(Lease, Transport), Failure> {
         tokio::select! {
             biased;
             connected = connect(&self.way.pool, &self.way.ask, &mut self.line) => connected.map_err(Failure::Refuse),
@@ -235,7 +235,7 @@ impl Attempt {
         }
     }
 
-    async fn fail(mut self, client: Parts, failure: Failure) {
+    async fn fail(mut self, client: Connection, failure: Failure) {
         let pool = Arc::clone(&self.way.pool);
         match failure {
             Failure::ClientGone => {

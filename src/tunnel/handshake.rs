@@ -17,7 +17,7 @@ use crate::http::framing::{Body, Chunks, response_body};
 use crate::http::hop_by_hop::is_hop_by_hop;
 use crate::http::upgrade::Opening;
 use crate::http::write::HeadWriter;
-use crate::listener::Parts;
+use crate::listener::Connection;
 use crate::request::Headers;
 use crate::transport::Transport;
 
@@ -76,7 +76,7 @@ const HIXIE_KEY: usize = 8;
 /// # Errors
 /// See [`NoAnswer`].
 pub async fn ask(
-    client: &mut Parts,
+    client: &mut Connection,
     server: &mut Transport,
     head: &[u8],
     opening: Opening,
@@ -128,7 +128,7 @@ async fn write(server: &mut Transport, bytes: &[u8]) -> Result<(), NoAnswer> {
 }
 
 /// Waits until the client leaves; holds what it sends meanwhile, up to a bound.
-pub async fn gone(client: &mut Parts) {
+pub async fn gone(client: &mut Connection) {
     while client.held.len() < MOST_EARLY {
         if hear(client).await.is_err() {
             return;
@@ -138,8 +138,8 @@ pub async fn gone(client: &mut Parts) {
 }
 
 /// Holds what the client sends. When the gateway's time is up the client counts as gone.
-async fn hear(client: &mut Parts) -> Result<(), NoAnswer> {
-    let Parts { transport, held, deadline, .. } = client;
+async fn hear(client: &mut Connection) -> Result<(), NoAnswer> {
+    let Connection { transport, held, deadline, .. } = client;
     held.reserve(512);
     let read = tokio::select! {
         biased;

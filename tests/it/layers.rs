@@ -23,10 +23,8 @@ fn floor(module: &str) -> usize {
     FLOORS.iter().position(|floor| floor.contains(&module)).unwrap_or_else(|| panic!("{module} has no floor"))
 }
 
-/// Where Pingora's types may be named: in its engine, where connections become streams of its kind, and where the process
-/// is assembled. An engine of another kind shares everything else.
-const PINGORAS: [&str; 7] =
-    ["gateway/", "admin/", "proxy/mod", "proxy/pingora/", "listener/mod", "listener/connection", "listener/lent"];
+/// Where Pingora's types may be named: in its engine, and where the process is assembled. An engine of another kind shares everything else.
+const PINGORAS: [&str; 3] = ["gateway/", "admin/", "proxy/engine/pingora/"];
 
 /// Every source file but `lib`: its path without the ending, and its code without tests.
 fn code() -> Vec<(String, String)> {

@@ -1,8 +1,11 @@
-//! The HTTP engine of today: Pingora's proxy, whose hooks ask an [`Exchange`](super::Exchange) what to do.
+//! The HTTP engine of today: Pingora's proxy, whose hooks ask an [`Exchange`](crate::proxy::Exchange) what to do.
 
 mod balancer;
+mod loan;
 mod peer;
+mod poll;
 mod session;
+mod stream;
 
 use std::sync::Arc;
 
@@ -10,7 +13,7 @@ use async_trait::async_trait;
 use bytes::BytesMut;
 use futures::FutureExt;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
-use pingora::protocols::Stream;
+use pingora::protocols::Stream as Io;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::H2Options;
 use pingora::proxy::{HttpProxy, ProxyHttp};
@@ -18,10 +21,15 @@ use pingora::server::ShutdownWatch;
 
 pub use balancer::Balancer;
 
-use super::engine::HttpEngine;
-use super::{Core, poll};
+use loan::Lent;
+pub(crate) use stream::Stream;
+
+use super::HttpEngine;
 use crate::drain::Stopping;
-use crate::listener::{Connection, Lent};
+use crate::http::framing::Body;
+use crate::listener::Connection;
+use crate::proxy::Core;
+use crate::proxy::http1::{self, Carrier};
 
 /// Pingora's HTTP proxy with a [`ProxyHttp`] of the gateway's ([`Balancer`]) or of a program's own.
 pub struct PingoraEngine<P> {
@@ -71,17 +79,56 @@ where
     }
 }
 
-impl<P> PingoraEngine<P>
+/// A connection that this engine serves.
+struct Serving<'a, P> {
+    engine: &'a PingoraEngine<P>,
+    stream: Box<Stream>,
+}
+
+impl<P> Serving<'_, P>
 where
     P: ProxyHttp + Send + Sync + 'static,
     P::CTX: Send + Sync,
 {
     /// Serves one exchange; gives the stream back, as the type that it was, when it can be used again.
-    async fn serve(&self, stream: Stream, head: BytesMut, stopping: &Stopping) -> Option<Stream> {
+    async fn exchange(proxy: &Arc<HttpProxy<P>>, stream: Io, head: BytesMut, stopping: &Stopping) -> Option<Io> {
         let mut session = ServerSession::new_http1(stream);
         session.set_pipelined_prefix(head);
-        let (stream, _settings) = self.proxy.process_new_http(session, stopping).await?.consume();
+        let (stream, _settings) = proxy.process_new_http(session, stopping).await?.consume();
         Some(stream)
+    }
+}
+
+impl<P> Carrier for Serving<'_, P>
+where
+    P: ProxyHttp + Send + Sync + 'static,
+    P::CTX: Send + Sync,
+{
+    fn connection(&mut self) -> &mut Connection {
+        self.stream.between_requests()
+    }
+
+    fn is_of_session(&self) -> bool {
+        self.stream.carried.pending.is_of_session()
+    }
+
+    async fn carry(self, head: BytesMut, body: Body, stopping: &Stopping) -> Option<Self> {
+        let Self { engine, mut stream } = self;
+        stream.expect(body);
+        let stream = if poll::may_be_one(&head) {
+            let serving = async |lent, head| {
+                let stream = Self::exchange(&engine.proxy, Box::new(lent), head, stopping).await?;
+                stream.into_any().downcast::<Lent>().ok().map(|lent| *lent)
+            };
+            poll::serve(&engine.core, serving, stream, head).await?
+        } else {
+            Self::exchange(&engine.proxy, stream, head, stopping).await?.into_any().downcast().ok()?
+        };
+        Some(Self { engine, stream })
+    }
+
+    fn into_connection(self) -> Connection {
+        self.stream.connection
     }
 }
 
@@ -91,24 +138,13 @@ where
     P: ProxyHttp + Send + Sync + 'static,
     P::CTX: Send + Sync,
 {
-    async fn serve_http1(
-        &self,
-        connection: Box<Connection>,
-        head: BytesMut,
-        stopping: &Stopping,
-    ) -> Option<Box<Connection>> {
-        if poll::may_be_one(&head) {
-            let engine = async |lent, head| {
-                let stream = self.serve(Box::new(lent), head, stopping).await?;
-                stream.into_any().downcast::<Lent>().ok().map(|lent| *lent)
-            };
-            return poll::serve(&self.core, engine, connection, head).await;
-        }
-        self.serve(connection, head, stopping).await?.into_any().downcast().ok()
+    async fn serve_http1(&self, connection: Connection, stopping: &Stopping) {
+        let serving = Serving { engine: self, stream: Box::new(Stream::new(connection, false)) };
+        http1::serve(&self.core, serving, stopping).await;
     }
 
-    async fn serve_http2(&self, connection: Box<Connection>, stopping: &Stopping) {
-        self.streams.process_new(connection, stopping).await;
+    async fn serve_http2(&self, connection: Connection, stopping: &Stopping) {
+        self.streams.process_new(Box::new(Stream::new(connection, true)), stopping).await;
     }
 
     async fn stop(&self) {

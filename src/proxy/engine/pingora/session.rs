@@ -10,19 +10,21 @@ use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 
 use crate::http::{Refusal, Timeouts};
-use crate::listener::{Connection, Info};
+
+use super::stream::Stream;
 use crate::proxy::answer::Answer;
 use crate::proxy::asked::Asked;
 use crate::proxy::exchange::Side;
+use crate::proxy::pending::Carried;
 use crate::request::Headers;
 
 /// How long the rest of a request body is read after an early answer, so that the connection can be used again.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// What is known of the connection beneath.
-pub(super) fn info(session: &Session) -> Option<Arc<Info>> {
+pub(super) fn carried(session: &Session) -> Option<Arc<Carried>> {
     let digest = session.digest()?.proxy_digest.as_ref()?;
-    digest.user_data.as_ref()?.downcast_ref::<Arc<Info>>().cloned()
+    digest.user_data.as_ref()?.downcast_ref::<Arc<Carried>>().cloned()
 }
 
 /// Sets the times that the client has.
@@ -78,8 +80,8 @@ pub(super) fn cut(session: &Session) {
         !response.headers.contains_key(CONTENT_LENGTH) && !response.headers.contains_key(TRANSFER_ENCODING)
     });
     let stream = session.as_http1().filter(|_| until_close).map(|http1| http1.stream());
-    if let Some(connection) = stream.and_then(|stream| Connection::beneath(&**stream)) {
-        connection.reset_on_close();
+    if let Some(stream) = stream.and_then(|stream| Stream::beneath(&**stream)) {
+        stream.connection.transport.socket().reset_on_close();
     }
 }
 

@@ -10,11 +10,13 @@ use std::time::{Instant, SystemTime};
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 
-use super::Core;
-use super::line::Line;
+use super::loan::Lent;
+use super::stream::Stream;
 use crate::drain::Why;
 use crate::http::head;
-use crate::listener::{Connection, Farewell, Lent};
+use crate::proxy::Core;
+use crate::proxy::line::Line;
+use crate::proxy::pending::Farewell;
 
 /// Whether a request may be a poll of a session, by its head alone; what it really is, the engine's hooks find out.
 pub(super) fn may_be_one(head: &BytesMut) -> bool {
@@ -32,14 +34,14 @@ const MOST_TARGET: usize = 512;
 pub(super) async fn serve<F>(
     core: &Core,
     engine: impl FnOnce(Lent, BytesMut) -> F,
-    connection: Box<Connection>,
+    connection: Box<Stream>,
     head: BytesMut,
-) -> Option<Box<Connection>>
+) -> Option<Box<Stream>>
 where
     F: Future<Output = Option<Lent>>,
 {
     let (began, started) = (SystemTime::now(), Instant::now());
-    let info = Arc::clone(connection.info());
+    let carried = Arc::clone(&connection.carried);
     let kept = head.clone();
     let (lent, back) = connection.lend();
     let served = {
@@ -53,7 +55,7 @@ where
                 return Poll::Ready(Some(served));
             }
             // In this order: the hooks announce the poll while the engine is polled, and both wake the same task.
-            ready!(info.pending.poll_told(cx));
+            ready!(carried.pending.poll_told(cx));
             if core.ending.is_handed_over() {
                 // With its next poll the session is at the new process: one that is answered in time needs no goodbye.
                 ready!(all_told.as_mut().poll(cx));
@@ -66,12 +68,12 @@ where
         Some(reusable) => reusable?.into_inner(),
         None => {
             // The engine has been dropped, and with it the request to the server.
-            let farewell = info.pending.take()?;
+            let farewell = carried.pending.take()?;
             let connection = back.take()?;
             let Farewell { leave, body, jsonp, upstream, server, said } = farewell;
             let leaving = core.ending.is_leaving();
             let why = if leaving { "stopped" } else { leave.why().unwrap_or(Why::Drain).word() };
-            let mut line = Line::new(&info, "HTTP/1.1", began, started);
+            let mut line = Line::new(&carried, "HTTP/1.1", began, started);
             line.status = 200;
             line.closed_by = why;
             line.bytes_out = body.len() as u64;
@@ -101,12 +103,12 @@ fn describe(head: &BytesMut, line: &mut Line) -> Option<String> {
 
 /// Writes the close packet as the answer to the poll.
 async fn say(
-    mut connection: Box<Connection>,
+    mut connection: Box<Stream>,
     body: &[u8],
     jsonp: bool,
     origin: Option<&str>,
     last: bool,
-) -> Option<Box<Connection>> {
+) -> Option<Box<Stream>> {
     let kind = if jsonp { "text/javascript; charset=UTF-8" } else { "text/plain; charset=UTF-8" };
     let mut answer = format!(
         "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n",

@@ -64,7 +64,7 @@ impl ProxyHttp for Balancer {
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Exchange) -> Result<bool> {
-        ctx.over(of::info(session));
+        ctx.over(of::carried(session));
         of::set_timeouts(session, &ctx.snapshot.config.timeouts);
         let header = session.req_header();
         let asked = of::asked(header);

@@ -16,29 +16,29 @@ use pingora::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connection::Connection;
+use super::stream::Stream;
 
 /// The engine's end of the loan.
-pub struct Lent {
+pub(super) struct Lent {
     /// There until the engine is done with it.
-    connection: Option<Box<Connection>>,
+    connection: Option<Box<Stream>>,
     back: Arc<Back>,
     answered: bool,
 }
 
 /// The lender's end: where the connection comes back to.
 #[derive(Debug, Default)]
-pub struct Back(Mutex<Option<Box<Connection>>>);
+pub(super) struct Back(Mutex<Option<Box<Stream>>>);
 
-impl Connection {
+impl Stream {
     /// Lends the connection to an engine, for one exchange.
-    pub fn lend(self: Box<Self>) -> (Lent, Arc<Back>) {
+    pub(super) fn lend(self: Box<Self>) -> (Lent, Arc<Back>) {
         let back = Arc::new(Back::default());
         (Lent { connection: Some(self), back: Arc::clone(&back), answered: false }, back)
     }
 
     /// The connection that an engine's stream is, on loan or not.
-    pub fn beneath(stream: &dyn IO) -> Option<&Self> {
+    pub(super) fn beneath(stream: &dyn IO) -> Option<&Self> {
         let stream = stream.as_any();
         stream.downcast_ref::<Self>().or_else(|| stream.downcast_ref::<Lent>().map(Lent::shared))
     }
@@ -46,22 +46,22 @@ impl Connection {
 
 impl Back {
     /// The connection, if the engine has let go of it before it wrote a byte.
-    pub fn take(&self) -> Option<Box<Connection>> {
+    pub(super) fn take(&self) -> Option<Box<Stream>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
 impl Lent {
     /// Ends the loan: the engine is done and the connection can be used again.
-    pub fn into_inner(mut self) -> Option<Box<Connection>> {
+    pub(super) fn into_inner(mut self) -> Option<Box<Stream>> {
         self.connection.take()
     }
 
-    fn inner(&mut self) -> &mut Connection {
+    fn inner(&mut self) -> &mut Stream {
         self.connection.as_mut().expect("a loan holds its connection until it ends")
     }
 
-    fn shared(&self) -> &Connection {
+    fn shared(&self) -> &Stream {
         self.connection.as_ref().expect("a loan holds its connection until it ends")
     }
 }

@@ -1,29 +1,25 @@
 //! What carries ordinary HTTP exchanges. Today that is Pingora; everything that decides lives outside of it, in
 //! [`Exchange`](super::Exchange).
 
+pub(super) mod pingora;
+
 use std::fmt;
 use std::str::FromStr;
 
 use async_trait::async_trait;
-use bytes::BytesMut;
 
 use crate::drain::Stopping;
 use crate::listener::Connection;
 
-/// Carries HTTP between a client's connection and servers.
+/// Carries HTTP between clients' connections and servers.
 #[async_trait]
 pub trait HttpEngine: Send + Sync {
-    /// Serves the request whose head has been read and checked. The connection comes back when it can be used again,
-    /// which it can't once `stopping` is true.
-    async fn serve_http1(
-        &self,
-        connection: Box<Connection>,
-        head: BytesMut,
-        stopping: &Stopping,
-    ) -> Option<Box<Connection>>;
+    /// Serves an HTTP/1 connection to its end, or until it becomes a tunnel. Once `stopping` is true it is not used for
+    /// another request.
+    async fn serve_http1(&self, connection: Connection, stopping: &Stopping);
 
     /// Serves an HTTP/2 connection to its end; once `stopping` is true the client is told to open no more streams.
-    async fn serve_http2(&self, connection: Box<Connection>, stopping: &Stopping);
+    async fn serve_http2(&self, connection: Connection, stopping: &Stopping);
 
     /// The gateway has told everybody goodbye: idle connections are let go, and none is kept after its present request.
     async fn stop(&self);

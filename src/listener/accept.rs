@@ -1,0 +1,195 @@
+//! Accepts: each connection that finds a place becomes a task of its own.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use log::{debug, warn};
+use tokio::sync::watch;
+
+use super::config::{Config, Protocol};
+use super::prepare::Accepted;
+use super::socket::BoundSocket;
+use super::{Application, BuildError, Settings};
+use crate::drain::{LAST_CALL, Stopping};
+use crate::http::answers;
+use crate::transport::Socket;
+
+/// One bound address, ready to accept.
+pub struct Listener {
+    socket: BoundSocket,
+    settings: Arc<ArcSwap<Settings>>,
+    retiring: Stopping,
+}
+
+/// What stays in the hands of whoever governs a listener that runs.
+pub struct Control {
+    address: String,
+    settings: Arc<ArcSwap<Settings>>,
+    retire: watch::Sender<bool>,
+}
+
+/// How long the accept loop pauses when the process is out of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+impl Listener {
+    /// Binds the address; accepts nothing yet.
+    ///
+    /// # Errors
+    /// An address that can't be bound.
+    pub fn bind(settings: Settings) -> Result<(Self, Control), BuildError> {
+        let Config { address, backlog, .. } = &settings.config;
+        let listener = settings.config.name();
+        let socket = match settings.shared.sockets.take(&listener, address) {
+            Some(inherited) => BoundSocket::take_over(inherited, *backlog),
+            None => BoundSocket::bind(address, *backlog),
+        };
+        let socket =
+            socket.map_err(|error| BuildError { listener, what: format!("{address} can't be bound: {error}") })?;
+        socket.tune(&settings.config.tcp_keepalive);
+        let settings = Arc::new(ArcSwap::from_pointee(settings));
+        let (retire, retiring) = watch::channel(false);
+        let control = Control { address: socket.address(), settings: Arc::clone(&settings), retire };
+        Ok((Self { socket, settings, retiring }, control))
+    }
+
+    /// The name in routes, logs and metrics.
+    pub fn name(&self) -> Arc<str> {
+        Arc::clone(&self.settings.load().name)
+    }
+
+    /// Where it is bound, with the port that the kernel chose.
+    pub fn address(&self) -> String {
+        self.socket.address()
+    }
+
+    /// Accepts until `stop` says so or the listener is retired, each connection in a task of its own.
+    pub async fn run<A>(self, app: Arc<A>, mut stop: Stopping)
+    where
+        A: Application,
+    {
+        let Self { socket, settings, mut retiring } = self;
+        let acceptor = match socket.start() {
+            Ok(acceptor) => Arc::new(acceptor),
+            Err(error) => return warn!("listener {}: can't accept: {error}", settings.load().name),
+        };
+        settings.load().shared.sockets.opened(&settings, &acceptor);
+        // Connections end with the gateway, or with their listener.
+        let (end, ending) = watch::channel(false);
+        let Config { mut backlog, tcp_keepalive: mut keepalive, .. } = settings.load().config.clone();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                _ = stop.wait_for(|&stopping| stopping) => break,
+                _ = retiring.wait_for(|&retiring| retiring) => break,
+                accepted = acceptor.accept() => accepted,
+            };
+            let settings = settings.load_full();
+            if std::mem::replace(&mut backlog, settings.config.backlog) != backlog
+                && let Err(error) = acceptor.set_backlog(backlog)
+            {
+                warn!("listener {}: the backlog stays as it was: {error}", settings.name);
+            }
+            if settings.config.tcp_keepalive != keepalive {
+                keepalive = settings.config.tcp_keepalive.clone();
+                acceptor.tune(&keepalive);
+                if let Ok(socket) = &accepted {
+                    socket.tune(&keepalive);
+                }
+            }
+            match accepted {
+                Ok(socket) => settings.admit(socket, &app, &ending),
+                Err(error) if is_about_one_connection(&error) => debug!("listener {}: accept: {error}", settings.name),
+                Err(error) => {
+                    // Out of descriptors or memory: those that are open come first, new ones wait in the kernel.
+                    warn!("listener {}: can't accept, pausing {ACCEPT_PAUSE:?}: {error}", settings.name);
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        end.send_replace(true);
+    }
+}
+
+impl Control {
+    /// What the listener does with its connections at this moment.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+
+    /// Where it is bound, with the port that the kernel chose.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Connections that are accepted from now on are served like this.
+    pub fn set(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
+    }
+
+    /// Accepts no more, and lets idle connections go; those that are in use finish.
+    pub fn retire(self) {
+        self.retire.send_replace(true);
+    }
+}
+
+/// Waits until the gateway stops and those who have not begun a request have had their time: what they sent may be on its
+/// way, but browsers also connect ahead of need, and those are not waited for.
+pub async fn last_call(stop: &mut Stopping) {
+    let _ = stop.wait_for(|&stopping| stopping).await;
+    tokio::time::sleep(LAST_CALL).await;
+}
+
+/// Whether an accept failed because of the one connection that it was about (accept(2)).
+fn is_about_one_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | WouldBlock)
+}
+
+impl Settings {
+    fn admit<A>(self: &Arc<Self>, socket: Socket, app: &Arc<A>, stop: &Stopping)
+    where
+        A: Application,
+    {
+        let settings = self;
+        let unknown = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let peer = socket.peer_addr().unwrap_or(unknown);
+        let local = socket.local_addr().unwrap_or(unknown);
+        match settings.shared.limits.admit(peer.ip(), &settings.metrics.open, settings.config.max_connections) {
+            Ok(permit) => {
+                settings.metrics.accepted.inc();
+                let connection = Accepted { socket, peer, local, permit, settings: Arc::clone(settings) };
+                let (app, stop, mut stopping) = (Arc::clone(app), stop.clone(), stop.clone());
+                let metrics = settings.metrics.clone();
+                let serving = async move {
+                    let prepared = tokio::select! {
+                        biased;
+                        prepared = connection.prepare() => prepared,
+                        () = last_call(&mut stopping) => None,
+                    };
+                    if let Some((connection, protocol)) = prepared {
+                        app.serve(connection, protocol, &stop).await;
+                    }
+                };
+                tokio::spawn(metrics.contain(serving));
+            }
+            Err(full) => {
+                settings.metrics.refused(full.word());
+                settings.refuse(&socket);
+            }
+        }
+    }
+
+    /// Says no at once: an answer where plain HTTP is expected, else a reset. Never waits.
+    fn refuse(&self, socket: &Socket) {
+        let http = self.config.protocol == Protocol::Http && self.tls.is_none();
+        if http && let Socket::Tcp(stream) = socket {
+            let body = b"Too many connections.";
+            let answer = answers::write_closing(503, answers::REFUSAL_FIELDS, body);
+            let _ = stream.try_write(&answer);
+        } else {
+            socket.reset_on_close();
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! From an accepted socket to a connection of which is known what it speaks: TLS and detection.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use log::debug;
+use rustls::ServerConfig;
+use tokio::time::{timeout, timeout_at};
+
+use super::config::Protocol;
+use super::detect::{Detected, detect};
+use super::settings::Shared;
+use super::{AppProtocol, Connection, Info, Permit, Settings, TlsInfo, flash};
+use crate::transport::{self, Socket, Transport};
+
+/// A connection that has its place and nothing else yet.
+pub(super) struct Accepted {
+    pub(super) socket: Socket,
+    pub(super) peer: SocketAddr,
+    pub(super) local: SocketAddr,
+    pub(super) permit: Permit,
+    pub(super) settings: Arc<Settings>,
+}
+
+impl Accepted {
+    /// TLS and detection; `None` when there is nothing left for an application to do.
+    pub(super) async fn prepare(self) -> Option<(Connection, AppProtocol)> {
+        let Self { socket, peer, local, permit, settings } = self;
+        let accepted = Instant::now();
+        let mut undecided_until = settings.undecided_until();
+        let plain = socket;
+        let (transport, tls, http2_agreed, http_agreed) = match &settings.tls {
+            Some(terms) if settings.speaks_tls(&plain, undecided_until).await? => {
+                let (transport, info, alpn) = settings.handshake(&terms.config, plain).await?;
+                undecided_until = settings.undecided_until();
+                let http2 = alpn.as_deref() == Some(b"h2");
+                (transport, Some(info), http2, alpn.is_some())
+            }
+            _ => (Transport::Plain(plain), None, false, false),
+        };
+        let info = Arc::new(Info { listener: Arc::clone(&settings.name), peer, local, tls, accepted });
+        let deadline = settings.shared.deadlines.register();
+        deadline.set(settings.shared.first_bytes);
+        let mut connection = Connection { transport, held: BytesMut::new(), info, deadline, permit };
+        let raw = || AppProtocol::Raw(settings.tcp_upstream.clone());
+        match settings.config.protocol {
+            Protocol::Tcp => return Some((connection, raw())),
+            Protocol::FlashPolicy => {
+                let Shared { flash_policy, flash_timeout, .. } = &settings.shared;
+                flash::serve(connection, flash_policy, *flash_timeout).await;
+                return None;
+            }
+            Protocol::Http => {}
+        }
+        if http2_agreed {
+            // The HTTP/2 engine would wait for the preface for ever.
+            let patience = settings.shared.first_bytes;
+            let until = (!patience.is_zero()).then(|| tokio::time::Instant::now() + patience);
+            let detected = detect(&mut connection.transport, &mut connection.held, until).await;
+            return (detected == Detected::Http2).then_some((connection, AppProtocol::Http2));
+        }
+        if http_agreed {
+            return Some((connection, AppProtocol::Http1));
+        }
+        let detecting = settings.config.detect.as_ref();
+        let detected = detect(&mut connection.transport, &mut connection.held, undecided_until).await;
+        settings.metrics.detected(detected.word());
+        match detected {
+            Detected::Http2 if settings.config.http2 => Some((connection, AppProtocol::Http2)),
+            Detected::Http1 | Detected::Http2 => Some((connection, AppProtocol::Http1)),
+            Detected::FlashPolicy if detecting.is_some_and(|detect| detect.flash_policy) => {
+                flash::answer(connection, &settings.shared.flash_policy).await;
+                None
+            }
+            Detected::Other | Detected::Silent | Detected::FlashPolicy if settings.tcp_upstream.is_some() => {
+                Some((connection, raw()))
+            }
+            // Without detection, what does not look like HTTP, or stops in the middle of it, is told so in HTTP.
+            Detected::Other if detecting.is_none() => Some((connection, AppProtocol::Http1)),
+            Detected::Silent if detecting.is_none() && !connection.held.is_empty() => {
+                Some((connection, AppProtocol::Http1))
+            }
+            Detected::Other | Detected::FlashPolicy | Detected::Silent | Detected::Gone => None,
+        }
+    }
+}
+
+impl Settings {
+    /// When a client that can begin now has had its time to say what it speaks; `None` is never.
+    fn undecided_until(&self) -> Option<tokio::time::Instant> {
+        let delay = self.config.detect.as_ref().map_or(self.shared.first_bytes, |detect| detect.inspect_delay);
+        (!delay.is_zero()).then(|| tokio::time::Instant::now() + delay)
+    }
+
+    /// Whether TLS is to be spoken: always, unless plain connections are served on the same port too. Then the first
+    /// byte tells, which stays in the kernel. `None`: the client left.
+    async fn speaks_tls(&self, socket: &Socket, undecided_until: Option<tokio::time::Instant>) -> Option<bool> {
+        /// The content type of a TLS record that carries a handshake (RFC 8446 5.1).
+        const HANDSHAKE: u8 = 0x16;
+        if !self.config.detect.as_ref().is_some_and(|detect| detect.plain) {
+            return Some(true);
+        }
+        let (Socket::Tcp(stream), Some(deadline)) = (socket, undecided_until) else { return Some(true) };
+        let mut first = [0];
+        match timeout_at(deadline, stream.peek(&mut first)).await {
+            Ok(Ok(1..)) => Some(first[0] == HANDSHAKE),
+            Ok(Ok(0) | Err(_)) => None,
+            // Silence is left to detection, whose time has passed with it, and which knows who takes it.
+            Err(_) => Some(false),
+        }
+    }
+
+    async fn handshake(
+        &self,
+        tls: &Arc<ServerConfig>,
+        socket: Socket,
+    ) -> Option<(Transport, TlsInfo, Option<Vec<u8>>)> {
+        let limit = self.config.tls.as_ref().map_or(Duration::ZERO, |tls| tls.handshake_timeout);
+        let accepting = transport::tls::accept(Arc::clone(tls), socket);
+        let accepted = if limit.is_zero() {
+            accepting.await
+        } else {
+            timeout(limit, accepting).await.unwrap_or_else(|late| Err(late.into()))
+        };
+        let (stream, server_name) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                self.metrics.tls_failed.inc();
+                debug!("listener {}: TLS handshake failed: {error}", self.name);
+                return None;
+            }
+        };
+        self.metrics.tls_ok.inc();
+        let agreed = stream.agreed();
+        let info = TlsInfo {
+            server_name,
+            version: agreed.protocol_version().and_then(|version| version.as_str()).unwrap_or("TLS"),
+            cipher: agreed.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown"),
+        };
+        let alpn = agreed.alpn_protocol().map(<[u8]>::to_vec);
+        Some((Transport::FromClient(stream), info, alpn))
+    }
+}

@@ -1,0 +1,90 @@
+//! What a listener does with its connections: everything but the socket.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::config::{Config, Protocol};
+use super::inherit::Sockets;
+use super::limits::ConnectionLimits;
+use super::{BuildError, tls};
+use crate::deadline::Deadlines;
+use crate::metrics::ListenerMetrics;
+use crate::wire::flash::Policy;
+
+/// What all listeners of one gateway share.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Places for connections.
+    pub limits: Arc<ConnectionLimits>,
+    /// The clock of coarse deadlines.
+    pub deadlines: Arc<Deadlines>,
+    /// The answer to Flash policy requests.
+    pub flash_policy: Policy,
+    /// How long a client of a `flash_policy` listener may take.
+    pub flash_timeout: Duration,
+    /// How long a client may take to begin its first request.
+    pub first_bytes: Duration,
+    /// Sockets of the process before, and those to hand to the next.
+    pub sockets: Arc<Sockets>,
+}
+
+/// What a listener does with its connections: everything but the socket. Each connection keeps those that it was
+/// accepted under.
+pub struct Settings {
+    pub(super) name: Arc<str>,
+    pub(super) config: Config,
+    pub(super) tls: Option<tls::Terms>,
+    pub(super) tcp_upstream: Option<Arc<str>>,
+    pub(super) shared: Shared,
+    pub(super) metrics: ListenerMetrics,
+}
+
+impl Settings {
+    /// Loads the certificates. Where they and all that is said of TLS are as they were `before`, its tickets stay good.
+    ///
+    /// # Errors
+    /// A certificate that can't be used.
+    pub fn build(
+        config: &Config,
+        shared: Shared,
+        metrics: ListenerMetrics,
+        before: Option<&Self>,
+    ) -> Result<Self, BuildError> {
+        let fail = |what: String| BuildError { listener: config.name(), what };
+        let alpn: &[&str] = match config.protocol {
+            Protocol::Http if config.http2 => &["h2", "http/1.1"],
+            Protocol::Http => &["http/1.1"],
+            Protocol::Tcp | Protocol::FlashPolicy => &[],
+        };
+        let before = before.and_then(|before| before.tls.as_ref());
+        let tls = config.tls.as_ref().map(|said| tls::Terms::load(said, alpn, before));
+        let tls = tls.transpose().map_err(|error| fail(error.to_string()))?;
+        let detected_tcp = config.detect.as_ref().and_then(|detect| detect.tcp.as_deref());
+        Ok(Self {
+            name: config.name().into(),
+            tls,
+            tcp_upstream: config.upstream.as_deref().or(detected_tcp).map(Arc::from),
+            config: config.clone(),
+            shared,
+            metrics,
+        })
+    }
+
+    /// What the operator said.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Connections open now.
+    pub fn open(&self) -> usize {
+        usize::try_from(self.metrics.open.get()).unwrap_or(0)
+    }
+
+    /// Whether the files behind them hold the same certificates.
+    pub fn has_certificates_of(&self, other: &Self) -> bool {
+        match (&self.tls, &other.tls) {
+            (Some(ours), Some(theirs)) => ours.has_certificates_of(theirs),
+            (ours, theirs) => ours.is_none() && theirs.is_none(),
+        }
+    }
+}

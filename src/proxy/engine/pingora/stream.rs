@@ -1,0 +1,425 @@
+//! A connection as the stream that Pingora wants: it hands out the body of the request that is carried and not a byte
+//! beyond. What follows a request stays in the connection, for the next request or for the tunnel that an upgrade turns
+//! into.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+
+use async_trait::async_trait;
+use bytes::{Buf, BytesMut};
+use pingora::http::ResponseHeader;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::SslDigest;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
+    UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use crate::http::framing::{Body, Chunks};
+use crate::listener::Connection;
+use crate::proxy::pending::Carried;
+
+/// A client's connection, as Pingora's engine reads and writes it.
+pub(crate) struct Stream {
+    pub(super) connection: Connection,
+    /// What the hooks get to know of it.
+    pub(super) carried: Arc<Carried>,
+    http2: bool,
+    reading: Reading,
+    writing: Writing,
+    eof: bool,
+    digests: OnceLock<Digests>,
+}
+
+/// What Pingora asks each exchange for, made for the first one.
+struct Digests {
+    proxy: Arc<ProxyDigest>,
+    socket: Arc<SocketDigest>,
+}
+
+/// What happens to bytes that an engine writes.
+#[derive(Debug)]
+enum Writing {
+    /// They go out.
+    Through,
+    /// The next ones begin an answer: its head waits for the first of its body, so that both take one system call, one
+    /// packet and one TLS record.
+    Head,
+    /// These wait, but no longer than until the engine flushes, finishes, or looks for what the client says.
+    Waiting(BytesMut),
+}
+
+/// How much an engine may read.
+#[derive(Debug)]
+enum Reading {
+    /// All there is.
+    Freely,
+    /// This many bytes of a body.
+    Length(u64),
+    /// A chunked body.
+    Chunked(Chunks),
+    /// Nothing: only that the client has left. What it sends is held.
+    Nothing,
+}
+
+/// Bytes that are held while an engine may read nothing; a client that sends more is read again later.
+const HELD_AHEAD: usize = 16 * 1024;
+/// The longest head of an answer that waits for its body.
+const WAITING_HEAD: usize = 4096;
+/// Slices of one write that go out together with a head.
+const SLICES: usize = 16;
+
+impl Stream {
+    /// The stream of a connection that speaks HTTP/1, or HTTP/2.
+    pub(crate) fn new(connection: Connection, http2: bool) -> Self {
+        let carried = Arc::new(Carried::new(Arc::clone(&connection.info)));
+        let (reading, writing) = (Reading::Freely, Writing::Through);
+        Self { connection, carried, http2, reading, writing, eof: false, digests: OnceLock::new() }
+    }
+
+    /// Nothing of this request's body is left to be read; what comes is the next head's.
+    pub(super) fn between_requests(&mut self) -> &mut Connection {
+        self.reading = Reading::Freely;
+        &mut self.connection
+    }
+
+    /// Lets an engine read the body of the request whose head was read last, and nothing beyond.
+    pub(super) fn expect(&mut self, body: Body) {
+        self.reading = match body {
+            Body::None => Reading::Nothing,
+            Body::Length(length) => Reading::Length(length),
+            Body::Chunked => Reading::Chunked(Chunks::default()),
+            Body::UntilClose => Reading::Freely,
+        };
+        if let Writing::Through = self.writing {
+            self.writing = Writing::Head;
+        }
+    }
+
+    /// Writes a head that waits, and `slices` with it; says how much of those went out.
+    fn poll_write_waiting(&mut self, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let mut with_body = 0;
+        while let Writing::Waiting(head) = &mut self.writing {
+            let mut all = [io::IoSlice::new(&[]); SLICES];
+            all[0] = io::IoSlice::new(head);
+            for (slot, slice) in all[1..].iter_mut().zip(slices) {
+                *slot = io::IoSlice::new(slice);
+            }
+            let used = SLICES.min(1 + slices.len());
+            let written = ready!(Pin::new(&mut self.connection.transport).poll_write_vectored(cx, &all[..used]))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            with_body = written.saturating_sub(head.len());
+            head.advance(written.min(head.len()));
+            if head.is_empty() {
+                self.writing = Writing::Through;
+            }
+        }
+        Poll::Ready(Ok(with_body))
+    }
+
+    /// Writes through, but keeps the head of an answer for a moment, so that it goes out with its body.
+    fn poll_write_parts(&mut self, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match self.writing {
+            Writing::Through => {}
+            Writing::Head => {
+                let length = bufs.iter().map(|buf| buf.len()).sum();
+                if length <= WAITING_HEAD {
+                    let mut head = BytesMut::with_capacity(length);
+                    bufs.iter().for_each(|buf| head.extend_from_slice(buf));
+                    self.writing = Writing::Waiting(head);
+                    return Poll::Ready(Ok(length));
+                }
+                self.writing = Writing::Through;
+            }
+            Writing::Waiting(_) => {
+                let written = ready!(self.poll_write_waiting(cx, bufs))?;
+                if written > 0 {
+                    return Poll::Ready(Ok(written));
+                }
+            }
+        }
+        Pin::new(&mut self.connection.transport).poll_write_vectored(cx, bufs)
+    }
+
+    /// Fails what would wait once the deadline of the gateway's end has come: whoever serves the connection then ends as
+    /// with a client that has left, and writes its line.
+    fn or_cut<T>(&self, result: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        match result {
+            Poll::Pending if self.connection.deadline.poll_stopping(cx).is_ready() => {
+                Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
+            }
+            result => result,
+        }
+    }
+
+    /// Ready with an empty read once the client has left; holds what it sends before.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.eof {
+            if self.connection.held.len() >= HELD_AHEAD {
+                return Poll::Pending;
+            }
+            self.connection.held.reserve(2048);
+            let read = std::pin::pin!(self.connection.transport.read_buf(&mut self.connection.held)).poll(cx);
+            self.eof = ready!(self.or_cut(read, cx))? == 0;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Reading {
+    /// How many of the bytes at hand the engine may have. Fails at what is no chunked body, with [`InvalidData`]:
+    /// where it ends nobody can say.
+    ///
+    /// [`InvalidData`]: io::ErrorKind::InvalidData
+    fn take(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(match self {
+            Self::Freely => bytes.len(),
+            Self::Nothing => 0,
+            Self::Length(left) => {
+                let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+                *left -= taken as u64;
+                if *left == 0 {
+                    *self = Self::Nothing;
+                }
+                taken
+            }
+            Self::Chunked(chunks) => {
+                let taken = chunks.advance(bytes).ok_or(io::ErrorKind::InvalidData)?;
+                if chunks.is_done() {
+                    *self = Self::Nothing;
+                }
+                taken
+            }
+        })
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        // Whoever waits for the client must not wait with an answer in hand; if it can't go, the next write tells.
+        let _ = this.poll_write_waiting(cx, &[]);
+        if let Reading::Nothing = this.reading {
+            return this.poll_gone(cx);
+        }
+        if this.connection.held.is_empty() {
+            let before = buf.filled().len();
+            let read = Pin::new(&mut this.connection.transport).poll_read(cx, buf);
+            ready!(this.or_cut(read, cx))?;
+            let read = &buf.filled()[before..];
+            let taken = this.reading.take(read)?;
+            this.connection.held.extend_from_slice(&read[taken..]);
+            buf.set_filled(before + taken);
+        } else {
+            let step = buf.remaining().min(this.connection.held.len());
+            let taken = this.reading.take(&this.connection.held[..step])?;
+            buf.put_slice(&this.connection.held.split_to(taken));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[io::IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = this.poll_write_parts(cx, bufs);
+        this.or_cut(written, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.connection.transport.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = match this.poll_write_waiting(cx, &[]) {
+            Poll::Ready(Ok(_)) => Pin::new(&mut this.connection.transport).poll_flush(cx),
+            waiting => waiting.map_ok(|_| ()),
+        };
+        this.or_cut(flushed, cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_write_waiting(cx, &[]))?;
+        Pin::new(&mut this.connection.transport).poll_shutdown(cx)
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").field("connection", &self.connection).finish_non_exhaustive()
+    }
+}
+
+// What Pingora asks of a stream, so that its engines can serve one.
+
+impl Stream {
+    fn digests(&self) -> Option<&Digests> {
+        if let Some(made) = self.digests.get() {
+            return Some(made);
+        }
+        let head = ResponseHeader::build(200, Some(0)).ok()?;
+        let proxy = ProxyDigest::new(Box::new(head), Some(Box::new(Arc::clone(&self.carried))));
+        let socket = SocketDigest::from_raw_fd(self.id());
+        let _ = socket.peer_addr.set(Some(self.connection.info.peer.into()));
+        let _ = socket.local_addr.set(Some(self.connection.info.local.into()));
+        Some(self.digests.get_or_init(|| Digests { proxy: Arc::new(proxy), socket: Arc::new(socket) }))
+    }
+}
+
+#[async_trait]
+impl Shutdown for Stream {
+    async fn shutdown(&mut self) {
+        let _ = AsyncWriteExt::shutdown(self).await;
+    }
+}
+
+impl UniqueID for Stream {
+    fn id(&self) -> UniqueIDType {
+        self.connection.transport.socket().as_raw_fd()
+    }
+}
+
+impl Ssl for Stream {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        let tls = self.connection.info.tls.as_ref()?;
+        Some(Arc::new(SslDigest::new(tls.cipher, tls.version, None, None, Vec::new())))
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.http2.then_some(ALPN::H2)
+    }
+}
+
+impl GetTimingDigest for Stream {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Stream {
+    /// Carries [`Carried`] to the hooks of a `ProxyHttp`: Pingora has no other place for it that HTTP/2 shares.
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        Some(Arc::clone(&self.digests()?.proxy))
+    }
+
+    fn set_proxy_digest(&mut self, _digest: ProxyDigest) {}
+}
+
+impl GetSocketDigest for Stream {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        Some(Arc::clone(&self.digests()?.socket))
+    }
+
+    fn set_socket_digest(&mut self, _digest: SocketDigest) {}
+}
+
+impl Peek for Stream {}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::listener::testing;
+
+    fn pair() -> (Stream, UnixStream) {
+        let (connection, client) = testing::pair();
+        (Stream::new(connection, false), client)
+    }
+
+    async fn read_body(body: Body, sent: &[u8], room: usize) -> (Vec<u8>, Vec<u8>) {
+        let (mut connection, mut client) = pair();
+        client.write_all(sent).await.unwrap();
+        drop(client);
+        connection.expect(body);
+        let mut got = Vec::new();
+        let mut buffer = vec![0; room];
+        loop {
+            let read = connection.read(&mut buffer).await.unwrap();
+            if read == 0 {
+                return (got, connection.connection.held.to_vec());
+            }
+            got.extend_from_slice(&buffer[..read]);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_engine_gets_its_body_and_not_a_byte_more() {
+        let chunked = b"5\r\nhello\r\n0\r\n\r\n";
+        for room in [1, 3, 7, 100] {
+            assert_eq!(read_body(Body::Length(5), b"helloGET /", room).await, (b"hello".into(), b"GET /".into()));
+            let (got, held) = read_body(Body::Chunked, &[chunked.as_slice(), b"GET /"].concat(), room).await;
+            assert_eq!((got.as_slice(), held.as_slice()), (chunked.as_slice(), b"GET /".as_slice()));
+            assert_eq!(read_body(Body::None, b"GET /", room).await, (vec![], b"GET /".into()));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_head_of_an_answer_goes_out_with_its_body_or_when_the_engine_waits() {
+        let (mut connection, client) = pair();
+        let arrived = async || {
+            client.readable().await.unwrap();
+            let mut bytes = [0; 64];
+            client.try_read(&mut bytes).map(|count| String::from_utf8_lossy(&bytes[..count]).into_owned()).unwrap()
+        };
+        let mut buffer = [0; 8];
+        for (push, expected) in [("body", "head body"), ("flush", "head"), ("wait", "head"), ("finish", "head")] {
+            connection.expect(Body::None);
+            connection.write_all(b"head").await.unwrap();
+            assert!(matches!(connection.writing, Writing::Waiting(_)), "{push}");
+            match push {
+                "body" => connection.write_all(b" body").await.unwrap(),
+                "flush" => connection.flush().await.unwrap(),
+                "wait" => assert!(futures::poll!(std::pin::pin!(connection.read(&mut buffer))).is_pending()),
+                _ => Shutdown::shutdown(&mut connection).await,
+            }
+            assert_eq!(arrived().await, expected, "{push}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_and_its_body_reach_a_slow_reader_whole() {
+        let (mut connection, mut client) = pair();
+        connection.expect(Body::None);
+        let (head, body) = ([b'h'; 4000], vec![b'b'; 2_000_000]);
+        let sending = async {
+            connection.write_all(&head).await.unwrap();
+            connection.write_all(&body).await.unwrap();
+            connection.flush().await.unwrap();
+        };
+        let mut got = vec![0; head.len() + body.len()];
+        tokio::join!(sending, async { client.read_exact(&mut got).await.unwrap() });
+        assert!(got[..head.len()] == head && got[head.len()..] == body);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_is_noticed_while_nothing_may_be_read() {
+        let (mut connection, mut client) = pair();
+        connection.expect(Body::None);
+        client.write_all(b"early").await.unwrap();
+        let mut probe = [0];
+        let pending = futures::poll!(std::pin::pin!(connection.read(&mut probe)));
+        assert!(pending.is_pending());
+        drop(client);
+        assert_eq!(connection.read(&mut probe).await.unwrap(), 0);
+        assert_eq!(&connection.connection.held[..], b"early");
+    }
+}
