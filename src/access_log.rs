@@ -74,7 +74,7 @@ pub struct Record {
     pub host: String,
     /// Path and query as sent, but for the id of a session, which would let whoever reads it take the session over.
     pub target: String,
-    /// A hash of that id: the same session has the same one in every line.
+    /// A keyed hash of that id: the same session has the same one in every line of its process.
     pub session: String,
     /// The status of the answer; 0 for raw connections and clients that left before one.
     pub status: u16,

@@ -30,7 +30,7 @@ use crate::request::Request;
 use crate::router::{Action, Decision, Route};
 use crate::session::{Cause, Mark};
 use crate::snapshot::{Pool, Snapshot};
-use crate::upstream::config::{HostHeader, Kind};
+use crate::upstream::config::HostHeader;
 use crate::upstream::{Lease, PickError, ServerId, Tried};
 use crate::wire::engine_io::{SESSION_UNKNOWN, error_code, goodbye};
 
@@ -425,9 +425,9 @@ impl Exchange {
         line.request_id = std::mem::take(&mut self.request_id);
         if let Some(lease) = &self.lease {
             line.taken(lease);
-            if lease.upstream().config().kind == Kind::SocketIo {
+            if let Some(table) = lease.upstream().sessions() {
                 let (path, query) = asked.path_and_query();
-                line.engine_io(path, query);
+                line.engine_io(path, query, |sid| table.key(sid));
             }
         }
         line.queued = self.queued;
@@ -460,20 +460,20 @@ pub(super) fn pool_of<'a>(snapshot: &'a Snapshot, route: &Route) -> Result<Optio
 
 /// Lets the connection know that this is a poll, so that it can be ended politely when its session has to go.
 fn announce(info: &Carried, leave: Arc<Leave>, poll: &SessionAsk, pool: &Pool, lease: &Lease) {
+    let (Some(table), Some((session, _))) = (pool.sessions().cloned(), &poll.begun) else { return };
+    let session = *session;
     info.pending.announce(Farewell {
         leave,
+        session,
         body: goodbye(poll.revision, poll.jsonp),
         jsonp: poll.jsonp.is_some(),
         upstream: Arc::clone(lease.upstream().name()),
         server: Arc::clone(lease.server().name()),
         said: Box::new({
-            let (table, key) = (pool.sessions().cloned(), poll.begun.as_ref().map(|(key, _)| *key));
             let metrics = pool.metrics.clone();
             move |why| {
                 metrics.goodbye(why);
-                if let (Some(table), Some(key)) = (table, key) {
-                    table.forget(key, Cause::Drain);
-                }
+                table.forget(session, Cause::Drain);
             }
         }),
     });

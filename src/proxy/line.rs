@@ -1,7 +1,6 @@
 //! A line of the access log in the making.
 
 use std::borrow::Cow;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -10,6 +9,7 @@ use super::asked::Asked;
 use crate::access_log::{Event, Record};
 use crate::drain::Origin;
 use crate::listener::Info;
+use crate::session::Key;
 use crate::upstream::Lease;
 use crate::wire::engine_io::RequestInfo;
 
@@ -60,14 +60,12 @@ impl Line {
     }
 
     /// How Engine.IO travels, and which session it is; only asked on upstreams that speak it, since other apps use the
-    /// same words. The id itself is not kept: who knows it can speak as the client.
-    pub(super) fn engine_io(&mut self, path: &str, query: Option<&str>) {
+    /// same words. The id itself is not kept: who knows it can speak as the client. `key` is what the table calls it.
+    pub(super) fn engine_io(&mut self, path: &str, query: Option<&str>, key: impl FnOnce(&str) -> Key) {
         let info = RequestInfo::read(path, query);
         self.transport = info.transport.map(|transport| transport.as_str());
         if let Some(sid) = info.sid {
-            let mut hasher = DefaultHasher::new();
-            sid.hash(&mut hasher);
-            self.session = format!("{:016x}", hasher.finish());
+            self.session = key(sid).to_string();
             self.target = self.target.replace(sid, "...");
         }
     }
@@ -125,17 +123,19 @@ impl DerefMut for Line {
 mod tests {
     use super::*;
     use crate::request::Headers;
+    use crate::session::SessionTable;
 
     #[test]
     fn session_ids_stay_out_of_the_log_and_can_still_be_followed() {
         let info = crate::listener::testing::info();
+        let table = SessionTable::new(1);
         let line = |target: &str| {
             let mut line = Line::new(&info, "HTTP/1.1", SystemTime::now(), Instant::now());
             let headers = Headers::Fields(&[]);
             let asked = Asked { method: "GET", target, authority: None, headers, websocket: false };
             line.asked(&asked);
             let (path, query) = asked.path_and_query();
-            line.engine_io(path, query);
+            line.engine_io(path, query, |sid| table.key(sid));
             line.finish()
         };
         let poll = line("/socket.io/?EIO=4&transport=polling&sid=Zm9vYmFyYmF6cXV4MTIz");
@@ -145,6 +145,7 @@ mod tests {
         );
         let socket = line("/socket.io/1/websocket/Zm9vYmFyYmF6cXV4MTIz");
         assert_eq!((socket.target.as_str(), &socket.session), ("/socket.io/1/websocket/...", &poll.session));
+        assert_eq!(poll.session, table.key("Zm9vYmFyYmF6cXV4MTIz").to_string());
         assert_eq!(poll.session.len(), 16);
         assert_eq!(line("/socket.io/?EIO=4&transport=polling").session, "");
     }

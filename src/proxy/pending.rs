@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use crate::drain::Leave;
 use crate::listener::Info;
+use crate::session::Key;
 
 /// A connection that carries HTTP, as the hooks of an engine see it.
 #[derive(Debug)]
@@ -43,6 +44,8 @@ pub(crate) struct Pending {
 pub(crate) struct Farewell {
     /// Says when.
     pub(crate) leave: Arc<Leave>,
+    /// What the table calls the session.
+    pub(crate) session: Key,
     /// The answer's body: an Engine.IO close packet.
     pub(crate) body: Cow<'static, [u8]>,
     /// Whether that is a script.

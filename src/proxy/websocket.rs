@@ -28,7 +28,7 @@ use crate::transport::Transport;
 use crate::tunnel::handshake::{self, Answer, NoAnswer, ask};
 use crate::tunnel::{Listening, Ping};
 use crate::upstream::Lease;
-use crate::upstream::config::{self, HostHeader, Kind};
+use crate::upstream::config::{self, HostHeader};
 use crate::wire::engine_io::Revision;
 
 /// Serves one upgrade request. What takes long runs in a task of its own, so that the large one that has served HTTP
@@ -96,8 +96,8 @@ fn way(snapshot: &Snapshot, info: &Info, head: &BytesMut, line: &mut Line) -> Re
         line.status = answer.status;
         return Ok(Way::Answer { answer: answer.closing(), delay: answer.delay });
     };
-    if pool.upstream.config().kind == Kind::SocketIo {
-        line.engine_io(&request.path.canonical, request.query);
+    if let Some(table) = pool.sessions() {
+        line.engine_io(&request.path.canonical, request.query, |sid| table.key(sid));
     }
     line.request_id = said.forwarding.request_id(peer, asked.headers);
     let seen = Seen {

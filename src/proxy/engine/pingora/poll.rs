@@ -17,6 +17,7 @@ use crate::http::head;
 use crate::proxy::Core;
 use crate::proxy::line::Line;
 use crate::proxy::pending::Farewell;
+use crate::session::Key;
 
 /// Whether a request may be a poll of a session, by its head alone; what it really is, the engine's hooks find out.
 pub(super) fn may_be_one(head: &BytesMut) -> bool {
@@ -70,7 +71,7 @@ where
             // The engine has been dropped, and with it the request to the server.
             let farewell = carried.pending.take()?;
             let connection = back.take()?;
-            let Farewell { leave, body, jsonp, upstream, server, said } = farewell;
+            let Farewell { leave, session, body, jsonp, upstream, server, said } = farewell;
             let leaving = core.ending.is_leaving();
             let why = if leaving { "stopped" } else { leave.why().unwrap_or(Why::Drain).word() };
             let mut line = Line::new(&carried, "HTTP/1.1", began, started);
@@ -79,7 +80,7 @@ where
             line.bytes_out = body.len() as u64;
             line.upstream = Some(upstream);
             line.server = Some(server);
-            let origin = describe(&kept, &mut line);
+            let origin = describe(&kept, session, &mut line);
             core.access_log.write(line.finish());
             said(why);
             drop(leave);
@@ -90,13 +91,13 @@ where
 }
 
 /// Fills in what was asked; gives the origin of a request from another site.
-fn describe(head: &BytesMut, line: &mut Line) -> Option<String> {
+fn describe(head: &BytesMut, session: Key, line: &mut Line) -> Option<String> {
     let mut fields = head::room();
     let parsed = head::parse(head, &mut fields, 0).ok()?;
     let asked = parsed.asked();
     line.asked(&asked);
     let (path, query) = asked.path_and_query();
-    line.engine_io(path, query);
+    line.engine_io(path, query, |_| session);
     let origin = parsed.fields.iter().find(|field| field.name.eq_ignore_ascii_case("origin"))?;
     std::str::from_utf8(origin.value).ok().map(str::to_owned)
 }
