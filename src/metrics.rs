@@ -1,9 +1,8 @@
 //! What the gateway counts, in Prometheus' terms. Handles are looked up once, when their owner is built.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use futures::FutureExt;
@@ -17,7 +16,7 @@ use prometheus::{
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    names: Vec<String>,
+    names: Mutex<Vec<String>>,
     connections_open: IntGaugeVec,
     connections: IntCounterVec,
     connections_refused: IntCounterVec,
@@ -102,11 +101,8 @@ impl Metrics {
     /// Two families of one name: a fault of the program, not of its input.
     pub fn new() -> Result<Arc<Self>, prometheus::Error> {
         let registry = Registry::new_custom(Some("sockgate".to_owned()), None)?;
-        let names = RefCell::new(Vec::new());
-        let register = |family: Box<dyn Collector>| {
-            names.borrow_mut().extend(family.desc().iter().map(|desc| format!("sockgate_{}", desc.fq_name)));
-            registry.register(family)
-        };
+        let names = Mutex::default();
+        let register = |family: Box<dyn Collector>| register(&registry, &names, family);
         let counter = |name: &str, help: &str, labels: &[&str]| {
             let family = IntCounterVec::new(Opts::new(name, help), labels)?;
             register(Box::new(family.clone())).map(|()| family)
@@ -171,7 +167,7 @@ impl Metrics {
             reload_time: level("reload_last_good_seconds", "When the one in force was loaded, in seconds since 1970")?,
             panics: plain("panics_total", "Panics, each the end of one connection or task")?,
             access_log_lost: plain("access_log_lost_total", "Access-log lines given up")?,
-            names: names.into_inner(),
+            names,
             registry,
         }))
     }
@@ -263,9 +259,17 @@ impl Metrics {
         self.refusals.with_label_values(&[reason]).inc();
     }
 
+    /// Renders with the rest what is read when somebody asks.
+    ///
+    /// # Errors
+    /// A family of a name that there is already.
+    pub fn register(&self, families: Box<dyn Collector>) -> Result<(), prometheus::Error> {
+        register(&self.registry, &self.names, families)
+    }
+
     /// The names of all families, with those that have nothing to tell yet and so are not rendered.
-    pub fn names(&self) -> &[String] {
-        &self.names
+    pub fn names(&self) -> Vec<String> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Everything in Prometheus' text format 0.0.4.
@@ -275,6 +279,17 @@ impl Metrics {
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
         text
     }
+}
+
+fn register(
+    registry: &Registry,
+    names: &Mutex<Vec<String>>,
+    families: Box<dyn Collector>,
+) -> Result<(), prometheus::Error> {
+    let described = families.desc().iter().map(|desc| format!("sockgate_{}", desc.fq_name)).collect::<Vec<_>>();
+    registry.register(families)?;
+    names.lock().unwrap_or_else(PoisonError::into_inner).extend(described);
+    Ok(())
 }
 
 fn forget_in<T: MetricVecBuilder>(family: &MetricVec<T>, label: &str, name: &str) {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use ::http::StatusCode;
 use percent_encoding::percent_decode_str;
-use serde_json::{Value, json};
+use serde::Serialize;
 
+use super::endpoints::Answer;
 use crate::snapshot::{Pool, Snapshot};
 use crate::upstream::Server;
 use crate::upstream::config::Drain;
@@ -16,36 +17,46 @@ const HELP: &str = "expected ?upstream=NAME&server=NAME, and with POST also &rat
                     &jitter=0.3 (0 to 1), &deadline=5m, or &goodbye=false";
 
 /// Answers a request to `/drain`.
-pub(super) fn answer(snapshot: &Snapshot, method: &str, query: &str) -> (StatusCode, Value) {
+pub(super) fn answer(snapshot: &Snapshot, method: &str, query: &str) -> Answer {
     let said = read(query);
     let (pool, server) = match find(snapshot, &said) {
         Ok(found) => found,
-        Err((status, fault)) => return (status, json!({ "error": fault })),
+        Err((status, fault)) => return Answer::fault(status, fault),
     };
     match method {
         "POST" => match pace(&said, &pool.upstream.config().drain) {
             Ok(said) => pool.drain(&server, said.pace()),
-            Err(fault) => return (StatusCode::BAD_REQUEST, json!({ "error": fault })),
+            Err(fault) => return Answer::fault(StatusCode::BAD_REQUEST, fault),
         },
         "DELETE" if !pool.undrain(&server) => {
             let fault = format!("server `{}` was removed from the configuration: put it back there", server.name());
-            return (StatusCode::CONFLICT, json!({ "error": fault }));
+            return Answer::fault(StatusCode::CONFLICT, fault);
         }
         _ => {}
     }
-    (StatusCode::OK, progress(&pool, &server))
+    Answer::json(&Progress::of(&pool, &server))
 }
 
 /// The drain of a server as `/drain` and `/status` tell it.
-pub(super) fn progress(pool: &Pool, server: &Server) -> Value {
-    pool.progress(server).map_or(Value::Null, |progress| {
-        json!({
-            "open": progress.open,
-            "sessions": progress.sessions,
-            "told_goodbye": progress.told,
-            "over": progress.over,
+#[derive(Serialize)]
+pub(super) struct Progress {
+    open: usize,
+    sessions: usize,
+    told_goodbye: usize,
+    over: bool,
+}
+
+impl Progress {
+    /// `None` where it does not drain.
+    pub(super) fn of(pool: &Pool, server: &Server) -> Option<Self> {
+        let progress = pool.progress(server)?;
+        Some(Self {
+            open: progress.open,
+            sessions: progress.sessions,
+            told_goodbye: progress.told,
+            over: progress.over,
         })
-    })
+    }
 }
 
 /// What the query says.

@@ -1,19 +1,24 @@
 //! Where operators look, and what they ask for: liveness, readiness, metrics, status, drains and reloads over HTTP.
 
+mod collector;
 mod drain;
+mod endpoints;
 mod reload;
 mod status;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use ::http::{Response, StatusCode};
+use ::http::{HeaderValue, Response, StatusCode};
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
 use pingora::apps::http_app::{HttpServer, ServeHttp};
 use pingora::protocols::Stream as Io;
 use pingora::protocols::http::ServerSession;
+
+use collector::StateCollector;
+use endpoints::{Answer, Endpoint, Request};
 
 use crate::drain::Stopping;
 use crate::listener::{AppProtocol, Application, Connection};
@@ -24,33 +29,29 @@ use crate::reload::Reloader;
 pub struct Admin {
     core: Arc<Core>,
     reloader: Arc<Reloader>,
-    /// Cleared when the gateway begins to stop.
     ready: Arc<AtomicBool>,
     started: Instant,
 }
 
 impl Admin {
-    /// Answers about this gateway.
-    pub fn new(reloader: Arc<Reloader>, ready: Arc<AtomicBool>) -> Self {
-        Self { core: Arc::clone(reloader.core()), reloader, ready, started: Instant::now() }
+    /// Answers about this gateway, whose metrics have what its servers know of themselves from now on.
+    ///
+    /// # Errors
+    /// The metrics of a gateway can be asked for by one only.
+    pub fn new(reloader: Arc<Reloader>) -> Result<Self, prometheus::Error> {
+        let core = Arc::clone(reloader.core());
+        core.metrics.register(Box::new(StateCollector::new(&core)?))?;
+        Ok(Self { core, reloader, ready: Arc::new(AtomicBool::new(true)), started: Instant::now() })
+    }
+
+    /// What `/readyz` says; to be cleared when the gateway begins to stop.
+    pub fn ready(&self) -> &Arc<AtomicBool> {
+        &self.ready
     }
 
     /// As an application for a listener.
     pub fn into_app(self) -> AdminApp {
         AdminApp(Arc::new(HttpServer::new_app(self)))
-    }
-
-    fn readiness(&self) -> (StatusCode, String) {
-        if !self.ready.load(Ordering::Acquire) {
-            return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".to_owned());
-        }
-        let snapshot = self.core.snapshot.load();
-        let waiting: Vec<_> = snapshot.pools.iter().filter(|(_, pool)| !pool.upstream.ready()).collect();
-        if waiting.is_empty() {
-            return (StatusCode::OK, "ready\n".to_owned());
-        }
-        let lines = waiting.iter().map(|(name, _)| format!("upstream {name}: no server is up\n"));
-        (StatusCode::SERVICE_UNAVAILABLE, lines.collect())
     }
 }
 
@@ -70,65 +71,46 @@ impl Application for AdminApp {
 #[async_trait]
 impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
-        const TEXT: &str = "text/plain; charset=utf-8";
-        const HERE: &[u8] = b"here are /livez, /readyz, /metrics, /status, /drain, /reload and /plan\n";
-        const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
         if self.core.ending.is_handed_over() {
             session.set_keepalive(None);
         }
         let head = session.req_header();
-        let (method, path, query) =
-            (head.method.clone(), head.uri.path().to_owned(), head.uri.query().map(str::to_owned));
-        let (status, kind, body) = match (method.as_str(), path.as_str()) {
-            ("GET" | "HEAD", "/livez") => (StatusCode::OK, TEXT, b"alive\n".to_vec()),
-            ("GET" | "HEAD", "/readyz") => {
-                let (status, text) = self.readiness();
-                (status, TEXT, text.into_bytes())
-            }
-            ("GET" | "HEAD", "/metrics") => {
-                let mut text = self.core.metrics.render();
-                status::write_metrics(&self.core.snapshot.load(), &mut text);
-                (StatusCode::OK, METRICS, text)
-            }
-            ("GET" | "HEAD", "/status") => {
-                let (outcome, connections) = (self.reloader.outcome(), self.reloader.limits().open());
-                let status = status::status(&self.core.snapshot.load(), outcome, connections, self.started.elapsed());
-                let body = serde_json::to_vec_pretty(&status).unwrap_or_default();
-                (StatusCode::OK, "application/json", body)
-            }
-            (method @ ("GET" | "POST" | "DELETE"), "/drain") => {
-                let query = query.as_deref().unwrap_or_default();
-                let (status, told) = drain::answer(&self.core.snapshot.load(), method, query);
-                (status, "application/json", serde_json::to_vec_pretty(&told).unwrap_or_default())
-            }
-            ("POST", "/reload") => {
-                let (status, told) = reload::reload(&self.reloader).await;
-                (status, "application/json", serde_json::to_vec_pretty(&told).unwrap_or_default())
-            }
-            ("POST", "/plan") => {
-                let (status, told) = reload::plan(&self.reloader, session).await;
-                (status, "application/json", serde_json::to_vec_pretty(&told).unwrap_or_default())
-            }
-            (_, "/reload" | "/plan") => {
-                (StatusCode::METHOD_NOT_ALLOWED, TEXT, b"only POST is answered here\n".to_vec())
-            }
-            (_, "/livez" | "/readyz" | "/metrics" | "/status") => {
-                (StatusCode::METHOD_NOT_ALLOWED, TEXT, b"only GET and HEAD are answered here\n".to_vec())
-            }
-            _ => (StatusCode::NOT_FOUND, TEXT, HERE.to_vec()),
+        let (method, uri) = (head.method.clone(), head.uri.clone());
+        let answer = match Endpoint::find(method.as_str(), uri.path()) {
+            Err(refusal) => refusal,
+            Ok(endpoint) => match body(session, endpoint.most_body).await {
+                Err(fault) => Answer::fault(StatusCode::BAD_REQUEST, fault),
+                Ok(body) => {
+                    let query = uri.query().unwrap_or_default();
+                    endpoint.answer(self, &Request { method: method.as_str(), query, body: &body }).await
+                }
+            },
         };
-        let length = ::http::HeaderValue::from(body.len());
-        let mut response = Response::new(body);
-        *response.status_mut() = status;
+        let mut response = Response::new(answer.body);
+        *response.status_mut() = answer.status;
+        let length = HeaderValue::from(response.body().len());
         let headers = response.headers_mut();
-        headers.insert("content-type", ::http::HeaderValue::from_static(kind));
-        headers.insert("cache-control", ::http::HeaderValue::from_static("no-store"));
-        if status == StatusCode::METHOD_NOT_ALLOWED {
-            // RFC 9110 15.5.6.
-            let allowed = if matches!(path.as_str(), "/reload" | "/plan") { "POST" } else { "GET, HEAD" };
-            headers.insert("allow", ::http::HeaderValue::from_static(allowed));
+        headers.insert("content-type", HeaderValue::from_static(answer.content_type));
+        headers.insert("cache-control", HeaderValue::from_static("no-store"));
+        if let Some(allow) = answer.allow.and_then(|allow| HeaderValue::try_from(allow).ok()) {
+            headers.insert("allow", allow);
         }
         headers.insert("content-length", length);
         response
+    }
+}
+
+async fn body(session: &mut ServerSession, most: usize) -> Result<Vec<u8>, String> {
+    let mut body = Vec::new();
+    if most == 0 {
+        return Ok(body);
+    }
+    loop {
+        match session.read_request_body().await {
+            Ok(Some(part)) if body.len() + part.len() <= most => body.extend_from_slice(&part),
+            Ok(Some(_)) => return Err(format!("expected at most {most} bytes")),
+            Ok(None) => return Ok(body),
+            Err(error) => return Err(format!("the body ended early: {error}")),
+        }
     }
 }

@@ -11,6 +11,7 @@ use pingora::server::Server;
 use pingora::server::configuration::ServerConf;
 
 use super::Gateway;
+use crate::admin::Admin;
 use crate::config::Config;
 use crate::listener::inherit::Sockets;
 use crate::metrics::Metrics;
@@ -138,8 +139,9 @@ impl Builder {
         let core = reloader.core();
         let engine = engine(Arc::clone(core), &server.configuration, keep_alive);
         let app = Arc::new(App::new(Arc::clone(core), engine));
+        let admin = Admin::new(Arc::clone(&reloader)).map_err(|error| fail(&error))?;
         let stop_asked = Arc::default();
-        Ok(Gateway { reloader, listeners, app, server, log_writer, stop_asked, sockets, predecessor })
+        Ok(Gateway { reloader, listeners, app, admin, server, log_writer, stop_asked, sockets, predecessor })
     }
 }
 

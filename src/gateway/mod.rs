@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 pub use builder::{BuildError, Builder};
 
 use crate::access_log::Writer;
+use crate::admin::Admin;
 use crate::config::Config;
 use crate::listener::inherit::Sockets;
 use crate::proxy::App;
@@ -25,6 +26,7 @@ pub struct Gateway {
     reloader: Arc<Reloader>,
     listeners: Listeners,
     app: Arc<App>,
+    admin: Admin,
     server: Server,
     log_writer: Writer,
     stop_asked: Arc<Notify>,

@@ -2,7 +2,6 @@
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 use log::{debug, info};
@@ -21,12 +20,12 @@ use crate::reload::{Listeners, Reloader};
 
 /// Serves until a signal or [`super::Handle::stop`] ends it, and everything has ended.
 pub(super) fn run(gateway: Gateway) {
-    let Gateway { reloader, listeners, app, mut server, log_writer, stop_asked, sockets, predecessor } = gateway;
+    let Gateway { reloader, listeners, app, admin, mut server, log_writer, stop_asked, sockets, predecessor } = gateway;
     let upgrade = Upgrade::new(sockets);
     let ending = &reloader.core().ending;
-    let ready = Arc::new(AtomicBool::new(true));
+    let ready = Arc::clone(admin.ready());
     let threads = server.configuration.threads;
-    let Listeners { traffic, admin } = listeners;
+    let Listeners { traffic, admin: for_operators } = listeners;
     server.add_service(Traffic {
         reloader: Arc::clone(&reloader),
         app: Arc::clone(&app),
@@ -35,9 +34,8 @@ pub(super) fn run(gateway: Gateway) {
         predecessor,
         threads,
     });
-    let operators = Admin::new(Arc::clone(&reloader), Arc::clone(&ready));
     let stopping = ending.handed_over();
-    server.add_service(AdminService { listeners: Some(admin), admin: Some(operators), stopping });
+    server.add_service(AdminService { listeners: Some(for_operators), admin: Some(admin), stopping });
     let (limits, deadlines) = (Arc::clone(reloader.limits()), Arc::clone(reloader.deadlines()));
     let stopper = Stopper { reloader, stop_asked, ready, app, limits, deadlines, upgrade };
     server.run(RunArgs { shutdown_signal: Box::new(stopper) });

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use serde_json::Value;
 use tokio::net::TcpListener;
 
-use crate::support::client::upgrade;
+use crate::support::client::{Answer, upgrade};
 use crate::support::server::greet;
 use crate::support::{Client, Echo, Gateway, Scripted, eventually, within};
 
@@ -217,6 +217,23 @@ async fn strange_questions_are_answered() {
             let answer = client.get(&format!("{path}?x=y")).await;
             assert_eq!((answer.status, answer.header("cache-control")), (200, Some("no-store")), "{path}");
         }
+    }
+    let admin = async |request: &str| {
+        let mut client = Client::connect(gateway.address("admin")).await;
+        client.send(format!("{request} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+        Answer::of(&client.read_until(b"\r\n\r\n").await)
+    };
+    for (request, status, allow) in [
+        ("PUT /drain", 405, Some("GET, HEAD, POST, DELETE")),
+        ("OPTIONS /drain", 405, Some("GET, HEAD, POST, DELETE")),
+        ("HEAD /drain?upstream=web&server=first", 200, None),
+        ("HEAD /drain", 400, None),
+        ("GET /reload", 405, Some("POST")),
+        ("HEAD /plan", 405, Some("POST")),
+        ("PUT /nowhere", 404, None),
+    ] {
+        let answer = admin(request).await;
+        assert_eq!((answer.status, answer.header("allow")), (status, allow), "{request}");
     }
 }
 

@@ -31,7 +31,7 @@ pub struct Answer {
 
 impl Answer {
     /// Takes a head apart; the body is still to come.
-    fn of(head: &[u8]) -> Self {
+    pub fn of(head: &[u8]) -> Self {
         let head = String::from_utf8_lossy(head).into_owned();
         let mut lines = head.trim_end().split("\r\n");
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
