@@ -191,6 +191,24 @@ async fn the_gateway_answers_by_itself_too() {
     gateway.access_line(&["protocol=HTTP/2", "status=202", "route=respond"]).await;
 }
 
+/// What docs/configuration.md says of `limits.head` and `limits.headers`.
+#[tokio::test]
+async fn heads_have_a_limit_of_their_own() {
+    let web = Echo::start("web").await;
+    let (gateway, _) = gateway("limits: { head: 1KiB, headers: 10 }", web.address()).await;
+    let client = plain(&gateway).await;
+    let ask = async |fields: usize, length: usize| {
+        let value = "x".repeat(length);
+        let request =
+            (0..fields).fold(Request::get("http://a.test/"), |request, n| request.header(format!("x-{n}"), &value));
+        client.ask(request.body(()).unwrap(), "").await.status()
+    };
+    assert_eq!(ask(200, 100).await, 200);
+    assert_eq!(ask(1, 60_000).await, 200);
+    assert_eq!(ask(1, 70_000).await, 431);
+    assert_eq!(ask(1, 1).await, 200, "the connection goes on");
+}
+
 #[tokio::test]
 async fn an_answer_that_is_cut_is_not_passed_on_as_a_whole_one() {
     let server = Scripted::start(|mut client, _| async move {

@@ -23,7 +23,8 @@ fn floor(module: &str) -> usize {
     FLOORS.iter().position(|floor| floor.contains(&module)).unwrap_or_else(|| panic!("{module} has no floor"))
 }
 
-/// Where Pingora's types may be named: in its engine, and where the process is assembled. An engine of another kind shares everything else.
+/// Where Pingora's types may be named: in its engine, and where the process is assembled. An engine of another kind shares
+/// everything else.
 const PINGORAS: [&str; 3] = ["gateway/", "admin/", "proxy/engine/pingora/"];
 
 /// Every source file but `lib`: its path without the ending, and its code without tests.
@@ -71,7 +72,8 @@ fn what_decides_knows_no_engine() {
     let mut named = BTreeSet::new();
     for (inside, code) in code() {
         let code = code.lines().filter(|line| !line.trim_start().starts_with("//"));
-        if code.into_iter().any(|line| line.contains("pingora::")) {
+        // What our own module of that name shows is ours.
+        if code.into_iter().any(|line| line.replace("engine::pingora::", "").contains("pingora::")) {
             named.insert(inside);
         }
     }

@@ -14,6 +14,7 @@ mod bench;
 mod classic;
 mod cli;
 mod detect;
+mod docs;
 mod drain;
 mod ejection;
 mod farewell;

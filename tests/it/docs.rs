@@ -1,0 +1,155 @@
+//! The pages for people: nothing stands in them twice, and what they point at is there.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+/// So many words in a row, said twice, are a copy.
+const RUN: usize = 20;
+
+/// A paragraph, an item of a list or a row of a table.
+struct Block {
+    /// Where it begins, as `page:line`.
+    place: String,
+    text: String,
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every page, by its path from the root.
+fn pages() -> Vec<(PathBuf, String)> {
+    let docs = std::fs::read_dir(root().join("docs")).unwrap();
+    let docs = docs.map(|entry| Path::new("docs").join(entry.unwrap().file_name()));
+    let mut names: Vec<PathBuf> = docs.filter(|name| name.extension().is_some_and(|ending| ending == "md")).collect();
+    names.extend(["README.md", "CONTRIBUTING.md"].map(PathBuf::from));
+    assert!(names.len() > 5, "the docs were found");
+    let read = |name: PathBuf| {
+        let text = std::fs::read_to_string(root().join(&name)).unwrap();
+        (name, text)
+    };
+    names.into_iter().map(read).collect()
+}
+
+/// The lines of a page that are no code, with their numbers.
+fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut within_code = false;
+    let numbered = text.lines().enumerate().map(|(at, line)| (at + 1, line));
+    numbered.filter(move |(_, line)| {
+        let fence = line.trim_start().starts_with("```");
+        within_code ^= fence;
+        !fence && !within_code
+    })
+}
+
+fn blocks(name: &Path, text: &str) -> Vec<Block> {
+    let mut blocks: Vec<Block> = Vec::new();
+    let mut open = false;
+    for (number, line) in prose(text) {
+        let said = line.trim_start();
+        let is_item = said.split_once(' ').is_some_and(|(mark, _)| {
+            ["*", "-"].contains(&mark) || mark.strip_suffix('.').is_some_and(|number| number.parse::<u8>().is_ok())
+        });
+        let is_row = said.starts_with('|') || said.starts_with('#');
+        if !open || is_item || is_row {
+            blocks.push(Block { place: format!("{}:{number}", name.display()), text: String::new() });
+        }
+        open = !said.is_empty() && !is_row;
+        let block = blocks.last_mut().unwrap();
+        block.text.push_str(said);
+        block.text.push(' ');
+    }
+    blocks
+}
+
+#[test]
+fn nothing_is_said_twice() {
+    let mut said: HashMap<Vec<String>, String> = HashMap::new();
+    let mut twice = BTreeSet::new();
+    for (name, text) in pages() {
+        for Block { place, text } in blocks(&name, &text) {
+            let words = text.split_whitespace().map(|word| word.trim_matches(|c: char| !c.is_alphanumeric()));
+            let words: Vec<String> = words.filter(|word| !word.is_empty()).map(str::to_lowercase).collect();
+            for run in words.windows(RUN) {
+                if let Some(before) = said.insert(run.to_vec(), place.clone()).filter(|before| *before != place) {
+                    twice.insert(format!("{before} and {place}"));
+                }
+            }
+        }
+    }
+    assert!(twice.is_empty(), "{RUN} words in a row stand twice: {twice:#?}");
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let pages = pages();
+    let mut astray = Vec::new();
+    for (name, text) in &pages {
+        for (number, line) in prose(text) {
+            for target in line.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target) {
+                if target.contains("://") {
+                    continue;
+                }
+                let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+                let to = if file.is_empty() { name.clone() } else { name.with_file_name(file) };
+                let there = std::fs::canonicalize(root().join(to));
+                let leads = there.is_ok_and(|there| anchor.is_empty() || anchors(&there).contains(anchor));
+                if !leads {
+                    astray.push(format!("{}:{number}: {target}", name.display()));
+                }
+            }
+        }
+    }
+    assert!(astray.is_empty(), "{astray:#?}");
+}
+
+/// What a page can be entered at: its headings in lower case, with hyphens for spaces and without other signs, and the
+/// anchors that it sets itself.
+fn anchors(page: &Path) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(page).unwrap();
+    let plain = |c: &char| c.is_alphanumeric() || ['-', '_', ' '].contains(c);
+    let mut anchors = BTreeSet::new();
+    for (_, line) in prose(&text) {
+        if line.starts_with('#') {
+            let heading = line.trim_start_matches('#').trim().to_lowercase();
+            anchors.insert(heading.chars().filter(plain).collect::<String>().replace(' ', "-"));
+        }
+        let set = line.split("<a id=\"").skip(1).filter_map(|rest| rest.split('"').next());
+        anchors.extend(set.map(str::to_owned));
+    }
+    anchors
+}
+
+/// Rows that a blank line cuts off from their table are shown as text.
+#[test]
+fn tables_are_whole() {
+    let mut cut = Vec::new();
+    for (name, text) in pages() {
+        let lines: Vec<(usize, &str)> = prose(&text).collect();
+        for pair in lines.windows(3) {
+            let [(_, before), (number, row), (_, after)] = pair else { continue };
+            let begins = row.starts_with('|') && !before.starts_with('|');
+            if begins && !after.starts_with("|-") && !after.starts_with("|:") {
+                cut.push(format!("{}:{number}", name.display()));
+            }
+        }
+    }
+    assert!(cut.is_empty(), "rows of no table: {cut:#?}");
+}
+
+/// Every file and folder that the page on the house names is where it says.
+#[test]
+fn what_the_house_is_said_to_hold_is_there() {
+    let page = std::fs::read_to_string(root().join("docs/architecture.md")).unwrap();
+    let named = page.split('`').skip(1).step_by(2).filter(|name| name.ends_with(".rs") || name.ends_with('/'));
+    let is_there = |name: &str| ["", "src"].iter().any(|base| root().join(base).join(name).exists());
+    // `a/{b,c}.rs` is `a/b.rs` and `a/c.rs`.
+    let each = named.flat_map(|name| {
+        match name.split_once('{').and_then(|(start, rest)| Some((start, rest.split_once('}')?))) {
+            Some((start, (names, end))) => names.split(',').map(|name| format!("{start}{name}{end}")).collect(),
+            None => vec![name.to_owned()],
+        }
+    });
+    let gone: Vec<String> = each.filter(|name| !is_there(name)).collect();
+    assert!(gone.is_empty(), "{gone:#?}");
+}
