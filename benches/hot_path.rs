@@ -21,6 +21,7 @@ use sockgate::http::forwarding::Seen as Client;
 use sockgate::http::framing::request_body;
 use sockgate::http::onward::Onward;
 use sockgate::http::upgrade::opening;
+use sockgate::metrics::Metrics;
 use sockgate::request::{Headers, Path, Request, host_name};
 use sockgate::router::{Router, Routes};
 use sockgate::session::{How, SessionTable};
@@ -137,6 +138,7 @@ fn route(criterion: &mut Criterion) {
 /// A place on a server, given back at once.
 fn pick(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("pick");
+    let metrics = Metrics::new().unwrap();
     for count in [2u32, 100, 1000] {
         let addresses: Vec<String> =
             (0..count).map(|number| format!("{}:80", Ipv4Addr::from_bits(0x0a00_0001 + number))).collect();
@@ -146,7 +148,8 @@ fn pick(criterion: &mut Criterion) {
             let config = json!({
                 "kind": kind, "balance": balance_key, "servers": addresses, "health": { "check": "none" },
             });
-            let upstream = Upstream::build("app", &serde_json::from_value(config).unwrap()).unwrap();
+            let upstream =
+                Upstream::build("app", &serde_json::from_value(config).unwrap(), metrics.upstream("app")).unwrap();
             let mut number = 0u32;
             group.bench_function(BenchmarkId::new(balance, count), |bencher| {
                 bencher.iter(|| {

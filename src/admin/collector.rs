@@ -8,7 +8,7 @@ use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricT
 
 use crate::proxy::Core;
 use crate::session::{Cause, Home, SessionTable};
-use crate::snapshot::{Pool, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::upstream::{Server, State, Upstream};
 
 /// Reads the snapshot in force.
@@ -56,7 +56,7 @@ enum Read {
     /// The same, apart by another label.
     HomeBy(&'static str, fn(&Home) -> Vec<(&'static str, usize)>),
     /// On the upstream.
-    Upstream(fn(&Pool) -> Option<f64>),
+    Upstream(fn(&Upstream) -> Option<f64>),
     /// On its session table, apart by another label.
     SessionsBy(&'static str, fn(&Upstream, &SessionTable) -> Vec<(&'static str, u64)>),
 }
@@ -117,7 +117,7 @@ const FAMILIES: [Family; 22] = [
         name: "queue_waiting",
         kind: GAUGE,
         help: "Requests that wait for a server",
-        read: Read::Upstream(|pool| Some(pool.upstream.waiting() as f64)),
+        read: Read::Upstream(|upstream| Some(upstream.waiting() as f64)),
     },
     Family {
         name: "sessions",
@@ -193,37 +193,37 @@ const FAMILIES: [Family; 22] = [
         name: "upgrade_ratio",
         kind: GAUGE,
         help: "The part of them that reached it; absent while there are none",
-        read: Read::Upstream(|pool| pool.sessions()?.upgrades().ratio()),
+        read: Read::Upstream(|upstream| upstream.sessions()?.upgrades().ratio()),
     },
     Family {
         name: "rebalancing",
         kind: GAUGE,
         help: "1 while sessions are shed from servers that have too many",
-        read: Read::Upstream(|pool| Some(f64::from(u8::from(pool.rebalancing()?.under_way)))),
+        read: Read::Upstream(|upstream| Some(f64::from(u8::from(upstream.rebalancing()?.under_way)))),
     },
     Family {
         name: "largest_client_share",
         kind: GAUGE,
         help: "The part of the latest sessions that come from one client address",
-        read: Read::Upstream(|pool| Some(pool.upstream.largest_client()?.share)),
+        read: Read::Upstream(|upstream| Some(upstream.largest_client()?.share)),
     },
     Family {
         name: "new_sessions_waiting",
         kind: GAUGE,
         help: "Handshakes that wait for their turn",
-        read: Read::Upstream(|pool| Some(pool.upstream.line()?.waiting as f64)),
+        read: Read::Upstream(|upstream| Some(upstream.line()?.waiting as f64)),
     },
     Family {
         name: "new_sessions_refused_total",
         kind: COUNTER,
         help: "Handshakes that could not wait for their turn",
-        read: Read::Upstream(|pool| Some(pool.upstream.line()?.refused as f64)),
+        read: Read::Upstream(|upstream| Some(upstream.line()?.refused as f64)),
     },
 ];
 
 fn read(snapshot: &Snapshot) -> Vec<MetricFamily> {
     let family = |family: &Family| {
-        let metrics = snapshot.pools.values().flat_map(|pool| family.samples(pool));
+        let metrics = snapshot.upstreams.values().flat_map(|upstream| family.samples(upstream));
         let mut written = MetricFamily::default();
         written.set_name(family.name.to_owned());
         written.set_help(family.help.to_owned());
@@ -235,38 +235,38 @@ fn read(snapshot: &Snapshot) -> Vec<MetricFamily> {
 }
 
 impl Family {
-    fn samples(&self, pool: &Pool) -> Vec<Metric> {
+    fn samples(&self, upstream: &Upstream) -> Vec<Metric> {
         let mut samples = Vec::new();
         let mut add = |labels: &[&str], value: f64| {
-            let values = std::iter::once(&**pool.upstream.name()).chain(labels.iter().copied());
+            let values = std::iter::once(&**upstream.name()).chain(labels.iter().copied());
             samples.push(self.sample(values, value));
         };
         match self.read {
             Read::Server(read) => {
-                for server in &pool.upstream.all_servers() {
+                for server in &upstream.all_servers() {
                     add(&[server.name()], read(server) as f64);
                 }
             }
             Read::Home(read) => {
-                for (server, home) in homes(pool) {
+                for (server, home) in homes(upstream) {
                     add(&[server.name()], read(&home) as f64);
                 }
             }
             Read::HomeBy(_, read) => {
-                for (server, home) in homes(pool) {
+                for (server, home) in homes(upstream) {
                     for (word, count) in read(&home) {
                         add(&[server.name(), word], count as f64);
                     }
                 }
             }
             Read::Upstream(read) => {
-                if let Some(value) = read(pool) {
+                if let Some(value) = read(upstream) {
                     add(&[], value);
                 }
             }
             Read::SessionsBy(_, read) => {
-                if let Some(table) = pool.sessions() {
-                    for (word, count) in read(&pool.upstream, table) {
+                if let Some(table) = upstream.sessions() {
+                    for (word, count) in read(&upstream, table) {
                         add(&[word], count as f64);
                     }
                 }
@@ -309,10 +309,10 @@ impl Read {
 }
 
 /// What the session table knows of each server; nothing, where there are no sessions.
-fn homes(pool: &Pool) -> Vec<(Arc<Server>, Arc<Home>)> {
-    let Some(table) = pool.sessions() else { return Vec::new() };
+fn homes(upstream: &Upstream) -> Vec<(Arc<Server>, Arc<Home>)> {
+    let Some(table) = upstream.sessions() else { return Vec::new() };
     let with_home = |server: Arc<Server>| (Arc::clone(&server), table.home(server.id().to_bits()));
-    pool.upstream.all_servers().into_iter().map(with_home).collect()
+    upstream.all_servers().into_iter().map(with_home).collect()
 }
 
 #[cfg(test)]
@@ -364,7 +364,7 @@ access_log: { format: off }
     fn how_new_sessions_come_to_their_servers_is_told() {
         let core = core();
         let snapshot = core.snapshot.load();
-        let upstream = &snapshot.pools["sockets"].upstream;
+        let upstream = &snapshot.upstreams["sockets"];
         let client = PickKey::from(std::net::IpAddr::from([192, 0, 2, 7]));
         let pick = || upstream.pick_new(&client, None, &mut Tried::default()).now_or_never().unwrap();
         let lease = pick().unwrap();
@@ -424,12 +424,12 @@ access_log: { format: off }
         listener.detected("http/1.1");
         metrics.refused("no_route");
         metrics.not_loaded();
-        let pool = &snapshot.pools["sockets"];
-        pool.metrics.engine_io_error(1);
-        pool.metrics.closed("client");
-        pool.metrics.goodbye("drain");
-        pool.metrics.fell_back("balance");
-        let table = pool.sessions().unwrap();
+        let upstream = &snapshot.upstreams["sockets"];
+        upstream.metrics.engine_io_error(1);
+        upstream.metrics.closed("client");
+        upstream.metrics.goodbye("drain");
+        upstream.metrics.fell_back("balance");
+        let table = upstream.sessions().unwrap();
         let text = String::from_utf8(metrics.render()).unwrap();
         let documented = documented();
         let names = metrics.names();

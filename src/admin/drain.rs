@@ -9,9 +9,9 @@ use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
 use super::endpoints::Answer;
-use crate::snapshot::{Pool, Snapshot};
-use crate::upstream::Server;
+use crate::snapshot::Snapshot;
 use crate::upstream::config::Drain;
+use crate::upstream::{Server, Upstream};
 
 const HELP: &str = "expected ?upstream=NAME&server=NAME, and with POST also &rate=50 (goodbyes in a second, above 0), \
                     &jitter=0.3 (0 to 1), &deadline=5m, or &goodbye=false";
@@ -19,22 +19,22 @@ const HELP: &str = "expected ?upstream=NAME&server=NAME, and with POST also &rat
 /// Answers a request to `/drain`.
 pub(super) fn answer(snapshot: &Snapshot, method: &str, query: &str) -> Answer {
     let said = read(query);
-    let (pool, server) = match find(snapshot, &said) {
+    let (upstream, server) = match find(snapshot, &said) {
         Ok(found) => found,
         Err((status, fault)) => return Answer::fault(status, fault),
     };
     match method {
-        "POST" => match pace(&said, &pool.upstream.config().drain) {
-            Ok(said) => pool.drain(&server, said.pace()),
+        "POST" => match pace(&said, &upstream.config().drain) {
+            Ok(said) => upstream.drain(&server, said.pace()),
             Err(fault) => return Answer::fault(StatusCode::BAD_REQUEST, fault),
         },
-        "DELETE" if !pool.undrain(&server) => {
+        "DELETE" if !upstream.undrain(&server) => {
             let fault = format!("server `{}` was removed from the configuration: put it back there", server.name());
             return Answer::fault(StatusCode::CONFLICT, fault);
         }
         _ => {}
     }
-    Answer::json(&Progress::of(&pool, &server))
+    Answer::json(&Progress::of(&upstream, &server))
 }
 
 /// The drain of a server as `/drain` and `/status` tell it.
@@ -48,8 +48,8 @@ pub(super) struct Progress {
 
 impl Progress {
     /// `None` where it does not drain.
-    pub(super) fn of(pool: &Pool, server: &Server) -> Option<Self> {
-        let progress = pool.progress(server)?;
+    pub(super) fn of(upstream: &Upstream, server: &Server) -> Option<Self> {
+        let progress = upstream.progress(server)?;
         Some(Self {
             open: progress.open,
             sessions: progress.sessions,
@@ -68,24 +68,24 @@ fn read(query: &str) -> Said<'_> {
     query.split('&').filter_map(|pair| pair.split_once('=')).map(|(key, value)| (key, decoded(value))).collect()
 }
 
-type Found = (Arc<Pool>, Arc<Server>);
+type Found = (Arc<Upstream>, Arc<Server>);
 
 fn find(snapshot: &Snapshot, said: &Said<'_>) -> Result<Found, (StatusCode, String)> {
-    let (Some(upstream), Some(name)) = (said.get("upstream"), said.get("server")) else {
+    let (Some(named), Some(name)) = (said.get("upstream"), said.get("server")) else {
         return Err((StatusCode::BAD_REQUEST, HELP.to_owned()));
     };
-    let pool = snapshot.pools.get(&**upstream).ok_or_else(|| {
-        let mut names: Vec<&str> = snapshot.pools.keys().map(|name| &**name).collect();
+    let upstream = snapshot.upstreams.get(&**named).ok_or_else(|| {
+        let mut names: Vec<&str> = snapshot.upstreams.keys().map(|name| &**name).collect();
         names.sort_unstable();
-        (StatusCode::NOT_FOUND, format!("there is no upstream `{upstream}`, only {}", names.join(", ")))
+        (StatusCode::NOT_FOUND, format!("there is no upstream `{named}`, only {}", names.join(", ")))
     })?;
-    let servers = pool.upstream.all_servers();
+    let servers = upstream.all_servers();
     let server = servers.iter().find(|server| **server.name() == **name);
     let server = server.ok_or_else(|| {
         let names: Vec<&str> = servers.iter().map(|server| &**server.name()).collect();
-        (StatusCode::NOT_FOUND, format!("upstream `{upstream}` has no server `{name}`, only {}", names.join(", ")))
+        (StatusCode::NOT_FOUND, format!("upstream `{named}` has no server `{name}`, only {}", names.join(", ")))
     })?;
-    Ok((Arc::clone(pool), Arc::clone(server)))
+    Ok((Arc::clone(upstream), Arc::clone(server)))
 }
 
 /// The drain that the query asks for; what it does not say, the configuration of the upstream does.

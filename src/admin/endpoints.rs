@@ -129,7 +129,7 @@ fn readiness(admin: &Admin) -> Answer {
         return not_ready("stopping\n".to_owned());
     }
     let snapshot = admin.core.snapshot.load();
-    let waiting = snapshot.pools.iter().filter(|(_, pool)| !pool.upstream.ready());
+    let waiting = snapshot.upstreams.iter().filter(|(_, upstream)| !upstream.ready());
     let waiting: String = waiting.map(|(name, _)| format!("upstream {name}: no server is up\n")).collect();
     if waiting.is_empty() { Answer::text("ready\n") } else { not_ready(waiting) }
 }

@@ -8,8 +8,8 @@ use serde::{Serialize, Serializer};
 use super::drain::Progress;
 use crate::reload::Outcome;
 use crate::session::{Cause, SessionTable, Totals};
-use crate::snapshot::{Pool, Rebalancing, Snapshot};
-use crate::upstream::{self, CheckReport, LargestClient, Line, Upstream};
+use crate::snapshot::Snapshot;
+use crate::upstream::{self, CheckReport, LargestClient, Line, Rebalancing, Upstream};
 
 /// Everything that `/status` tells.
 #[derive(Serialize)]
@@ -120,7 +120,7 @@ struct Check {
 
 impl Status {
     pub(super) fn of(snapshot: &Snapshot, outcome: Outcome, connections: usize, uptime: Duration) -> Self {
-        let upstreams: BTreeMap<_, _> = snapshot.pools.iter().collect();
+        let upstreams: BTreeMap<_, _> = snapshot.upstreams.iter().collect();
         Self {
             version: env!("CARGO_PKG_VERSION"),
             uptime_seconds: uptime.as_secs(),
@@ -130,28 +130,27 @@ impl Status {
                 tried: time(outcome.tried),
                 error: outcome.fault,
             },
-            upstreams: upstreams.into_values().map(|pool| UpstreamStatus::of(pool)).collect(),
+            upstreams: upstreams.into_values().map(|upstream| UpstreamStatus::of(upstream)).collect(),
         }
     }
 }
 
 impl UpstreamStatus {
-    fn of(pool: &Pool) -> Self {
-        let upstream = &pool.upstream;
+    fn of(upstream: &Upstream) -> Self {
         Self {
             name: upstream.name().to_string(),
             ready: upstream.ready(),
-            sessions: upstream.sessions().map(|table| Sessions::of(pool, table)),
+            sessions: upstream.sessions().map(|table| Sessions::of(upstream, table)),
             waiting: upstream.waiting(),
-            rebalance: pool.rebalancing().map(Into::into),
-            servers: upstream.all_servers().iter().map(|server| Server::of(pool, server)).collect(),
+            rebalance: upstream.rebalancing().map(Into::into),
+            servers: upstream.all_servers().iter().map(|server| Server::of(upstream, server)).collect(),
         }
     }
 }
 
 impl Sessions {
-    fn of(pool: &Pool, table: &SessionTable) -> Self {
-        let upstream: &Upstream = &pool.upstream;
+    fn of(upstream: &Upstream, table: &SessionTable) -> Self {
+        let upstream: &Upstream = &upstream;
         let (totals, recent, placed, line) = (table.totals(), table.upgrades(), upstream.placements(), upstream.line());
         Self {
             live: table.live(),
@@ -160,8 +159,8 @@ impl Sessions {
             unknown: totals.unknown,
             ended: Ended(totals),
             upgrades: Upgrades {
-                offered: pool.metrics.upgrades_offered.get(),
-                reached: pool.metrics.upgrades_reached.get(),
+                offered: upstream.metrics.upgrades_offered.get(),
+                reached: upstream.metrics.upgrades_reached.get(),
                 last_minute: LastMinute { offered: recent.offered, reached: recent.reached, ratio: recent.ratio() },
             },
             placed: Placed { by_balance: placed.balance, returning: placed.returning, spilled: placed.spilled },
@@ -173,7 +172,7 @@ impl Sessions {
 }
 
 impl Server {
-    fn of(pool: &Pool, server: &upstream::Server) -> Self {
+    fn of(upstream: &Upstream, server: &upstream::Server) -> Self {
         let status = server.status();
         Self {
             name: server.name().to_string(),
@@ -185,9 +184,9 @@ impl Server {
             ejected_because_of: status.ejected.map(|ejected| ejected.fault.to_string()),
             ejections: server.ejections(),
             in_flight: server.in_flight(),
-            sessions: pool.sessions_on(server.id()),
+            sessions: upstream.sessions_on(server.id()),
             sessions_on_websocket: server.home().map(|home| home.websockets()),
-            drain: Progress::of(pool, server),
+            drain: Progress::of(upstream, server),
             total: server.total(),
             connect_failures: server.connect_failures(),
             bad_answers: server.bad_answers(),

@@ -29,7 +29,7 @@ pub struct Config {
     /// The first match wins.
     #[serde(default)]
     pub routes: Vec<router::Config>,
-    /// Pools of servers, by name.
+    /// Sets of servers, by name.
     #[serde(default)]
     pub upstreams: BTreeMap<String, upstream::Config>,
     /// What Flash players are told.

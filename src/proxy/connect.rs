@@ -1,20 +1,24 @@
 //! From an upstream to an open connection of its own: the way that tunnels take to a server.
 
+use std::sync::Arc;
+
 use log::debug;
 
 use super::line::Line;
 use super::place::Ask;
 use crate::http::Refusal;
-use crate::snapshot::Pool;
 use crate::transport::Transport;
-use crate::upstream::{Lease, PickError, Tried};
+use crate::upstream::{Lease, PickError, Tried, Upstream};
 
 /// Connects to the server that the balance picks, and to others if that fails. The line learns who was tried.
-pub(super) async fn connect(pool: &Pool, ask: &Ask, line: &mut Line) -> Result<(Lease, Transport), Refusal> {
-    let upstream = &pool.upstream;
+pub(super) async fn connect(
+    upstream: &Arc<Upstream>,
+    ask: &Ask,
+    line: &mut Line,
+) -> Result<(Lease, Transport), Refusal> {
     let mut tried = Tried::default();
     loop {
-        let lease = match ask.place(pool, &mut tried).await {
+        let lease = match ask.place(upstream, &mut tried).await {
             Ok(lease) => lease,
             // Enough others were tried: what failed is the connecting.
             Err(PickError::NoServer) if line.tries > 0 => return Err(Refusal::ConnectFailed),

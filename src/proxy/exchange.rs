@@ -29,9 +29,9 @@ use crate::http::onward::Onward;
 use crate::request::Request;
 use crate::router::{Action, Decision, Route};
 use crate::session::{Cause, Mark};
-use crate::snapshot::{Pool, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::upstream::config::HostHeader;
-use crate::upstream::{Lease, PickError, ServerId, Tried};
+use crate::upstream::{Lease, PickError, ServerId, Tried, Upstream};
 use crate::wire::engine_io::{SESSION_UNKNOWN, error_code, goodbye};
 
 /// The context of one request on its way through an engine.
@@ -43,7 +43,7 @@ pub struct Exchange {
     /// The route that matched.
     pub(super) route: Option<Arc<Route>>,
     /// The upstream that it goes to.
-    pub(super) pool: Option<Arc<Pool>>,
+    pub(super) upstream: Option<Arc<Upstream>>,
     /// What it says of its client and session.
     ask: Option<Ask>,
     /// Learns from the answer, where it may open a session.
@@ -121,7 +121,7 @@ impl Exchange {
             snapshot,
             info: None,
             route: None,
-            pool: None,
+            upstream: None,
             ask: None,
             learner: None,
             error_body: None,
@@ -168,9 +168,9 @@ impl Exchange {
         self.request_id = forwarding.request_id(peer, asked.headers);
         let request = asked.request(self.info.as_deref().map(|carried| &**carried), self.client)?;
         let route = decide(&self.snapshot, &request)?;
-        if let Some(pool) = pool_of(&self.snapshot, &route)? {
-            self.ask = Some(Ask::new(pool, &request));
-            self.pool = Some(Arc::clone(pool));
+        if let Some(upstream) = upstream_of(&self.snapshot, &route)? {
+            self.ask = Some(Ask::new(upstream, &request));
+            self.upstream = Some(Arc::clone(upstream));
         }
         self.route = Some(route);
         if let Some(info) = &self.info {
@@ -211,7 +211,7 @@ impl Exchange {
 
     /// The host that the server is asked for.
     pub(super) fn host<'a>(&'a self, asked: &Asked<'a>) -> Option<&'a str> {
-        match self.pool.as_ref().map(|pool| &pool.upstream.config().host) {
+        match self.upstream.as_ref().map(|upstream| &upstream.config().host) {
             Some(HostHeader::Set(host)) => Some(host),
             _ => asked.authority,
         }
@@ -224,8 +224,8 @@ impl Exchange {
 
     /// Takes the next bytes of the request's body; `whole` says that they are all of it.
     pub(super) fn hear_request(&mut self, bytes: &[u8], whole: bool) -> Result<(), Refusal> {
-        if let (true, Some(pool), Some(ask)) = (whole, &self.pool, &self.ask) {
-            ask.note_goodbye(pool, bytes);
+        if let (true, Some(upstream), Some(ask)) = (whole, &self.upstream, &self.ask) {
+            ask.note_goodbye(upstream, bytes);
         }
         self.body_in += bytes.len() as u64;
         let most = self.snapshot.config.limits.body.as_u64();
@@ -240,14 +240,14 @@ impl Exchange {
     /// The goodbye to a session whose turn came during its last poll, in place of an answer to this one; for polls that
     /// are not placed `politely`.
     pub(super) fn farewell(&mut self, asked: &Asked<'_>) -> Option<Answer<'static>> {
-        let (pool, poll) = (self.pool.as_ref()?, self.ask.as_ref()?.polls(asked.method)?);
-        let (table, (key, _)) = (pool.sessions()?, poll.begun.as_ref()?);
+        let (upstream, poll) = (self.upstream.as_ref()?, self.ask.as_ref()?.polls(asked.method)?);
+        let (table, (key, _)) = (upstream.sessions()?, poll.begun.as_ref()?);
         let found = table.find(*key).filter(|found| found.is(Mark::Leaving))?;
         table.forget(*key, Cause::Drain);
-        let server = pool.upstream.server(ServerId::from_bits(found.server));
+        let server = upstream.server(ServerId::from_bits(found.server));
         let drains = server.is_none_or(|server| server.is_draining());
         let why = if drains { Why::Drain } else { Why::Rebalance };
-        pool.metrics.goodbye(why.word());
+        upstream.metrics.goodbye(why.word());
         self.told = Some(why);
         let origin = asked.headers.get("origin").and_then(|origin| std::str::from_utf8(origin).ok());
         let body = match goodbye(poll.revision, poll.jsonp) {
@@ -269,8 +269,8 @@ impl Exchange {
         }
         // A place on a server that could not be reached is given back before another one is looked for.
         self.lease = None;
-        let (Some(pool), Some(ask)) = (&self.pool, &self.ask) else { return Err(self.fail(Refusal::NoRoute)) };
-        let lease = match ask.place(pool, &mut self.tried).await {
+        let (Some(upstream), Some(ask)) = (&self.upstream, &self.ask) else { return Err(self.fail(Refusal::NoRoute)) };
+        let lease = match ask.place(upstream, &mut self.tried).await {
             Ok(lease) => lease,
             Err(PickError::NoServer) if self.tries > 0 => return Err(self.fail(Refusal::ConnectFailed)),
             Err(error) => return Err(self.fail(connect::refusal(error))),
@@ -280,9 +280,9 @@ impl Exchange {
         if let (Some(poll), Some(info)) = (ask.polls(asked_method), &self.info) {
             let route = self.route.as_ref().map(|route| Arc::clone(&route.name));
             let origin = Origin { listener: Arc::clone(&info.listener), route };
-            let leave = pool.roster(lease.server().id()).add(origin, true);
+            let leave = upstream.roster(lease.server().id()).add(origin, true);
             if politely {
-                announce(info, leave, poll, pool, &lease);
+                announce(info, leave, poll, upstream, &lease);
             } else {
                 self.leave = Some(leave);
             }
@@ -325,21 +325,23 @@ impl Exchange {
             return Err(self.fail(Refusal::BadAnswer));
         }
         let secure = self.secure();
-        let (Some(ask), Some(pool), Some(lease)) = (&self.ask, &self.pool, &mut self.lease) else { return Ok(None) };
+        let (Some(ask), Some(upstream), Some(lease)) = (&self.ask, &self.upstream, &mut self.lease) else {
+            return Ok(None);
+        };
         match status {
-            200 if ask.opens_by_answer() => self.learner = Some(Learner::new(Arc::clone(pool), ask.client, lease)),
+            200 if ask.opens_by_answer() => self.learner = Some(Learner::new(Arc::clone(upstream), ask.client, lease)),
             400 if ask.session.is_some() => self.error_body = Some(Vec::new()),
             _ => {}
         }
-        Ok(ask.set_cookie(pool, lease.server().id(), secure))
+        Ok(ask.set_cookie(upstream, lease.server().id(), secure))
     }
 
     /// How long the server may take for the answer, or between two parts of it: what the handshake of its session allows,
     /// where this is a poll of one.
     pub(super) fn first_byte_timeout(&self, method: &str) -> Option<Duration> {
-        let pool = self.pool.as_ref()?;
+        let upstream = self.upstream.as_ref()?;
         let poll = self.ask.as_ref().and_then(|ask| ask.polls(method));
-        let timeout = pool.upstream.config().timeouts.first_byte(poll.and_then(|poll| poll.silence(pool)));
+        let timeout = upstream.config().timeouts.first_byte(poll.and_then(|poll| poll.silence(upstream)));
         (!timeout.is_zero()).then_some(timeout)
     }
 
@@ -350,17 +352,17 @@ impl Exchange {
         {
             self.learner = None;
         }
-        if let (Some(pool), Some(ask)) = (&self.pool, &self.ask)
+        if let (Some(upstream), Some(ask)) = (&self.upstream, &self.ask)
             && !bytes.is_empty()
         {
-            ask.note_farewell(pool, method, bytes);
+            ask.note_farewell(upstream, method, bytes);
         }
         if let Some(error) = &mut self.error_body {
             error.extend_from_slice(&bytes[..bytes.len().min(LONGEST_ERROR - error.len())]);
-            if is_end && let (Some(code), Some(pool)) = (error_code(error), &self.pool) {
-                pool.metrics.engine_io_error(code);
+            if is_end && let (Some(code), Some(upstream)) = (error_code(error), &self.upstream) {
+                upstream.metrics.engine_io_error(code);
                 if code == SESSION_UNKNOWN {
-                    forget(pool, self.ask.as_ref());
+                    forget(upstream, self.ask.as_ref());
                 }
             }
         }
@@ -372,7 +374,7 @@ impl Exchange {
         if let Some(info) = &self.info {
             info.pending.take();
         }
-        let metrics = self.pool.as_ref().map_or(&self.snapshot.local, |pool| &pool.metrics);
+        let metrics = self.upstream.as_ref().map_or(&self.snapshot.local, |upstream| &upstream.metrics);
         if ended.status != 0 {
             metrics.answered(ended.status);
             metrics.seconds.observe(self.started.elapsed().as_secs_f64());
@@ -391,7 +393,7 @@ impl Exchange {
     fn leave_next_time(&self) {
         let told = self.leave.as_ref().is_some_and(|leave| leave.is_told());
         let begun = self.ask.as_ref().and_then(|ask| ask.session.as_ref()?.begun.as_ref());
-        let table = self.pool.as_ref().and_then(|pool| pool.sessions());
+        let table = self.upstream.as_ref().and_then(|upstream| upstream.sessions());
         if let (true, Some(table), Some((key, _))) = (told, table, begun) {
             table.mark(*key, Mark::Leaving);
         }
@@ -451,16 +453,16 @@ pub(super) fn decide(snapshot: &Snapshot, request: &Request<'_>) -> Result<Arc<R
 }
 
 /// The upstream that a route leads to; `None` where the gateway answers by itself.
-pub(super) fn pool_of<'a>(snapshot: &'a Snapshot, route: &Route) -> Result<Option<&'a Arc<Pool>>, Refusal> {
+pub(super) fn upstream_of<'a>(snapshot: &'a Snapshot, route: &Route) -> Result<Option<&'a Arc<Upstream>>, Refusal> {
     match &route.action {
-        Action::Upstream(name) => snapshot.pools.get(name).map(Some).ok_or(Refusal::NoRoute),
+        Action::Upstream(name) => snapshot.upstreams.get(name).map(Some).ok_or(Refusal::NoRoute),
         Action::Respond(_) | Action::Redirect(_) => Ok(None),
     }
 }
 
 /// Lets the connection know that this is a poll, so that it can be ended politely when its session has to go.
-fn announce(info: &Carried, leave: Arc<Leave>, poll: &SessionAsk, pool: &Pool, lease: &Lease) {
-    let (Some(table), Some((session, _))) = (pool.sessions().cloned(), &poll.begun) else { return };
+fn announce(info: &Carried, leave: Arc<Leave>, poll: &SessionAsk, upstream: &Upstream, lease: &Lease) {
+    let (Some(table), Some((session, _))) = (upstream.sessions().cloned(), &poll.begun) else { return };
     let session = *session;
     info.pending.announce(Farewell {
         leave,
@@ -470,7 +472,7 @@ fn announce(info: &Carried, leave: Arc<Leave>, poll: &SessionAsk, pool: &Pool, l
         upstream: Arc::clone(lease.upstream().name()),
         server: Arc::clone(lease.server().name()),
         said: Box::new({
-            let metrics = pool.metrics.clone();
+            let metrics = upstream.metrics.clone();
             move |why| {
                 metrics.goodbye(why);
                 table.forget(session, Cause::Drain);
@@ -480,9 +482,9 @@ fn announce(info: &Carried, leave: Arc<Leave>, poll: &SessionAsk, pool: &Pool, l
 }
 
 /// Forgets a session that its server does not know any more: it was restarted, or has given the session up.
-fn forget(pool: &Pool, ask: Option<&Ask>) {
+fn forget(upstream: &Upstream, ask: Option<&Ask>) {
     let begun = ask.and_then(|ask| ask.session.as_ref()?.begun.as_ref());
-    if let (Some(table), Some((key, _))) = (pool.sessions(), begun) {
+    if let (Some(table), Some((key, _))) = (upstream.sessions(), begun) {
         table.forget(*key, Cause::Unknown);
     }
 }

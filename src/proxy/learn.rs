@@ -6,16 +6,15 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::session::{Held, How, Learned, Mark};
-use crate::snapshot::Pool;
 use crate::tunnel::Overhear;
-use crate::upstream::{Lease, Opening, PickKey, ServerId};
+use crate::upstream::{Lease, Opening, PickKey, ServerId, Upstream};
 use crate::wire::engine_io::{Handshake, HandshakeReader, Progress};
 use crate::wire::websocket::{FrameTracker, Seen};
 
 /// Reads one answer.
 pub(super) struct Learner {
     reader: HandshakeReader,
-    pool: Arc<Pool>,
+    upstream: Arc<Upstream>,
     client: PickKey,
     server: ServerId,
     /// The session is on its way until it is known.
@@ -42,9 +41,9 @@ pub(super) enum Heard {
 
 impl Learner {
     /// For the answer of the server of this lease.
-    pub(super) fn new(pool: Arc<Pool>, client: PickKey, lease: &mut Lease) -> Self {
+    pub(super) fn new(upstream: Arc<Upstream>, client: PickKey, lease: &mut Lease) -> Self {
         let (server, opening) = (lease.server().id(), lease.take_opening());
-        Self { reader: HandshakeReader::new(), pool, client, server, opening, hold: None, silence: None }
+        Self { reader: HandshakeReader::new(), upstream, client, server, opening, hold: None, silence: None }
     }
 
     /// Takes the next bytes of the answer's body.
@@ -63,9 +62,9 @@ impl Learner {
     }
 
     fn learn(&mut self, handshake: &Handshake) {
-        let life = handshake.ping_interval + handshake.ping_timeout + self.pool.upstream.config().sessions.slack;
+        let life = handshake.ping_interval + handshake.ping_timeout + self.upstream.config().sessions.slack;
         self.silence = Some(life);
-        let Some(table) = self.pool.sessions() else { return };
+        let Some(table) = self.upstream.sessions() else { return };
         let key = table.key(&handshake.sid);
         let home = table.home(self.server.to_bits());
         if table.learn(key, &home, life, How::Handshake) == Learned::Full {
@@ -78,7 +77,7 @@ impl Learner {
                 let _ = hold.set(held);
             }
         } else if handshake.websocket && table.offer(key) {
-            self.pool.metrics.upgrades_offered.inc();
+            self.upstream.metrics.upgrades_offered.inc();
         }
     }
 
@@ -90,7 +89,7 @@ impl Learner {
         Box::new(move |bytes| match frame.payload(bytes) {
             Some(payload) if self.hear(payload) == Heard::TooLittle => ControlFlow::Continue(()),
             _ => {
-                let timeouts = &self.pool.upstream.config().timeouts;
+                let timeouts = &self.upstream.config().timeouts;
                 ControlFlow::Break(self.silence.map(|silence| timeouts.tunnel_idle(Some(silence))))
             }
         })
@@ -99,7 +98,7 @@ impl Learner {
 
 /// Hears when a session has come to its WebSocket for good: the client's first message there is the probe, to which the
 /// server has to answer, and the second one says that this is the transport from now on.
-pub(super) fn overhear_upgrade(pool: Arc<Pool>, hold: Arc<Hold>) -> Overhear {
+pub(super) fn overhear_upgrade(upstream: Arc<Upstream>, hold: Arc<Hold>) -> Overhear {
     let (mut tracker, mut seen) = (FrameTracker::new(), Seen::default());
     Box::new(move |bytes| {
         let followed = tracker.advance(bytes, &mut seen).is_ok();
@@ -107,18 +106,18 @@ pub(super) fn overhear_upgrade(pool: Arc<Pool>, hold: Arc<Hold>) -> Overhear {
             return ControlFlow::Continue(());
         }
         if followed && let Some(held) = hold.get() {
-            reached(&pool, held);
+            reached(&upstream, held);
         }
         ControlFlow::Break(None)
     })
 }
 
 /// Counts a session that has come to its WebSocket for good.
-pub(super) fn reached(pool: &Pool, held: &Held) {
+pub(super) fn reached(upstream: &Upstream, held: &Held) {
     if let Some(upgrade) = held.upgraded() {
-        pool.metrics.upgrades_reached.inc();
+        upstream.metrics.upgrades_reached.inc();
         if let Some(after) = upgrade.after {
-            pool.metrics.time_to_websocket.observe(after.as_secs_f64());
+            upstream.metrics.time_to_websocket.observe(after.as_secs_f64());
         }
     }
 }

@@ -1,13 +1,13 @@
 //! Where a request goes within its upstream: the server of its session, or the one that the balance picks.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::affinity;
 use crate::request::{Request, host_name};
 use crate::session::{Cause, How, Key, SessionTable};
-use crate::snapshot::Pool;
-use crate::upstream::{Lease, PickError, PickKey, ServerId, Tried};
+use crate::upstream::{Lease, PickError, PickKey, ServerId, Tried, Upstream};
 use crate::wire::engine_io::{RequestInfo, Revision, Transport, is_farewell, is_goodbye};
 
 /// What is known of a request before it has a server.
@@ -45,19 +45,19 @@ const MOST_ASKED: usize = 16;
 
 impl SessionAsk {
     /// How long its session may be silent, as far as its handshake was seen.
-    pub(super) fn silence(&self, pool: &Pool) -> Option<Duration> {
+    pub(super) fn silence(&self, upstream: &Upstream) -> Option<Duration> {
         let (key, _) = self.begun.as_ref()?;
-        pool.sessions()?.silence(*key)
+        upstream.sessions()?.silence(*key)
     }
 }
 
 impl Ask {
     /// What a request says; everything that placing it looks at.
-    pub(super) fn new(pool: &Pool, request: &Request<'_>) -> Self {
-        let value = pool.keys.iter().find_map(|by| affinity::value(request, by)).map(affinity::stable_hash);
+    pub(super) fn new(upstream: &Upstream, request: &Request<'_>) -> Self {
+        let value = upstream.keys.iter().find_map(|by| affinity::value(request, by)).map(affinity::stable_hash);
         let client = PickKey { client: request.client, value };
-        let was_on = pool.cookie.as_ref().and_then(|cookie| cookie.find(request)).map(ServerId::from_bits);
-        let session = pool.sessions().map(|table| {
+        let was_on = upstream.cookie.as_ref().and_then(|cookie| cookie.find(request)).map(ServerId::from_bits);
+        let session = upstream.sessions().map(|table| {
             let path = &*request.path.canonical;
             let info = RequestInfo::read(path, request.query);
             SessionAsk {
@@ -71,7 +71,7 @@ impl Ask {
                 goodbye: info.goodbye,
             }
         });
-        Self { client, was_on, cross_site: pool.cookie.is_some() && is_cross_site(request), session }
+        Self { client, was_on, cross_site: upstream.cookie.is_some() && is_cross_site(request), session }
     }
 
     /// A raw connection, which says nothing.
@@ -80,8 +80,8 @@ impl Ask {
     }
 
     /// The value of the `Set-Cookie` that ties the client to the server that it has got, unless it is tied already.
-    pub(super) fn set_cookie(&self, pool: &Pool, server: ServerId, secure: bool) -> Option<String> {
-        let cookie = pool.cookie.as_ref().filter(|_| self.was_on != Some(server))?;
+    pub(super) fn set_cookie(&self, upstream: &Upstream, server: ServerId, secure: bool) -> Option<String> {
+        let cookie = upstream.cookie.as_ref().filter(|_| self.was_on != Some(server))?;
         Some(cookie.set(server.to_bits(), self.cross_site, secure))
     }
 
@@ -115,8 +115,8 @@ impl Ask {
 
     /// Takes note of a client's goodbye, which is the whole body of a POST: its session is over. Nothing else would tell,
     /// and it would be counted on its server until it expired.
-    pub(super) fn note_goodbye(&self, pool: &Pool, body: &[u8]) {
-        let (Some(table), Some(session)) = (pool.sessions(), &self.session) else { return };
+    pub(super) fn note_goodbye(&self, upstream: &Upstream, body: &[u8]) {
+        let (Some(table), Some(session)) = (upstream.sessions(), &self.session) else { return };
         if let Some((key, _)) = &session.begun
             && session.transport.is_some_and(Transport::is_polling)
             && is_goodbye(body, session.revision, session.transport == Some(Transport::JsonpPolling))
@@ -126,8 +126,8 @@ impl Ask {
     }
 
     /// Takes note of a server's goodbye, in the same way; `answer` is the end of the answer to a poll.
-    pub(super) fn note_farewell(&self, pool: &Pool, method: &str, answer: &[u8]) {
-        if let (Some(table), Some(poll)) = (pool.sessions(), self.polls(method))
+    pub(super) fn note_farewell(&self, upstream: &Upstream, method: &str, answer: &[u8]) {
+        if let (Some(table), Some(poll)) = (upstream.sessions(), self.polls(method))
             && let Some((key, _)) = &poll.begun
             && is_farewell(answer, poll.revision, poll.jsonp)
         {
@@ -137,45 +137,42 @@ impl Ask {
 
     /// Finds a place for the request; `tried` are servers that could not be connected to, which may be no more
     /// than `connect_retries`. That of a session is tried again for a while.
-    pub(super) async fn place(&self, pool: &Pool, tried: &mut Tried) -> Result<Lease, PickError> {
-        if let Some(lease) = self.at_home(pool, tried).await {
+    pub(super) async fn place(&self, upstream: &Arc<Upstream>, tried: &mut Tried) -> Result<Lease, PickError> {
+        if let Some(lease) = self.at_home(upstream, tried).await {
             tried.add(lease.server().id());
             return Ok(lease);
         }
-        if tried.len() > pool.upstream.config().connect_retries {
+        if tried.len() > upstream.config().connect_retries {
             return Err(PickError::NoServer);
         }
         if self.opens() {
-            return pool.upstream.pick_new(&self.client, self.was_on, tried).await;
+            return upstream.pick_new(&self.client, self.was_on, tried).await;
         }
         // A cookie is a wish, and gives way where its server is not well, or has no room.
         let wish = self.was_on.filter(|&server| !tried.contains(server));
-        let wished = wish.and_then(|server| pool.upstream.place_on(server));
+        let wished = wish.and_then(|server| upstream.place_on(server));
         if self.session.as_ref().is_some_and(|session| session.begun.is_some()) {
-            pool.metrics.fell_back(if wished.is_some() { "cookie" } else { "balance" });
+            upstream.metrics.fell_back(if wished.is_some() { "cookie" } else { "balance" });
         }
         if let Some(lease) = wished {
             tried.add(lease.server().id());
             return Ok(lease);
         }
-        pool.upstream.pick(&self.client, tried).await
+        upstream.pick(&self.client, tried).await
     }
 
     /// A place on the server of a session that has begun. `None`: there is no session, nobody knows it, or its server
     /// is gone or has been given up.
-    async fn at_home(&self, pool: &Pool, tried: &mut Tried) -> Option<Lease> {
-        let (table, session) = (pool.sessions()?, self.session.as_ref()?);
+    async fn at_home(&self, upstream: &Arc<Upstream>, tried: &mut Tried) -> Option<Lease> {
+        let (table, session) = (upstream.sessions()?, self.session.as_ref()?);
         let (key, sid) = session.begun.as_ref()?;
         let found = match table.find(*key) {
             Some(found) => ServerId::from_bits(found.server),
-            None => self.search(pool, table, *key, sid).await?,
+            None => self.search(upstream, table, *key, sid).await?,
         };
         // The session is nowhere else.
-        let back = if tried.contains(found) {
-            pool.upstream.return_again(found, tried).await
-        } else {
-            pool.upstream.return_to(found)
-        };
+        let back =
+            if tried.contains(found) { upstream.return_again(found, tried).await } else { upstream.return_to(found) };
         if back.is_none() {
             // Another server will not know it, and its client begins anew.
             table.forget(*key, Cause::ServerDown);
@@ -188,9 +185,9 @@ impl Ask {
     /// Looks for a session that this gateway has not seen: it was restarted, or another replica opened it. The servers
     /// are asked in ring order, beginning where the client's hash points, since there most sessions are. The request
     /// itself waits, and is sent once.
-    async fn search(&self, pool: &Pool, table: &SessionTable, key: Key, sid: &str) -> Option<ServerId> {
+    async fn search(&self, upstream: &Upstream, table: &SessionTable, key: Key, sid: &str) -> Option<ServerId> {
         let session = self.session.as_ref()?;
-        let mut servers = pool.upstream.in_ring_order(&self.client);
+        let mut servers = upstream.in_ring_order(&self.client);
         // Where the cookie points is more likely still.
         servers.sort_by_key(|server| Some(server.id()) != self.was_on);
         // With one server there is nothing to find out.
@@ -198,15 +195,15 @@ impl Ask {
             return None;
         }
         // A stranger who makes up ids can't have all servers asked at once.
-        let turn = pool.searches.acquire().await.ok()?;
+        let turn = upstream.searches.acquire().await.ok()?;
         if let Some(found) = table.find(key) {
             return Some(ServerId::from_bits(found.server));
         }
         for server in servers.iter().take(MOST_ASKED) {
-            if pool.upstream.knows(server, &session.path, sid, session.revision).await {
+            if upstream.knows(server, &session.path, sid, session.revision).await {
                 let home = table.home(server.id().to_bits());
                 table.learn(key, &home, UNSEEN_LIFE, How::Rescue);
-                pool.upstream.saw(&self.client, server);
+                upstream.saw(&self.client, server);
                 drop(turn);
                 return Some(server.id());
             }

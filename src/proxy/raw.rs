@@ -11,24 +11,24 @@ use super::line::Line;
 use super::place::Ask;
 use super::tunnel::{About, Serving, Tunnel};
 use crate::listener::Connection;
-use crate::snapshot::Pool;
 use crate::tunnel::Listening;
+use crate::upstream::Upstream;
 
 /// Serves a raw connection in a task of its own.
 pub(super) fn serve(core: &Arc<Core>, connection: Connection, upstream: Option<&str>) {
-    let pool = upstream.and_then(|name| core.snapshot.load().pools.get(name).cloned());
+    let upstream = upstream.and_then(|name| core.snapshot.load().upstreams.get(name).cloned());
     let line = Box::new(Line::new(&connection.info, "TCP", SystemTime::now(), Instant::now()));
-    if let Some(pool) = pool {
-        let opening = open(Arc::clone(core), pool, line, connection);
+    if let Some(upstream) = upstream {
+        let opening = open(Arc::clone(core), upstream, line, connection);
         tokio::spawn(core.metrics.contain(Serving::new(opening)));
     }
 }
 
-async fn open(core: Arc<Core>, pool: Arc<Pool>, mut line: Box<Line>, client: Connection) -> Option<Tunnel> {
+async fn open(core: Arc<Core>, upstream: Arc<Upstream>, mut line: Box<Line>, client: Connection) -> Option<Tunnel> {
     let ask = Ask::silent(client.info.peer.ip());
     let connected = tokio::select! {
         biased;
-        connected = connect(&pool, &ask, &mut line) => Some(connected),
+        connected = connect(&upstream, &ask, &mut line) => Some(connected),
         () = client.deadline.stopping() => None,
     };
     let Some(connected) = connected else {
@@ -38,9 +38,9 @@ async fn open(core: Arc<Core>, pool: Arc<Pool>, mut line: Box<Line>, client: Con
     };
     match connected {
         Ok((lease, server)) => {
-            pool.metrics.raw.inc();
-            let idle = pool.upstream.config().timeouts.tunnel_idle(None);
-            let about = About { core, line, lease, pool, held: None, unsure: false };
+            upstream.metrics.raw.inc();
+            let idle = upstream.config().timeouts.tunnel_idle(None);
+            let about = About { core, line, lease, upstream, held: None, unsure: false };
             Some(Tunnel::open(about, client, server, BytesMut::new(), 0, idle, Listening::default()))
         }
         Err(refusal) => {

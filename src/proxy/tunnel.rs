@@ -15,17 +15,16 @@ use crate::access_log::Event;
 use crate::listener::{Connection, Permit};
 use crate::metrics::UpstreamMetrics;
 use crate::session::Cause;
-use crate::snapshot::Pool;
 use crate::transport::Transport;
 use crate::tunnel::{Carrying, Closed, End, Ends, Listening, carry};
-use crate::upstream::Lease;
+use crate::upstream::{Lease, Upstream};
 
 /// What is told of a tunnel when it ends, and what it holds until then.
 pub(super) struct About {
     pub(super) core: Arc<Core>,
     pub(super) line: Box<Line>,
     pub(super) lease: Lease,
-    pub(super) pool: Arc<Pool>,
+    pub(super) upstream: Arc<Upstream>,
     /// Its session, where it may have one.
     pub(super) held: Option<Arc<Hold>>,
     /// Whether that session may go on without it though it came here: a client of Socket.IO 0.9 that gave up waiting for
@@ -89,17 +88,17 @@ impl Tunnel {
         if about.core.access_log.tells_openings() {
             about.core.access_log.write(about.line.now(Event::Open));
         }
-        let open = OpenGauge::new(&about.pool.metrics);
+        let open = OpenGauge::new(&about.upstream.metrics);
         let Connection { transport, held, deadline, permit, .. } = client;
         let ends = Ends { client: transport, from_client: held, server, from_server: first, head };
-        let leave = about.pool.roster(about.lease.server().id()).add(about.line.origin(), about.held.is_some());
+        let leave = about.upstream.roster(about.lease.server().id()).add(about.line.origin(), about.held.is_some());
         let carrying = carry(ends, idle, deadline, leave, listening);
         Self { about, permit, open, carrying }
     }
 
     /// Counts and logs, when it has been carried.
     fn end(self, closed: Closed) {
-        let Self { about: About { core, mut line, lease, pool, held, unsure }, permit, open, carrying } = self;
+        let Self { about: About { core, mut line, lease, upstream, held, unsure }, permit, open, carrying } = self;
         let told = carrying.leave().why().filter(|_| closed.end == End::Drained);
         // First the session, then its place on the roster: whoever counts one never misses the other.
         if let Some(held) = held.as_ref().and_then(|hold| hold.get())
@@ -110,16 +109,16 @@ impl Tunnel {
         drop(held);
         drop(carrying);
         // When this client comes back it is placed here again.
-        pool.upstream.saw(&line.client.into(), lease.server());
+        upstream.saw(&line.client.into(), lease.server());
         let why = told.map(|why| if core.ending.is_leaving() { End::Stopped.word() } else { why.word() });
         let closed_by = why.unwrap_or(closed.end.word());
         if let Some(why) = why {
-            pool.metrics.goodbye(why);
+            upstream.metrics.goodbye(why);
         }
         drop((open, permit, lease));
-        pool.metrics.bytes_in.inc_by(closed.bytes_in);
-        pool.metrics.bytes_out.inc_by(closed.bytes_out);
-        pool.metrics.closed(closed_by);
+        upstream.metrics.bytes_in.inc_by(closed.bytes_in);
+        upstream.metrics.bytes_out.inc_by(closed.bytes_out);
+        upstream.metrics.closed(closed_by);
         line.event = Event::Close;
         line.bytes_in = closed.bytes_in;
         line.bytes_out = closed.bytes_out;

@@ -10,7 +10,7 @@ use super::Core;
 use super::answer::Answer as Ours;
 use super::asked::Asked;
 use super::connect::connect;
-use super::exchange::{decide, pool_of};
+use super::exchange::{decide, upstream_of};
 use super::learn::{Hold, Learner, overhear_upgrade, reached};
 use super::line::Line;
 use super::place::Ask;
@@ -23,12 +23,12 @@ use crate::http::onward::Onward;
 use crate::http::upgrade::Opening;
 use crate::listener::{Connection, Info};
 use crate::request::elements;
-use crate::snapshot::{Pool, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::transport::Transport;
 use crate::tunnel::handshake::{self, Answer, NoAnswer, ask};
 use crate::tunnel::{Listening, Ping};
-use crate::upstream::Lease;
 use crate::upstream::config::{self, HostHeader};
+use crate::upstream::{Lease, Upstream};
 use crate::wire::engine_io::Revision;
 
 /// Serves one upgrade request. What takes long runs in a task of its own, so that the large one that has served HTTP
@@ -74,7 +74,7 @@ enum Way {
 
 /// All that is needed to ask a server.
 struct Carry {
-    pool: Arc<Pool>,
+    upstream: Arc<Upstream>,
     ask: Ask,
     /// The request as servers get it.
     head: Vec<u8>,
@@ -91,12 +91,12 @@ fn way(snapshot: &Snapshot, info: &Info, head: &BytesMut, line: &mut Line) -> Re
     let request = asked.request(Some(info), line.client)?;
     let route = decide(snapshot, &request)?;
     line.route = Some(Arc::clone(&route.name));
-    let Some(pool) = pool_of(snapshot, &route)?.cloned() else {
+    let Some(upstream) = upstream_of(snapshot, &route)?.cloned() else {
         let answer = Ours::of_route(&route, &asked, request.secure).ok_or(Refusal::NoRoute)?;
         line.status = answer.status;
         return Ok(Way::Answer { answer: answer.closing(), delay: answer.delay });
     };
-    if let Some(table) = pool.sessions() {
+    if let Some(table) = upstream.sessions() {
         line.engine_io(&request.path.canonical, request.query, |sid| table.key(sid));
     }
     line.request_id = said.forwarding.request_id(peer, asked.headers);
@@ -108,9 +108,9 @@ fn way(snapshot: &Snapshot, info: &Info, head: &BytesMut, line: &mut Line) -> Re
         headers: asked.headers,
     };
     let onward = Onward::new(&said.forwarding, seen, &line.request_id);
-    let head = upstream_head(&parsed, &asked, &onward, &pool.upstream.config().host);
-    let ask = Ask::new(&pool, &request);
-    Ok(Way::Carry(Carry { ask, head, pool }))
+    let head = upstream_head(&parsed, &asked, &onward, &upstream.config().host);
+    let ask = Ask::new(&upstream, &request);
+    Ok(Way::Carry(Carry { ask, head, upstream }))
 }
 
 /// The request as servers get it: the client's fields in their order and spelling, which old servers mind, but for
@@ -168,16 +168,16 @@ impl Attempt {
         let timeouts = lease.upstream().config().timeouts.clone();
         let answer = ask(&mut client, &mut server, &self.way.head, self.opening, timeouts.first_byte(None)).await;
         self.line.first_byte = Some(self.line.elapsed());
-        let pool = Arc::clone(&self.way.pool);
+        let upstream = Arc::clone(&self.way.upstream);
         match answer {
             Ok(Answer::Switched { mut first, mut head }) => {
                 let secure = client.info.tls.is_some();
-                if let Some(cookie) = self.way.ask.set_cookie(&pool, lease.server().id(), secure) {
+                if let Some(cookie) = self.way.ask.set_cookie(&upstream, lease.server().id(), secure) {
                     head = insert_field(&mut first, head, "Set-Cookie", &cookie);
                 }
                 lease.answered(101);
-                pool.metrics.answered(101);
-                pool.metrics.websockets.inc();
+                upstream.metrics.answered(101);
+                upstream.metrics.websockets.inc();
                 self.line.status = 101;
                 let Self { core, opening, line, way } = self;
                 let frames = opening == Opening::Hybi;
@@ -189,14 +189,14 @@ impl Attempt {
                 let asked = way.ask.session.as_ref();
                 let unsure = asked.is_some_and(|asked| asked.revision == Revision::SocketIo09);
                 // For a session that begins here, its first frame will say more.
-                let idle = timeouts.tunnel_idle(asked.and_then(|asked| asked.silence(&pool)));
-                let about = About { core, line, lease, pool, held, unsure };
+                let idle = timeouts.tunnel_idle(asked.and_then(|asked| asked.silence(&upstream)));
+                let about = About { core, line, lease, upstream, held, unsure };
                 return Some(Tunnel::open(about, client, server, first, head, idle, listening));
             }
             Ok(Answer::Refused(answer)) => {
                 lease.answered(answer.status);
-                pool.metrics.answered(answer.status);
-                pool.metrics.upgrades_refused.inc();
+                upstream.metrics.answered(answer.status);
+                upstream.metrics.upgrades_refused.inc();
                 self.line.status = answer.status;
                 self.line.closed_by = "server";
                 let relayed = answer.relay(&mut client.transport, &mut server, timeouts.first_byte(None)).await;
@@ -230,13 +230,13 @@ impl Attempt {
     async fn connect(&mut self, client: &mut Connection) -> Result<(Lease, Transport), Failure> {
         tokio::select! {
             biased;
-            connected = connect(&self.way.pool, &self.way.ask, &mut self.line) => connected.map_err(Failure::Refuse),
+            connected = connect(&self.way.upstream, &self.way.ask, &mut self.line) => connected.map_err(Failure::Refuse),
             () = handshake::gone(client) => Err(Failure::ClientGone),
         }
     }
 
     async fn fail(mut self, client: Connection, failure: Failure) {
-        let pool = Arc::clone(&self.way.pool);
+        let upstream = Arc::clone(&self.way.upstream);
         match failure {
             Failure::ClientGone => {
                 self.line.closed_by = if self.core.ending.is_cut() { "stopped" } else { "client" };
@@ -244,7 +244,7 @@ impl Attempt {
             }
             Failure::Refuse(refusal) => {
                 self.core.metrics.refused(refusal.word());
-                pool.metrics.answered(refusal.status());
+                upstream.metrics.answered(refusal.status());
                 let answer = refused(&mut self.line, refusal);
                 self.log();
                 client.answer_and_close(&answer).await;
@@ -271,21 +271,21 @@ fn insert_field(first: &mut BytesMut, head: usize, name: &str, value: &str) -> u
 /// to find out whether it reaches its WebSocket, but for 0.9, where this is it. One that begins here is held from the
 /// server's first frame onwards, which is its handshake.
 fn session(way: &Carry, lease: &mut Lease, listening: &mut Listening) -> Option<Arc<Hold>> {
-    let (table, asked) = (way.pool.sessions()?, way.ask.session.as_ref()?);
+    let (table, asked) = (way.upstream.sessions()?, way.ask.session.as_ref()?);
     let hold = Arc::new(Hold::new());
     match &asked.begun {
         Some((key, _)) => {
             let held = table.hold(*key)?;
             if asked.revision == Revision::SocketIo09 {
-                reached(&way.pool, &held);
+                reached(&way.upstream, &held);
             } else {
-                listening.overhear_client = Some(overhear_upgrade(Arc::clone(&way.pool), Arc::clone(&hold)));
+                listening.overhear_client = Some(overhear_upgrade(Arc::clone(&way.upstream), Arc::clone(&hold)));
             }
             // It has been empty until now.
             let _ = hold.set(held);
         }
         None => {
-            let learner = Learner::new(Arc::clone(&way.pool), way.ask.client, lease);
+            let learner = Learner::new(Arc::clone(&way.upstream), way.ask.client, lease);
             listening.overhear = Some(learner.overhear(Arc::clone(&hold)));
         }
     }

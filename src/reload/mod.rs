@@ -28,7 +28,8 @@ use crate::listener::inherit::Sockets;
 use crate::listener::{self, ConnectionLimits, Control, Listener, Settings, Shared};
 use crate::metrics::Metrics;
 use crate::proxy::Core;
-use crate::snapshot::{self, Brought, Pool, Snapshot};
+use crate::snapshot::{Brought, Snapshot};
+use crate::upstream::{self, Upstream};
 use plan::Gone;
 use watch::Watch;
 
@@ -67,9 +68,9 @@ struct Ground {
 struct Running {
     listeners: Vec<Control>,
     admin: Option<Control>,
-    pools: HashMap<Arc<str>, (Arc<Pool>, snapshot::Running)>,
+    upstreams: HashMap<Arc<str>, (Arc<Upstream>, upstream::Running)>,
     /// Upstreams that are gone, for as long as something of them is open.
-    retired: Vec<Weak<Pool>>,
+    retired: Vec<Weak<Upstream>>,
     /// What is still counted under names that nobody has any more.
     left: Vec<Left>,
 }
@@ -78,7 +79,7 @@ struct Running {
 struct Left {
     name: Arc<str>,
     /// `None` for a listener.
-    pool: Option<Weak<Pool>>,
+    upstream: Option<Weak<Upstream>>,
 }
 
 /// The listeners that are to be run, as they come.
@@ -164,7 +165,7 @@ impl Ground {
             seat(&admin_listener(said), shared, &standing.admin)
         });
         let admin = admin.transpose()?;
-        let known = |name: &str| standing.pools.get(name).cloned();
+        let known = |name: &str| standing.upstreams.get(name).cloned();
         let snapshot = Snapshot::build(config, &self.brought, &self.metrics, known).map_err(failed)?;
         Ok(Next { snapshot, listeners, admin })
     }
@@ -175,7 +176,7 @@ impl Ground {
 struct Standing {
     listeners: HashMap<String, Arc<Settings>>,
     admin: HashMap<String, Arc<Settings>>,
-    pools: HashMap<Arc<str>, Arc<Pool>>,
+    upstreams: HashMap<Arc<str>, Arc<Upstream>>,
 }
 
 impl Standing {
@@ -183,12 +184,12 @@ impl Standing {
         let settings = |control: &Control| (control.settings().config().identity(), control.settings());
         // An upstream that comes back while something of it is still open is the same one.
         let retired = running.retired.iter().filter_map(Weak::upgrade);
-        let retired = retired.map(|pool| (Arc::clone(pool.upstream.name()), pool));
-        let in_use = snapshot.pools.iter().map(|(name, pool)| (Arc::clone(name), Arc::clone(pool)));
+        let retired = retired.map(|upstream| (Arc::clone(upstream.name()), upstream));
+        let in_use = snapshot.upstreams.iter().map(|(name, upstream)| (Arc::clone(name), Arc::clone(upstream)));
         Self {
             listeners: running.listeners.iter().map(settings).collect(),
             admin: running.admin.iter().map(settings).collect(),
-            pools: retired.chain(in_use).collect(),
+            upstreams: retired.chain(in_use).collect(),
         }
     }
 }
@@ -300,8 +301,8 @@ impl Reloader {
     pub fn rosters(&self) -> Vec<Arc<Roster>> {
         let retired: Vec<_> = self.running.try_lock().map(|running| running.retired.clone()).unwrap_or_default();
         let snapshot = self.core.snapshot.load();
-        let pools = snapshot.pools.values().cloned().chain(retired.iter().filter_map(Weak::upgrade));
-        pools.flat_map(|pool| pool.rosters()).map(|(_, roster)| roster).collect()
+        let upstreams = snapshot.upstreams.values().cloned().chain(retired.iter().filter_map(Weak::upgrade));
+        upstreams.flat_map(|upstream| upstream.rosters()).map(|(_, roster)| roster).collect()
     }
 
     /// Starts to check servers. Needs the runtime around it that serves the traffic.
@@ -314,8 +315,8 @@ impl Reloader {
     /// No configuration is loaded any more: the gateway stops.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
-        for pool in self.core.snapshot.load().pools.values() {
-            pool.stop_shedding();
+        for upstream in self.core.snapshot.load().upstreams.values() {
+            upstream.stop_shedding();
         }
     }
 
@@ -432,13 +433,13 @@ impl Reloader {
 
     /// Checks the servers of these upstreams and of no others, and lets go of those that are to be left.
     fn check(&self, running: &mut Running, snapshot: &Snapshot) {
-        let mut pools = HashMap::with_capacity(snapshot.pools.len());
-        for (name, pool) in &snapshot.pools {
-            let known = running.pools.remove(name).filter(|(known, _)| Arc::ptr_eq(known, pool));
-            let fresh = || (Arc::clone(pool), pool.start());
-            pools.insert(Arc::clone(name), known.unwrap_or_else(fresh));
+        let mut upstreams = HashMap::with_capacity(snapshot.upstreams.len());
+        for (name, upstream) in &snapshot.upstreams {
+            let known = running.upstreams.remove(name).filter(|(known, _)| Arc::ptr_eq(known, upstream));
+            let fresh = || (Arc::clone(upstream), upstream.start());
+            upstreams.insert(Arc::clone(name), known.unwrap_or_else(fresh));
         }
-        running.pools = pools;
+        running.upstreams = upstreams;
     }
 
     /// Gives listeners their settings, and those that are new to be run; gives back those that have no place any more.
@@ -471,17 +472,17 @@ impl Reloader {
 
     /// Lets go of what the new configuration has no place for, as it says.
     fn retire(&self, running: &mut Running, before: &Snapshot, now: &Snapshot) {
-        running.retired.retain(|pool| pool.strong_count() > 0);
+        running.retired.retain(|upstream| upstream.strong_count() > 0);
         self.forget(&mut running.left, now);
         let gone = Gone::between(&before.config, &now.config);
-        running.left.extend(gone.listeners().map(|name| Left { name: name.into(), pool: None }));
+        running.left.extend(gone.listeners().map(|name| Left { name: name.into(), upstream: None }));
         let mut orphans = Vec::new();
-        for (name, pool) in &before.pools {
-            if !now.pools.contains_key(name) {
-                running.retired.push(Arc::downgrade(pool));
-                running.left.push(Left { name: Arc::clone(name), pool: Some(Arc::downgrade(pool)) });
+        for (name, upstream) in &before.upstreams {
+            if !now.upstreams.contains_key(name) {
+                running.retired.push(Arc::downgrade(upstream));
+                running.left.push(Left { name: Arc::clone(name), upstream: Some(Arc::downgrade(upstream)) });
             }
-            for (_, roster) in pool.rosters() {
+            for (_, roster) in upstream.rosters() {
                 orphans.extend(roster.those(|origin| gone.has(name, origin)));
             }
         }
@@ -510,9 +511,9 @@ impl Reloader {
     /// families of metrics.
     fn forget(&self, left: &mut Vec<Left>, now: &Snapshot) {
         let metrics = &self.ground.metrics;
-        left.retain(|Left { name, pool }| {
-            let (label, is_back, open) = match pool {
-                Some(pool) => ("upstream", now.pools.contains_key(name), pool.strong_count() > 0),
+        left.retain(|Left { name, upstream }| {
+            let (label, is_back, open) = match upstream {
+                Some(upstream) => ("upstream", now.upstreams.contains_key(name), upstream.strong_count() > 0),
                 None => {
                     let is_back = now.config.listeners.iter().any(|said| *said.name() == **name);
                     ("listener", is_back, metrics.listener(name).open.get() > 0)
@@ -529,9 +530,9 @@ impl Reloader {
     fn open(&self) -> Open {
         let snapshot = self.core.snapshot.load();
         let mut open = Open::default();
-        for (name, pool) in &snapshot.pools {
-            let servers = pool.upstream.all_servers();
-            for (id, roster) in pool.rosters() {
+        for (name, upstream) in &snapshot.upstreams {
+            let servers = upstream.all_servers();
+            for (id, roster) in upstream.rosters() {
                 let server = servers.iter().find(|server| server.id() == id);
                 let server = server.map_or_else(|| Arc::from(""), |server| Arc::clone(server.name()));
                 let sockets = roster.those(|_| true).into_iter().filter_map(|leave| leave.upgrade());
@@ -542,7 +543,7 @@ impl Reloader {
                 }));
             }
             for server in servers.iter() {
-                let sessions = pool.sessions_on(server.id());
+                let sessions = upstream.sessions_on(server.id());
                 open.sessions.push((Arc::clone(name), Arc::clone(server.name()), sessions));
             }
         }
@@ -567,10 +568,9 @@ impl Reloader {
                 plan.files_changed("listener", &settings.config().name(), "certificates");
             }
         }
-        for (name, pool) in &next.snapshot.pools {
-            let Some(old) = before.pools.get(name) else { continue };
-            let (old, new) = (&old.upstream, &pool.upstream);
-            if old.config().tls == new.config().tls && old.tls() != new.tls() {
+        for (name, upstream) in &next.snapshot.upstreams {
+            let Some(old) = before.upstreams.get(name) else { continue };
+            if old.config().tls == upstream.config().tls && old.tls() != upstream.tls() {
                 plan.files_changed("upstream", name, "certificates");
             }
         }

@@ -1,4 +1,4 @@
-//! Pools of servers: who lives, who has room, and who is next.
+//! Upstreams: the servers of one kind of work, who of them lives, who has room, who is next, and who is let go.
 //!
 //! [`Upstream::pick`] answers with a [`Lease`]: one place on one server, given back when it is dropped. What goes over
 //! the connection, and which session belongs to which server, is the business of others.
@@ -6,10 +6,13 @@
 mod acquaintance;
 mod admission;
 mod balance;
+#[cfg(test)]
+mod bench;
 pub mod config;
 mod connect;
 mod crowd;
 mod downgrade;
+mod drains;
 mod ejection;
 mod grace;
 mod health;
@@ -19,6 +22,7 @@ mod lease;
 mod members;
 mod probe;
 mod queue;
+mod rebalance;
 mod resolve;
 mod ring;
 mod server;
@@ -28,21 +32,25 @@ mod spread;
 mod testing;
 mod tls;
 
+use std::any::Any;
 use std::fmt;
 use std::ops::Deref;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub use balance::{Balance, Candidates};
 pub use config::Config;
 pub use crowd::LargestClient;
+pub use drains::{Progress, Running};
 pub use ejection::{Ejected, Fault};
 pub use health::Checks;
 pub use key::{PickKey, Tried};
 pub use lease::{Lease, Opening};
+pub use rebalance::Rebalancing;
 pub use server::{CheckReport, Endpoint, Server, ServerId, State, Status};
 pub use sessions::{Line, Placements};
 pub use spread::Overfull;
@@ -50,12 +58,17 @@ pub use tls::{ClientIdentity, ServerTls};
 
 use balance::{Terms, Tier, Work};
 use config::ServerConfig;
+use drains::Drains;
 use members::Members;
 use queue::Queue;
 use server::Health;
 use sessions::{Sessions, Way};
 
-/// One pool of servers with its balance, limits, health and TLS.
+use crate::affinity::{By, CookieAffinity};
+use crate::metrics::UpstreamMetrics;
+
+/// The servers of one kind of work, with their balance, limits, health and TLS, what is counted of them, and what is open
+/// on each.
 pub struct Upstream {
     name: Arc<str>,
     config: Config,
@@ -72,7 +85,26 @@ pub struct Upstream {
     ejecting: Mutex<()>,
     /// Only for kind `socket.io`.
     sessions: Option<Sessions>,
+    /// The counters.
+    pub(crate) metrics: UpstreamMetrics,
+    /// A number that no other upstream of this process has: connections of two upstreams are never mixed.
+    pub(crate) group: u64,
+    /// What the HTTP engine derives from the upstream, once.
+    pub(crate) engine: OnceLock<Box<dyn Any + Send + Sync>>,
+    /// The cookie that names a client's server.
+    pub(crate) cookie: Option<CookieAffinity>,
+    /// What is hashed in place of the client's address, the first that a request has.
+    pub(crate) keys: Vec<By>,
+    /// Places for searches of sessions that nobody here knows.
+    pub(crate) searches: Arc<Semaphore>,
+    /// What is open on the servers, and who is told to leave.
+    drains: Arc<Drains>,
 }
+
+/// Unknown sessions that are looked for at once, on one upstream.
+const SEARCHES: usize = 32;
+
+static NEXT_GROUP: AtomicU64 = AtomicU64::new(1);
 
 /// Makes the balance for a set of servers; called again whenever the set changes.
 pub type MakeBalance = Arc<dyn Fn(&[Arc<Server>]) -> Box<dyn Balance> + Send + Sync>;
@@ -155,30 +187,36 @@ const STARTING_SIZE: usize = 1000;
 
 impl Upstream {
     /// Builds the upstream `name`. Reads the TLS files; does not wait for names to resolve.
-    pub fn build(name: &str, config: &Config) -> Result<Arc<Self>, BuildError> {
-        Self::assemble(name, config, (balance::maker(config), false), None)
+    pub fn build(name: &str, config: &Config, metrics: UpstreamMetrics) -> Result<Arc<Self>, BuildError> {
+        Self::assemble(name, config, metrics, (balance::maker(config), false), None)
     }
 
     /// As [`Self::build`], with a balance of the caller's own instead of `config.balance`.
-    pub fn build_with_balance(name: &str, config: &Config, make_balance: MakeBalance) -> Result<Arc<Self>, BuildError> {
-        Self::assemble(name, config, (make_balance, true), None)
+    pub fn build_with_balance(
+        name: &str,
+        config: &Config,
+        metrics: UpstreamMetrics,
+        make_balance: MakeBalance,
+    ) -> Result<Arc<Self>, BuildError> {
+        Self::assemble(name, config, metrics, (make_balance, true), None)
     }
 
     /// Builds the same upstream from another configuration. Servers whose name and address are the same keep their
-    /// state and counters, sessions stay known, and who waits in the queue keeps waiting. Servers that are gone from it
-    /// keep their sessions ([`Self::removed`]). What the new one says of draining and of the number of sessions holds
-    /// from [`Self::start_checks`] on. Where nothing is different, neither in the configuration nor in the files that it
+    /// state and counters, sessions stay known, who waits in the queue keeps waiting, and drains go on. Servers that are
+    /// gone from it keep their sessions ([`Self::removed`]). What the new one says of draining and of the number of
+    /// sessions holds from [`Self::start`] on. Where nothing is different, neither in the configuration nor in the files that it
     /// names, this one is given back.
     pub fn rebuild(self: &Arc<Self>, config: &Config) -> Result<Arc<Self>, BuildError> {
         let same_balance = config.balance() == self.config.balance() && config.kind == self.config.kind;
         let make_balance =
             if self.brought || same_balance { self.make_balance.clone() } else { balance::maker(config) };
-        Self::assemble(&self.name, config, (make_balance, self.brought), Some(self))
+        Self::assemble(&self.name, config, self.metrics.clone(), (make_balance, self.brought), Some(self))
     }
 
     fn assemble(
         name: &str,
         config: &Config,
+        metrics: UpstreamMetrics,
         (make_balance, brought): (MakeBalance, bool),
         before: Option<&Arc<Self>>,
     ) -> Result<Arc<Self>, BuildError> {
@@ -195,6 +233,8 @@ impl Upstream {
         let known = same_way.map(|before| before.all_servers()).unwrap_or_default();
         let members =
             Members::build(config, &config.servers, table, &known, &make_balance, tls.as_ref()).map_err(explain)?;
+        // Connections that are kept to its servers stay good unless they speak TLS by other terms.
+        let same_terms = before.filter(|before| before.tls == tls);
         Ok(Arc::new(Self {
             name: name.into(),
             config: config.clone(),
@@ -207,6 +247,13 @@ impl Upstream {
             terms: Terms::of(config),
             ejecting: Mutex::default(),
             sessions,
+            metrics,
+            group: same_terms.map_or_else(|| NEXT_GROUP.fetch_add(1, Ordering::Relaxed), |before| before.group),
+            engine: OnceLock::new(),
+            cookie: config.affinity.cookie.as_ref().map(|cookie| CookieAffinity::new(cookie, name)),
+            keys: config.affinity.keys(),
+            searches: before.map_or_else(|| Arc::new(Semaphore::new(SEARCHES)), |before| before.searches.clone()),
+            drains: before.map(|before| before.drains.clone()).unwrap_or_default(),
         }))
     }
 
@@ -277,6 +324,11 @@ impl Upstream {
     /// Whether new work has somewhere to go: a server is up, if only one that drains.
     pub fn ready(&self) -> bool {
         self.members.load().servers.iter().any(|server| server.health() == Health::Up)
+    }
+
+    /// Sessions that live on a server; 0 on upstreams that have none.
+    pub fn sessions_on(&self, server: ServerId) -> usize {
+        self.sessions().map_or(0, |table| table.sessions_on(server.to_bits()))
     }
 
     /// How many requests wait for a server.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::config::Ejection;
 use super::{Config, Fault, PickKey, Server, Upstream};
+use crate::metrics::{Metrics, UpstreamMetrics};
 
 /// A configuration as an operator would write it, but without checks unless it asks for them.
 pub(super) fn config(mut said: Value) -> Config {
@@ -17,7 +18,12 @@ pub(super) fn config(mut said: Value) -> Config {
 }
 
 pub(super) fn upstream(said: Value) -> Arc<Upstream> {
-    Upstream::build("test", &config(said)).unwrap()
+    Upstream::build("test", &config(said), metrics()).unwrap()
+}
+
+/// Counters that nobody reads.
+pub(super) fn metrics() -> UpstreamMetrics {
+    Metrics::new().unwrap().upstream("test")
 }
 
 /// The client with this number.

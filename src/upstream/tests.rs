@@ -4,7 +4,7 @@ use futures::FutureExt;
 use serde_json::json;
 use tokio::time::advance;
 
-use super::testing::{at_once, client, config, eject, upstream};
+use super::testing::{at_once, client, config, eject, metrics, upstream};
 use super::*;
 
 /// Two servers with one place each, and room for two in the queue.
@@ -104,7 +104,7 @@ async fn waiting_ends_with_the_timeout_of_the_queue() {
 async fn a_queue_of_size_0_refuses_at_once() {
     let mut config = narrow().config().clone();
     config.queue.size = 0;
-    let upstream = Upstream::build("test", &config).unwrap();
+    let upstream = Upstream::build("test", &config, metrics()).unwrap();
     let _held = [pick(&upstream).await.unwrap(), pick(&upstream).await.unwrap()];
     assert_eq!(pick(&upstream).await.unwrap_err(), PickError::QueueFull);
     assert_eq!(upstream.waiting(), 0);
@@ -289,7 +289,7 @@ async fn a_server_may_drain_from_the_start() {
             { "address": "10.0.0.2:1", "name": "b" },
         ] }))
     };
-    let first = Upstream::build("test", &said(true)).unwrap();
+    let first = Upstream::build("test", &said(true), metrics()).unwrap();
     assert_eq!(first.servers()[0].state(), State::Draining);
     assert!((0..4).all(|_| name(&at_once(pick(&first)).unwrap()) == "b"));
 
@@ -319,7 +319,7 @@ async fn a_server_may_drain_from_the_start() {
 async fn draining_servers_serve_where_nobody_comes_up() {
     let mut config = narrow().config().clone();
     config.health.check = Some(config::Check::Tcp);
-    let upstream = Upstream::build("test", &config).unwrap();
+    let upstream = Upstream::build("test", &config, metrics()).unwrap();
     let servers = upstream.servers();
     servers[0].set_health(Health::Up);
     upstream.set_draining(&servers[0], true);
@@ -333,7 +333,7 @@ async fn requests_wait_for_the_first_verdict() {
     let mut config = narrow().config().clone();
     config.health.check = Some(config::Check::Tcp);
     config.queue.size = 0;
-    let upstream = Upstream::build("test", &config).unwrap();
+    let upstream = Upstream::build("test", &config, metrics()).unwrap();
     assert!(!upstream.ready());
     let (first, second) = (queued(&upstream).await, queued(&upstream).await);
     let servers = upstream.servers();
@@ -343,7 +343,7 @@ async fn requests_wait_for_the_first_verdict() {
     assert_eq!(name(&first.await.unwrap().unwrap()), "b");
     assert_eq!(name(&second.await.unwrap().unwrap()), "b");
 
-    let undecided = Upstream::build("test", &config).unwrap();
+    let undecided = Upstream::build("test", &config, metrics()).unwrap();
     assert_eq!(pick(&undecided).await.unwrap_err(), PickError::NoServer, "after the connect timeout");
 }
 
@@ -470,7 +470,7 @@ fn ring_order_names_every_server_once_and_starts_where_the_client_is_placed() {
 
 #[test]
 fn what_cannot_be_built_is_told_in_a_sentence() {
-    let fault = |said: serde_json::Value| Upstream::build("web", &config(said)).unwrap_err().to_string();
+    let fault = |said: serde_json::Value| Upstream::build("web", &config(said), metrics()).unwrap_err().to_string();
     assert_eq!(
         fault(json!({ "servers": ["10.0.0.1:1", "10.0.0.1:1"] })),
         "upstream `web`: two servers are called `10.0.0.1:1`: give each its own address or `name`"

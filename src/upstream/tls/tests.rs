@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::upstream::testing::{config, upstream};
+use crate::upstream::testing::{config, metrics, upstream};
 use crate::upstream::{BuildError, Upstream};
 
 /// An authority with its certificate in a file, and what it signs.
@@ -116,7 +116,7 @@ fn files_that_do_not_fit_are_named() {
     let authority = Authority::new();
     authority.sign("gateway.test");
     let build = |tls: Value| -> Result<_, BuildError> {
-        Upstream::build("web", &config(json!({ "servers": ["10.0.0.1:1"], "tls": tls })))
+        Upstream::build("web", &config(json!({ "servers": ["10.0.0.1:1"], "tls": tls })), metrics())
     };
     let fault = |tls: Value| build(tls).unwrap_err().to_string();
     let [ca, cert, key] = ["ca.pem", "cert.pem", "key.pem"].map(|name| authority.file(name));

@@ -102,10 +102,10 @@ impl ProxyHttp for Balancer {
         // Streams of HTTP/2 share a connection: none of them can be taken from Pingora.
         let politely = !session.is_http2();
         ctx.place(session.req_header().method.as_str(), politely).await.map_err(of::error)?;
-        match (&ctx.pool, &ctx.lease) {
-            (Some(pool), Some(lease)) => {
+        match (&ctx.upstream, &ctx.lease) {
+            (Some(upstream), Some(lease)) => {
                 let first_byte = ctx.first_byte_timeout(session.req_header().method.as_str());
-                peer::of(pool, lease.server(), first_byte)
+                peer::of(upstream, lease.server(), first_byte)
             }
             _ => Err(of::error(Refusal::NoServer)),
         }

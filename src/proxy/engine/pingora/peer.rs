@@ -12,7 +12,6 @@ use pingora::{Error, ErrorType, Result};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use crate::snapshot::Pool;
 use crate::upstream::{Endpoint, Server, Upstream};
 
 /// What TLS needs, in Pingora's types; made once for each upstream.
@@ -21,9 +20,8 @@ struct PeerTls {
     identity: Option<Arc<CertKey>>,
 }
 
-/// Describes a server of the pool, to be asked for what may take this long.
-pub(super) fn of(pool: &Pool, server: &Server, first_byte: Option<Duration>) -> Result<Box<HttpPeer>> {
-    let upstream = &pool.upstream;
+/// Describes a server of the upstream, to be asked for what may take this long.
+pub(super) fn of(upstream: &Upstream, server: &Server, first_byte: Option<Duration>) -> Result<Box<HttpPeer>> {
     let unresolved = || Error::explain(ErrorType::ConnectError, format!("{} has no address yet", server.name()));
     let name = match upstream.tls() {
         None => None,
@@ -66,14 +64,14 @@ pub(super) fn of(pool: &Pool, server: &Server, first_byte: Option<Duration>) -> 
     if let Some(tls) = upstream.tls() {
         options.verify_cert = tls.verify();
         options.verify_hostname = tls.verify();
-        let made = pool.engine.get_or_init(|| Box::new(PeerTls::of(upstream)));
+        let made = upstream.engine.get_or_init(|| Box::new(PeerTls::of(upstream)));
         if let Some(made) = made.downcast_ref::<PeerTls>() {
             peer.options.ca.clone_from(&made.authorities);
             peer.client_cert_key.clone_from(&made.identity);
         }
     }
     // Servers of two upstreams may share an address and differ in what Pingora's pool does not look at.
-    peer.group_key = pool.group;
+    peer.group_key = upstream.group;
     Ok(Box::new(peer))
 }
 

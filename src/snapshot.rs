@@ -1,17 +1,8 @@
-//! Everything that was built from one configuration, swapped whole: a request sees one snapshot from its head to its end.
-
-mod drains;
-mod pool;
-mod rebalance;
-#[cfg(test)]
-mod testing;
+//! Everything that was built from one configuration, swapped whole: a request sees one snapshot from its head to its end. Nothing
+//! runs here.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-
-pub use drains::{Progress, Running};
-pub use pool::Pool;
-pub use rebalance::Rebalancing;
 
 use crate::config::Config;
 use crate::metrics::{Metrics, UpstreamMetrics};
@@ -25,7 +16,7 @@ pub struct Snapshot {
     /// Where requests go.
     pub router: Arc<dyn Router>,
     /// The upstreams by name.
-    pub pools: HashMap<Arc<str>, Arc<Pool>>,
+    pub upstreams: HashMap<Arc<str>, Arc<Upstream>>,
     /// What the gateway's own answers count.
     pub local: UpstreamMetrics,
 }
@@ -41,7 +32,7 @@ pub struct Brought {
 
 impl Snapshot {
     /// Builds upstreams and routes. `brought` are the parts that a program brings in place of the configuration's,
-    /// `before` finds the pool that an upstream had until now: what it knows is carried over.
+    /// `before` finds the upstream that had a name until now: what it knows is carried over.
     ///
     /// # Errors
     /// The first upstream that can't be built.
@@ -49,26 +40,20 @@ impl Snapshot {
         config: Config,
         brought: &Brought,
         metrics: &Metrics,
-        before: impl Fn(&str) -> Option<Arc<Pool>>,
+        before: impl Fn(&str) -> Option<Arc<Upstream>>,
     ) -> Result<Self, upstream::BuildError> {
-        let mut pools = HashMap::new();
+        let mut upstreams = HashMap::new();
         for (name, said) in &config.upstreams {
-            let pool = match (before(name), brought.balances.get(name)) {
-                (Some(pool), _) => pool.rebuild(pool.upstream.rebuild(said)?),
+            let upstream = match (before(name), brought.balances.get(name)) {
+                (Some(before), _) => before.rebuild(said)?,
                 (None, Some(balance)) => {
-                    let upstream = Upstream::build_with_balance(name, said, Arc::clone(balance))?;
-                    Arc::new(Pool::new(upstream, metrics.upstream(name)))
+                    Upstream::build_with_balance(name, said, metrics.upstream(name), Arc::clone(balance))?
                 }
-                (None, None) => Arc::new(Pool::new(Upstream::build(name, said)?, metrics.upstream(name))),
+                (None, None) => Upstream::build(name, said, metrics.upstream(name))?,
             };
-            pools.insert(Arc::from(name.as_str()), pool);
+            upstreams.insert(Arc::from(name.as_str()), upstream);
         }
         let router = brought.router.clone().unwrap_or_else(|| Arc::new(Routes::build(&config.routes)));
-        Ok(Self { router, pools, local: metrics.upstream("-"), config })
-    }
-
-    /// Whether traffic can be taken: every upstream has a server, or waits for none to be checked any more.
-    pub fn ready(&self) -> bool {
-        self.pools.values().all(|pool| pool.upstream.ready())
+        Ok(Self { router, upstreams, local: metrics.upstream("-"), config })
     }
 }

@@ -12,10 +12,9 @@ use std::time::Duration;
 use log::info;
 use tokio::time::{Instant, sleep};
 
-use super::Pool;
+use super::config::Rebalance;
+use super::{Overfull, Server, ServerId, Upstream};
 use crate::drain::{Leave, Turns, Why};
-use crate::upstream::config::Rebalance;
-use crate::upstream::{Overfull, Server, ServerId};
 
 /// What was shed so far, and whether more will be.
 #[derive(Default)]
@@ -51,11 +50,11 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How long a client takes to come back, at most: Socket.IO waits for up to 1.5 s before it tries.
 const ON_THE_WAY: Duration = Duration::from_secs(5);
 
-impl Pool {
+impl Upstream {
     /// How the rebalance stands; `None` where there is none.
     pub fn rebalancing(&self) -> Option<Rebalancing> {
         self.sessions()?;
-        self.upstream.config().sessions.rebalance.as_ref()?;
+        self.config().sessions.rebalance.as_ref()?;
         let shedding = &self.drains.shedding;
         let state = shedding.state().clone();
         Some(Rebalancing {
@@ -66,7 +65,7 @@ impl Pool {
     }
 }
 
-impl Pool {
+impl Upstream {
     /// Sheds nobody any more: the gateway stops, and who is told goodbye would have to look for another one.
     pub fn stop_shedding(&self) {
         self.drains.shedding.stopped.store(true, Ordering::Relaxed);
@@ -74,9 +73,9 @@ impl Pool {
 }
 
 /// Sheds where it has to be, for as long as it is polled.
-pub(super) async fn run(pool: Arc<Pool>, said: Rebalance) {
+pub(super) async fn run(upstream: Arc<Upstream>, said: Rebalance) {
     let mut turns = Turns::new(said.rate, said.jitter);
-    let mut rebalance = Turn { pool: &pool, said: &said, ledger: Ledger::default(), calm: None };
+    let mut rebalance = Turn { upstream: &upstream, said: &said, ledger: Ledger::default(), calm: None };
     loop {
         if rebalance.take() {
             turns.next().await;
@@ -88,7 +87,7 @@ pub(super) async fn run(pool: Arc<Pool>, said: Rebalance) {
 
 /// What one turn looks at.
 struct Turn<'a> {
-    pool: &'a Pool,
+    upstream: &'a Upstream,
     said: &'a Rebalance,
     ledger: Ledger,
     /// Since when the servers are these and well.
@@ -111,9 +110,9 @@ impl Turn<'_> {
         }
         self.enter(State::Shedding);
         for Overfull { server, .. } in over {
-            if let Some(leave) = self.pool.roster(server.id()).tell_session(Why::Rebalance) {
+            if let Some(leave) = self.upstream.roster(server.id()).tell_session(Why::Rebalance) {
                 self.ledger.told(server.id(), leave);
-                self.pool.drains.shedding.shed.fetch_add(1, Ordering::Relaxed);
+                self.upstream.drains.shedding.shed.fetch_add(1, Ordering::Relaxed);
                 return true;
             }
         }
@@ -123,18 +122,18 @@ impl Turn<'_> {
 
     /// Who has too many, if that can be said.
     fn over(&mut self) -> Result<Vec<Overfull>, String> {
-        let servers = self.pool.upstream.servers();
+        let servers = self.upstream.servers();
         let taking: Vec<&Arc<Server>> = servers.iter().filter(|server| !server.is_draining()).collect();
         let leaving = self.ledger.settle();
         let left = |server: &Server| leaving.iter().filter(|&&id| id == server.id()).count() as u64;
         let sessions = taking.iter().map(|server| (server.sessions() as u64).saturating_sub(left(server))).sum();
         let coming = self.ledger.coming(sessions);
-        let over = if self.pool.drains.shedding.stopped.load(Ordering::Relaxed) {
+        let over = if self.upstream.drains.shedding.stopped.load(Ordering::Relaxed) {
             Err("the gateway stops".to_owned())
-        } else if self.pool.is_draining() {
+        } else if self.upstream.is_draining() {
             Err("a drain is under way".to_owned())
         } else {
-            self.pool.upstream.overfull(self.said.bound, left, coming)
+            self.upstream.overfull(self.said.bound, left, coming)
         };
         if over.is_err() {
             self.calm = None;
@@ -154,9 +153,9 @@ impl Turn<'_> {
     }
 
     fn enter(&self, state: State) {
-        let shedding = &self.pool.drains.shedding;
+        let shedding = &self.upstream.drains.shedding;
         let before = std::mem::replace(&mut *shedding.state(), state.clone());
-        let (name, shed) = (self.pool.upstream.name(), shedding.shed.load(Ordering::Relaxed));
+        let (name, shed) = (self.upstream.name(), shedding.shed.load(Ordering::Relaxed));
         match (before == State::Shedding, state) {
             (false, State::Shedding) => info!("upstream {name}: rebalance begins: servers have more than their bound"),
             (true, State::Even) => info!("upstream {name}: rebalance is over: {shed} sessions were shed so far"),
@@ -215,7 +214,7 @@ mod tests {
     use proptest::test_runner::TestCaseResult;
     use serde_json::{Value, json};
 
-    use super::super::testing::{Bench, servers};
+    use super::super::bench::{Bench, servers};
     use super::*;
 
     fn rebalancing(rebalance: Value) -> Value {
@@ -223,7 +222,7 @@ mod tests {
     }
 
     fn state(bench: &Bench) -> Rebalancing {
-        bench.pool.rebalancing().unwrap()
+        bench.upstream.rebalancing().unwrap()
     }
 
     /// Waits until nobody is told any more.
@@ -261,7 +260,7 @@ mod tests {
                 let mut bench = Bench::new(&weights[..before], said);
                 bench.come(clients).await;
                 let loads = bench.loads();
-                bench.pool.upstream.set_servers(&servers(&weights)).unwrap();
+                bench.upstream.set_servers(&servers(&weights)).unwrap();
                 let started = Instant::now();
                 even(&bench, clients).await;
                 let (shed, after) = (state(&bench).shed as usize, bench.loads());
@@ -297,7 +296,7 @@ mod tests {
         said["ejection"] = json!({ "for": "100s" });
         let mut bench = Bench::new(&[1, 1], said);
         bench.come(100).await;
-        bench.pool.upstream.set_servers(&servers(&[1, 1, 1])).unwrap();
+        bench.upstream.set_servers(&servers(&[1, 1, 1])).unwrap();
         let (b, c) = (bench.server("b"), bench.server("c"));
         bench.until(|bench| state(bench).shed > 2).await;
         let slow = crate::drain::Pace { rate: 0.001, jitter: 0.0, deadline: Duration::from_secs(9000) };
@@ -311,11 +310,11 @@ mod tests {
             let before = state(&bench).shed;
             bench.until(|bench| state(bench).shed > before).await;
         };
-        bench.pool.drain(&b, Some(slow));
+        bench.upstream.drain(&b, Some(slow));
         stands_still("a drain is under way").await;
-        assert!(bench.pool.undrain(&b));
+        assert!(bench.upstream.undrain(&b));
         goes_on().await;
-        let lease = bench.pool.upstream.return_to(c.id()).unwrap();
+        let lease = bench.upstream.return_to(c.id()).unwrap();
         (0..3).for_each(|_| lease.connect_failed());
         stands_still("server c is ejected").await;
         goes_on().await;
@@ -328,7 +327,7 @@ mod tests {
         said["slow_start"] = json!("100s");
         let mut bench = Bench::new(&[1, 1], said);
         bench.come(300).await;
-        bench.pool.upstream.set_servers(&servers(&[1, 1, 1])).unwrap();
+        bench.upstream.set_servers(&servers(&[1, 1, 1])).unwrap();
         let c = bench.server("c");
         sleep(Duration::from_secs(30)).await;
         // A bit more than a third of its share: 300 * 0.37 / 2.37 are due to it, and a quarter more may be there.
@@ -342,8 +341,8 @@ mod tests {
     async fn upstreams_that_do_not_ask_for_it_are_left_alone() {
         let mut bench = Bench::new(&[1, 1], json!({}));
         bench.come(100).await;
-        bench.pool.upstream.set_servers(&servers(&[1, 1, 1])).unwrap();
+        bench.upstream.set_servers(&servers(&[1, 1, 1])).unwrap();
         sleep(Duration::from_secs(600)).await;
-        assert_eq!((bench.pool.rebalancing(), bench.server("c").sessions()), (None, 0));
+        assert_eq!((bench.upstream.rebalancing(), bench.server("c").sessions()), (None, 0));
     }
 }

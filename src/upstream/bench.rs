@@ -9,15 +9,14 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::{Pool, Running};
-use crate::metrics::Metrics;
+use super::config::ServerConfig;
+use super::testing::metrics;
+use super::{Config, PickKey, Running, Server, Tried, Upstream};
 use crate::session::{Cause, How};
-use crate::upstream::config::ServerConfig;
-use crate::upstream::{Config, PickKey, Server, Tried, Upstream};
 
-/// A pool at work, with clients.
+/// An upstream at work, with clients.
 pub(super) struct Bench {
-    pub(super) pool: Arc<Pool>,
+    pub(super) upstream: Arc<Upstream>,
     _running: Running,
     clients: JoinSet<()>,
     moves: Arc<Vec<AtomicUsize>>,
@@ -30,16 +29,15 @@ pub(super) fn servers(weights: &[u16]) -> Vec<ServerConfig> {
 }
 
 impl Bench {
-    /// A pool of these servers, which are up; `said` are more keys of the upstream.
+    /// An upstream of these servers, which are up; `said` are more keys of the upstream.
     pub(super) fn new(weights: &[u16], said: Value) -> Self {
         let base = json!({ "kind": "socket.io", "servers": ["10.0.0.1:1"], "health": { "check": "none" } });
         let mut all = base.as_object().unwrap().clone();
         all.extend(said.as_object().unwrap().clone());
         let mut config: Config = serde_json::from_value(all.into()).unwrap();
         config.servers = servers(weights);
-        let upstream = Upstream::build("app", &config).unwrap();
-        let pool = Arc::new(Pool::new(upstream, Metrics::new().unwrap().upstream("app")));
-        Self { _running: pool.start(), pool, clients: JoinSet::new(), moves: Arc::default() }
+        let upstream = Upstream::build("app", &config, metrics()).unwrap();
+        Self { _running: upstream.start(), upstream, clients: JoinSet::new(), moves: Arc::default() }
     }
 
     /// Clients that open a session each, and stay. Each comes from an address of its own.
@@ -47,7 +45,7 @@ impl Bench {
         assert!(self.clients.is_empty(), "they come once");
         self.moves = Arc::new((0..clients).map(|_| AtomicUsize::new(0)).collect());
         for number in 0..clients {
-            self.clients.spawn(client(Arc::clone(&self.pool), number, Arc::clone(&self.moves)));
+            self.clients.spawn(client(Arc::clone(&self.upstream), number, Arc::clone(&self.moves)));
         }
         self.until(|bench| bench.loads().iter().sum::<usize>() == clients).await;
     }
@@ -60,16 +58,16 @@ impl Bench {
             }
             sleep(Duration::from_millis(100)).await;
         }
-        panic!("an hour has passed: {:?} {:?}", self.loads(), self.pool.rebalancing());
+        panic!("an hour has passed: {:?} {:?}", self.loads(), self.upstream.rebalancing());
     }
 
     pub(super) fn server(&self, name: &str) -> Arc<Server> {
-        self.pool.upstream.servers().iter().find(|server| &**server.name() == name).unwrap().clone()
+        self.upstream.servers().iter().find(|server| &**server.name() == name).unwrap().clone()
     }
 
     /// The sessions of each server.
     pub(super) fn loads(&self) -> Vec<usize> {
-        self.pool.upstream.servers().iter().map(|server| server.sessions()).collect()
+        self.upstream.servers().iter().map(|server| server.sessions()).collect()
     }
 
     /// How often each client has moved.
@@ -79,18 +77,18 @@ impl Bench {
 }
 
 /// One client: whenever it is told goodbye, it is back within the time that Socket.IO takes for that.
-async fn client(pool: Arc<Pool>, number: usize, moves: Arc<Vec<AtomicUsize>>) {
+async fn client(upstream: Arc<Upstream>, number: usize, moves: Arc<Vec<AtomicUsize>>) {
     let key = PickKey::from(std::net::IpAddr::from(Ipv4Addr::from_bits(0x0a10_0000 + u32::try_from(number).unwrap())));
-    let table = pool.sessions().unwrap();
+    let table = upstream.sessions().unwrap();
     loop {
-        let lease = pool.upstream.pick_new(&key, None, &mut Tried::default()).await.unwrap();
+        let lease = upstream.pick_new(&key, None, &mut Tried::default()).await.unwrap();
         let server = lease.server().clone();
         let session = table.key(&format!("{number} {}", moves[number].load(Ordering::Relaxed)));
         table.learn(session, server.home().unwrap(), Duration::from_secs(60), How::Handshake);
         let held = table.hold(session).unwrap();
         held.upgraded();
         lease.learned(&key);
-        let leave = pool.roster(server.id()).add(crate::drain::Origin::default(), true);
+        let leave = upstream.roster(server.id()).add(crate::drain::Origin::default(), true);
         leave.told().await;
         // Until the end of a message.
         sleep(Duration::from_millis(rand::random_range(0..200))).await;

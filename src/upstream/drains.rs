@@ -1,6 +1,6 @@
 //! Letting go of servers: what is open on each, who drains at what pace, and when a removed server is gone.
 //!
-//! A drain begins by an operator's word ([`Pool::drain`]), or because the configuration or discovery says so, which
+//! A drain begins by an operator's word ([`Upstream::drain`]), or because the configuration or discovery says so, which
 //! [`keep`] notices. Both know only servers and sessions; how a goodbye is said is the business of whoever serves.
 
 use std::collections::HashMap;
@@ -12,10 +12,9 @@ use log::info;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use super::Pool;
 use super::rebalance::{self, Shedding};
+use super::{Checks, Server, ServerId, Upstream};
 use crate::drain::{Pace, Roster};
-use crate::upstream::{Checks, Server, ServerId};
 
 /// What is open on the servers of an upstream, and who is told to leave. It outlives reloads.
 #[derive(Default)]
@@ -76,15 +75,15 @@ const LOOK: Duration = Duration::from_secs(1);
 const AFTER_DEADLINE: Duration = Duration::from_secs(3);
 const AFTER_DEADLINE_LOOK: Duration = Duration::from_millis(100);
 
-impl Pool {
-    /// Goes to work: checks the servers ([`crate::upstream::Upstream::start_checks`]), and follows what the configuration and
+impl Upstream {
+    /// Goes to work: checks the servers ([`Self::start_checks`]), and follows what the configuration and
     /// discovery say of them: those that are to be left are told goodbye, those that come back no longer, and a removed
     /// one is forgotten when nothing is left of it. Sheds sessions where that is configured. Needs a tokio runtime
     /// around it.
     pub fn start(self: &Arc<Self>) -> Running {
-        let checks = self.upstream.start_checks();
+        let checks = self.start_checks();
         let mut tasks = vec![tokio::spawn(keep(Arc::clone(self)))];
-        if let (Some(said), Some(_)) = (self.upstream.config().sessions.rebalance.clone(), self.sessions()) {
+        if let (Some(said), Some(_)) = (self.config().sessions.rebalance.clone(), self.sessions()) {
             tasks.push(tokio::spawn(rebalance::run(Arc::clone(self), said)));
         }
         Running { _checks: checks, tasks }
@@ -104,7 +103,7 @@ impl Pool {
     /// there is one, whether they have somewhere to go or not: an operator says so. Needs a runtime around it; a drain
     /// that is under way begins anew with the new pace.
     pub fn drain(&self, server: &Arc<Server>, pace: Option<Pace>) {
-        self.upstream.set_draining(server, true);
+        self.set_draining(server, true);
         self.begin(server, pace, None);
     }
 
@@ -114,7 +113,7 @@ impl Pool {
             return false;
         }
         self.drains.end(server.id());
-        self.upstream.set_draining(server, false);
+        self.set_draining(server, false);
         true
     }
 
@@ -139,7 +138,7 @@ impl Pool {
     fn begin(&self, server: &Arc<Server>, pace: Option<Pace>, elsewhere: Option<Arc<AtomicBool>>) {
         let said = Arc::new(Said::default());
         let task = pace.map(|pace| {
-            let (upstream, server) = (Arc::clone(self.upstream.name()), Arc::clone(server));
+            let (upstream, server) = (Arc::clone(&self.name), Arc::clone(server));
             let (roster, said) = (self.roster(server.id()), Arc::clone(&said));
             let task = tokio::spawn(async move {
                 let may_go = || elsewhere.as_ref().is_none_or(|elsewhere| elsewhere.load(Ordering::Relaxed));
@@ -155,7 +154,7 @@ impl Pool {
 
     /// Brings what is done in line with what is wished.
     fn reconcile(&self) {
-        let (servers, removed) = (self.upstream.servers(), self.upstream.removed());
+        let (servers, removed) = (self.servers(), self.removed());
         self.drains.elsewhere.store(servers.iter().any(|server| server.is_healthy()), Ordering::Relaxed);
         let all = || servers.iter().chain(removed.iter());
         for server in all().filter(|server| server.is_draining()) {
@@ -169,7 +168,7 @@ impl Pool {
                     && !drain.is_expired()
             });
             if due {
-                let pace = self.upstream.config().drain.pace();
+                let pace = self.config().drain.pace();
                 self.begin(server, pace, Some(Arc::clone(&self.drains.elsewhere)));
             }
         }
@@ -184,16 +183,16 @@ impl Pool {
 
     /// Forgets removed servers that nobody needs any more.
     fn sweep(&self) {
-        for server in self.upstream.removed().iter() {
+        for server in self.removed().iter() {
             let expired = || self.drains.begun().get(&server.id()).is_some_and(Drain::is_expired);
             if !server.is_busy() || expired() {
                 self.drains.end(server.id());
-                self.upstream.forget(server);
+                self.forget(server);
             }
         }
-        self.drains.rosters().retain(|id, roster| {
-            Arc::strong_count(roster) > 1 || !roster.is_empty() || self.upstream.server(*id).is_some()
-        });
+        self.drains
+            .rosters()
+            .retain(|id, roster| Arc::strong_count(roster) > 1 || !roster.is_empty() || self.server(*id).is_some());
     }
 }
 
@@ -214,14 +213,14 @@ async fn say_goodbyes(server: &Server, roster: &Roster, pace: Pace, may_go: impl
 }
 
 /// Keeps an upstream in order for as long as it is polled.
-async fn keep(pool: Arc<Pool>) {
-    let mut changes = pool.upstream.changes();
+async fn keep(upstream: Arc<Upstream>) {
+    let mut changes = upstream.changes();
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        pool.reconcile();
+        upstream.reconcile();
         tokio::select! {
-            _ = looks.tick() => pool.sweep(),
+            _ = looks.tick() => upstream.sweep(),
             changed = changes.changed() => {
                 if changed.is_err() {
                     return;
@@ -271,11 +270,11 @@ impl Drain {
 mod tests {
     use serde_json::json;
 
-    use super::super::testing::{Bench, servers};
+    use super::super::bench::{Bench, servers};
     use super::*;
 
     fn told(bench: &Bench, server: &Server) -> usize {
-        bench.pool.progress(server).map_or(0, |progress| progress.told)
+        bench.upstream.progress(server).map_or(0, |progress| progress.told)
     }
 
     #[tokio::test(start_paused = true)]
@@ -285,9 +284,9 @@ mod tests {
         let mut said = servers(&[1, 1, 1]);
         said[0].drain = true;
         let a = bench.server("a");
-        bench.pool.upstream.set_servers(&said).unwrap();
+        bench.upstream.set_servers(&said).unwrap();
         let started = Instant::now();
-        bench.until(|bench| bench.pool.progress(&a).is_some_and(|progress| progress.over)).await;
+        bench.until(|bench| bench.upstream.progress(&a).is_some_and(|progress| progress.over)).await;
         let took = started.elapsed();
         assert!((Duration::from_millis(2000)..Duration::from_secs(6)).contains(&took), "{took:?}");
         assert_eq!(told(&bench, &a), 30);
@@ -301,13 +300,13 @@ mod tests {
         let mut bench = Bench::new(&[1, 1], json!({ "balance": "round_robin", "drain": { "rate": 5.0 } }));
         bench.come(40).await;
         let b = bench.server("b");
-        let upstream = &bench.pool.upstream;
+        let upstream = &bench.upstream;
         upstream.set_servers(&servers(&[1])).unwrap();
         sleep(Duration::from_secs(2)).await;
         assert_eq!(upstream.removed().len(), 1);
         assert!(upstream.return_to(b.id()).is_some(), "those that are there still come");
         bench.until(|_| upstream.removed().is_empty()).await;
-        assert_eq!((b.sessions(), bench.pool.progress(&b)), (0, None));
+        assert_eq!((b.sessions(), bench.upstream.progress(&b)), (0, None));
         assert!(upstream.return_to(b.id()).is_none());
         bench.until(|bench| bench.loads() == [40]).await;
         assert!(bench.moves().iter().all(|&moves| moves <= 1));
@@ -318,11 +317,11 @@ mod tests {
         let mut bench = Bench::new(&[1, 1], json!({ "balance": "round_robin", "drain": { "rate": 1.0 } }));
         bench.come(40).await;
         let b = bench.server("b");
-        bench.pool.upstream.set_servers(&servers(&[1])).unwrap();
+        bench.upstream.set_servers(&servers(&[1])).unwrap();
         bench.until(|bench| told(bench, &b) == 5).await;
-        bench.pool.upstream.set_servers(&servers(&[1, 1])).unwrap();
+        bench.upstream.set_servers(&servers(&[1, 1])).unwrap();
         sleep(Duration::from_secs(60)).await;
-        assert_eq!((b.is_draining(), bench.pool.progress(&b)), (false, None));
+        assert_eq!((b.is_draining(), bench.upstream.progress(&b)), (false, None));
         assert!(bench.moves().iter().sum::<usize>() <= 6, "no goodbye is said any more");
         assert!(b.sessions() >= 14, "{:?}", bench.loads());
     }
@@ -333,10 +332,10 @@ mod tests {
         let mut bench = Bench::new(&[1, 1], drain);
         bench.come(40).await;
         let b = bench.server("b");
-        bench.pool.upstream.set_servers(&servers(&[1])).unwrap();
+        bench.upstream.set_servers(&servers(&[1])).unwrap();
         sleep(Duration::from_secs(28)).await;
         assert!(b.sessions() > 10);
-        bench.until(|bench| bench.pool.upstream.removed().is_empty()).await;
+        bench.until(|bench| bench.upstream.removed().is_empty()).await;
         bench.until(|bench| bench.loads() == [40]).await;
     }
 
@@ -345,15 +344,15 @@ mod tests {
         let mut bench = Bench::new(&[1, 1], json!({ "balance": "round_robin", "drain": { "goodbye": false } }));
         bench.come(40).await;
         let b = bench.server("b");
-        bench.pool.upstream.set_servers(&servers(&[1])).unwrap();
+        bench.upstream.set_servers(&servers(&[1])).unwrap();
         sleep(Duration::from_secs(3600)).await;
         let progress = Progress { open: 20, sessions: 20, told: 0, over: false };
-        assert_eq!((b.sessions(), bench.pool.progress(&b)), (20, Some(progress)));
+        assert_eq!((b.sessions(), bench.upstream.progress(&b)), (20, Some(progress)));
         assert_eq!(bench.moves(), vec![0; 40]);
         // An operator may have another mind.
         let pace = Pace { rate: 100.0, jitter: 0.0, deadline: Duration::from_secs(60) };
-        bench.pool.drain(&b, Some(pace));
-        bench.until(|bench| bench.pool.upstream.removed().is_empty() && bench.loads() == [40]).await;
+        bench.upstream.drain(&b, Some(pace));
+        bench.until(|bench| bench.upstream.removed().is_empty() && bench.loads() == [40]).await;
     }
 
     /// Goodbyes would only make them come back.
@@ -363,10 +362,10 @@ mod tests {
         bench.come(40).await;
         let mut said = servers(&[1, 1, 1]);
         (said[0].drain, said[1].drain) = (true, true);
-        bench.pool.upstream.set_servers(&said[..2]).unwrap();
+        bench.upstream.set_servers(&said[..2]).unwrap();
         sleep(Duration::from_secs(60)).await;
         assert_eq!((bench.loads(), bench.moves()), (vec![20, 20], vec![0; 40]));
-        bench.pool.upstream.set_servers(&said).unwrap();
+        bench.upstream.set_servers(&said).unwrap();
         bench.until(|bench| bench.loads() == [0, 0, 40]).await;
         assert_eq!(bench.moves(), vec![1; 40]);
     }
@@ -376,10 +375,10 @@ mod tests {
         let mut bench = Bench::new(&[1, 1], json!({ "balance": "round_robin" }));
         bench.come(40).await;
         let a = bench.server("a");
-        bench.pool.drain(&a, None);
+        bench.upstream.drain(&a, None);
         sleep(Duration::from_secs(600)).await;
         assert_eq!((told(&bench, &a), a.sessions()), (0, 20));
-        assert!(bench.pool.undrain(&a));
-        assert_eq!(bench.pool.progress(&a), None);
+        assert!(bench.upstream.undrain(&a));
+        assert_eq!(bench.upstream.progress(&a), None);
     }
 }
