@@ -1,14 +1,20 @@
 //! One question to the admin address of a running gateway.
 
-use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::io;
 use std::time::Duration;
 
-use crate::http::write::HeadWriter;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
 
+use crate::http::client;
+use crate::http::write::HeadWriter;
+use crate::text::Text;
+
+/// Longest time for the connection, and for the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of an answer that are read at most.
-const MOST_BYTES: u64 = 16 * 1024 * 1024;
+const MOST_BYTES: usize = 16 * 1024 * 1024;
 
 /// An answer: its status and its body.
 pub(super) struct Answer {
@@ -16,23 +22,29 @@ pub(super) struct Answer {
     pub(super) body: String,
 }
 
-/// Asks `admin`, an address such as `127.0.0.1:9901`, with or without `http://` before it.
+/// Asks `admin`, an address such as `127.0.0.1:9901`, with or without `http://` before it, or `unix:/run/admin.sock`.
 pub(super) fn ask(admin: &str, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {
-    let admin = admin.strip_prefix("http://").unwrap_or(admin).trim_end_matches('/');
-    let address = admin.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
     let mut request = HeadWriter::request(method, path, 1);
     request.field("host", "admin");
     request.field("connection", "close");
-    request.field("content-length", body.len().to_string());
-    stream.write_all(&request.end_with(body))?;
-    let mut answer = Vec::new();
-    stream.take(MOST_BYTES).read_to_end(&mut answer)?;
-    let answer = String::from_utf8_lossy(&answer);
-    let status = answer.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
-    let status = status.ok_or_else(|| io::Error::other("this is no answer of an admin address"))?;
-    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned();
-    Ok(Answer { status, body })
+    request.field("content-length", &*Text::number(body.len() as u64));
+    let request = request.end_with(body);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        if let Some(path) = admin.strip_prefix("unix:") {
+            return exchange(within(UnixStream::connect(path)).await?, &request).await;
+        }
+        let address = admin.strip_prefix("http://").unwrap_or(admin).trim_end_matches('/');
+        exchange(within(TcpStream::connect(address)).await?, &request).await
+    })
+}
+
+async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &[u8]) -> io::Result<Answer> {
+    let answer = async { client::ask(&mut stream, request, false, MOST_BYTES).await.map_err(io::Error::other) };
+    let client::Answer { status, body, .. } = within(answer).await?;
+    Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
+}
+
+async fn within<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(PATIENCE, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

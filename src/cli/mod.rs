@@ -54,7 +54,7 @@ enum Command {
     },
     /// Ask a running gateway whether it is ready; made for container health checks.
     Health {
-        /// The admin address.
+        /// The admin address, such as 127.0.0.1:9901 or unix:/run/admin.sock.
         #[arg(value_name = "ADDRESS", default_value = "127.0.0.1:9901")]
         admin: String,
     },

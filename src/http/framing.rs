@@ -97,7 +97,7 @@ fn number(digits: &[u8]) -> Option<u64> {
     plain.then(|| std::str::from_utf8(digits).ok()?.parse().ok()).flatten()
 }
 
-/// Follows a chunked body to its end, without keeping any of it (RFC 9112 7.1).
+/// Follows a chunked body to its end (RFC 9112 7.1).
 ///
 /// Lines end in CRLF and nothing else: a bare line feed in a chunk extension ends the line for some readers and not for
 /// others, which is a way to smuggle requests. Blanks behind a size are borne, since old programs pad it.
@@ -133,6 +133,11 @@ impl Chunks {
     /// Takes the next bytes and says how many of them belong to the body; fewer than all once the end has been seen.
     /// `None`: this is no chunked body.
     pub fn advance(&mut self, bytes: &[u8]) -> Option<usize> {
+        self.decode(bytes, |_| {})
+    }
+
+    /// The same, and hands out the data of the chunks.
+    pub(crate) fn decode(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Option<usize> {
         use ChunkState::{
             Data, DataEnd, DataLineFeed, Done, Extension, LastLineFeed, Size, SizeEnd, SizeStart, Trailer,
             TrailerLineFeed, TrailerStart,
@@ -152,6 +157,7 @@ impl Chunks {
                 (SizeEnd(size), b'\n') => Data(size),
                 (Data(left), _) => {
                     let step = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len() - at);
+                    data(&bytes[at..at + step]);
                     at += step;
                     self.state = match left - step as u64 {
                         0 => DataEnd,

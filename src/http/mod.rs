@@ -1,6 +1,7 @@
 //! What every HTTP engine obeys, and no engine: upgrades, framing, forwarding, hop-by-hop fields, the gateway's answers.
 
 pub mod answers;
+pub(crate) mod client;
 pub mod config;
 pub mod forwarding;
 pub mod framing;

@@ -10,13 +10,15 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::Upstream;
-use super::http_client::{self, Answer};
 use super::server::Server;
+use crate::http::client::{Answer, ask};
 use crate::http::write::HeadWriter;
 use crate::wire::engine_io::{Revision, SESSION_UNKNOWN, error_code};
 
 /// Longest time that one server is asked.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How much of an answer is looked at: the objection is a short text.
+const MOST_BODY: usize = 64 * 1024;
 
 impl Upstream {
     /// Asks a server whether it knows a session. Only a clear yes is one: silence and faults are not.
@@ -36,7 +38,7 @@ impl Upstream {
         let request = request.end();
         let asking = async {
             let mut stream = self.connect(server).await.ok()?;
-            http_client::ask(&mut stream, &request, false).await.ok()
+            ask(&mut stream, &request, false, MOST_BODY).await.ok()
         };
         timeout(PATIENCE, asking).await.ok().flatten().is_some_and(|answer| says_yes(&answer))
     }

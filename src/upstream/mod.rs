@@ -16,7 +16,7 @@ mod drains;
 mod ejection;
 mod grace;
 mod health;
-mod http_client;
+mod health_request;
 mod key;
 mod lease;
 mod members;
@@ -225,7 +225,7 @@ impl Upstream {
         if let Some(before) = before.filter(|before| before.config == *config && before.tls == tls) {
             return Ok(Arc::clone(before));
         }
-        http_client::check_headers(&config.health).map_err(explain)?;
+        health_request::check(&config.health).map_err(explain)?;
         let sessions = Sessions::build(config, before.map(|before| &**before));
         let table = sessions.as_ref().map(|sessions| &*sessions.table);
         // Another way to speak to the servers is no evidence of how they do.

@@ -4,11 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use super::config::HostHeader;
-use super::http_client::{Answer, ask, request};
+use super::health_request::request;
 use super::{Server, Upstream};
 use crate::address::ServerAddress;
+use crate::http::client::{Answer, ask};
 use crate::transport::Transport;
 use crate::wire::engine_io::{Handshake, HandshakeReader, Progress, Revision, close_packet};
+
+/// How much of a body is looked at.
+const MOST_BODY: usize = 64 * 1024;
 
 /// Looks at a server once. Both outcomes tell in a few words what was seen.
 pub(super) trait Probe: Send + Sync {
@@ -49,8 +53,15 @@ impl Target {
         self.upstream.connect(&self.server).await.map_err(|fault| format!("can't connect: {fault}"))
     }
 
-    fn request(&self, method: &str, target: &str, body: Option<&str>) -> Vec<u8> {
-        request(method, target, &self.host, &self.upstream.config().health, body)
+    async fn ask(
+        &self,
+        stream: &mut Transport,
+        method: &str,
+        target: &str,
+        body: Option<&str>,
+    ) -> Result<Answer, String> {
+        let request = request(method, target, &self.host, &self.upstream.config().health, body);
+        ask(stream, &request, method == "HEAD", MOST_BODY).await.map_err(|fault| fault.to_string())
     }
 }
 
@@ -65,8 +76,7 @@ impl Probe for Http {
         let health = &self.0.upstream.config().health;
         let path = health.path.as_deref().unwrap_or("/");
         let mut stream = self.0.connect().await?;
-        let is_head = health.method == "HEAD";
-        let answer = ask(&mut stream, &self.0.request(&health.method, path, None), is_head).await?;
+        let answer = self.0.ask(&mut stream, &health.method, path, None).await?;
         let status = answer.status;
         if !health.status.contains(status) {
             return Err(format!("answered {status}, expected {}", String::from(health.status)));
@@ -103,28 +113,20 @@ impl EngineIo {
             Revision::Eio3 => self.url("EIO=3&transport=polling&b64=1"),
             Revision::SocketIo09 => format!("{}1/", self.path()),
         };
-        let answer = ask(stream, &self.target.request("GET", &url, None), false).await?;
+        let answer = self.target.ask(stream, "GET", &url, None).await?;
         let session = (answer.status == 200).then(|| read_session(&answer.body, revision)).flatten();
         Ok((answer, session))
     }
 
     /// Says goodbye, so that the server needn't keep the session until it times out. Nothing is lost if that fails.
     async fn close(&self, stream: &mut Transport, session: &Session) {
-        let request = match session.revision {
-            Revision::Eio4 => {
-                let url = self.url(&format!("EIO=4&transport=polling&sid={}", session.sid));
-                self.target.request("POST", &url, Some(close_packet(session.revision)))
-            }
-            Revision::Eio3 => {
-                let url = self.url(&format!("EIO=3&transport=polling&sid={}", session.sid));
-                self.target.request("POST", &url, Some(close_packet(session.revision)))
-            }
-            Revision::SocketIo09 => {
-                let url = format!("{}1/xhr-polling/{}?disconnect=1", self.path(), session.sid);
-                self.target.request("GET", &url, None)
-            }
+        let goodbye = Some(close_packet(session.revision));
+        let (method, url, body) = match session.revision {
+            Revision::Eio4 => ("POST", self.url(&format!("EIO=4&transport=polling&sid={}", session.sid)), goodbye),
+            Revision::Eio3 => ("POST", self.url(&format!("EIO=3&transport=polling&sid={}", session.sid)), goodbye),
+            Revision::SocketIo09 => ("GET", format!("{}1/xhr-polling/{}?disconnect=1", self.path(), session.sid), None),
         };
-        if let Err(fault) = ask(stream, &request, false).await {
+        if let Err(fault) = self.target.ask(stream, method, &url, body).await {
             log::debug!("server {}: the check's session stays open: {fault}", self.target.server.name());
         }
     }

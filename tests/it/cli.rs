@@ -158,6 +158,20 @@ async fn health_asks_a_running_gateway() {
 }
 
 #[tokio::test]
+async fn health_asks_over_a_unix_socket_too() {
+    let web = Echo::start("web").await;
+    let folder = tempfile::tempdir().unwrap();
+    let admin = format!("unix:{}", folder.path().join("admin.sock").display());
+    let yaml = GOOD.replace("127.0.0.1:1", &web.address().to_string());
+    let gateway = Gateway::start_unready(&format!("{yaml}admin: {{ address: \"{admin}\" }}\n")).await;
+    eventually("it is ready", async || code(&sockgate(&["health", &admin]).await) == 0).await;
+    drop(gateway);
+    let output = sockgate(&["health", &admin]).await;
+    assert_eq!(code(&output), 1);
+    assert!(err(&output).starts_with(&format!("{admin} does not answer: ")), "{}", err(&output));
+}
+
+#[tokio::test]
 async fn health_is_not_kept_waiting() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = silent.local_addr().unwrap().to_string();

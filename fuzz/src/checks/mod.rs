@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use httparse::{EMPTY_HEADER, Header, Status};
 
 use crate::http::Forwarding;
+use crate::http::client::AnswerReader;
 use crate::http::forwarding::Seen as Client;
 use crate::http::framing::{Body, Chunks, Malformed, request_body, response_body};
 use crate::http::head::{self, Kind};
@@ -190,6 +191,30 @@ pub fn framing(bytes: &[u8]) {
     let mut response = httparse::Response::new(&mut fields);
     if let (Ok(Status::Complete(_)), Some(status)) = (response.parse(bytes), response.code) {
         check(response.headers, &|fields| response_body(status, fields)).ok();
+    }
+}
+
+/// An answer is the same in one piece and in many, no longer than wanted, and only what ends with it can be used again.
+pub fn answers(bytes: &[u8]) {
+    for (is_head, most_body) in [(false, usize::MAX), (false, 16), (true, 16)] {
+        let read = |piece: usize| {
+            let mut reader = AnswerReader::new(is_head, most_body);
+            let mut answers = bytes.chunks(piece).map(|part| reader.push(part));
+            let answer = answers.find_map(Result::transpose).unwrap_or_else(|| reader.close());
+            answer.map(|answer| (answer.status, answer.body)).map_err(|fault| fault.to_string())
+        };
+        let whole = read(bytes.len().max(1));
+        assert_eq!(read(1), whole);
+        assert_eq!(read(7), whole);
+        if let Ok((status, body)) = whole {
+            assert!(status >= 200 || status == 101);
+            assert!(body.len() <= if is_head { 0 } else { most_body });
+        }
+        let reusable = |bytes: &[u8]| {
+            let answer = AnswerReader::new(is_head, most_body).push(bytes);
+            answer.is_ok_and(|answer| answer.is_some_and(|answer| answer.reusable))
+        };
+        assert!(!reusable(bytes) || !reusable(&[bytes, b"H"].concat()));
     }
 }
 
