@@ -11,6 +11,7 @@ use bytes::BytesMut;
 
 use super::direction::{Direction, discard};
 use super::silence::{Due, Ping, Silence, Who};
+use super::stream::Stream;
 use crate::deadline::{Deadline, Moment};
 use crate::drain::Leave;
 use crate::transport::Transport;
@@ -19,13 +20,13 @@ use crate::wire::websocket::{FrameTracker, Seen, close_frame};
 
 /// The two sides of a tunnel, and what has been read of each already.
 #[derive(Debug)]
-pub struct Ends {
+pub struct Ends<Client = Transport, Server = Transport> {
     /// The client's stream.
-    pub client: Transport,
+    pub client: Client,
     /// Bytes of the client that go to the server first.
     pub from_client: BytesMut,
     /// The server's stream.
-    pub server: Transport,
+    pub server: Server,
     /// Bytes of the server that go to the client first.
     pub from_server: BytesMut,
     /// How many of those are the head of the server's answer, which is no part of what the tunnel carries.
@@ -130,10 +131,16 @@ const MID_FRAME: Duration = Duration::from_secs(1);
 
 /// Carries bytes both ways. Half-close is passed on: a side that has finished still receives.
 ///
-/// `idle` is the longest silence of both directions together, zero for no limit, unless who overhears says another. When the gateway stops, or `leave` is
-/// told, a WebSocket gets a Close frame behind its last whole one. A broken connection on one side ends the
-/// other with a reset, so that neither takes a cut stream for a whole one.
-pub fn carry(ends: Ends, idle: Duration, deadline: Deadline, leave: Arc<Leave>, listening: Listening) -> Carrying {
+/// `idle` is the longest silence of both directions together, zero for no limit, unless who overhears says another.
+/// When the gateway stops, or `leave` is told, a WebSocket gets a Close frame behind its last whole one. A broken
+/// connection on one side ends the other with a reset, so that neither takes a cut stream for a whole one.
+pub fn carry<Client: Stream, Server: Stream>(
+    ends: Ends<Client, Server>,
+    idle: Duration,
+    deadline: Deadline,
+    leave: Arc<Leave>,
+    listening: Listening,
+) -> Carrying<Client, Server> {
     let Ends { client, from_client, server, from_server, head } = ends;
     let Listening { frames: websocket, goodbye, ping, overhear, overhear_client } = listening;
     let mut inward = Direction::new(from_client, 0, websocket);
@@ -151,9 +158,9 @@ pub fn carry(ends: Ends, idle: Duration, deadline: Deadline, leave: Arc<Leave>, 
 }
 
 /// A tunnel at work; a future by hand, since it is kept for as long as a socket lives, and an async function keeps more.
-pub struct Carrying {
-    client: Transport,
-    server: Transport,
+pub struct Carrying<Client = Transport, Server = Transport> {
+    client: Client,
+    server: Server,
     inward: Direction,
     outward: Direction,
     /// Who finished first.
@@ -169,7 +176,7 @@ pub struct Carrying {
     leave: Arc<Leave>,
 }
 
-impl Future for Carrying {
+impl<Client: Stream, Server: Stream> Future for Carrying<Client, Server> {
     type Output = Closed;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Closed> {
@@ -189,12 +196,12 @@ impl Future for Carrying {
             }
         };
         match end {
-            End::ClientLost => this.server.socket().reset_on_close(),
-            End::ServerLost => this.client.socket().reset_on_close(),
+            End::ClientLost => this.server.reset_on_close(),
+            End::ServerLost => this.client.reset_on_close(),
             End::ClientSilent | End::ServerSilent => {
                 // Whoever is gone takes no proper end either; what waits for it in the kernel is to go with it.
-                this.client.socket().reset_on_close();
-                this.server.socket().reset_on_close();
+                this.client.reset_on_close();
+                this.server.reset_on_close();
             }
             End::Client | End::Server | End::Idle | End::Stopped | End::Drained => {}
         }
@@ -205,15 +212,17 @@ impl Future for Carrying {
     }
 }
 
-impl Carrying {
+impl<Client: Stream, Server: Stream> Carrying<Client, Server> {
     /// Its place on the list of those who can be told to leave.
     pub fn leave(&self) -> &Leave {
         &self.leave
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        // Both ways each time: one waker stands for both sockets, and does not tell which of them it was.
         let carried = self.inward.bytes + self.outward.bytes;
         let inward = self.inward.poll(&mut self.client, &mut self.server, cx);
+        // Asked between the two, since the server may answer an end with its own before this turn is over.
         if self.inward.is_ending() {
             self.first.get_or_insert(End::Client);
         }
@@ -231,20 +240,24 @@ impl Carrying {
         if let Some(idle) = self.outward.take_idle() {
             self.idle = idle;
         }
+        // Where sides are asked, traffic moves no deadline: who was silent is reckoned when it fires.
         if self.silence.is_some() {
             self.note_signs(carried);
         } else if carried {
             self.deadline.set(self.idle);
         }
+        // This leaves the waker for the stop as well, so it comes before the question whether there is one.
         let mut expired = self.deadline.poll_expired(cx);
         let stopping = self.deadline.is_stopping();
-        // A drain has time to wait for the end of a message.
+        // A drain has time to wait for the end of a message. A stop has none left: the goodbye goes in if it can.
         if stopping || self.leave.poll_told(cx).is_ready() && self.is_between_messages() {
             let end = if stopping { End::Stopped } else { End::Drained };
             self.say_goodbye(end, cx);
             return Poll::Ready(end);
         }
+        // Again and again, since the next moment to look may have come already, and nothing would wake this task then.
         while expired.is_ready() {
+            // Taken out while it is asked: it looks at the rest of the tunnel.
             let Some(mut silence) = self.silence.take() else { return Poll::Ready(End::Idle) };
             let broken = self.break_silence(&mut silence, cx);
             self.silence = Some(silence);

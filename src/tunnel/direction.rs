@@ -8,11 +8,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::ReadBuf;
 
 use super::copy::{End, Overhear};
 use super::splice::{self, Pipe};
-use crate::transport::Transport;
+use super::stream::Stream;
 use crate::wire::ping::OwnPings;
 use crate::wire::websocket::{FrameTracker, Seen};
 
@@ -168,10 +168,10 @@ impl Direction {
     }
 
     /// Ready when the source has finished and the sink has been told so.
-    pub(super) fn poll(
+    pub(super) fn poll<Source: Stream, Sink: Stream>(
         &mut self,
-        source: &mut Transport,
-        sink: &mut Transport,
+        source: &mut Source,
+        sink: &mut Sink,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Lost>> {
         if self.finished {
@@ -209,7 +209,7 @@ impl Direction {
     }
 
     /// Writes what is pending, and gives its memory back.
-    fn poll_pending(&mut self, sink: &mut Transport, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_pending(&mut self, sink: &mut impl Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.pending.is_empty() {
             let Poll::Ready(written) = poll_write(sink, &self.pending, cx) else {
                 self.blocked = true;
@@ -224,8 +224,8 @@ impl Direction {
     }
 
     /// Writes what is in the pipe, and gives it back.
-    fn poll_pipe(&mut self, sink: &Transport, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let (Some(mut pipe), Transport::Plain(sink)) = (self.pipe.take(), sink) else { return Poll::Ready(Ok(())) };
+    fn poll_pipe(&mut self, sink: &impl Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (Some(mut pipe), Some(sink)) = (self.pipe.take(), sink.plain_socket()) else { return Poll::Ready(Ok(())) };
         let mut went = false;
         let emptied = pipe.poll_empty(sink, &mut went, cx);
         self.took |= went && std::mem::take(&mut self.blocked);
@@ -242,11 +242,16 @@ impl Direction {
     }
 
     /// The same as [`Self::poll_once`] without a copy, where that pays and nobody looks at the bytes.
-    fn splice(&mut self, source: &Transport, sink: &Transport, cx: &mut Context<'_>) -> Option<Poll<Result<(), Lost>>> {
+    fn splice(
+        &mut self,
+        source: &impl Stream,
+        sink: &impl Stream,
+        cx: &mut Context<'_>,
+    ) -> Option<Poll<Result<(), Lost>>> {
         if self.full_reads < FULL_READS || self.tracker.is_some() || self.overhear.is_some() {
             return None;
         }
-        let (Transport::Plain(source), Transport::Plain(_)) = (source, sink) else { return None };
+        let (Some(source), Some(_)) = (source.plain_socket(), sink.plain_socket()) else { return None };
         let mut pipe = Pipe::borrow()?;
         let read = match pipe.poll_fill(source, cx) {
             Poll::Ready(Ok(read)) => read,
@@ -276,8 +281,8 @@ impl Direction {
     fn poll_once(
         &mut self,
         buffer: &mut [u8],
-        source: &mut Transport,
-        sink: &mut Transport,
+        source: &mut impl Stream,
+        sink: &mut impl Stream,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Lost>> {
         // What was held back belongs before what comes now.
@@ -332,7 +337,7 @@ impl Lost {
 }
 
 /// Reads away what comes; ready when nothing comes any more.
-pub(super) fn discard(source: &mut Transport, cx: &mut Context<'_>) -> Poll<()> {
+pub(super) fn discard(source: &mut impl Stream, cx: &mut Context<'_>) -> Poll<()> {
     for _ in 0..READS_PER_TURN {
         let more = BUFFER.with_borrow_mut(|buffer| {
             let mut buffer = ReadBuf::new(buffer);
@@ -347,7 +352,7 @@ pub(super) fn discard(source: &mut Transport, cx: &mut Context<'_>) -> Poll<()> 
     Poll::Pending
 }
 
-fn poll_write(sink: &mut Transport, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+fn poll_write(sink: &mut impl Stream, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
     match ready!(Pin::new(sink).poll_write(cx, bytes)) {
         Ok(0) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
         written => Poll::Ready(written),

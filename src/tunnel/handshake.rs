@@ -13,6 +13,8 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
+use super::stream::Stream;
+use crate::deadline::Deadline;
 use crate::http::framing::{Body, Chunks, response_body};
 use crate::http::hop_by_hop::is_hop_by_hop;
 use crate::http::upgrade::Opening;
@@ -20,6 +22,33 @@ use crate::http::write::HeadWriter;
 use crate::listener::Connection;
 use crate::request::Headers;
 use crate::transport::Transport;
+
+/// A client that waits for the answer to its upgrade.
+pub trait Client {
+    /// What its connection is.
+    type Stream: Stream;
+
+    /// What of it the opening needs.
+    fn early(&mut self) -> Early<'_, Self::Stream>;
+}
+
+/// What is known of a client before its tunnel stands.
+pub struct Early<'a, S> {
+    /// Where it is heard.
+    pub stream: &'a mut S,
+    /// What it has said already, for the server.
+    pub held: &'a mut BytesMut,
+    /// What tells that the gateway stops.
+    pub deadline: &'a Deadline,
+}
+
+impl Client for Connection {
+    type Stream = Transport;
+
+    fn early(&mut self) -> Early<'_, Transport> {
+        Early { stream: &mut self.transport, held: &mut self.held, deadline: &self.deadline }
+    }
+}
 
 /// What the server said.
 #[derive(Debug)]
@@ -76,8 +105,8 @@ const HIXIE_KEY: usize = 8;
 /// # Errors
 /// See [`NoAnswer`].
 pub async fn ask(
-    client: &mut Connection,
-    server: &mut Transport,
+    client: &mut impl Client,
+    server: &mut impl Stream,
     head: &[u8],
     opening: Opening,
     patience: Duration,
@@ -86,10 +115,10 @@ pub async fn ask(
     let asking = async {
         write(server, head).await?;
         if opening == Opening::Hixie76 {
-            while client.held.len() < HIXIE_KEY {
+            while client.early().held.len() < HIXIE_KEY {
                 hear(client).await?;
             }
-            let key = client.held.split_to(HIXIE_KEY);
+            let key = client.early().held.split_to(HIXIE_KEY);
             write(server, &key).await?;
         }
         let mut answer = BytesMut::new();
@@ -119,7 +148,7 @@ async fn within<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> 
     }
 }
 
-async fn write(server: &mut Transport, bytes: &[u8]) -> Result<(), NoAnswer> {
+async fn write(server: &mut impl Stream, bytes: &[u8]) -> Result<(), NoAnswer> {
     let written = async {
         server.write_all(bytes).await?;
         server.flush().await
@@ -128,8 +157,8 @@ async fn write(server: &mut Transport, bytes: &[u8]) -> Result<(), NoAnswer> {
 }
 
 /// Waits until the client leaves; holds what it sends meanwhile, up to a bound.
-pub async fn gone(client: &mut Connection) {
-    while client.held.len() < MOST_EARLY {
+pub async fn gone(client: &mut impl Client) {
+    while client.early().held.len() < MOST_EARLY {
         if hear(client).await.is_err() {
             return;
         }
@@ -138,12 +167,12 @@ pub async fn gone(client: &mut Connection) {
 }
 
 /// Holds what the client sends. When the gateway's time is up the client counts as gone.
-async fn hear(client: &mut Connection) -> Result<(), NoAnswer> {
-    let Connection { transport, held, deadline, .. } = client;
+async fn hear(client: &mut impl Client) -> Result<(), NoAnswer> {
+    let Early { stream, held, deadline } = client.early();
     held.reserve(512);
     let read = tokio::select! {
         biased;
-        read = transport.read_buf(held) => read,
+        read = stream.read_buf(held) => read,
         () = deadline.stopping() => return Err(NoAnswer::ClientGone),
     };
     match read {
@@ -198,8 +227,8 @@ impl Refused {
     /// Either side broke, or was silent for longer than `patience` (zero is no limit).
     pub async fn relay(
         mut self,
-        client: &mut Transport,
-        server: &mut Transport,
+        client: &mut impl Stream,
+        server: &mut impl Stream,
         patience: Duration,
     ) -> io::Result<u64> {
         let mut written = 0;

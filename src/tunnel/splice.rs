@@ -151,6 +151,7 @@ mod tests {
 
     use super::*;
     use crate::transport::Transport;
+    use crate::tunnel::Listening;
     use crate::tunnel::testing::{Running, over};
 
     async fn pair() -> (Socket, TcpStream) {
@@ -194,7 +195,8 @@ mod tests {
     async fn bulk_takes_pipes_both_ways_at_once_loses_nothing_and_gives_them_back() {
         const LENGTH: u64 = 32 << 20;
         let ((ours, client), (ours_to_server, server)) = (pair().await, pair().await);
-        let Running { closed, .. } = over(Transport::Plain(ours), Transport::Plain(ours_to_server));
+        let Running { closed, .. } =
+            over(Transport::Plain(ours), Transport::Plain(ours_to_server), Listening::default());
         let talk = |side: TcpStream, seed: u8| async move {
             let (mut reading, mut writing) = side.into_split();
             let write = tokio::spawn(async move {
