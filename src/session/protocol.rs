@@ -1,0 +1,288 @@
+//! What the gateway has to know of a protocol to keep each of its sessions on the server that opened it. Each protocol is
+//! a file; nothing here does I/O.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use crate::request::{Headers, Request};
+
+/// A protocol whose sessions live on one server each.
+///
+/// # Why there is such a thing
+///
+/// A session is many requests, often on many connections, and one server knows it. Whoever sends one of them elsewhere
+/// has ended the session, so the gateway wants to know two things of each request: which session it belongs to, if any,
+/// and where that one lives. The second is in the gateway's table. The first is in the request, where only the protocol
+/// can find it:
+///
+/// ```text
+/// fn read(&self, request: &Request) -> SessionRequest
+/// ```
+///
+/// The table has to be filled. A session begins with a request that belongs to none yet, and the server's answer tells
+/// its id: some protocols say it in a header field, some in the body, some in the first message of a WebSocket. A body
+/// passes in pieces that are cut anywhere, and the client may use the id as soon as it has the last of them, so whoever
+/// reads must read along. Hence an answer's head is shown once, and if more has to be seen, a [`Reader`] comes back:
+///
+/// ```text
+/// fn answered(&self, dialect: u64, status: u16, headers: Headers) -> Answered
+/// ```
+///
+/// With these two a protocol is whole: sessions stay on their servers, are counted there, and new ones are spread. All
+/// else makes it better, and has a default that says nothing:
+///
+/// * A session that is over and still counted keeps a server from getting new ones, so what ends one is heard:
+///   [`is_client_goodbye`](Self::is_client_goodbye), [`is_server_goodbye`](Self::is_server_goodbye), and
+///   [`arrival`](Self::arrival), by which a session belongs to its WebSocket and ends with it.
+/// * A gateway that was started anew has an empty table, and another replica has another one. So there may be a
+///   [`question`](Self::question) that does no harm, to find out which server knows a session.
+/// * A server that is to be left has sessions. Those on a WebSocket get a Close frame; a pending poll gets a
+///   [`goodbye`](Self::goodbye) in the server's place, on which its client opens a new session.
+/// * A server is well when sessions can be opened there, which a [`check`](Self::check) tries.
+///
+/// # The dialect
+///
+/// Between a request and its answer a protocol may have to remember a little: the version that the client speaks, the
+/// name of its callback. The gateway keeps a number for it from [`SessionRequest::dialect`] and gives it back to every
+/// other method. It means nothing to anybody else, and takes no memory beyond itself.
+///
+/// # Example
+///
+/// Sessions that are named by a header field, as those of MCP's Streamable HTTP are:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use sockgate::request::{Headers, Request};
+/// use sockgate::session::{Answered, Opened, SessionProtocol, SessionRequest};
+///
+/// struct Mcp;
+///
+/// /// After which servers give up a session that nobody has used.
+/// const HALF_AN_HOUR: Duration = Duration::from_secs(30 * 60);
+///
+/// impl SessionProtocol for Mcp {
+///     fn read<'r>(&self, request: &'r Request<'_>) -> SessionRequest<'r> {
+///         let id = request.headers.get("mcp-session-id").and_then(|id| std::str::from_utf8(id).ok());
+///         let opens = id.is_none() && request.method == "POST";
+///         SessionRequest { id, opens, ends: request.method == "DELETE", ..SessionRequest::default() }
+///     }
+///
+///     fn answered(&self, _dialect: u64, status: u16, headers: Headers<'_>) -> Answered {
+///         match headers.get("mcp-session-id") {
+///             // Some servers put a fresh id on refusals, too; that one is dead.
+///             Some(id) if status == 200 => Answered::Opened(Opened::new(String::from_utf8_lossy(id), HALF_AN_HOUR)),
+///             None if status == 404 => Answered::Refused { code: None, unknown: true },
+///             _ => Answered::Nothing,
+///         }
+///     }
+/// }
+/// ```
+pub trait SessionProtocol: Send + Sync + 'static {
+    /// What a request says of its session. Called once for each request, so it should only look.
+    fn read<'r>(&self, request: &'r Request<'_>) -> SessionRequest<'r>;
+
+    /// What the head of a server's answer says, to a request that came with this `dialect`. Of a WebSocket that opens
+    /// (status 101) the body is the payload of the server's first message, as far as that is one text frame.
+    fn answered(&self, dialect: u64, status: u16, headers: Headers<'_>) -> Answered;
+
+    /// Whether this is the whole body of a request by which a client ends its session.
+    fn is_client_goodbye(&self, _dialect: u64, _body: &[u8]) -> bool {
+        false
+    }
+
+    /// Whether an answer to a [poll](SessionRequest::polls) that holds, or goes on with, these bytes ends the session.
+    fn is_server_goodbye(&self, _dialect: u64, _bytes: &[u8]) -> bool {
+        false
+    }
+
+    /// When a session that began elsewhere has come to its WebSocket for good: from then on it ends with it.
+    fn arrival(&self, _dialect: u64) -> Arrival {
+        Arrival::Opened
+    }
+
+    /// How long a session may be silent whose opening the gateway has not seen.
+    fn unseen_life(&self) -> Duration {
+        Duration::from_secs(90)
+    }
+
+    /// A request that tells whether a server knows the session `id`, and changes nothing there, whatever the answer.
+    /// `request` is the client's, which waits meanwhile. `None` where there is no such request.
+    fn question(&self, _dialect: u64, _id: &str, _request: &Request<'_>) -> Option<Question> {
+        None
+    }
+
+    /// What the answer to a [question](Self::question) means. Only a clear yes should be one: a session that is sent to
+    /// the wrong server is lost.
+    fn verdict(&self, _dialect: u64, _status: u16, _body: &[u8]) -> Verdict {
+        Verdict::Unclear
+    }
+
+    /// The answer to a pending [poll](SessionRequest::polls) on which the client opens a new session by itself. `None`
+    /// where there is none: such a poll is left alone.
+    fn goodbye(&self, _dialect: u64) -> Option<Goodbye> {
+        None
+    }
+
+    /// How a health check opens sessions; `None` where it can't.
+    fn check(&self) -> Option<&dyn SessionCheck> {
+        None
+    }
+
+    /// Whether a `GET` for this target, path and query as sent, may be a [poll](SessionRequest::polls). It is asked
+    /// before the route is known, of requests for other upstreams, too. A yes to what is none costs some memory; a no to
+    /// one that is keeps it from being answered in the server's place.
+    fn may_poll(&self, _target: &[u8]) -> bool {
+        false
+    }
+}
+
+/// What a request says of its session. The default is a request that has to do with none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionRequest<'r> {
+    /// The session that it belongs to, or that it opens where clients choose the ids.
+    pub id: Option<&'r str>,
+    /// Whether it may open a session.
+    pub opens: bool,
+    /// Whether the body of the answer is read, which must not be compressed then.
+    pub reads_answer: bool,
+    /// Whether the server may take its time for the answer, and a [goodbye](SessionProtocol::goodbye) would do as well.
+    pub polls: bool,
+    /// Whether the request itself ends the session.
+    pub ends: bool,
+    /// How the session travels, for the access log: `polling`, `websocket`.
+    pub transport: Option<&'static str>,
+    /// What the other methods are given of this request.
+    pub dialect: u64,
+}
+
+/// What an answer teaches.
+pub enum Answered {
+    /// Nothing.
+    Nothing,
+    /// A session is open.
+    Opened(Opened),
+    /// It is a refusal.
+    Refused {
+        /// The protocol's code for it, which is counted.
+        code: Option<u8>,
+        /// Whether it says that the server does not know the session: nothing happened there.
+        unknown: bool,
+    },
+    /// The body has to be read; where a reader says so, the rest of it by another one.
+    Body(Box<dyn Reader>),
+}
+
+/// Reads the body of an answer as it passes.
+pub trait Reader: Send {
+    /// Takes the next bytes, before the client gets them. `is_end` says that no more will come. `None` while more has to
+    /// be seen; after anything else nothing more is read. It should give up by itself on bodies that are too long.
+    fn read(&mut self, bytes: &[u8], is_end: bool) -> Option<Answered>;
+}
+
+/// A session that a server has opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Its id, as later requests name it; `None` for the one that the request has named.
+    pub id: Option<String>,
+    /// How long it may be silent before it is over, by what its server says or does. Polls and WebSockets of the session
+    /// time out by the same measure.
+    pub silence: Duration,
+    /// Whether the client may go on to a WebSocket.
+    pub websocket: bool,
+}
+
+impl Opened {
+    /// A session without a WebSocket.
+    pub fn new(id: impl Into<String>, silence: Duration) -> Self {
+        Self { id: Some(id.into()), silence, websocket: false }
+    }
+}
+
+/// When a session that began elsewhere has come to a WebSocket for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// When it opens.
+    Opened,
+    /// The same, as far as anybody can tell: if it ends before the client has sent a message, the session may go on
+    /// without it.
+    OpenedUnsure,
+    /// With this message of the client, counted from 1: what comes before is only a trial.
+    Message(u64),
+}
+
+/// A request that the gateway makes on its own account. `Host` and the length of the body are added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The method.
+    pub method: &'static str,
+    /// Path and query.
+    pub target: String,
+    /// Header fields.
+    pub fields: Vec<(&'static str, Vec<u8>)>,
+    /// The body; `None` for none at all.
+    pub body: Option<Cow<'static, [u8]>>,
+}
+
+impl Question {
+    /// A `GET`.
+    pub fn get(target: impl Into<String>) -> Self {
+        Self { method: "GET", target: target.into(), fields: Vec::new(), body: None }
+    }
+
+    /// A `POST` of a body of this type.
+    pub fn post(target: impl Into<String>, content_type: &str, body: impl Into<Cow<'static, [u8]>>) -> Self {
+        let fields = vec![("content-type", content_type.into())];
+        Self { method: "POST", target: target.into(), fields, body: Some(body.into()) }
+    }
+}
+
+/// What the answer to a [question](SessionProtocol::question) means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The server knows the session.
+    Known,
+    /// It does not.
+    Unknown,
+    /// It can't be told.
+    Unclear,
+}
+
+/// The polite end of a session, as the answer to its poll.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Goodbye {
+    /// The media type of the body.
+    pub content_type: &'static str,
+    /// The body.
+    pub body: Cow<'static, [u8]>,
+}
+
+/// How a health check opens a session, and closes it again. Servers of several generations may want to be asked in several
+/// ways; the one that worked last is tried first.
+pub trait SessionCheck: Sync {
+    /// What a server has to answer, for the report of one that did not: `an Engine.IO handshake`.
+    fn expected(&self) -> &'static str;
+
+    /// How many ways there are.
+    fn ways(&self) -> usize {
+        1
+    }
+
+    /// The request that opens a session in this way; `path` is what the operator said, which may have a query.
+    fn open(&self, way: usize, path: Option<&str>) -> Question;
+
+    /// Whether the answer has opened one.
+    fn opened(&self, way: usize, path: Option<&str>, status: u16, body: &[u8]) -> Option<CheckedSession>;
+}
+
+/// A session that a health check has opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckedSession {
+    /// What it is, for the report: `a session of Engine.IO 4`.
+    pub what: &'static str,
+    /// The request that ends it, so that the server needn't keep it until it times out.
+    pub goodbye: Option<Question>,
+}
+
+#[cfg(test)]
+mod tests;

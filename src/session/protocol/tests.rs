@@ -1,0 +1,148 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::request::Path;
+use crate::session::{How, SessionTable};
+
+/// Sessions that a header field names, and nothing else.
+struct ByHeader;
+
+impl SessionProtocol for ByHeader {
+    fn read<'r>(&self, request: &'r Request<'_>) -> SessionRequest<'r> {
+        let id = request.headers.get("mcp-session-id").and_then(|id| std::str::from_utf8(id).ok());
+        let (opens, ends) = (id.is_none() && request.method == "POST", request.method == "DELETE");
+        SessionRequest { id, opens, ends, ..SessionRequest::default() }
+    }
+
+    fn answered(&self, _dialect: u64, status: u16, headers: Headers<'_>) -> Answered {
+        match (status, headers.get("mcp-session-id")) {
+            (200, Some(id)) => Answered::Opened(Opened::new(String::from_utf8_lossy(id), LIFE)),
+            (404, None) => Answered::Refused { code: None, unknown: true },
+            _ => Answered::Nothing,
+        }
+    }
+
+    fn question(&self, _dialect: u64, id: &str, request: &Request<'_>) -> Option<Question> {
+        let cancelled = br#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"sockgate"}}"#;
+        let mut question = Question::post(&*request.path.canonical, "application/json", &cancelled[..]);
+        question.fields.push(("mcp-session-id", id.into()));
+        question.fields.push(("accept", b"application/json, text/event-stream".to_vec()));
+        let credentials = request.headers.get("authorization");
+        question.fields.extend(credentials.map(|value| ("authorization", value.to_vec())));
+        Some(question)
+    }
+
+    fn verdict(&self, _dialect: u64, status: u16, _body: &[u8]) -> Verdict {
+        match status {
+            202 => Verdict::Known,
+            400 | 404 => Verdict::Unknown,
+            _ => Verdict::Unclear,
+        }
+    }
+}
+
+const LIFE: Duration = Duration::from_secs(30 * 60);
+
+/// Sessions whose clients choose the id and put it into the path, as those of SockJS do.
+struct ByClient;
+
+impl SessionProtocol for ByClient {
+    fn read<'r>(&self, request: &'r Request<'_>) -> SessionRequest<'r> {
+        let mut segments = request.path.canonical.rsplit('/');
+        let (transport, id) = (segments.next(), segments.next());
+        let opens = transport == Some("xhr");
+        SessionRequest { id, opens, polls: opens, dialect: u64::from(opens), ..SessionRequest::default() }
+    }
+
+    fn answered(&self, dialect: u64, status: u16, _headers: Headers<'_>) -> Answered {
+        match (dialect, status) {
+            (1, 200) => Answered::Opened(Opened { id: None, silence: Duration::from_secs(5), websocket: false }),
+            (0, 404) => Answered::Refused { code: None, unknown: true },
+            _ => Answered::Nothing,
+        }
+    }
+
+    fn goodbye(&self, _dialect: u64) -> Option<Goodbye> {
+        let body = b"c[1012,\"Service restart\"]\n"[..].into();
+        Some(Goodbye { content_type: "application/javascript; charset=UTF-8", body })
+    }
+}
+
+fn request<'a>(method: &'a str, path: &'a str, fields: &'a [httparse::Header<'a>]) -> Request<'a> {
+    Request {
+        method,
+        host: None,
+        path: Path::read(path).unwrap(),
+        query: None,
+        headers: Headers::Fields(fields),
+        websocket: false,
+        listener: "web",
+        secure: false,
+        client: [127, 0, 0, 1].into(),
+    }
+}
+
+fn named(id: &str) -> [httparse::Header<'_>; 2] {
+    let field = |name, value| httparse::Header { name, value };
+    [field("Authorization", b"Bearer x"), field("Mcp-Session-Id", id.as_bytes())]
+}
+
+#[test]
+fn a_session_that_a_header_names_is_opened_found_and_ended() {
+    let protocol: Arc<dyn SessionProtocol> = Arc::new(ByHeader);
+    let (table, id) = (SessionTable::new(10), "1868a90c");
+    let first = request("POST", "/mcp", &[]);
+    assert_eq!(protocol.read(&first), SessionRequest { opens: true, ..SessionRequest::default() });
+    let fields = named(id);
+    let Answered::Opened(opened) = protocol.answered(0, 200, Headers::Fields(&fields)) else {
+        panic!("nothing opened")
+    };
+    table.learn(table.key(&opened.id.unwrap()), &table.home(7), opened.silence, How::Handshake);
+    let later = request("POST", "/mcp", &fields);
+    let said = protocol.read(&later);
+    assert_eq!(table.find(table.key(said.id.unwrap())).map(|found| found.server), Some(7));
+    assert!(!said.opens && !said.ends && protocol.goodbye(said.dialect).is_none());
+    assert!(protocol.read(&request("DELETE", "/mcp", &fields)).ends);
+    assert!(matches!(protocol.answered(0, 404, Headers::Fields(&[])), Answered::Refused { unknown: true, .. }));
+    assert!(matches!(protocol.answered(0, 406, Headers::Fields(&fields)), Answered::Nothing), "a dead id");
+}
+
+#[test]
+fn a_question_can_carry_what_the_client_brought() {
+    let fields = named("1868a90c");
+    let question = ByHeader.question(0, "1868a90c", &request("GET", "/mcp", &fields)).unwrap();
+    assert_eq!((question.method, &*question.target), ("POST", "/mcp"));
+    assert!(question.fields.contains(&("authorization", b"Bearer x".to_vec())));
+    assert_eq!(ByHeader.verdict(0, 202, b""), Verdict::Known);
+    assert_eq!(ByHeader.verdict(0, 401, b""), Verdict::Unclear);
+}
+
+#[test]
+fn a_session_whose_client_chose_the_id_is_learned_with_its_first_answer() {
+    let first = request("POST", "/echo/000/kx2a5b1c/xhr", &[]);
+    let said = ByClient.read(&first);
+    assert_eq!((said.id, said.opens, said.polls), (Some("kx2a5b1c"), true, true));
+    let Answered::Opened(opened) = ByClient.answered(said.dialect, 200, Headers::Fields(&[])) else {
+        panic!("nothing")
+    };
+    assert_eq!(opened.id, None, "the one that the request named");
+    let send = request("POST", "/echo/000/kx2a5b1c/xhr_send", &[]);
+    let said = ByClient.read(&send);
+    assert_eq!((said.id, said.opens), (Some("kx2a5b1c"), false));
+    assert!(matches!(
+        ByClient.answered(said.dialect, 404, Headers::Fields(&[])),
+        Answered::Refused { unknown: true, .. }
+    ));
+    assert_eq!(&*ByClient.goodbye(1).unwrap().body, b"c[1012,\"Service restart\"]\n");
+}
+
+#[test]
+fn what_a_protocol_does_not_say_has_no_effect() {
+    assert!(!ByHeader.is_client_goodbye(0, b"1") && !ByHeader.is_server_goodbye(0, b"1") && !ByHeader.may_poll(b"/"));
+    assert_eq!(ByHeader.arrival(0), Arrival::Opened);
+    assert_eq!(
+        (ByClient.question(0, "a", &request("GET", "/", &[])), ByClient.verdict(0, 200, b"")),
+        (None, Verdict::Unclear)
+    );
+    assert!(ByHeader.check().is_none());
+}
