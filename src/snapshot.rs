@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::router::{Router, Routes};
-use crate::upstream::{self, MakeBalance, Upstream};
+use crate::upstream::{self, Upstream};
 
 /// One configuration, built.
 pub struct Snapshot {
@@ -26,8 +26,8 @@ pub struct Snapshot {
 pub struct Brought {
     /// In place of the routes.
     pub router: Option<Arc<dyn Router>>,
-    /// In place of the `balance` of the upstreams of these names.
-    pub balances: HashMap<String, MakeBalance>,
+    /// For the upstreams of these names.
+    pub upstreams: HashMap<String, upstream::Brought>,
 }
 
 impl Snapshot {
@@ -44,12 +44,12 @@ impl Snapshot {
     ) -> Result<Self, upstream::BuildError> {
         let mut upstreams = HashMap::new();
         for (name, said) in &config.upstreams {
-            let upstream = match (before(name), brought.balances.get(name)) {
-                (Some(before), _) => before.rebuild(said)?,
-                (None, Some(balance)) => {
-                    Upstream::build_with_balance(name, said, metrics.upstream(name), Arc::clone(balance))?
+            let upstream = match before(name) {
+                Some(before) => before.rebuild(said)?,
+                None => {
+                    let brought = brought.upstreams.get(name).cloned().unwrap_or_default();
+                    Upstream::build_with(name, said, metrics.upstream(name), brought)?
                 }
-                (None, None) => Upstream::build(name, said, metrics.upstream(name))?,
             };
             upstreams.insert(Arc::from(name.as_str()), upstream);
         }

@@ -76,7 +76,8 @@ impl Builder {
         B: Balance + 'static,
         F: Fn(&[Arc<upstream::Server>]) -> B + Send + Sync + 'static,
     {
-        self.brought.balances.insert(upstream.to_owned(), Arc::new(move |servers| Box::new(make(servers))));
+        let own = self.brought.upstreams.entry(upstream.to_owned()).or_default();
+        own.balance = Some(Arc::new(move |servers| Box::new(make(servers))));
         self
     }
 

@@ -12,7 +12,7 @@ use rand::Rng;
 
 use many::{LongRound, MANY, least_loaded};
 
-use super::config::{self, Config, Kind};
+use super::config::{self, Config};
 use super::key::{PickKey, Tried};
 use super::ring::Ring;
 use super::server::{Health, Server};
@@ -84,9 +84,9 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    pub(super) fn of(config: &Config) -> Self {
+    pub(super) fn of(config: &Config, has_sessions: bool) -> Self {
         // Where sids lead requests home, placing may spread clients of one address; where they don't, it must not.
-        let sessions = Some(&config.sessions).filter(|_| config.kind == Kind::SocketIo);
+        let sessions = Some(&config.sessions).filter(|_| has_sessions);
         let placing = sessions.map_or(0.0, |sessions| sessions.bounded_load);
         let shedding = sessions.and_then(|sessions| sessions.rebalance.as_ref()).map(|rebalance| rebalance.bound);
         let factor = match shedding {

@@ -1,6 +1,7 @@
 //! What the operator says about an upstream: its servers, how to choose among them and how to know that they live.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::{self, MapAccess, Unexpected, Visitor, value::MapAccessDeserializer};
@@ -9,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::address::ServerAddress;
 use crate::affinity;
 use crate::drain::Pace;
+use crate::session::{EngineIo, SessionProtocol};
 use crate::transport::TcpKeepAlive;
 
 /// One entry of `upstreams`.
@@ -81,7 +83,7 @@ impl Config {
     /// The chosen check, or the default of the kind.
     pub fn health_check(&self) -> Check {
         self.health.check.unwrap_or(match self.kind {
-            Kind::SocketIo => Check::EngineIo,
+            Kind::SocketIo => Check::Session,
             Kind::Http | Kind::Tcp => Check::Tcp,
         })
     }
@@ -100,6 +102,21 @@ pub enum Kind {
     /// Raw TCP.
     #[serde(rename = "tcp")]
     Tcp,
+}
+
+impl Kind {
+    /// The protocol of the sessions that servers of this kind have; `None` where they have none.
+    pub(crate) fn session_protocol(self) -> Option<Arc<dyn SessionProtocol>> {
+        match self {
+            Self::SocketIo => Some(Check::protocol()),
+            Self::Http | Self::Tcp => None,
+        }
+    }
+
+    /// Whether servers of this kind have sessions.
+    pub(crate) fn has_sessions(self) -> bool {
+        self == Self::SocketIo
+    }
 }
 
 /// How new work is placed.
@@ -387,7 +404,14 @@ pub enum Check {
     Http,
     /// A session can be opened; it is closed again at once.
     #[serde(rename = "engine.io")]
-    EngineIo,
+    Session,
+}
+
+impl Check {
+    /// What the check `engine.io` speaks with servers that have no sessions of another protocol.
+    pub(super) fn protocol() -> Arc<dyn SessionProtocol> {
+        Arc::new(EngineIo)
+    }
 }
 
 /// A range of HTTP statuses, both ends included.

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::Upstream;
 use super::config::{self, Check};
 use super::downgrade;
-use super::probe::{EngineIo, Http, Probe, Target, Tcp};
+use super::probe::{Http, Probe, Session, Target, Tcp};
 use super::resolve;
 use super::server::{CheckReport, Health, Server, ServerId};
 use crate::address::ServerAddress;
@@ -152,7 +152,7 @@ async fn run_checks(upstream: &Arc<Upstream>, server: &Arc<Server>) {
         }
         Check::Tcp => check_for_ever(upstream, server, Tcp(target)).await,
         Check::Http => check_for_ever(upstream, server, Http(target)).await,
-        Check::EngineIo => check_for_ever(upstream, server, EngineIo::new(target)).await,
+        Check::Session => check_for_ever(upstream, server, Session::new(target)).await,
     }
 }
 

@@ -7,7 +7,14 @@ use crate::http::write::HeadWriter;
 use crate::text::Text;
 
 /// The request, with `Host` and a name for the log of the server unless `headers` bring their own.
-pub(super) fn request(method: &str, target: &str, host: &str, health: &config::Health, body: Option<&str>) -> Vec<u8> {
+pub(super) fn request(
+    method: &str,
+    target: &str,
+    host: &str,
+    health: &config::Health,
+    fields: &[(&'static str, Vec<u8>)],
+    body: Option<&[u8]>,
+) -> Vec<u8> {
     let mut head = HeadWriter::request(method, target, 1);
     let said = |name: &str| health.headers.keys().any(|said| said.eq_ignore_ascii_case(name));
     for (name, value) in [("host", host), ("user-agent", AGENT), ("accept", "*/*")] {
@@ -18,11 +25,13 @@ pub(super) fn request(method: &str, target: &str, host: &str, health: &config::H
     for (name, value) in &health.headers {
         head.field(name, value);
     }
+    for (name, value) in fields {
+        head.field(name, value);
+    }
     if let Some(body) = body {
-        head.field("content-type", "text/plain;charset=UTF-8");
         head.field("content-length", &*Text::number(body.len() as u64));
     }
-    head.end_with(body.unwrap_or_default().as_bytes())
+    head.end_with(body.unwrap_or_default())
 }
 
 const AGENT: &str = concat!("sockgate/", env!("CARGO_PKG_VERSION"), " (health check)");
@@ -58,14 +67,15 @@ mod tests {
     #[test]
     fn a_request_brings_what_was_said_and_what_was_not() {
         let mut health = config::Health::default();
-        let plain = String::from_utf8(request("GET", "/x", "a:1", &health, None)).unwrap();
+        let plain = String::from_utf8(request("GET", "/x", "a:1", &health, &[], None)).unwrap();
         assert_eq!(plain, format!("GET /x HTTP/1.1\r\nhost: a:1\r\nuser-agent: {AGENT}\r\naccept: */*\r\n\r\n"));
         for (name, value) in [("HOST", "b"), ("User-Agent", "c"), ("Accept", "d")] {
             health.headers.insert(name.to_owned(), value.to_owned());
         }
-        let said = String::from_utf8(request("POST", "/", "a:1", &health, Some("1"))).unwrap();
+        let fields = [("content-type", b"text/plain".to_vec())];
+        let said = String::from_utf8(request("POST", "/", "a:1", &health, &fields, Some(b"1"))).unwrap();
         let expected = "POST / HTTP/1.1\r\nAccept: d\r\nHOST: b\r\nUser-Agent: c\r\n\
-                        content-type: text/plain;charset=UTF-8\r\ncontent-length: 1\r\n\r\n1";
+                        content-type: text/plain\r\ncontent-length: 1\r\n\r\n1";
         assert_eq!(said, expected);
     }
 

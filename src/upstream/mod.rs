@@ -57,7 +57,7 @@ pub use spread::Overfull;
 pub use tls::{ClientIdentity, ServerTls};
 
 use balance::{Terms, Tier, Work};
-use config::ServerConfig;
+use config::{Check, Kind, ServerConfig};
 use drains::Drains;
 use members::Members;
 use queue::Queue;
@@ -66,6 +66,7 @@ use sessions::{Sessions, Way};
 
 use crate::affinity::{By, CookieAffinity};
 use crate::metrics::UpstreamMetrics;
+use crate::session::SessionProtocol;
 
 /// The servers of one kind of work, with their balance, limits, health and TLS, what is counted of them, and what is open
 /// on each.
@@ -76,14 +77,14 @@ pub struct Upstream {
     /// Tells the checks that the set of servers is another one.
     members_changed: watch::Sender<()>,
     make_balance: MakeBalance,
-    /// Whether a program brought the balance, which then outlives what the configuration says of it.
-    brought: bool,
+    /// What a program brought, which outlives what the configuration says of it.
+    brought: Brought,
     tls: Option<ServerTls>,
     queue: Arc<Queue>,
     terms: Terms,
     /// Held while it is decided whether a server can be done without.
     ejecting: Mutex<()>,
-    /// Only for kind `socket.io`.
+    /// Where its servers have any.
     sessions: Option<Sessions>,
     /// The counters.
     pub(crate) metrics: UpstreamMetrics,
@@ -108,6 +109,15 @@ static NEXT_GROUP: AtomicU64 = AtomicU64::new(1);
 
 /// Makes the balance for a set of servers; called again whenever the set changes.
 pub type MakeBalance = Arc<dyn Fn(&[Arc<Server>]) -> Box<dyn Balance> + Send + Sync>;
+
+/// What a program brings for an upstream, in place of what the configuration says.
+#[derive(Clone, Default)]
+pub struct Brought {
+    /// In place of `balance`.
+    pub balance: Option<MakeBalance>,
+    /// The protocol of the sessions that its servers have, in place of that of its kind.
+    pub session_protocol: Option<Arc<dyn SessionProtocol>>,
+}
 
 /// The servers of an upstream at one moment.
 pub struct Servers(Arc<Members>);
@@ -188,17 +198,17 @@ const STARTING_SIZE: usize = 1000;
 impl Upstream {
     /// Builds the upstream `name`. Reads the TLS files; does not wait for names to resolve.
     pub fn build(name: &str, config: &Config, metrics: UpstreamMetrics) -> Result<Arc<Self>, BuildError> {
-        Self::assemble(name, config, metrics, (balance::maker(config), false), None)
+        Self::build_with(name, config, metrics, Brought::default())
     }
 
-    /// As [`Self::build`], with a balance of the caller's own instead of `config.balance`.
-    pub fn build_with_balance(
+    /// As [`Self::build`], with parts of the caller's own.
+    pub fn build_with(
         name: &str,
         config: &Config,
         metrics: UpstreamMetrics,
-        make_balance: MakeBalance,
+        brought: Brought,
     ) -> Result<Arc<Self>, BuildError> {
-        Self::assemble(name, config, metrics, (make_balance, true), None)
+        Self::assemble(name, config, metrics, brought, None)
     }
 
     /// Builds the same upstream from another configuration. Servers whose name and address are the same keep their
@@ -207,17 +217,14 @@ impl Upstream {
     /// sessions holds from [`Self::start`] on. Where nothing is different, neither in the configuration nor in the files that it
     /// names, this one is given back.
     pub fn rebuild(self: &Arc<Self>, config: &Config) -> Result<Arc<Self>, BuildError> {
-        let same_balance = config.balance() == self.config.balance() && config.kind == self.config.kind;
-        let make_balance =
-            if self.brought || same_balance { self.make_balance.clone() } else { balance::maker(config) };
-        Self::assemble(&self.name, config, self.metrics.clone(), (make_balance, self.brought), Some(self))
+        Self::assemble(&self.name, config, self.metrics.clone(), self.brought.clone(), Some(self))
     }
 
     fn assemble(
         name: &str,
         config: &Config,
         metrics: UpstreamMetrics,
-        (make_balance, brought): (MakeBalance, bool),
+        brought: Brought,
         before: Option<&Arc<Self>>,
     ) -> Result<Arc<Self>, BuildError> {
         let explain = |fault: String| BuildError(format!("upstream `{name}`: {fault}"));
@@ -226,7 +233,16 @@ impl Upstream {
             return Ok(Arc::clone(before));
         }
         health_request::check(&config.health).map_err(explain)?;
-        let sessions = Sessions::build(config, before.map(|before| &**before));
+        let protocol = brought.session_protocol.clone().or_else(|| config.kind.session_protocol());
+        check_protocol(protocol.as_deref(), config).map_err(explain)?;
+        let sessions = protocol.map(|protocol| Sessions::build(protocol, config, before.map(|before| &**before)));
+        let same_balance =
+            |before: &&Arc<Self>| config.balance() == before.config.balance() && config.kind == before.config.kind;
+        let make_balance = match (&brought.balance, before.filter(same_balance)) {
+            (Some(balance), _) => balance.clone(),
+            (None, Some(before)) => before.make_balance.clone(),
+            (None, None) => balance::maker(config),
+        };
         let table = sessions.as_ref().map(|sessions| &*sessions.table);
         // Another way to speak to the servers is no evidence of how they do.
         let same_way = before.filter(|before| config.tls == before.config.tls);
@@ -244,7 +260,7 @@ impl Upstream {
             brought,
             tls,
             queue: before.map(|before| before.queue.clone()).unwrap_or_default(),
-            terms: Terms::of(config),
+            terms: Terms::of(config, sessions.is_some()),
             ejecting: Mutex::default(),
             sessions,
             metrics,
@@ -480,6 +496,19 @@ impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Upstream").field("name", &self.name).finish_non_exhaustive()
     }
+}
+
+/// Refuses what asks more of a protocol than it can do.
+fn check_protocol(protocol: Option<&dyn SessionProtocol>, config: &Config) -> Result<(), String> {
+    if protocol.is_some() && config.kind == Kind::Tcp {
+        return Err("a session protocol is not for kind `tcp`, which carries no HTTP".to_owned());
+    }
+    if config.health_check() == Check::Session && protocol.is_some_and(|protocol| protocol.check().is_none()) {
+        return Err("`health.check: engine.io` opens sessions, and the program's session protocol can't: expected \
+                    another check"
+            .to_owned());
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -8,13 +8,14 @@ use tokio::time::Instant;
 
 use super::admission::Admission;
 use super::balance::{Candidates, FEW_RETURNING, Tier, Work};
-use super::config::{Config, Kind};
+use super::config::Config;
 use super::crowd::{Crowd, LargestClient};
 use super::{Lease, PickError, PickKey, Server, ServerId, State, Tried, Upstream};
-use crate::session::{Returning, SessionTable};
+use crate::session::{Returning, SessionProtocol, SessionTable};
 
-/// What an upstream of kind `socket.io` knows of its sessions; a rebuilt one takes it over.
+/// What an upstream knows of its sessions, where its servers have any; a rebuilt one takes it over.
 pub(super) struct Sessions {
+    pub(super) protocol: Arc<dyn SessionProtocol>,
     pub(super) table: Arc<SessionTable>,
     pub(super) returning: Option<Arc<Returning>>,
     admission: Option<Arc<Admission>>,
@@ -61,11 +62,8 @@ pub struct Line {
 }
 
 impl Sessions {
-    /// `None` for servers without sessions. `before` is the upstream that is rebuilt.
-    pub(super) fn build(config: &Config, before: Option<&Upstream>) -> Option<Self> {
-        if config.kind != Kind::SocketIo {
-            return None;
-        }
+    /// For servers whose sessions are of this protocol. `before` is the upstream that is rebuilt.
+    pub(super) fn build(protocol: Arc<dyn SessionProtocol>, config: &Config, before: Option<&Upstream>) -> Self {
         let said = &config.sessions;
         let (known, before_said) = match before {
             Some(before) => (before.sessions.as_ref(), Some(&before.config.sessions)),
@@ -77,13 +75,14 @@ impl Sessions {
             }
             _ => (!said.returning.is_zero()).then(|| Returning::new(said.max, said.returning)),
         };
-        Some(Self {
+        Self {
+            protocol,
             table: known.map_or_else(|| SessionTable::new(said.max), |known| known.table.clone()),
             returning,
             admission: Admission::build(&config.new_sessions, known.and_then(|known| known.admission.as_ref())),
             placed: known.map(|known| known.placed.clone()).unwrap_or_default(),
             crowd: known.map(|known| known.crowd.clone()).unwrap_or_default(),
-        })
+        }
     }
 
     /// Where a client was before, as far as its address tells.
@@ -94,7 +93,12 @@ impl Sessions {
 }
 
 impl Upstream {
-    /// The sessions of the servers; `None` for kinds that have none.
+    /// What the sessions of the servers say of themselves; `None` where they have none.
+    pub fn session_protocol(&self) -> Option<&Arc<dyn SessionProtocol>> {
+        self.sessions.as_ref().map(|sessions| &sessions.protocol)
+    }
+
+    /// The sessions of the servers; `None` where they have none.
     pub fn sessions(&self) -> Option<&Arc<SessionTable>> {
         self.sessions.as_ref().map(|sessions| &sessions.table)
     }

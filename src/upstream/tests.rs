@@ -318,7 +318,7 @@ async fn a_server_may_drain_from_the_start() {
 #[tokio::test(start_paused = true)]
 async fn draining_servers_serve_where_nobody_comes_up() {
     let mut config = narrow().config().clone();
-    config.health.check = Some(config::Check::Tcp);
+    config.health.check = Some(Check::Tcp);
     let upstream = Upstream::build("test", &config, metrics()).unwrap();
     let servers = upstream.servers();
     servers[0].set_health(Health::Up);
@@ -331,7 +331,7 @@ async fn draining_servers_serve_where_nobody_comes_up() {
 #[tokio::test(start_paused = true)]
 async fn requests_wait_for_the_first_verdict() {
     let mut config = narrow().config().clone();
-    config.health.check = Some(config::Check::Tcp);
+    config.health.check = Some(Check::Tcp);
     config.queue.size = 0;
     let upstream = Upstream::build("test", &config, metrics()).unwrap();
     assert!(!upstream.ready());

@@ -91,7 +91,7 @@ fn ejection(ejection: &Ejection, spot: &Spot<'_>, report: &mut Report) {
 
 fn sessions(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
     let (sessions, new_sessions) = (&upstream.sessions, &upstream.new_sessions);
-    if upstream.kind != Kind::SocketIo {
+    if !upstream.kind.has_sessions() {
         let kind = if upstream.kind == Kind::Tcp { "tcp" } else { "http" };
         let given =
             [("sessions", *sessions != Sessions::default()), ("new_sessions", *new_sessions != NewSessions::default())];
@@ -248,7 +248,7 @@ fn health(upstream: &Config, health: &Health, spot: &Spot<'_>, report: &mut Repo
 fn check_keys(upstream: &Config, health: &Health, spot: &Spot<'_>, report: &mut Report) {
     let (name, asks) = match upstream.health_check() {
         Check::Http => return,
-        Check::EngineIo => ("engine.io", true),
+        Check::Session => ("engine.io", true),
         Check::Tcp => ("tcp", false),
         Check::None => ("none", false),
     };
@@ -276,7 +276,7 @@ fn timeouts(kind: Kind, timeouts: &Timeouts, spot: &Spot<'_>, report: &mut Repor
             "a server that is gone is waited for that long before another one is tried: 5s will do",
         );
     }
-    if kind != Kind::SocketIo {
+    if !kind.has_sessions() {
         return;
     }
     for (key, time) in [("first_byte", timeouts.first_byte), ("tunnel_idle", timeouts.tunnel_idle)] {

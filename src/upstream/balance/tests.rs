@@ -11,7 +11,11 @@ use tokio::time::advance;
 
 use super::*;
 use crate::upstream::testing::{at_once, client, config, metrics, upstream};
-use crate::upstream::{Lease, Upstream};
+use crate::upstream::{Brought, Lease, Upstream};
+
+fn brought(make: impl Fn(&[Arc<Server>]) -> Box<dyn Balance> + Send + Sync + 'static) -> Brought {
+    Brought { balance: Some(Arc::new(make)), ..Brought::default() }
+}
 
 /// An upstream of servers `a`, `b`, `c`… with these weights.
 fn pool(balance: &str, weights: &[u16]) -> Arc<Upstream> {
@@ -118,7 +122,7 @@ fn a_balance_of_ones_own_is_asked() {
         }
     }
     let config = config(json!({ "servers": ["10.0.0.1:1", "10.0.0.2:1"] }));
-    let upstream = Upstream::build_with_balance("test", &config, metrics(), Arc::new(|_| Box::new(Last))).unwrap();
+    let upstream = Upstream::build_with("test", &config, metrics(), brought(|_| Box::new(Last))).unwrap();
     assert_eq!(pick_once(&upstream, &client(1)).server().name().as_ref(), "10.0.0.2:1");
 }
 
@@ -132,7 +136,7 @@ fn a_balance_that_points_nowhere_is_no_endless_loop() {
     }
     let mut config = config(json!({ "servers": ["10.0.0.1:1"] }));
     config.queue.size = 0;
-    let upstream = Upstream::build_with_balance("test", &config, metrics(), Arc::new(|_| Box::new(Lost))).unwrap();
+    let upstream = Upstream::build_with("test", &config, metrics(), brought(|_| Box::new(Lost))).unwrap();
     assert!(at_once(upstream.pick(&client(1), &mut Tried::default())).is_err());
 }
 

@@ -97,7 +97,7 @@ async fn an_engine_io_check_opens_a_session_and_closes_it() {
         _ => answer(200, "ok"),
     })
     .await;
-    let check = EngineIo::new(server.target(json!({})));
+    let check = Session::new(server.target(json!({})));
     assert_eq!(check.probe().await, Ok("opened a session of Engine.IO 4".to_owned()));
     let goodbye = "POST /socket.io/?EIO=4&transport=polling&sid=lv_VI97HAXpY6yYWAAAC 1";
     assert_eq!(server.requests(), ["GET /socket.io/?EIO=4&transport=polling", goodbye]);
@@ -106,7 +106,7 @@ async fn an_engine_io_check_opens_a_session_and_closes_it() {
 #[tokio::test]
 async fn an_engine_io_check_takes_whatever_path_it_is_given() {
     let server = Scripted::start(|_| answer(200, r#"0{"sid":"a"}"#)).await;
-    let check = EngineIo::new(server.target(json!({ "path": "/node/engine.io/?token=x" })));
+    let check = Session::new(server.target(json!({ "path": "/node/engine.io/?token=x" })));
     assert!(check.probe().await.is_ok());
     let start = "GET /node/engine.io/?token=x&EIO=4&transport=polling";
     assert_eq!(server.requests()[0], start);
@@ -119,7 +119,7 @@ async fn servers_of_engine_io_3_answer_in_their_own_framing() {
         _ => answer(200, "ok"),
     })
     .await;
-    let check = EngineIo::new(server.target(json!({})));
+    let check = Session::new(server.target(json!({})));
     assert_eq!(check.probe().await, Ok("opened a session of Engine.IO 3".to_owned()));
     assert_eq!(server.requests()[1], "POST /socket.io/?EIO=3&transport=polling&sid=b 1:1");
 }
@@ -134,7 +134,7 @@ async fn servers_that_refuse_engine_io_4_are_asked_for_3_and_remembered() {
         _ => answer(200, "ok"),
     })
     .await;
-    let check = EngineIo::new(server.target(json!({})));
+    let check = Session::new(server.target(json!({})));
     assert!(check.probe().await.is_ok());
     assert_eq!(server.requests().len(), 3);
     assert!(check.probe().await.is_ok());
@@ -148,7 +148,7 @@ async fn servers_of_socket_io_0_9_pass_in_their_dialect() {
         _ => answer(200, "Welcome to socket.io."),
     })
     .await;
-    let check = EngineIo::new(server.target(json!({})));
+    let check = Session::new(server.target(json!({})));
     assert_eq!(check.probe().await, Ok("opened a session of Socket.IO 0.9".to_owned()));
     assert_eq!(server.requests()[3], "GET /socket.io/1/xhr-polling/12345?disconnect=1");
 }
@@ -160,7 +160,7 @@ async fn a_server_that_closes_after_each_answer_is_said_goodbye_too() {
         format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{body}")
     })
     .await;
-    let check = EngineIo::new(server.target(json!({})));
+    let check = Session::new(server.target(json!({})));
     assert!(check.probe().await.is_ok());
     assert_eq!(server.requests().len(), 2);
 }
@@ -168,34 +168,9 @@ async fn a_server_that_closes_after_each_answer_is_said_goodbye_too() {
 #[tokio::test]
 async fn a_server_without_engine_io_fails_with_what_it_said() {
     let server = Scripted::start(|_| answer(404, "Cannot GET /socket.io/")).await;
-    let check = EngineIo::new(server.target(json!({})));
+    let check = Session::new(server.target(json!({})));
     assert_eq!(
         check.probe().await.unwrap_err(),
         "answered 404 `Cannot GET /socket.io/`, expected an Engine.IO handshake"
     );
-}
-
-#[test]
-fn handshakes_are_told_from_look_alikes() {
-    let sid = |body: &[u8], asked| read_session(body, asked).map(|session| session.sid);
-    assert_eq!(sid(b"0{\"sid\":\"a\"}\x1e40", Revision::Eio4).as_deref(), Some("a"));
-    assert_eq!(sid(b"\x00\x01\x03\xff0{\"sid\":\"a\"}", Revision::Eio3).as_deref(), Some("a"));
-    for body in [
-        &b""[..],
-        b"0",
-        b"0{}",
-        b"0{\"sid\":\"\"}",
-        b"0{\"sid\":\"a b\"}",
-        b"0{\"sid\":\"a&b\"}",
-        b"0{\"sid\":\"a",
-        b"<html>12:0{</html>",
-        b":0{\"sid\":\"a\"}",
-        b"{\"sid\":\"a\"}",
-        b"\x00\x01",
-    ] {
-        assert_eq!(read_session(body, Revision::Eio4), None, "{body:?}");
-    }
-    for body in [&b"Welcome to socket.io."[..], b"a:b:c:d", b"1:60:60:", b"1:60:60", b"\xff:60:60:x"] {
-        assert_eq!(read_session(body, Revision::SocketIo09), None, "{body:?}");
-    }
 }
