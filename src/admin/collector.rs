@@ -266,7 +266,7 @@ impl Family {
             }
             Read::SessionsBy(_, read) => {
                 if let Some(table) = upstream.sessions() {
-                    for (word, count) in read(&upstream, table) {
+                    for (word, count) in read(upstream, table) {
                         add(&[word], count as f64);
                     }
                 }

@@ -150,7 +150,6 @@ impl UpstreamStatus {
 
 impl Sessions {
     fn of(upstream: &Upstream, table: &SessionTable) -> Self {
-        let upstream: &Upstream = &upstream;
         let (totals, recent, placed, line) = (table.totals(), table.upgrades(), upstream.placements(), upstream.line());
         Self {
             live: table.live(),
