@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::filter::{Filter, Filters};
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::router::{Router, Routes};
 use crate::upstream::{self, Upstream};
@@ -13,6 +14,8 @@ use crate::upstream::{self, Upstream};
 pub struct Snapshot {
     /// What the operator said.
     pub config: Config,
+    /// Who looks at requests before they are routed.
+    pub(crate) filters: Filters,
     /// Where requests go.
     pub router: Arc<dyn Router>,
     /// The upstreams by name.
@@ -24,6 +27,8 @@ pub struct Snapshot {
 /// What a program brings of its own; it outlives every configuration.
 #[derive(Default)]
 pub struct Brought {
+    /// Who looks at requests before they are routed, in their order.
+    pub filters: Vec<Arc<dyn Filter>>,
     /// In place of the routes.
     pub router: Option<Arc<dyn Router>>,
     /// For the upstreams of these names.
@@ -54,6 +59,12 @@ impl Snapshot {
             upstreams.insert(Arc::from(name.as_str()), upstream);
         }
         let router = brought.router.clone().unwrap_or_else(|| Arc::new(Routes::build(&config.routes)));
-        Ok(Self { router, upstreams, local: metrics.upstream("-"), config })
+        Ok(Self {
+            filters: brought.filters.iter().cloned().collect(),
+            router,
+            upstreams,
+            local: metrics.upstream("-"),
+            config,
+        })
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
-use crate::proxy::Core;
+use crate::exchange::Core;
 use crate::session::{Cause, Home, SessionTable};
 use crate::snapshot::Snapshot;
 use crate::upstream::{Server, State, Upstream};
@@ -320,7 +320,6 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
     use std::time::{Duration, SystemTime};
 
-    use arc_swap::ArcSwap;
     use futures::FutureExt;
     use serde_json::{Value, json};
 
@@ -328,7 +327,6 @@ mod tests {
     use crate::access_log::AccessLog;
     use crate::admin::status::Status;
     use crate::config::Config;
-    use crate::drain::Ending;
     use crate::metrics::Metrics;
     use crate::reload::Outcome;
     use crate::session::{How, Mark};
@@ -354,8 +352,7 @@ access_log: { format: off }
         let config = Config::read("test", YAML, &|_| None).unwrap().config;
         let (access_log, _) = AccessLog::open(&config.access_log, Arc::clone(&metrics)).unwrap();
         let snapshot = Snapshot::build(config, &Brought::default(), &metrics, |_| None).unwrap();
-        let snapshot = ArcSwap::from_pointee(snapshot);
-        let core = Arc::new(Core { snapshot, metrics, access_log, ending: Ending::default() });
+        let core = Arc::new(Core::new(snapshot, metrics, access_log));
         core.metrics.register(Box::new(StateCollector::new(&core).unwrap())).unwrap();
         core
     }

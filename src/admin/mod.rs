@@ -21,8 +21,9 @@ use collector::StateCollector;
 use endpoints::{Answer, Endpoint, Request};
 
 use crate::drain::Stopping;
+use crate::exchange::Core;
 use crate::listener::{AppProtocol, Application, Connection};
-use crate::proxy::{Core, Stream};
+use crate::proxy::Stream;
 use crate::reload::Reloader;
 
 /// The answers of the admin address.

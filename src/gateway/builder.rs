@@ -13,9 +13,11 @@ use pingora::server::configuration::ServerConf;
 use super::Gateway;
 use crate::admin::Admin;
 use crate::config::Config;
+use crate::exchange::Core;
+use crate::filter::Filter;
 use crate::listener::inherit::Sockets;
 use crate::metrics::Metrics;
-use crate::proxy::{App, Balancer, Core, Engine, HttpEngine, PingoraEngine};
+use crate::proxy::{App, Balancer, Engine, HttpEngine, PingoraEngine};
 use crate::reload::Reloader;
 use crate::router::Router;
 use crate::snapshot::Brought;
@@ -49,7 +51,7 @@ const KEPT_CONNECTIONS: usize = 512;
 
 impl Builder {
     pub(super) fn new(config: Config) -> Self {
-        let engine = engine_with(|balancer| balancer);
+        let engine = engine_with(|balancer| balancer, false);
         Self { config, file: None, brought: Brought::default(), engine }
     }
 
@@ -58,6 +60,14 @@ impl Builder {
     #[must_use]
     pub fn file(mut self, file: impl Into<PathBuf>) -> Self {
         self.file = Some(file.into());
+        self
+    }
+
+    /// Asks this filter about every HTTP request, before it is routed, and about every answer; behind the filters that
+    /// were given before.
+    #[must_use]
+    pub fn filter(mut self, filter: impl Filter) -> Self {
+        self.brought.filters.push(Arc::new(filter));
         self
     }
 
@@ -85,14 +95,18 @@ impl Builder {
     #[must_use]
     pub fn engine(mut self, engine: Engine) -> Self {
         self.engine = match engine {
-            Engine::Pingora => engine_with(|balancer| balancer),
+            Engine::Pingora => engine_with(|balancer| balancer, false),
         };
         self
     }
 
     /// Serves HTTP exchanges with a `ProxyHttp` of the program's own, which passes the hooks that it does not change on to
     /// the [`Balancer`] that it is given: a hook left out is a part of the gateway left out, such as the learning of
-    /// sessions. Tunnels stay the gateway's.
+    /// sessions.
+    ///
+    /// The requests that open a WebSocket come to its `request_filter`, too, and go no further where that answers; what
+    /// it lets pass is carried by a tunnel of the gateway's, so that later hooks see nothing of it, and changes that it makes to
+    /// the head of such a request are not sent on: use a [`Filter`] for that.
     #[must_use]
     pub fn proxy<P, F>(mut self, make: F) -> Self
     where
@@ -100,7 +114,7 @@ impl Builder {
         P::CTX: Send + Sync,
         F: FnOnce(Balancer) -> P + 'static,
     {
-        self.engine = engine_with(make);
+        self.engine = engine_with(make, true);
         self
     }
 
@@ -164,16 +178,16 @@ fn check_authorities() -> Result<(), BuildError> {
 
 /// Pingora's HTTP proxy around the hooks that are made of the gateway's; the time is how long an HTTP/2 connection may be
 /// without a stream.
-fn engine_with<P>(make: impl FnOnce(Balancer) -> P + 'static) -> EngineMaker
+fn engine_with<P>(make: impl FnOnce(Balancer) -> P + 'static, own_hooks: bool) -> EngineMaker
 where
     P: ProxyHttp + Send + Sync + 'static,
     P::CTX: Send + Sync,
 {
-    Box::new(|core, conf, keep_alive| {
+    Box::new(move |core, conf, keep_alive| {
         let mut proxy: HttpProxy<P> = http_proxy(conf, make(Balancer::new(Arc::clone(&core))));
         let mut options = HttpServerOptions::default();
         options.h2_idle_timeout = (!keep_alive.is_zero()).then_some(keep_alive);
         proxy.server_options = Some(options);
-        Arc::new(PingoraEngine::new(proxy, core))
+        Arc::new(PingoraEngine::new(proxy, core, own_hooks))
     })
 }

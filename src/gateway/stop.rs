@@ -15,8 +15,9 @@ use super::manager;
 use super::upgrade::Upgrade;
 use crate::deadline::Deadlines;
 use crate::drain;
+use crate::exchange::Core;
 use crate::listener::ConnectionLimits;
-use crate::proxy::{App, Core};
+use crate::proxy::App;
 use crate::reload::Reloader;
 
 /// Longest time for goodbyes to leave once the deadline of the drain has come.

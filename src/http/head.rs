@@ -95,6 +95,12 @@ impl<'a> Head<'a> {
         })
     }
 
+    /// Whether the client would send another request on the same connection (RFC 9112 9.3).
+    pub(crate) fn is_kept_alive(&self) -> bool {
+        let headers = Headers::Fields(self.fields);
+        self.minor_version == 1 && !headers.lists("connection", "close")
+    }
+
     /// The host asked for, as sent: of the URL if the target is one, else of `Host` (RFC 9112 3.2.2).
     pub(crate) fn authority(&self) -> Option<&'a str> {
         let host = || self.fields.iter().find(|field| field.name.eq_ignore_ascii_case("host"));

@@ -3,6 +3,7 @@
 pub mod answers;
 pub(crate) mod client;
 pub mod config;
+pub mod edits;
 pub mod forwarding;
 pub mod framing;
 pub(crate) mod head;

@@ -5,10 +5,9 @@ use std::time::{Instant, SystemTime};
 
 use bytes::BytesMut;
 
-use super::line::Line;
-use super::{Core, websocket};
+use super::upgrade;
 use crate::drain::Stopping;
-use crate::http::answers::write_refusal;
+use crate::exchange::{Answer, Core, Entry, Exchange, RequestHead};
 use crate::http::framing::Body;
 use crate::http::head::{self, Kind};
 use crate::http::{Limits, Refusal};
@@ -26,6 +25,14 @@ pub(super) trait Carrier: Send + Sized {
     /// Carries the exchange whose head has been read and checked. It comes back when its connection can be used again,
     /// which it can't once `stopping` is true.
     fn carry(self, head: BytesMut, body: Body, stopping: &Stopping) -> impl Future<Output = Option<Self>> + Send;
+
+    /// Leaves the connection of a request that opens a WebSocket to others, with what the engine has begun of the exchange,
+    /// if anything. `None` where a program's own hooks have answered.
+    fn leave_upgrade(
+        self,
+        head: &BytesMut,
+        stopping: &Stopping,
+    ) -> impl Future<Output = Option<(Connection, Option<Box<Exchange>>)>> + Send;
 
     /// Leaves the connection to others.
     fn into_connection(self) -> Connection;
@@ -76,7 +83,10 @@ pub(super) async fn serve(core: &Arc<Core>, mut carrier: impl Carrier, stopping:
                 }
             }
             Ok(Kind::Upgrade(opening)) => {
-                return websocket::serve(core, carrier.into_connection(), &head, opening).await;
+                if let Some((connection, begun)) = carrier.leave_upgrade(&head, stopping).await {
+                    upgrade::serve(core, connection, head, opening, begun).await;
+                }
+                return;
             }
             Err(refusal) => return refuse(core, carrier.into_connection(), refusal, Some(&head)).await,
         }
@@ -104,20 +114,21 @@ fn kind(head: &mut BytesMut, limits: &Limits) -> Result<Kind, Refusal> {
     Ok(kind)
 }
 
-/// Logs, answers and closes; in this order, since a client may be slow to take its leave.
+/// Refuses what is no request yet: logs, answers and closes; in this order, since a client may be slow to take its leave.
 async fn refuse(core: &Core, connection: Connection, refusal: Refusal, head: Option<&BytesMut>) {
-    let mut line = Line::new(&connection.info, "HTTP/1.1", SystemTime::now(), Instant::now());
-    line.status = refusal.status();
-    line.closed_by = refusal.word();
+    let mut entry = Entry::new(&connection.info, "HTTP/1.1", SystemTime::now(), Instant::now());
+    entry.status = refusal.status();
+    entry.closed_by = refusal.word();
     if let Some(head) = head {
         let mut fields = head::room();
         if let Ok(head) = head::parse(head, &mut fields, 0) {
-            line.asked(&head.asked());
+            entry.request(&RequestHead::from(&head));
         }
     }
-    line.bytes_out = refusal.to_string().len() as u64;
+    let answer = Answer::refusing(refusal);
+    entry.bytes_out = answer.body.len() as u64;
     core.metrics.refused(refusal.word());
     core.snapshot.load().local.answered(refusal.status());
-    core.access_log.write(line.finish());
-    connection.answer_and_close(&write_refusal(refusal)).await;
+    core.access_log.write(entry.finish());
+    connection.answer_and_close(&answer.to_http1(true)).await;
 }

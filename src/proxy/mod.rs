@@ -1,46 +1,23 @@
 //! What happens on a client's connection: HTTP requests to the engine, upgrades and raw bytes to tunnels.
 
-mod answer;
-mod asked;
 mod connect;
 mod engine;
-mod exchange;
 mod http1;
-mod learn;
-mod line;
-mod pending;
-mod place;
 mod raw;
 mod tunnel;
-mod websocket;
+mod upgrade;
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use async_trait::async_trait;
 
-pub(crate) use self::engine::pingora::Stream;
-pub use self::engine::pingora::{Balancer, PingoraEngine};
+pub use self::engine::pingora::{Balancer, Context};
+pub(crate) use self::engine::pingora::{PingoraEngine, Stream};
 pub use engine::{Engine, HttpEngine, NoSuchEngine};
-pub use exchange::Exchange;
 
-use crate::access_log::AccessLog;
-use crate::drain::{Ending, Stopping};
+use crate::drain::Stopping;
+use crate::exchange::Core;
 use crate::listener::{AppProtocol, Application, Connection};
-use crate::metrics::Metrics;
-use crate::snapshot::Snapshot;
-
-/// What everybody who serves a connection shares.
-pub struct Core {
-    /// The snapshot in force.
-    pub snapshot: ArcSwap<Snapshot>,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
-    /// Where lines go.
-    pub access_log: AccessLog,
-    /// How far the gateway's end has come.
-    pub ending: Ending,
-}
 
 /// The application behind every listener for traffic.
 pub struct App {

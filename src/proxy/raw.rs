@@ -1,54 +1,47 @@
-//! Raw connections: pick a server, connect, and carry every byte both ways.
+//! Raw connections: find a server, connect, and carry every byte both ways.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
 
 use bytes::BytesMut;
 
-use super::Core;
 use super::connect::connect;
-use super::line::Line;
-use super::place::Ask;
-use super::tunnel::{About, Serving, Tunnel};
+use super::tunnel::{Serving, Tunnel};
+use crate::exchange::{Core, Ended, Exchange, RequestHead, Side};
 use crate::listener::Connection;
 use crate::tunnel::Listening;
-use crate::upstream::Upstream;
 
 /// Serves a raw connection in a task of its own.
 pub(super) fn serve(core: &Arc<Core>, connection: Connection, upstream: Option<&str>) {
     let upstream = upstream.and_then(|name| core.snapshot.load().upstreams.get(name).cloned());
-    let line = Box::new(Line::new(&connection.info, "TCP", SystemTime::now(), Instant::now()));
     if let Some(upstream) = upstream {
-        let opening = open(Arc::clone(core), upstream, line, connection);
+        let exchange = Exchange::begin_raw(core, &connection.info, &upstream);
+        let opening = open(Arc::clone(core), exchange, connection);
         tokio::spawn(core.metrics.contain(Serving::new(opening)));
     }
 }
 
-async fn open(core: Arc<Core>, upstream: Arc<Upstream>, mut line: Box<Line>, client: Connection) -> Option<Tunnel> {
-    let ask = Ask::silent(client.info.peer.ip());
+async fn open(core: Arc<Core>, mut exchange: Box<Exchange>, client: Connection) -> Option<Tunnel> {
     let connected = tokio::select! {
         biased;
-        connected = connect(&upstream, &ask, &mut line) => Some(connected),
+        connected = connect(&mut exchange) => Some(connected),
         () = client.deadline.stopping() => None,
     };
-    let Some(connected) = connected else {
-        line.closed_by = "stopped";
-        core.access_log.write(line.finish());
-        return None;
-    };
+    let ended = Ended { protocol: "TCP", status: 0, bytes_out: 0, cut_by: None };
     match connected {
-        Ok((lease, server)) => {
-            upstream.metrics.raw.inc();
-            let idle = upstream.config().timeouts.tunnel_idle(None);
-            let about = About { core, line, lease, upstream, held: None, unsure: false };
-            Some(Tunnel::open(about, client, server, BytesMut::new(), 0, idle, Listening::default()))
+        Some(Ok(server)) => {
+            let mut listening = Listening::default();
+            let opened = exchange.open_tunnel(&mut listening)?;
+            Some(Tunnel::open(core, opened, client, server, BytesMut::new(), 0, listening))
         }
-        Err(refusal) => {
-            core.metrics.refused(refusal.word());
-            line.closed_by = refusal.word();
+        Some(Err(refusal)) => {
+            exchange.refuse(&core, refusal);
             // A reset says plainly that this was no proper end.
             client.transport.socket().reset_on_close();
-            core.access_log.write(line.finish());
+            exchange.end(&core, ended, || RequestHead::NONE);
+            None
+        }
+        None => {
+            exchange.end(&core, Ended { cut_by: Some(Side::Client), ..ended }, || RequestHead::NONE);
             None
         }
     }

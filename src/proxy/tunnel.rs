@@ -4,37 +4,21 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::BytesMut;
 
-use super::Core;
-use super::learn::Hold;
-use super::line::Line;
 use crate::access_log::Event;
+use crate::exchange::{Core, Opened};
 use crate::listener::{Connection, Permit};
 use crate::metrics::UpstreamMetrics;
 use crate::session::Cause;
 use crate::transport::Transport;
 use crate::tunnel::{Carrying, Closed, End, Ends, Listening, carry};
-use crate::upstream::{Lease, Upstream};
-
-/// What is told of a tunnel when it ends, and what it holds until then.
-pub(super) struct About {
-    pub(super) core: Arc<Core>,
-    pub(super) line: Box<Line>,
-    pub(super) lease: Lease,
-    pub(super) upstream: Arc<Upstream>,
-    /// Its session, where it may have one.
-    pub(super) held: Option<Arc<Hold>>,
-    /// Whether that session may go on without it though it came here: a client of Socket.IO 0.9 that gave up waiting for
-    /// its server's first word polls on by the same session.
-    pub(super) unsure: bool,
-}
 
 /// An open tunnel.
 pub(super) struct Tunnel {
-    about: About,
+    core: Arc<Core>,
+    opened: Opened,
     permit: Permit,
     open: OpenGauge,
     carrying: Carrying,
@@ -77,28 +61,30 @@ impl<F: Future<Output = Option<Tunnel>>> Future for Serving<F> {
 impl Tunnel {
     /// Opens it. `first` came from the server with the answer, whose head are its first `head` bytes.
     pub(super) fn open(
-        about: About,
+        core: Arc<Core>,
+        opened: Opened,
         client: Connection,
         server: Transport,
         first: BytesMut,
         head: usize,
-        idle: Duration,
         listening: Listening,
     ) -> Self {
-        if about.core.access_log.tells_openings() {
-            about.core.access_log.write(about.line.now(Event::Open));
+        if core.access_log.tells_openings() {
+            core.access_log.write(opened.entry.now(Event::Open));
         }
-        let open = OpenGauge::new(&about.upstream.metrics);
-        let Connection { transport, held, deadline, permit, .. } = client;
-        let ends = Ends { client: transport, from_client: held, server, from_server: first, head };
-        let leave = about.upstream.roster(about.lease.server().id()).add(about.line.origin(), about.held.is_some());
-        let carrying = carry(ends, idle, deadline, leave, listening);
-        Self { about, permit, open, carrying }
+        let Opened { entry, lease, upstream, held, idle, .. } = &opened;
+        let open = OpenGauge::new(&upstream.metrics);
+        let Connection { transport, held: from_client, deadline, permit, .. } = client;
+        let ends = Ends { client: transport, from_client, server, from_server: first, head };
+        let leave = upstream.roster(lease.server().id()).add(entry.origin(), held.is_some());
+        let carrying = carry(ends, *idle, deadline, leave, listening);
+        Self { core, opened, permit, open, carrying }
     }
 
     /// Counts and logs, when it has been carried.
     fn end(self, closed: Closed) {
-        let Self { about: About { core, mut line, lease, upstream, held, unsure }, permit, open, carrying } = self;
+        let Self { core, opened, permit, open, carrying } = self;
+        let Opened { mut entry, lease, upstream, held, unsure, .. } = opened;
         let told = carrying.leave().why().filter(|_| closed.end == End::Drained);
         // First the session, then its place on the roster: whoever counts one never misses the other.
         if let Some(held) = held.as_ref().and_then(|hold| hold.get())
@@ -109,7 +95,7 @@ impl Tunnel {
         drop(held);
         drop(carrying);
         // When this client comes back it is placed here again.
-        upstream.saw(&line.client.into(), lease.server());
+        upstream.saw(&entry.client.into(), lease.server());
         let why = told.map(|why| if core.ending.is_leaving() { End::Stopped.word() } else { why.word() });
         let closed_by = why.unwrap_or(closed.end.word());
         if let Some(why) = why {
@@ -119,14 +105,14 @@ impl Tunnel {
         upstream.metrics.bytes_in.inc_by(closed.bytes_in);
         upstream.metrics.bytes_out.inc_by(closed.bytes_out);
         upstream.metrics.closed(closed_by);
-        line.event = Event::Close;
-        line.bytes_in = closed.bytes_in;
-        line.bytes_out = closed.bytes_out;
-        line.messages_in = closed.seen_in.messages;
-        line.messages_out = closed.seen_out.messages;
-        line.closed_by = closed_by;
-        line.close_code = closed.seen_in.close.or(closed.seen_out.close).or(closed.said);
-        core.access_log.write(line.finish());
+        entry.event = Event::Close;
+        entry.bytes_in = closed.bytes_in;
+        entry.bytes_out = closed.bytes_out;
+        entry.messages_in = closed.seen_in.messages;
+        entry.messages_out = closed.seen_out.messages;
+        entry.closed_by = closed_by;
+        entry.close_code = closed.seen_in.close.or(closed.seen_out.close).or(closed.said);
+        core.access_log.write(entry.finish());
     }
 }
 

@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
 use log::{info, warn};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -23,11 +22,11 @@ pub use plan::{Change, Fates, Open, Plan, Socket};
 use crate::access_log::{AccessLog, Prepared, Writer};
 use crate::config::{self, Config, Loaded, Orphans};
 use crate::deadline::Deadlines;
-use crate::drain::{Ending, Pace, Roster};
+use crate::drain::{Pace, Roster};
+use crate::exchange::Core;
 use crate::listener::inherit::Sockets;
 use crate::listener::{self, ConnectionLimits, Control, Listener, Settings, Shared};
 use crate::metrics::Metrics;
-use crate::proxy::Core;
 use crate::snapshot::{Brought, Snapshot};
 use crate::upstream::{self, Upstream};
 use plan::Gone;
@@ -242,12 +241,7 @@ impl Reloader {
         };
         let files_at_start = file.as_deref().map_or(0, |file| watch::fingerprint(&files(file, &config)));
         let Next { snapshot, listeners, admin } = ground.prepare(config, &Standing::default())?;
-        let core = Core {
-            snapshot: ArcSwap::from_pointee(snapshot),
-            metrics: Arc::clone(metrics),
-            access_log,
-            ending: Ending::default(),
-        };
+        let core = Core::new(snapshot, Arc::clone(metrics), access_log);
         let (traffic, traffic_comes) = unbounded_channel();
         let (to_admin, admin_comes) = unbounded_channel();
         let now = SystemTime::now();

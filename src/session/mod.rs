@@ -2,6 +2,7 @@
 //! here; who they are and how they fare is the upstream's.
 
 mod engine_io;
+mod guess;
 mod home;
 mod protocol;
 mod returning;
@@ -11,6 +12,7 @@ mod totals;
 mod upgrades;
 
 pub use engine_io::EngineIo;
+pub(crate) use guess::may_be_poll;
 pub use home::Home;
 pub use protocol::{
     Answered, Arrival, CheckedSession, Goodbye, Opened, Question, Reader, SessionCheck, SessionProtocol,

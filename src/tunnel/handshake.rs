@@ -221,6 +221,16 @@ fn write_head(response: &httparse::Response<'_, '_>) -> Vec<u8> {
 }
 
 impl Refused {
+    /// The head, as the client gets it.
+    pub fn head(&self) -> &[u8] {
+        &self.head
+    }
+
+    /// Gives the client another head.
+    pub fn set_head(&mut self, head: Vec<u8>) {
+        self.head = head;
+    }
+
     /// Passes the answer on, head and body; the client's connection is to be closed then. Returns the bytes written.
     ///
     /// # Errors

@@ -4,17 +4,18 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// From the top of the house to its foundation; modules of one floor do not know each other.
-const FLOORS: [&[&str]; 12] = [
+const FLOORS: [&[&str]; 13] = [
     &["main"],
     &["cli"],
     &["gateway"],
     &["admin"],
     &["reload"],
     &["proxy"],
+    &["exchange"],
     &["snapshot"],
     &["config"],
     &["upstream", "tunnel"],
-    &["router", "affinity", "listener"],
+    &["router", "affinity", "listener", "filter"],
     &["http", "access_log", "session"],
     &["wire", "request", "address", "transport", "metrics", "deadline", "drain", "text"],
 ];

@@ -19,6 +19,7 @@ mod drain;
 mod ejection;
 mod farewell;
 mod faults;
+mod filters;
 mod flash;
 mod forwarding;
 mod half_open;

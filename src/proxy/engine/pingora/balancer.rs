@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::Version;
-use ::http::header::{ACCEPT_ENCODING, TRANSFER_ENCODING};
+use ::http::header::TRANSFER_ENCODING;
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -13,14 +13,11 @@ use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 
-use super::{peer, session as of};
+use super::{Context, peer, session as of};
+use crate::exchange::{Core, Ended, Exchange};
 use crate::http::Refusal;
-use crate::http::forwarding::Name;
 use crate::http::hop_by_hop::Nominated;
 use crate::http::onward::passes_back;
-use crate::proxy::Core;
-use crate::proxy::answer::Answer;
-use crate::proxy::exchange::{Ended, Exchange};
 use crate::request::Headers;
 
 /// Routes, picks, forwards, limits and logs. A `ProxyHttp` of a program's own can hold one and pass on the hooks that
@@ -35,55 +32,51 @@ impl Balancer {
         Self { core }
     }
 
-    /// Says so where an answer is the last on its connection.
-    fn end_connection(&self, session: &mut Session, ctx: &Exchange) {
-        if ctx.is_last(&self.core) {
+    /// Writes what the gateway answers by itself, unless an answer has begun.
+    async fn answer(&self, session: &mut Session, exchange: &mut Exchange) -> Result<()> {
+        if session.response_written().is_some() {
+            return Ok(());
+        }
+        let upgrade = of::mailbox(session).is_some_and(|mailbox| mailbox.is_upgrade());
+        if upgrade || exchange.is_last(&self.core) {
             session.set_keepalive(None);
         }
-    }
-
-    /// Answers with a status and text, unless an answer has begun.
-    async fn refuse(&self, session: &mut Session, ctx: &mut Exchange, refusal: Refusal) {
-        ctx.refuse(&self.core, refusal);
-        if session.response_written().is_some() {
-            return;
-        }
-        self.end_connection(session, ctx);
-        if let Err(error) = of::write(session, Answer::refusing(refusal)).await {
-            log::debug!("a refusal could not be written: {error}");
+        let request = of::request(session.req_header(), upgrade);
+        match exchange.own_answer(&request) {
+            Some(answer) => of::write(session, answer).await,
+            None => Ok(()),
         }
     }
 }
 
+/// The exchange of a request whose `request_filter` has been here.
+fn begun(ctx: &mut Context) -> Result<&mut Exchange> {
+    let missing = || Error::explain(ErrorType::InternalError, "the gateway's request_filter was left out");
+    ctx.exchange.as_deref_mut().ok_or_else(missing)
+}
+
 #[async_trait]
 impl ProxyHttp for Balancer {
-    type CTX = Exchange;
+    type CTX = Context;
 
-    fn new_ctx(&self) -> Exchange {
-        Exchange::new(self.core.snapshot.load_full())
+    fn new_ctx(&self) -> Context {
+        Context::default()
     }
 
-    async fn request_filter(&self, session: &mut Session, ctx: &mut Exchange) -> Result<bool> {
-        ctx.over(of::carried(session));
-        of::set_timeouts(session, &ctx.snapshot.config.timeouts);
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+        let unknown = || Error::explain(ErrorType::InternalError, "not a connection of the gateway's");
+        let mailbox = of::mailbox(session).ok_or_else(unknown)?;
         let header = session.req_header();
-        let asked = of::asked(header);
-        if let Err(refusal) = ctx.route(&asked, of::content_length(header)) {
-            self.refuse(session, ctx, refusal).await;
-            return Ok(true);
+        let request = of::request(header, mailbox.is_upgrade());
+        let exchange = Exchange::begin(&self.core, mailbox.info(), &request, of::content_length(header)).await;
+        mailbox.set_of_session(exchange.is_of_session());
+        let answers = exchange.answers_itself();
+        of::set_timeouts(session, &exchange.snapshot().config.timeouts);
+        let exchange = ctx.exchange.insert(exchange);
+        if answers {
+            self.answer(session, exchange).await?;
         }
-        match ctx.local_answer(&asked) {
-            Some(answer) => {
-                self.end_connection(session, ctx);
-                return of::write(session, answer).await.map(|()| true);
-            }
-            None if session.is_http2() => {}
-            None => return Ok(false),
-        }
-        match ctx.farewell(&asked) {
-            Some(answer) => of::write(session, answer).await.map(|()| true),
-            None => Ok(false),
-        }
+        Ok(answers)
     }
 
     async fn request_body_filter(
@@ -91,23 +84,34 @@ impl ProxyHttp for Balancer {
         session: &mut Session,
         body: &mut Option<Bytes>,
         _end_of_stream: bool,
-        ctx: &mut Exchange,
+        ctx: &mut Context,
     ) -> Result<()> {
         let Some(bytes) = body else { return Ok(()) };
         let whole = of::content_length(session.req_header()) == Some(bytes.len() as u64);
-        ctx.hear_request(bytes, whole).map_err(of::error)
+        begun(ctx)?.hear_request(bytes, whole).map_err(of::error)
     }
 
-    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Exchange) -> Result<Box<HttpPeer>> {
-        // Streams of HTTP/2 share a connection: none of them can be taken from Pingora.
-        let politely = !session.is_http2();
-        ctx.place(session.req_header().method.as_str(), politely).await.map_err(of::error)?;
-        match (&ctx.upstream, &ctx.lease) {
-            (Some(upstream), Some(lease)) => {
-                let first_byte = ctx.first_byte_timeout(session.req_header().method.as_str());
-                peer::of(upstream, lease.server(), first_byte)
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+        let mailbox = of::mailbox(session);
+        if let Some(mailbox) = mailbox.as_ref().filter(|mailbox| mailbox.is_upgrade()) {
+            // What the hooks have let pass is carried by a tunnel of the gateway's.
+            if let Some(exchange) = ctx.exchange.take() {
+                mailbox.leave(exchange);
             }
-            _ => Err(of::error(Refusal::NoServer)),
+            mailbox.set_passed();
+            return Error::e_explain(ErrorType::InternalError, "an upgrade is carried elsewhere");
+        }
+        let exchange = begun(ctx)?;
+        exchange.place().await.map_err(of::error)?;
+        // Streams of HTTP/2 share a connection: none of them can be taken from Pingora.
+        if let (false, Some(leave), Some(mailbox)) = (session.is_http2(), exchange.leave(), &mailbox) {
+            mailbox.announce(Arc::clone(leave));
+            ctx.mailbox = Some(Arc::clone(mailbox));
+        }
+        let exchange = begun(ctx)?;
+        match exchange.lease() {
+            Some(lease) => peer::of(lease.upstream(), lease.server(), exchange.first_byte_timeout()),
+            None => Err(of::error(Refusal::NoServer)),
         }
     }
 
@@ -115,10 +119,10 @@ impl ProxyHttp for Balancer {
         &self,
         _session: &mut Session,
         _peer: &HttpPeer,
-        ctx: &mut Exchange,
+        ctx: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        error.set_retry(ctx.connect_failed(&error));
+        error.set_retry(ctx.exchange.as_mut().is_some_and(|exchange| exchange.connect_failed(&error)));
         error
     }
 
@@ -129,9 +133,9 @@ impl ProxyHttp for Balancer {
         _peer: &HttpPeer,
         _fd: std::os::unix::io::RawFd,
         _digest: Option<&Digest>,
-        ctx: &mut Exchange,
+        ctx: &mut Context,
     ) -> Result<()> {
-        ctx.connected(reused);
+        begun(ctx)?.connected(reused);
         Ok(())
     }
 
@@ -139,30 +143,24 @@ impl ProxyHttp for Balancer {
         &self,
         session: &mut Session,
         request: &mut RequestHeader,
-        ctx: &mut Exchange,
+        ctx: &mut Context,
     ) -> Result<()> {
-        let asked = of::asked(session.req_header());
-        let onward = ctx.onward(&asked);
-        let dropped: Vec<_> = request.headers.keys().filter(|name| !onward.passes(name.as_str())).cloned().collect();
+        let asked = of::request(session.req_header(), false);
+        let exchange = begun(ctx)?;
+        let fields = exchange.to_server(&asked);
+        let dropped: Vec<_> = request.headers.keys().filter(|name| !fields.pass(name.as_str())).cloned().collect();
         for name in dropped {
             request.remove_header(&name);
         }
         let mut added = Ok(());
-        onward.add(|name, value| {
+        fields.add(|name, value| {
             if added.is_ok() {
-                added = match name {
-                    Name::Known(name) => request.insert_header(name, value),
-                    Name::Chosen(name) => request.insert_header(name.to_owned(), value),
-                };
+                added = request.append_header(name.to_owned(), value).map(drop);
             }
         });
         added?;
         of::join_cookies(request)?;
-        if ctx.reads_answer() {
-            // A compressed handshake could not be read as it passes; it is too short to be worth it anyway.
-            request.remove_header(&ACCEPT_ENCODING);
-        }
-        match ctx.host(&asked) {
+        match exchange.host(&asked) {
             Some(host) => request.insert_header("Host", host),
             None => Ok(()),
         }
@@ -172,34 +170,35 @@ impl ProxyHttp for Balancer {
         &self,
         _session: &mut Session,
         response: &mut ResponseHeader,
-        ctx: &mut Exchange,
+        ctx: &mut Context,
     ) -> Result<()> {
         // The gateway speaks for itself, whatever its server speaks (RFC 9110 2.5).
         response.set_version(Version::HTTP_11);
-        match ctx.answered(response.status.as_u16()) {
-            Ok(Some(cookie)) => {
-                response.append_header("Set-Cookie", cookie)?;
-            }
-            Ok(None) => {}
-            Err(refusal) => return Error::e_explain(ErrorType::InvalidHTTPHeader, refusal.word()),
-        }
         let nominated = Nominated::by(Headers::Map(&response.headers));
         let goes = |name: &str| !passes_back(name, &nominated);
-        let dropped: Vec<_> = response.headers.keys().filter(|name| goes(name.as_str())).cloned().collect();
+        let mut dropped: Vec<_> = response.headers.keys().filter(|name| goes(name.as_str())).cloned().collect();
+        let edits = match begun(ctx)?.answered(response.status.as_u16(), Headers::Map(&response.headers)) {
+            Ok(edits) => edits,
+            Err(refusal) => return Error::e_explain(ErrorType::InvalidHTTPHeader, refusal.word()),
+        };
+        dropped.extend(response.headers.keys().filter(|name| !edits.keeps(name.as_str())).cloned());
         for name in dropped {
             response.remove_header(&name);
+        }
+        for (name, value) in edits.added() {
+            response.append_header(name.clone(), value.clone())?;
         }
         Ok(())
     }
 
     fn upstream_response_body_filter(
         &self,
-        session: &mut Session,
+        _session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
-        ctx: &mut Exchange,
+        ctx: &mut Context,
     ) -> Result<Option<Duration>> {
-        ctx.hear_answer(session.req_header().method.as_str(), body.as_deref().unwrap_or_default(), end_of_stream);
+        begun(ctx)?.hear_answer(body.as_deref().unwrap_or_default(), end_of_stream);
         Ok(None)
     }
 
@@ -207,9 +206,11 @@ impl ProxyHttp for Balancer {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        ctx: &mut Exchange,
+        ctx: &mut Context,
     ) -> Result<()> {
-        self.end_connection(session, ctx);
+        if ctx.exchange.as_ref().is_some_and(|exchange| exchange.is_last(&self.core)) {
+            session.set_keepalive(None);
+        }
         if session.req_header().version < Version::HTTP_11 && response.headers.contains_key(TRANSFER_ENCODING) {
             // HTTP/1.0 has no chunks (RFC 9112 7): the body ends with the connection.
             response.remove_header(&TRANSFER_ENCODING);
@@ -218,33 +219,54 @@ impl ProxyHttp for Balancer {
         Ok(())
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Exchange) -> FailToProxy {
-        let refusal = ctx.refusal.or_else(|| of::refusal_of(error));
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
+        let Some(exchange) = ctx.exchange.as_deref_mut() else {
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        };
+        let refusal = exchange.refusal().or_else(|| of::refusal_of(error));
         match refusal {
-            Some(refusal) => self.refuse(session, ctx, refusal).await,
+            Some(refusal) => {
+                exchange.refuse(&self.core, refusal);
+                if let Err(error) = self.answer(session, exchange).await {
+                    log::debug!("a refusal could not be written: {error}");
+                }
+            }
             None => log::debug!("the client left: {error}"),
         }
         FailToProxy { error_code: refusal.map_or(0, Refusal::status), can_reuse_downstream: false }
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Exchange) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
+        let mailbox = of::mailbox(session);
+        if let Some(mailbox) = &mailbox {
+            mailbox.withdraw();
+        }
+        ctx.mailbox = None;
+        let upgrade = mailbox.as_ref().is_some_and(|mailbox| mailbox.is_upgrade());
         let ended = Ended {
             protocol: if session.is_http2() { "HTTP/2" } else { "HTTP/1.1" },
             status: of::status(session),
             bytes_out: session.body_bytes_sent() as u64,
             cut_by: error.map(of::cut_by),
         };
-        let whole = ctx.end(&self.core, ended, || of::asked(session.req_header()));
+        let Some(exchange) = ctx.exchange.as_deref_mut() else {
+            // Hooks of a program's own have answered before the gateway heard of the request.
+            if let Some(mailbox) = mailbox.filter(|mailbox| !mailbox.has_passed()) {
+                Exchange::untold(&self.core, mailbox.info(), ended, &of::request(session.req_header(), upgrade));
+            }
+            return;
+        };
+        let whole = exchange.end(&self.core, ended, || of::request(session.req_header(), upgrade));
         if !whole {
             of::cut(session);
-        } else if ctx.refusal != Some(Refusal::BodyTimeout) {
+        } else if exchange.refusal() != Some(Refusal::BodyTimeout) && !upgrade {
             // An answer may come before the end of the request: what is still on its way is read away, since a reset
             // in reply to it would overtake the answer (RFC 9112 9.6).
             let _ = session.drain_request_body().await;
         }
     }
 
-    fn suppress_error_log(&self, _session: &Session, _ctx: &Exchange, _error: &Error) -> bool {
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Context, _error: &Error) -> bool {
         // The access log has a line for it; a client that leaves is no error of the gateway's.
         true
     }
@@ -252,7 +274,7 @@ impl ProxyHttp for Balancer {
     fn suppress_proxy_warn_log(
         &self,
         _session: &Session,
-        _ctx: &Exchange,
+        _ctx: &Context,
         _error: &Error,
         _context: ProxyWarnLogContext,
     ) -> bool {

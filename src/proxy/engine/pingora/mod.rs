@@ -1,7 +1,9 @@
-//! The HTTP engine of today: Pingora's proxy, whose hooks ask an [`Exchange`](crate::proxy::Exchange) what to do.
+//! The HTTP engine of today: Pingora's proxy, whose hooks ask an [`Exchange`](crate::exchange::Exchange) what to do.
 
 mod balancer;
+mod context;
 mod loan;
+mod mailbox;
 mod peer;
 mod poll;
 mod session;
@@ -20,30 +22,34 @@ use pingora::proxy::{HttpProxy, ProxyHttp};
 use pingora::server::ShutdownWatch;
 
 pub use balancer::Balancer;
+pub use context::Context;
 
 use loan::Lent;
 pub(crate) use stream::Stream;
 
 use super::HttpEngine;
 use crate::drain::Stopping;
+use crate::exchange::{Core, Exchange};
 use crate::http::framing::Body;
 use crate::listener::Connection;
-use crate::proxy::Core;
 use crate::proxy::http1::{self, Carrier};
+use crate::session::may_be_poll;
 
 /// Pingora's HTTP proxy with a [`ProxyHttp`] of the gateway's ([`Balancer`]) or of a program's own.
-pub struct PingoraEngine<P> {
+pub(crate) struct PingoraEngine<P> {
     proxy: Arc<HttpProxy<P>>,
     streams: Arc<Streams<P>>,
     core: Arc<Core>,
+    /// Whether the hooks are a program's own, which are asked about upgrades, too.
+    own_hooks: bool,
 }
 
 impl<P> PingoraEngine<P> {
-    /// Wraps a proxy whose modules have been initialised.
-    pub fn new(proxy: HttpProxy<P>, core: Arc<Core>) -> Self {
+    /// Wraps a proxy whose modules have been initialised; `own_hooks`: they are a program's, not the gateway's.
+    pub(crate) fn new(proxy: HttpProxy<P>, core: Arc<Core>, own_hooks: bool) -> Self {
         let proxy = Arc::new(proxy);
         let streams = Arc::new(Streams { proxy: Arc::clone(&proxy), core: Arc::clone(&core) });
-        Self { proxy, streams, core }
+        Self { proxy, streams, core, own_hooks }
     }
 }
 
@@ -109,13 +115,13 @@ where
     }
 
     fn is_of_session(&self) -> bool {
-        self.stream.carried.pending.is_of_session()
+        self.stream.mailbox.is_of_session()
     }
 
     async fn carry(self, head: BytesMut, body: Body, stopping: &Stopping) -> Option<Self> {
         let Self { engine, mut stream } = self;
         stream.expect(body);
-        let stream = if poll::may_be_one(&head) {
+        let stream = if may_be_poll(&head) {
             let serving = async |lent, head| {
                 let stream = Self::exchange(&engine.proxy, Box::new(lent), head, stopping).await?;
                 stream.into_any().downcast::<Lent>().ok().map(|lent| *lent)
@@ -125,6 +131,26 @@ where
             Self::exchange(&engine.proxy, stream, head, stopping).await?.into_any().downcast().ok()?
         };
         Some(Self { engine, stream })
+    }
+
+    async fn leave_upgrade(self, head: &BytesMut, stopping: &Stopping) -> Option<(Connection, Option<Box<Exchange>>)> {
+        let Self { engine, mut stream } = self;
+        if !engine.own_hooks {
+            return Some((stream.connection, None));
+        }
+        // The hooks run as for any other request until a server would be asked. Where they have let it pass the stream
+        // comes back unused, and with it what was decided.
+        stream.expect(Body::None);
+        stream.mailbox.set_upgrade();
+        let mailbox = Arc::clone(&stream.mailbox);
+        let (lent, back) = stream.lend();
+        let answered = Self::exchange(&engine.proxy, Box::new(lent), head.clone(), stopping).await;
+        if let Some(stream) = answered.and_then(|stream| stream.into_any().downcast::<Lent>().ok()?.into_inner()) {
+            stream.connection.close().await;
+            return None;
+        }
+        let stream = back.take().filter(|_| mailbox.has_passed())?;
+        Some((stream.connection, mailbox.take()))
     }
 
     fn into_connection(self) -> Connection {

@@ -11,20 +11,18 @@ use pingora::{Error, ErrorSource, ErrorType, Result};
 
 use crate::http::{Refusal, Timeouts};
 
+use super::mailbox::Mailbox;
 use super::stream::Stream;
-use crate::proxy::answer::Answer;
-use crate::proxy::asked::Asked;
-use crate::proxy::exchange::Side;
-use crate::proxy::pending::Carried;
+use crate::exchange::{Answer, RequestHead, Side};
 use crate::request::Headers;
 
 /// How long the rest of a request body is read after an early answer, so that the connection can be used again.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// What is known of the connection beneath.
-pub(super) fn carried(session: &Session) -> Option<Arc<Carried>> {
+pub(super) fn mailbox(session: &Session) -> Option<Arc<Mailbox>> {
     let digest = session.digest()?.proxy_digest.as_ref()?;
-    digest.user_data.as_ref()?.downcast_ref::<Arc<Carried>>().cloned()
+    digest.user_data.as_ref()?.downcast_ref::<Arc<Mailbox>>().cloned()
 }
 
 /// Sets the times that the client has.
@@ -36,15 +34,15 @@ pub(super) fn set_timeouts(session: &mut Session, timeouts: &Timeouts) {
     session.set_close_on_response_before_downstream_finish(false);
 }
 
-/// What the client asks for. No upgrade: what opens a WebSocket has become a tunnel before.
-pub(super) fn asked(header: &RequestHeader) -> Asked<'_> {
+/// What the client asks for. `websocket`: it opens one, which was found out before.
+pub(super) fn request(header: &RequestHeader, websocket: bool) -> RequestHead<'_> {
     let host = || header.headers.get(HOST)?.to_str().ok();
-    Asked {
+    RequestHead {
         method: header.method.as_str(),
         target: header.uri.path_and_query().map_or("/", |target| target.as_str()),
         authority: header.uri.authority().map(|authority| authority.as_str()).or_else(host),
         headers: Headers::Map(&header.headers),
-        websocket: false,
+        websocket,
     }
 }
 
@@ -63,7 +61,7 @@ pub(super) async fn write(session: &mut Session, answer: Answer<'_>) -> Result<(
     answer.due().await;
     let mut header = ResponseHeader::build(answer.status, Some(answer.fields.len() + 1))?;
     for (name, value) in &answer.fields {
-        header.insert_header((*name).to_owned(), &**value)?;
+        header.append_header((*name).to_owned(), &**value)?;
     }
     header.insert_header(CONTENT_LENGTH, answer.body.len())?;
     let bare = session.req_header().method == "HEAD" || answer.body.is_empty();

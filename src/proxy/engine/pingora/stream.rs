@@ -21,15 +21,15 @@ use pingora::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
+use super::mailbox::Mailbox;
 use crate::http::framing::{Body, Chunks};
 use crate::listener::Connection;
-use crate::proxy::pending::Carried;
 
 /// A client's connection, as Pingora's engine reads and writes it.
 pub(crate) struct Stream {
     pub(super) connection: Connection,
     /// What the hooks get to know of it.
-    pub(super) carried: Arc<Carried>,
+    pub(super) mailbox: Arc<Mailbox>,
     http2: bool,
     reading: Reading,
     writing: Writing,
@@ -78,9 +78,9 @@ const SLICES: usize = 16;
 impl Stream {
     /// The stream of a connection that speaks HTTP/1, or HTTP/2.
     pub(crate) fn new(connection: Connection, http2: bool) -> Self {
-        let carried = Arc::new(Carried::new(Arc::clone(&connection.info)));
+        let mailbox = Arc::new(Mailbox::new(Arc::clone(&connection.info)));
         let (reading, writing) = (Reading::Freely, Writing::Through);
-        Self { connection, carried, http2, reading, writing, eof: false, digests: OnceLock::new() }
+        Self { connection, mailbox, http2, reading, writing, eof: false, digests: OnceLock::new() }
     }
 
     /// Nothing of this request's body is left to be read; what comes is the next head's.
@@ -276,7 +276,7 @@ impl Stream {
             return Some(made);
         }
         let head = ResponseHeader::build(200, Some(0)).ok()?;
-        let proxy = ProxyDigest::new(Box::new(head), Some(Box::new(Arc::clone(&self.carried))));
+        let proxy = ProxyDigest::new(Box::new(head), Some(Box::new(Arc::clone(&self.mailbox))));
         let socket = SocketDigest::from_raw_fd(self.id());
         let _ = socket.peer_addr.set(Some(self.connection.info.peer.into()));
         let _ = socket.local_addr.set(Some(self.connection.info.local.into()));
@@ -315,7 +315,7 @@ impl GetTimingDigest for Stream {
 }
 
 impl GetProxyDigest for Stream {
-    /// Carries [`Carried`] to the hooks of a `ProxyHttp`: Pingora has no other place for it that HTTP/2 shares.
+    /// Carries [`Mailbox`] to the hooks of a `ProxyHttp`: Pingora has no other place for it that HTTP/2 shares.
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
         Some(Arc::clone(&self.digests()?.proxy))
     }

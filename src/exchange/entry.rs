@@ -5,22 +5,21 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::asked::Asked;
+use super::request::RequestHead;
 use crate::access_log::{Event, Record};
 use crate::drain::Origin;
 use crate::listener::Info;
 use crate::session::Key;
 use crate::upstream::Lease;
-use crate::wire::engine_io::RequestInfo;
 
 /// A line of the access log in the making.
-pub(super) struct Line {
+pub(crate) struct Entry {
     record: Record,
     started: Instant,
 }
 
-impl Line {
-    pub(super) fn new(info: &Info, protocol: &'static str, began: SystemTime, started: Instant) -> Self {
+impl Entry {
+    pub(crate) fn new(info: &Info, protocol: &'static str, began: SystemTime, started: Instant) -> Self {
         let record = Record {
             event: Event::Request,
             began,
@@ -53,47 +52,46 @@ impl Line {
     }
 
     /// What the client asked for.
-    pub(super) fn asked(&mut self, asked: &Asked<'_>) {
-        self.method = known_method(asked.method).map_or_else(|| asked.method.to_owned().into(), Cow::Borrowed);
-        asked.authority.unwrap_or("").clone_into(&mut self.host);
-        asked.target.clone_into(&mut self.target);
+    pub(crate) fn request(&mut self, request: &RequestHead<'_>) {
+        self.method = known_method(request.method).map_or_else(|| request.method.to_owned().into(), Cow::Borrowed);
+        request.authority.unwrap_or("").clone_into(&mut self.host);
+        request.target.clone_into(&mut self.target);
     }
 
-    /// How Engine.IO travels, and which session it is; only asked on upstreams that speak it, since other apps use the
-    /// same words. The id itself is not kept: who knows it can speak as the client. `key` is what the table calls it.
-    pub(super) fn engine_io(&mut self, path: &str, query: Option<&str>, key: impl FnOnce(&str) -> Key) {
-        let info = RequestInfo::read(path, query);
-        self.transport = info.transport.map(|transport| transport.as_str());
-        if let Some(sid) = info.sid {
-            self.session = key(sid).to_string();
-            self.target = self.target.replace(sid, "...");
+    /// How its session travels, and which one it is: what its table calls it, and its id, which is not kept, since who
+    /// knows it can speak as the client.
+    pub(super) fn session(&mut self, transport: Option<&'static str>, begun: Option<&(Key, Box<str>)>) {
+        self.transport = transport;
+        if let Some((key, id)) = begun {
+            self.session = key.to_string();
+            self.target = self.target.replace(&**id, "...");
         }
     }
 
     /// Who took it.
-    pub(super) fn taken(&mut self, lease: &Lease) {
+    pub(crate) fn taken(&mut self, lease: &Lease) {
         self.upstream = Some(Arc::clone(lease.upstream().name()));
         self.server = Some(Arc::clone(lease.server().name()));
         self.queued = lease.waited();
     }
 
     /// The way by which it came in.
-    pub(super) fn origin(&self) -> Origin {
+    pub(crate) fn origin(&self) -> Origin {
         Origin { listener: Arc::clone(&self.listener), route: self.route.clone() }
     }
 
     /// How long it has been since the beginning.
-    pub(super) fn elapsed(&self) -> Duration {
+    pub(crate) fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
 
     /// The line as it stands, for an event in between.
-    pub(super) fn now(&self, event: Event) -> Record {
+    pub(crate) fn now(&self, event: Event) -> Record {
         Record { event, duration: self.elapsed(), ..self.record.clone() }
     }
 
     /// The line, ended now.
-    pub(super) fn finish(mut self) -> Record {
+    pub(crate) fn finish(mut self) -> Record {
         self.record.duration = self.elapsed();
         self.record
     }
@@ -105,7 +103,7 @@ fn known_method(method: &str) -> Option<&'static str> {
     KNOWN.into_iter().find(|&known| known == method)
 }
 
-impl Deref for Line {
+impl Deref for Entry {
     type Target = Record;
 
     fn deref(&self) -> &Record {
@@ -113,7 +111,7 @@ impl Deref for Line {
     }
 }
 
-impl DerefMut for Line {
+impl DerefMut for Entry {
     fn deref_mut(&mut self) -> &mut Record {
         &mut self.record
     }
@@ -122,31 +120,34 @@ impl DerefMut for Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::listener::testing::info;
     use crate::request::Headers;
     use crate::session::SessionTable;
 
     #[test]
     fn session_ids_stay_out_of_the_log_and_can_still_be_followed() {
-        let info = crate::listener::testing::info();
         let table = SessionTable::new(1);
-        let line = |target: &str| {
-            let mut line = Line::new(&info, "HTTP/1.1", SystemTime::now(), Instant::now());
+        let line = |target: &str, id: Option<&str>| {
+            let mut entry = Entry::new(&info(), "HTTP/1.1", SystemTime::now(), Instant::now());
             let headers = Headers::Fields(&[]);
-            let asked = Asked { method: "GET", target, authority: None, headers, websocket: false };
-            line.asked(&asked);
-            let (path, query) = asked.path_and_query();
-            line.engine_io(path, query, |sid| table.key(sid));
-            line.finish()
+            entry.request(&RequestHead { method: "GET", target, authority: None, headers, websocket: false });
+            entry.session(Some("polling"), id.map(|id| (table.key(id), id.into())).as_ref());
+            entry.finish()
         };
-        let poll = line("/socket.io/?EIO=4&transport=polling&sid=Zm9vYmFyYmF6cXV4MTIz");
+        let id = Some("Zm9vYmFyYmF6cXV4MTIz");
+        let poll = line("/socket.io/?EIO=4&transport=polling&sid=Zm9vYmFyYmF6cXV4MTIz", id);
         assert_eq!(
             (poll.target.as_str(), poll.transport),
             ("/socket.io/?EIO=4&transport=polling&sid=...", Some("polling"))
         );
-        let socket = line("/socket.io/1/websocket/Zm9vYmFyYmF6cXV4MTIz");
+        let socket = line("/socket.io/1/websocket/Zm9vYmFyYmF6cXV4MTIz", id);
         assert_eq!((socket.target.as_str(), &socket.session), ("/socket.io/1/websocket/...", &poll.session));
-        assert_eq!(poll.session, table.key("Zm9vYmFyYmF6cXV4MTIz").to_string());
         assert_eq!(poll.session.len(), 16);
-        assert_eq!(line("/socket.io/?EIO=4&transport=polling").session, "");
+        let elsewhere = SessionTable::new(1).key("Zm9vYmFyYmF6cXV4MTIz").to_string();
+        assert_ne!(
+            elsewhere, poll.session,
+            "the hash is keyed: without the gateway's secret nobody can tell an id by it"
+        );
+        assert_eq!(line("/socket.io/?EIO=4&transport=polling", None).session, "");
     }
 }

@@ -4,27 +4,33 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::http::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_TYPE, VARY,
+};
+use ::http::{HeaderValue, StatusCode};
 use bytes::Bytes;
 
-use super::asked::Asked;
+use super::request::RequestHead;
+use crate::filter::{FilterAnswer, HeaderEdits};
+use crate::http::write::HeadWriter;
 use crate::http::{Refusal, answers};
 use crate::router::{Action, Route};
 
 /// Status, fields and body; how its end is told is the engine's business.
 #[derive(Debug)]
-pub(super) struct Answer<'a> {
-    pub(super) status: u16,
-    pub(super) fields: Vec<(&'a str, Cow<'a, str>)>,
-    pub(super) body: Bytes,
+pub(crate) struct Answer<'a> {
+    pub(crate) status: u16,
+    pub(crate) fields: Vec<(&'a str, Cow<'a, [u8]>)>,
+    pub(crate) body: Bytes,
     /// How long it is held back.
-    pub(super) delay: Duration,
+    delay: Duration,
 }
 
 impl<'a> Answer<'a> {
     /// Says why a request is not carried.
-    pub(super) fn refusing(refusal: Refusal) -> Self {
-        let retry_after = refusal.retry_after().map(|seconds| ("retry-after", seconds.to_string().into()));
-        let fields = answers::REFUSAL_FIELDS.into_iter().map(|(name, value)| (name, value.into()));
+    pub(crate) fn refusing(refusal: Refusal) -> Self {
+        let retry_after = refusal.retry_after().map(|seconds| ("retry-after", seconds.to_string().into_bytes().into()));
+        let fields = answers::REFUSAL_FIELDS.into_iter().map(|(name, value)| (name, value.as_bytes().into()));
         Self {
             status: refusal.status(),
             fields: fields.chain(retry_after).collect(),
@@ -34,53 +40,80 @@ impl<'a> Answer<'a> {
     }
 
     /// What a route answers by itself; `None` where it leads to an upstream.
-    pub(super) fn of_route(route: &'a Arc<Route>, asked: &Asked<'_>, secure: bool) -> Option<Self> {
+    pub(super) fn of_route(route: &'a Arc<Route>, request: &RequestHead<'_>, secure: bool) -> Option<Self> {
         match &route.action {
             Action::Upstream(_) => None,
             Action::Respond(respond) => {
-                let mut fields: Vec<(&str, Cow<'_, str>)> = Vec::with_capacity(respond.headers.len() + 1);
-                fields.extend(respond.headers.iter().map(|(name, value)| (name.as_str(), value.as_str().into())));
+                let mut fields: Vec<(&str, Cow<'_, [u8]>)> = Vec::with_capacity(respond.headers.len() + 1);
+                fields.extend(respond.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes().into())));
                 let typed = fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type"));
                 if !respond.body.is_empty() && !typed {
-                    fields.push(("content-type", "text/plain; charset=utf-8".into()));
+                    fields.push(("content-type", b"text/plain; charset=utf-8".as_slice().into()));
                 }
                 // Not copied, however large: the route is kept for as long as the body is written.
                 let body = Bytes::from_owner(RouteBody(Arc::clone(route)));
                 Some(Self { status: respond.status, fields, body, delay: respond.delay })
             }
             Action::Redirect(redirect) => {
-                let location = redirect.location(secure, asked.authority, asked.target);
-                let fields = vec![("location", location.into())];
+                let location = redirect.location(secure, request.authority, request.target);
+                let fields = vec![("location", location.into_bytes().into())];
                 Some(Self { status: redirect.status, fields, body: Bytes::new(), delay: Duration::ZERO })
             }
         }
     }
 
+    /// What a filter answers.
+    pub(super) fn of_filter(answer: &'a FilterAnswer) -> Self {
+        let fields = answer.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes().into()));
+        Self {
+            status: answer.status.as_u16(),
+            fields: fields.collect(),
+            body: answer.body.clone(),
+            delay: Duration::ZERO,
+        }
+    }
+
+    /// The same with these changes.
+    pub(super) fn edited(mut self, edits: &'a HeaderEdits) -> Self {
+        if !edits.is_empty() {
+            self.fields.retain(|(name, _)| edits.keeps(name));
+            self.fields.extend(edits.added().map(|(name, value)| (name.as_str(), value.as_bytes().into())));
+        }
+        self
+    }
+
     /// Ends when it is time to answer. Boxed, since hardly any answer waits: a timer would make every task larger.
-    pub(super) async fn due(&self) {
+    pub(crate) async fn due(&self) {
         if !self.delay.is_zero() {
             Box::pin(tokio::time::sleep(self.delay)).await;
         }
     }
 
-    /// The close packet of an Engine.IO session as the answer to its poll.
-    pub(super) fn farewell(body: Bytes, jsonp: bool, origin: Option<&str>) -> Answer<'static> {
-        let kind = if jsonp { "text/javascript; charset=UTF-8" } else { "text/plain; charset=UTF-8" };
-        let mut fields = vec![("content-type", kind.into()), ("cache-control", "no-store".into())];
-        if let Some(origin) = origin {
-            // A page of another site may not read an answer that does not allow it, and would take it for a failure.
-            fields.push(("access-control-allow-origin", origin.to_owned().into()));
-            fields.push(("access-control-allow-credentials", "true".into()));
-            fields.push(("vary", "Origin".into()));
+    /// As HTTP/1.1; `last`: the connection closes behind it.
+    pub(crate) fn to_http1(&self, last: bool) -> Vec<u8> {
+        let mut head = HeadWriter::answer(self.status);
+        for (name, value) in &self.fields {
+            head.field(name, value);
         }
-        Answer { status: 200, fields, body, delay: Duration::ZERO }
+        head.field("content-length", self.body.len().to_string());
+        if last {
+            head.field("connection", "close");
+        }
+        head.end_with(&self.body)
     }
+}
 
-    /// As HTTP/1.1, after which the connection closes.
-    pub(super) fn closing(&self) -> Vec<u8> {
-        let fields = self.fields.iter().map(|(name, value)| (*name, value.as_ref()));
-        answers::write_closing(self.status, fields, &self.body)
+/// The goodbye to a session as the answer to its poll, for a page of this origin.
+pub(super) fn goodbye(body: Bytes, kind: &'static str, origin: Option<HeaderValue>) -> FilterAnswer {
+    let fixed = HeaderValue::from_static;
+    let mut headers = vec![(CONTENT_TYPE, fixed(kind)), (CACHE_CONTROL, fixed("no-store"))];
+    if let Some(origin) = origin {
+        // A page of another site may not read an answer that does not allow it, and would take it for a failure.
+        headers.push((ACCESS_CONTROL_ALLOW_ORIGIN, origin));
+        headers.push((ACCESS_CONTROL_ALLOW_CREDENTIALS, fixed("true")));
+        headers.push((VARY, fixed("Origin")));
     }
+    FilterAnswer { status: StatusCode::OK, headers, body }
 }
 
 /// The body that a route responds with.
@@ -102,7 +135,7 @@ mod tests {
     use crate::router::config::{Redirect, Respond};
 
     fn answer(action: Action) -> Option<(u16, String, String)> {
-        let asked = Asked {
+        let request = RequestHead {
             method: "GET",
             target: "/x?y",
             authority: Some("a.example:81"),
@@ -110,8 +143,9 @@ mod tests {
             websocket: false,
         };
         let route = Arc::new(Route { name: "test".into(), action });
-        let answer = Answer::of_route(&route, &asked, true)?;
-        let fields: Vec<String> = answer.fields.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        let answer = Answer::of_route(&route, &request, true)?;
+        let fields: Vec<String> =
+            answer.fields.iter().map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value))).collect();
         Some((answer.status, fields.join(", "), String::from_utf8(answer.body.to_vec()).unwrap()))
     }
 

@@ -26,7 +26,7 @@ pub(super) struct Learner {
 }
 
 /// A tunnel's hold of its session, empty until the session is known.
-pub(super) type Hold = OnceLock<Held>;
+pub(crate) type Hold = OnceLock<Held>;
 
 /// What an answer has said so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +113,7 @@ pub(super) fn overhear_upgrade(upstream: Arc<Upstream>, hold: Arc<Hold>) -> Over
 }
 
 /// Counts a session that has come to its WebSocket for good.
-pub(super) fn reached(upstream: &Upstream, held: &Held) {
+pub(super) fn reached(upstream: &Arc<Upstream>, held: &Held) {
     if let Some(upgrade) = held.upgraded() {
         upstream.metrics.upgrades_reached.inc();
         if let Some(after) = upgrade.after {

@@ -4,27 +4,29 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
+
 use crate::affinity;
 use crate::request::{Request, host_name};
 use crate::session::{Cause, How, Key, SessionTable};
 use crate::upstream::{Lease, PickError, PickKey, ServerId, Tried, Upstream};
 use crate::wire::engine_io::{RequestInfo, Revision, Transport, is_farewell, is_goodbye};
 
-/// What is known of a request before it has a server.
+/// What ties a request to a server, as far as the request says.
 #[derive(Clone, Debug)]
-pub(super) struct Ask {
+pub(super) struct Ties {
     pub(super) client: PickKey,
     /// The server that the client's cookie names.
     was_on: Option<ServerId>,
     /// Whether another site's page makes the request, which decides what cookies it may have.
     cross_site: bool,
     /// What it says of its session; `None` on upstreams that have none.
-    pub(super) session: Option<SessionAsk>,
+    pub(super) session: Option<SessionTie>,
 }
 
 /// What a request to a Socket.IO upstream says of its session.
 #[derive(Clone, Debug)]
-pub(super) struct SessionAsk {
+pub(super) struct SessionTie {
     /// The session, if it has begun, and what the table calls it.
     pub(super) begun: Option<(Key, Box<str>)>,
     /// The path that the server listens at.
@@ -43,15 +45,15 @@ const UNSEEN_LIFE: Duration = Duration::from_secs(90);
 /// Most servers that are asked for one session.
 const MOST_ASKED: usize = 16;
 
-impl SessionAsk {
+impl SessionTie {
     /// How long its session may be silent, as far as its handshake was seen.
-    pub(super) fn silence(&self, upstream: &Upstream) -> Option<Duration> {
+    pub(super) fn silence(&self, upstream: &Arc<Upstream>) -> Option<Duration> {
         let (key, _) = self.begun.as_ref()?;
         upstream.sessions()?.silence(*key)
     }
 }
 
-impl Ask {
+impl Ties {
     /// What a request says; everything that placing it looks at.
     pub(super) fn new(upstream: &Upstream, request: &Request<'_>) -> Self {
         let value = upstream.keys.iter().find_map(|by| affinity::value(request, by)).map(affinity::stable_hash);
@@ -60,7 +62,7 @@ impl Ask {
         let session = upstream.sessions().map(|table| {
             let path = &*request.path.canonical;
             let info = RequestInfo::read(path, request.query);
-            SessionAsk {
+            SessionTie {
                 begun: info.sid.map(|sid| (table.key(sid), sid.into())),
                 path: path.into(),
                 // A server reads a request without EIO as revision 3.
@@ -80,9 +82,9 @@ impl Ask {
     }
 
     /// The value of the `Set-Cookie` that ties the client to the server that it has got, unless it is tied already.
-    pub(super) fn set_cookie(&self, upstream: &Upstream, server: ServerId, secure: bool) -> Option<String> {
+    pub(super) fn set_cookie(&self, upstream: &Arc<Upstream>, server: ServerId, secure: bool) -> Option<HeaderValue> {
         let cookie = upstream.cookie.as_ref().filter(|_| self.was_on != Some(server))?;
-        Some(cookie.set(server.to_bits(), self.cross_site, secure))
+        HeaderValue::try_from(cookie.set(server.to_bits(), self.cross_site, secure)).ok()
     }
 
     /// Whether it belongs to a session that has begun.
@@ -102,12 +104,12 @@ impl Ask {
 
     /// Whether the body of its answer may open one: that of a WebSocket opens with its first frame.
     pub(super) fn opens_by_answer(&self) -> bool {
-        let socket = |session: &SessionAsk| session.transport == Some(Transport::WebSocket);
+        let socket = |session: &SessionTie| session.transport == Some(Transport::WebSocket);
         self.opens() && !self.session.as_ref().is_some_and(socket)
     }
 
     /// Whether the server may take its time to answer, and the session ends politely if the gateway answers instead.
-    pub(super) fn polls(&self, method: &str) -> Option<&SessionAsk> {
+    pub(super) fn polls(&self, method: &str) -> Option<&SessionTie> {
         let session = self.session.as_ref()?;
         let polling = session.transport.is_some_and(Transport::is_polling);
         (method == "GET" && polling && session.begun.is_some()).then_some(session)
@@ -115,7 +117,7 @@ impl Ask {
 
     /// Takes note of a client's goodbye, which is the whole body of a POST: its session is over. Nothing else would tell,
     /// and it would be counted on its server until it expired.
-    pub(super) fn note_goodbye(&self, upstream: &Upstream, body: &[u8]) {
+    pub(super) fn note_client_goodbye(&self, upstream: &Arc<Upstream>, body: &[u8]) {
         let (Some(table), Some(session)) = (upstream.sessions(), &self.session) else { return };
         if let Some((key, _)) = &session.begun
             && session.transport.is_some_and(Transport::is_polling)
@@ -126,8 +128,8 @@ impl Ask {
     }
 
     /// Takes note of a server's goodbye, in the same way; `answer` is the end of the answer to a poll.
-    pub(super) fn note_farewell(&self, upstream: &Upstream, method: &str, answer: &[u8]) {
-        if let (Some(table), Some(poll)) = (upstream.sessions(), self.polls(method))
+    pub(super) fn note_server_goodbye(&self, upstream: &Arc<Upstream>, answer: &[u8]) {
+        if let (Some(table), Some(poll)) = (upstream.sessions(), &self.session)
             && let Some((key, _)) = &poll.begun
             && is_farewell(answer, poll.revision, poll.jsonp)
         {
@@ -185,7 +187,7 @@ impl Ask {
     /// Looks for a session that this gateway has not seen: it was restarted, or another replica opened it. The servers
     /// are asked in ring order, beginning where the client's hash points, since there most sessions are. The request
     /// itself waits, and is sent once.
-    async fn search(&self, upstream: &Upstream, table: &SessionTable, key: Key, sid: &str) -> Option<ServerId> {
+    async fn search(&self, upstream: &Arc<Upstream>, table: &SessionTable, key: Key, sid: &str) -> Option<ServerId> {
         let session = self.session.as_ref()?;
         let mut servers = upstream.in_ring_order(&self.client);
         // Where the cookie points is more likely still.

@@ -1,0 +1,657 @@
+//! One exchange from its head to its line in the access log: everything that is decided on the way, whatever carries it.
+//!
+//! An engine, or the opening of a tunnel, calls [`Exchange::begin`]; [`Exchange::own_answer`] says whether the gateway
+//! answers by itself. Else [`Exchange::place`] finds a server, again until one is [connected](Exchange::connected) to,
+//! [`Exchange::to_server`] says what it is asked, [`Exchange::answered`] what of its answer goes back, and
+//! [`Exchange::end`] counts and logs. Bodies go by [`Exchange::hear_request`] and [`Exchange::hear_answer`]. What a
+//! carrier parses, keeps and writes is its own business.
+
+mod answer;
+mod core;
+mod entry;
+mod fields;
+mod learn;
+mod place;
+mod request;
+mod tunnel;
+
+use std::borrow::Cow;
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use ::http::HeaderValue;
+use bytes::Bytes;
+
+pub use self::core::Core;
+pub(crate) use answer::Answer;
+pub(crate) use entry::Entry;
+pub(crate) use fields::{ServerFields, with_edits};
+pub(crate) use request::RequestHead;
+pub(crate) use tunnel::Opened;
+
+use crate::drain::{Leave, Origin, Why};
+use crate::filter::{Changes, FilterAnswer, HeaderEdits, Response, Verdict};
+use crate::http::Refusal;
+use crate::http::forwarding::Seen;
+use crate::http::onward::Onward;
+use crate::listener::Info;
+use crate::request::Headers;
+use crate::router::{Action, Decision, Route};
+use crate::session::{Cause, Mark};
+use crate::snapshot::Snapshot;
+use crate::upstream::config::HostHeader;
+use crate::upstream::{Lease, PickError, Server, ServerId, Tried, Upstream};
+use crate::wire::engine_io::{SESSION_UNKNOWN, error_code, goodbye};
+use learn::{Heard, Learner};
+use place::Ties;
+
+/// One request on its way through the gateway, from its head to its line in the access log.
+///
+/// Hooks of a program's own may ask it what was decided; what happens is not theirs to change here.
+pub struct Exchange {
+    form: Form,
+    /// The configuration that it lives by.
+    snapshot: Arc<Snapshot>,
+    /// The connection that it came in by.
+    info: Arc<Info>,
+    /// The client, as forwarding tells it.
+    client: IpAddr,
+    /// The id in `X-Request-Id`.
+    request_id: String,
+    /// The route that matched.
+    route: Option<Arc<Route>>,
+    /// The upstream that it goes to.
+    upstream: Option<Arc<Upstream>>,
+    /// What it says of its client and session.
+    ties: Option<Ties>,
+    /// Whether it is a poll of a session, which the server may take its time to answer.
+    polls: bool,
+    /// What filters change.
+    changes: Changes,
+    /// What is answered in a server's place: by a filter, or as the goodbye to a session.
+    own: Option<Box<FilterAnswer>>,
+    /// Why the gateway answers by itself.
+    refusal: Option<Refusal>,
+    /// Its place on a server.
+    lease: Option<Lease>,
+    /// Whether its server has been connected to.
+    reached: bool,
+    /// Servers that could not be connected to.
+    tried: Tried,
+    /// Servers asked so far.
+    tries: u32,
+    /// Time spent waiting for a server to have room.
+    queued: Duration,
+    /// Its place on the list of those who can be told to leave, for a poll.
+    leave: Option<Arc<Leave>>,
+    /// The goodbye that its session was told in place of an answer, where it was: the word for it in the log.
+    told: Option<&'static str>,
+    /// Learns from the answer, where it may open a session.
+    learner: Option<Learner>,
+    /// The start of an error answer to a request of a session.
+    error_body: Option<Vec<u8>>,
+    /// The status of the server's answer.
+    server_status: Option<u16>,
+    /// Body bytes received from the client.
+    body_in: u64,
+    /// When the head was whole.
+    began: SystemTime,
+    /// The same, for durations.
+    started: Instant,
+    /// When the first byte of the server's answer came.
+    first_byte: Option<Instant>,
+    /// Its line in the log, where that has been begun already.
+    entry: Option<Box<Entry>>,
+}
+
+/// What an exchange is carried as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// Request and answer.
+    Plain,
+    /// The request that opens a WebSocket.
+    Upgrade,
+    /// Bytes that are not HTTP.
+    Raw,
+}
+
+/// How an exchange ended, as its carrier saw it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    /// What was spoken with the client; an upgrade says so by itself.
+    pub(crate) protocol: &'static str,
+    /// The status that the client got; 0 for none.
+    pub(crate) status: u16,
+    /// Body bytes written to the client.
+    pub(crate) bytes_out: u64,
+    /// Who cut it, if it did not end by itself.
+    pub(crate) cut_by: Option<Side>,
+}
+
+/// One of the two that an exchange is between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Who asks.
+    Client,
+    /// Who answers.
+    Server,
+}
+
+impl Side {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        }
+    }
+}
+
+/// How much of an error answer is looked at.
+const LONGEST_ERROR: usize = 256;
+
+impl Exchange {
+    /// Begins with a request whose head is whole, asks the filters and the router, and knows then where the request
+    /// goes, or why it doesn't. `announced` is the length of its body, where it says one.
+    pub(crate) async fn begin(
+        core: &Core,
+        info: &Arc<Info>,
+        request: &RequestHead<'_>,
+        announced: Option<u64>,
+    ) -> Box<Self> {
+        let form = if request.websocket { Form::Upgrade } else { Form::Plain };
+        let mut this = Box::new(Self::new(form, core, info));
+        if let Err(refusal) = this.decide(core, request, announced).await {
+            this.refuse(core, refusal);
+        } else if this.polls {
+            this.overdue_goodbye(core, request);
+        }
+        this
+    }
+
+    /// Begins with a connection that does not speak HTTP.
+    pub(crate) fn begin_raw(core: &Core, info: &Arc<Info>, upstream: &Arc<Upstream>) -> Box<Self> {
+        let mut this = Box::new(Self::new(Form::Raw, core, info));
+        this.ties = Some(Ties::silent(info.peer.ip()));
+        this.upstream = Some(Arc::clone(upstream));
+        this
+    }
+
+    fn new(form: Form, core: &Core, info: &Arc<Info>) -> Self {
+        Self {
+            form,
+            snapshot: core.snapshot.load_full(),
+            client: info.peer.ip().to_canonical(),
+            info: Arc::clone(info),
+            request_id: String::new(),
+            route: None,
+            upstream: None,
+            ties: None,
+            polls: false,
+            changes: Changes::default(),
+            own: None,
+            refusal: None,
+            lease: None,
+            reached: false,
+            tried: Tried::default(),
+            tries: 0,
+            queued: Duration::ZERO,
+            leave: None,
+            told: None,
+            learner: None,
+            error_body: None,
+            server_status: None,
+            body_in: 0,
+            began: SystemTime::now(),
+            started: Instant::now(),
+            first_byte: None,
+            entry: None,
+        }
+    }
+
+    async fn decide(&mut self, core: &Core, head: &RequestHead<'_>, announced: Option<u64>) -> Result<(), Refusal> {
+        let most = self.snapshot.config.limits.body.as_u64();
+        if most != 0 && announced.is_some_and(|length| length > most) {
+            return Err(Refusal::BodyTooLarge);
+        }
+        let forwarding = &self.snapshot.config.forwarding;
+        let peer = self.info.peer.ip();
+        self.client = forwarding.client(peer, head.headers);
+        self.request_id = forwarding.request_id(peer, head.headers);
+        let info = Arc::clone(&self.info);
+        let request = head.request(&info, self.client)?;
+        if !self.snapshot.filters.is_empty() {
+            for filter in Arc::clone(&self.snapshot.filters).iter() {
+                if let Verdict::Answer(answer) = filter.request(&request, &mut self.changes).await {
+                    self.own = Some(Box::new(answer));
+                    return Ok(());
+                }
+            }
+        }
+        let route = match self.snapshot.router.route(&request) {
+            Decision::To(route) => route,
+            Decision::Nowhere => return Err(Refusal::NoRoute),
+            Decision::Ambiguous => return Err(Refusal::AmbiguousPath),
+        };
+        if let Action::Upstream(name) = &route.action {
+            match self.snapshot.upstreams.get(name) {
+                Some(upstream) => {
+                    let ties = Ties::new(upstream, &request);
+                    self.polls = self.form == Form::Plain && ties.polls(head.method).is_some();
+                    self.ties = Some(ties);
+                    self.upstream = Some(Arc::clone(upstream));
+                }
+                None => core.stranger(&route.name, name),
+            }
+        }
+        let lost = self.upstream.is_none() && matches!(route.action, Action::Upstream(_));
+        self.route = Some(route);
+        if lost { Err(Refusal::NoRoute) } else { Ok(()) }
+    }
+
+    /// The route that matched; `None` where none did, or nobody was asked.
+    pub fn route(&self) -> Option<&Arc<Route>> {
+        self.route.as_ref()
+    }
+
+    /// The name of the upstream that the request goes to.
+    pub fn upstream(&self) -> Option<&str> {
+        self.upstream.as_ref().map(|upstream| &**upstream.name())
+    }
+
+    /// The server that has been found for the request, once one has.
+    pub fn server(&self) -> Option<&Server> {
+        self.lease.as_ref().map(|lease| &**lease.server())
+    }
+
+    /// The client: the peer of the connection, or who a trusted proxy says it is.
+    pub fn client(&self) -> IpAddr {
+        self.client
+    }
+
+    /// The id in `X-Request-Id`; empty where there is none.
+    pub fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
+    /// The configuration that the exchange lives by.
+    pub(crate) fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Its place on a server, while it has one.
+    pub(crate) fn lease(&self) -> Option<&Lease> {
+        self.lease.as_ref()
+    }
+
+    /// Why the gateway answers by itself, if it does.
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        self.refusal
+    }
+
+    /// Whether it belongs to a session that has begun.
+    pub(crate) fn is_of_session(&self) -> bool {
+        self.ties.as_ref().is_some_and(Ties::is_of_session)
+    }
+
+    fn secure(&self) -> bool {
+        self.info.tls.is_some()
+    }
+
+    /// Whether the answer is the last on its connection: the gateway leaves, and no session uses it that has not been told
+    /// goodbye yet and has nowhere else to go.
+    pub(crate) fn is_last(&self, core: &Core) -> bool {
+        let stays = self.is_of_session() && self.told.is_none();
+        core.ending.is_leaving() && (!stays || core.ending.is_handed_over())
+    }
+
+    /// Whether the gateway answers by itself: it refuses, a filter or the route answers, or the session's turn to leave
+    /// came during its last poll.
+    pub(crate) fn answers_itself(&self) -> bool {
+        let local = |route: &Arc<Route>| !matches!(route.action, Action::Upstream(_));
+        self.refusal.is_some() || self.own.is_some() || self.route.as_ref().is_some_and(local)
+    }
+
+    /// What the gateway answers by itself; `None` where a server is to be asked. To be called once, when it is written.
+    pub(crate) fn own_answer(&mut self, request: &RequestHead<'_>) -> Option<Answer<'_>> {
+        let status = match (self.refusal, &self.own, self.route.as_ref().map(|route| &route.action)) {
+            (Some(refusal), ..) => refusal.status(),
+            (None, Some(own), _) => own.status.as_u16(),
+            (None, None, Some(Action::Respond(respond))) => respond.status,
+            (None, None, Some(Action::Redirect(redirect))) => redirect.status,
+            (None, None, Some(Action::Upstream(_)) | None) => return None,
+        };
+        self.filter_answer(status, Headers::Fields(&[]), false);
+        let answer = match (self.refusal, &self.own) {
+            (Some(refusal), _) => Answer::refusing(refusal),
+            (None, Some(own)) => Answer::of_filter(own),
+            (None, None) => Answer::of_route(self.route.as_ref()?, request, self.info.tls.is_some())?,
+        };
+        Some(answer.edited(&self.changes.to_client))
+    }
+
+    /// Notes and counts that the gateway refuses the request; [`Self::own_answer`] says so to the client.
+    pub(crate) fn refuse(&mut self, core: &Core, refusal: Refusal) {
+        self.refusal = Some(refusal);
+        core.metrics.refused(refusal.word());
+    }
+
+    /// Which of the client's fields go on to the server, and what is added to them.
+    pub(crate) fn to_server<'a>(&'a self, request: &RequestHead<'a>) -> ServerFields<'a> {
+        let seen = Seen {
+            peer: self.info.peer.ip(),
+            local_port: self.info.local.port(),
+            secure: self.secure(),
+            authority: request.authority,
+            headers: request.headers,
+        };
+        let onward = Onward::new(&self.snapshot.config.forwarding, seen, &self.request_id);
+        // A compressed handshake could not be read as it passes; it is too short to be worth it anyway.
+        let plain = self.ties.as_ref().is_some_and(Ties::opens_by_answer);
+        ServerFields::new(onward, &self.changes.to_server, plain)
+    }
+
+    /// The host that the server is asked for.
+    pub(crate) fn host<'a>(&'a self, request: &RequestHead<'a>) -> Option<&'a [u8]> {
+        if let Some(host) = self.changes.to_server.value("host") {
+            return Some(host.as_bytes());
+        }
+        match self.upstream.as_ref().map(|upstream| &upstream.config().host) {
+            Some(HostHeader::Set(host)) => Some(host.as_bytes()),
+            _ => request.authority.map(str::as_bytes),
+        }
+    }
+
+    /// Takes the next bytes of the request's body; `whole` says that they are all of it.
+    pub(crate) fn hear_request(&mut self, bytes: &[u8], whole: bool) -> Result<(), Refusal> {
+        if let (true, Some(upstream), Some(ties)) = (whole, &self.upstream, &self.ties) {
+            ties.note_client_goodbye(upstream, bytes);
+        }
+        self.body_in += bytes.len() as u64;
+        let most = self.snapshot.config.limits.body.as_u64();
+        if most != 0 && self.body_in > most { Err(self.fail(Refusal::BodyTooLarge)) } else { Ok(()) }
+    }
+
+    fn fail(&mut self, refusal: Refusal) -> Refusal {
+        self.refusal = Some(refusal);
+        refusal
+    }
+
+    /// Finds the server to ask, which [`Self::lease`] is a place on; called again, it is another one, unless this one was
+    /// reached.
+    pub(crate) async fn place(&mut self) -> Result<(), Refusal> {
+        if self.lease.is_some() && self.reached {
+            // Asked again though it was reached: the server had closed a kept connection, and gets a new one.
+            self.reached = false;
+            return Ok(());
+        }
+        // A place on a server that could not be reached is given back before another one is looked for.
+        self.lease = None;
+        self.leave = None;
+        let (Some(upstream), Some(ties)) = (&self.upstream, &self.ties) else {
+            return Err(self.fail(Refusal::NoRoute));
+        };
+        let lease = match ties.place(upstream, &mut self.tried).await {
+            Ok(lease) => lease,
+            // Enough others were tried: what failed is the connecting.
+            Err(PickError::NoServer) if self.tries > 0 => return Err(self.fail(Refusal::ConnectFailed)),
+            Err(error) => return Err(self.fail(refusal_of(error))),
+        };
+        self.tries += 1;
+        self.queued = lease.waited();
+        if self.polls {
+            self.leave = Some(upstream.roster(lease.server().id()).add(self.origin(), true));
+        }
+        self.lease = Some(lease);
+        Ok(())
+    }
+
+    /// A poll's place on the list of those who can be told to leave. Whoever can end the poll when it is
+    /// told calls [`Self::goodbye`] then; otherwise the poll goes on to its end, and the session is told at the next one.
+    pub(crate) fn leave(&self) -> Option<&Arc<Leave>> {
+        self.leave.as_ref()
+    }
+
+    /// The server could not be connected to. True if another one should be asked: nothing of the request has been sent,
+    /// so that repeats nothing.
+    pub(crate) fn connect_failed(&mut self, error: &dyn Display) -> bool {
+        self.refusal = Some(Refusal::ConnectFailed);
+        // Placing it says when it is enough.
+        self.lease.as_ref().is_some_and(|lease| {
+            log::debug!("upstream {}: {}: {error}", lease.upstream().name(), lease.server().name());
+            lease.connect_failed();
+            true
+        })
+    }
+
+    /// There is a connection to the server, `reused` or new.
+    pub(crate) fn connected(&mut self, reused: bool) {
+        self.refusal = None;
+        self.reached = true;
+        if let Some(lease) = &self.lease
+            && !reused
+        {
+            lease.connected();
+        }
+    }
+
+    /// The head of the server's answer has come. Gives what is changed in it before the client gets it, or refuses what is
+    /// no answer.
+    pub(crate) fn answered(&mut self, status: u16, headers: Headers<'_>) -> Result<&HeaderEdits, Refusal> {
+        self.first_byte.get_or_insert_with(Instant::now);
+        // Before the client has the answer, since the next poll follows it at once.
+        self.leave_next_time();
+        self.server_status = Some(status);
+        if status == 101 && self.form != Form::Upgrade {
+            // No upgrade was asked for: passing it on would leave client and server with two ideas of the connection.
+            return Err(self.fail(Refusal::BadAnswer));
+        }
+        self.filter_answer(status, headers, true);
+        let secure = self.secure();
+        if let (Some(ties), Some(upstream), Some(lease)) = (&self.ties, &self.upstream, &mut self.lease) {
+            match status {
+                200 if ties.opens_by_answer() => {
+                    self.learner = Some(Learner::new(Arc::clone(upstream), ties.client, lease));
+                }
+                400 if ties.session.is_some() => self.error_body = Some(Vec::new()),
+                _ => {}
+            }
+            if (self.form == Form::Plain || status == 101)
+                && let Some(cookie) = ties.set_cookie(upstream, lease.server().id(), secure)
+            {
+                self.changes.to_client.append(::http::header::SET_COOKIE, cookie);
+            }
+        }
+        Ok(&self.changes.to_client)
+    }
+
+    fn filter_answer(&mut self, status: u16, headers: Headers<'_>, from_server: bool) {
+        let response = Response { status, headers, from_server };
+        for filter in self.snapshot.filters.iter() {
+            filter.response(&response, &mut self.changes.to_client);
+        }
+    }
+
+    /// How long the server may take for the answer, or between two parts of it: what the handshake of its session allows,
+    /// where this is a poll of one.
+    pub(crate) fn first_byte_timeout(&self) -> Option<Duration> {
+        let upstream = self.upstream.as_ref()?;
+        let session = self.ties.as_ref().and_then(|ties| ties.session.as_ref()).filter(|_| self.polls);
+        let timeout = upstream.config().timeouts.first_byte(session.and_then(|session| session.silence(upstream)));
+        (!timeout.is_zero()).then_some(timeout)
+    }
+
+    /// Takes the next bytes of the answer's body, before the client gets them.
+    pub(crate) fn hear_answer(&mut self, bytes: &[u8], is_end: bool) {
+        if let Some(learner) = &mut self.learner
+            && learner.hear(bytes) != Heard::TooLittle
+        {
+            self.learner = None;
+        }
+        if let (true, Some(upstream), Some(ties)) = (self.polls && !bytes.is_empty(), &self.upstream, &self.ties) {
+            ties.note_server_goodbye(upstream, bytes);
+        }
+        if let Some(error) = &mut self.error_body {
+            error.extend_from_slice(&bytes[..bytes.len().min(LONGEST_ERROR - error.len())]);
+            if is_end && let (Some(code), Some(upstream)) = (error_code(error), &self.upstream) {
+                upstream.metrics.engine_io_error(code);
+                if code == SESSION_UNKNOWN {
+                    // Its server was restarted, or has given the session up.
+                    self.forget_session(Cause::Unknown);
+                }
+            }
+        }
+    }
+
+    /// Ends a poll in the server's place, since its session's turn to leave has come: [`Self::own_answer`] is the goodbye,
+    /// on which the client opens another session.
+    pub(crate) fn goodbye(&mut self, core: &Core, request: &RequestHead<'_>) {
+        let why = self.leave.as_ref().and_then(|leave| leave.why()).unwrap_or(Why::Drain);
+        self.say_goodbye(core, why, request);
+    }
+
+    /// The same for a session whose turn came during its last poll, which could not be ended.
+    fn overdue_goodbye(&mut self, core: &Core, request: &RequestHead<'_>) {
+        let begun = self.ties.as_ref().and_then(|ties| ties.session.as_ref()?.begun.as_ref());
+        let table = self.upstream.as_ref().and_then(|upstream| upstream.sessions());
+        let (Some(upstream), Some(table), Some((key, _))) = (&self.upstream, table, begun) else { return };
+        if let Some(found) = table.find(*key).filter(|found| found.is(Mark::Leaving)) {
+            let server = upstream.server(ServerId::from_bits(found.server));
+            let drains = server.is_none_or(|server| server.is_draining());
+            self.say_goodbye(core, if drains { Why::Drain } else { Why::Rebalance }, request);
+        }
+    }
+
+    fn say_goodbye(&mut self, core: &Core, why: Why, request: &RequestHead<'_>) {
+        let session = self.ties.as_ref().and_then(|ties| ties.session.as_ref());
+        let (Some(upstream), Some(session)) = (&self.upstream, session) else { return };
+        let why = if core.ending.is_leaving() { "stopped" } else { why.word() };
+        upstream.metrics.goodbye(why);
+        let body = match goodbye(session.revision, session.jsonp) {
+            Cow::Borrowed(body) => Bytes::from_static(body),
+            Cow::Owned(body) => Bytes::from(body),
+        };
+        let kind = if session.jsonp.is_some() { "text/javascript; charset=UTF-8" } else { "text/plain; charset=UTF-8" };
+        let origin = request.headers.get("origin").and_then(|origin| HeaderValue::from_bytes(origin).ok());
+        self.own = Some(Box::new(answer::goodbye(body, kind, origin)));
+        self.told = Some(why);
+        self.forget_session(Cause::Drain);
+    }
+
+    fn forget_session(&self, cause: Cause) {
+        let begun = self.ties.as_ref().and_then(|ties| ties.session.as_ref()?.begun.as_ref());
+        let table = self.upstream.as_ref().and_then(|upstream| upstream.sessions());
+        if let (Some(table), Some((key, _))) = (table, begun) {
+            table.forget(*key, cause);
+        }
+    }
+
+    /// Notes that the turn of this poll's session has come while the poll could not be ended.
+    fn leave_next_time(&self) {
+        let told = self.leave.as_ref().is_some_and(|leave| leave.is_told());
+        let begun = self.ties.as_ref().and_then(|ties| ties.session.as_ref()?.begun.as_ref());
+        let table = self.upstream.as_ref().and_then(|upstream| upstream.sessions());
+        if let (true, Some(table), Some((key, _))) = (told, table, begun) {
+            table.mark(*key, Mark::Leaving);
+        }
+    }
+
+    /// Counts and logs, and gives the place on the server back: what may follow is between the client and the gateway.
+    /// True if the client got all that there was.
+    pub(crate) fn end<'a>(&mut self, core: &Core, ended: Ended, request: impl FnOnce() -> RequestHead<'a>) -> bool {
+        let metrics = self.upstream.as_ref().map_or(&self.snapshot.local, |upstream| &upstream.metrics);
+        if ended.status != 0 {
+            metrics.answered(ended.status);
+            if self.form == Form::Plain {
+                metrics.seconds.observe(self.started.elapsed().as_secs_f64());
+            }
+        }
+        if core.access_log.is_on() {
+            let mut entry = self.entry.take().unwrap_or_else(|| Box::new(self.entry(ended.protocol, Some(&request()))));
+            self.fill(&mut entry);
+            entry.status = ended.status;
+            entry.bytes_out = ended.bytes_out;
+            entry.closed_by = match (self.refusal, ended.cut_by) {
+                (_, Some(_)) if core.ending.is_cut() => "stopped",
+                (Some(refusal), _) => refusal.word(),
+                // An upgrade that was refused leaves nothing to be used again.
+                (None, None) if self.form == Form::Upgrade && self.server_status.is_some() => Side::Server.as_str(),
+                (None, None) => self.told.unwrap_or(""),
+                (None, side) => side.map_or("", Side::as_str),
+            };
+            core.access_log.write(entry.finish());
+        }
+        self.judge(ended.cut_by);
+        self.leave_next_time();
+        self.leave = None;
+        self.lease = None;
+        ended.cut_by.is_none() || self.refusal.is_some_and(|refusal| refusal.status() == ended.status)
+    }
+
+    /// Counts and logs a request that a program's own hooks have answered, before any of this began.
+    pub(crate) fn untold(core: &Core, info: &Arc<Info>, ended: Ended, request: &RequestHead<'_>) {
+        let form = if request.websocket { Form::Upgrade } else { Form::Plain };
+        Self::new(form, core, info).end(core, ended, || *request);
+    }
+
+    /// The line of the log as far as the request tells it.
+    fn entry(&self, protocol: &'static str, request: Option<&RequestHead<'_>>) -> Entry {
+        let protocol = match self.form {
+            Form::Plain => protocol,
+            Form::Upgrade => "WebSocket",
+            Form::Raw => "TCP",
+        };
+        let mut entry = Entry::new(&self.info, protocol, self.began, self.started);
+        if let Some(request) = request {
+            entry.request(request);
+        }
+        entry.client = self.client;
+        entry.route = self.route.as_ref().map(|route| Arc::clone(&route.name));
+        if let Some(session) = self.ties.as_ref().and_then(|ties| ties.session.as_ref()) {
+            entry.session(session.transport.map(|transport| transport.as_str()), session.begun.as_ref());
+        }
+        entry
+    }
+
+    /// What has been found out since.
+    fn fill(&mut self, entry: &mut Entry) {
+        entry.tries = self.tries;
+        entry.bytes_in = self.body_in;
+        entry.first_byte = self.first_byte.map(|at| at.duration_since(self.started));
+        entry.request_id = std::mem::take(&mut self.request_id);
+        if let Some(lease) = &self.lease {
+            entry.taken(lease);
+        }
+        entry.queued = self.queued;
+    }
+
+    fn origin(&self) -> Origin {
+        let route = self.route.as_ref().map(|route| Arc::clone(&route.name));
+        Origin { listener: Arc::clone(&self.info.listener), route }
+    }
+
+    /// Tells the upstream how its server did, now that the exchange is over: an answer that is cut is no good one, however
+    /// well it began. What a client broke off says nothing, unless there was an answer.
+    fn judge(&self, cut_by: Option<Side>) {
+        let Some(lease) = self.lease.as_ref().filter(|_| self.reached) else { return };
+        let failed = cut_by == Some(Side::Server);
+        match self.server_status {
+            // 101 was not asked for.
+            Some(status) if !failed && (status != 101 || self.form == Form::Upgrade) => lease.answered(status),
+            Some(_) => lease.gave_no_answer(),
+            None if failed => lease.gave_no_answer(),
+            None => {}
+        }
+    }
+}
+
+/// Why there is no server, as an answer.
+fn refusal_of(error: PickError) -> Refusal {
+    match error {
+        PickError::NoServer => Refusal::NoServer,
+        PickError::QueueFull => Refusal::QueueFull,
+        PickError::Admission { retry_after } => Refusal::NewSessions(retry_after.as_secs().max(1)),
+        PickError::QueueTimeout => Refusal::QueueTimeout,
+    }
+}

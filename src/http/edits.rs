@@ -1,0 +1,111 @@
+//! Changes to the header fields of a message that passes: a list that whoever writes the head applies.
+
+use http::{HeaderName, HeaderValue};
+use log::warn;
+
+use super::hop_by_hop::is_hop_by_hop;
+
+/// Fields to set, to add and to remove, in a head that passes the gateway.
+///
+/// The fields that frame a message or belong to one connection are the gateway's own: an edit of one is left out, with a
+/// warning in the log.
+#[derive(Clone, Debug, Default)]
+pub struct HeaderEdits {
+    removed: Vec<HeaderName>,
+    added: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl HeaderEdits {
+    /// Sets a field, in place of all that have its name.
+    pub fn set(&mut self, name: HeaderName, value: HeaderValue) {
+        if is_free(&name) {
+            self.added.retain(|(added, _)| *added != name);
+            self.remove(name.clone());
+            self.added.push((name, value));
+        }
+    }
+
+    /// Adds a field beside those that have its name.
+    pub fn append(&mut self, name: HeaderName, value: HeaderValue) {
+        if is_free(&name) {
+            self.added.push((name, value));
+        }
+    }
+
+    /// Removes every field of this name.
+    pub fn remove(&mut self, name: HeaderName) {
+        if is_free(&name) {
+            self.added.retain(|(added, _)| *added != name);
+            if !self.removed.contains(&name) {
+                self.removed.push(name);
+            }
+        }
+    }
+
+    /// Whether nothing is to be changed.
+    pub fn is_empty(&self) -> bool {
+        self.removed.is_empty() && self.added.is_empty()
+    }
+
+    /// Whether a field that is there already stays, by its name in any case.
+    pub(crate) fn keeps(&self, name: &str) -> bool {
+        !self.removed.iter().any(|removed| removed.as_str().eq_ignore_ascii_case(name))
+    }
+
+    /// The fields that come in.
+    pub(crate) fn added(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        self.added.iter().map(|(name, value)| (name, value))
+    }
+
+    /// The last value that a field is set to.
+    pub(crate) fn value(&self, name: &str) -> Option<&HeaderValue> {
+        self.added.iter().rev().find(|(added, _)| added == name).map(|(_, value)| value)
+    }
+}
+
+/// Whether a field may be edited.
+fn is_free(name: &HeaderName) -> bool {
+    let framing = matches!(name.as_str(), "content-length" | "transfer-encoding");
+    let free = !framing && !is_hop_by_hop(name.as_str());
+    if !free {
+        warn!("a filter may not edit `{name}`: it is the connection's");
+    }
+    free
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(text: &'static str) -> HeaderValue {
+        HeaderValue::from_static(text)
+    }
+
+    #[test]
+    fn the_last_word_on_a_field_counts() {
+        let name = HeaderName::from_static("x-user");
+        let mut edits = HeaderEdits::default();
+        assert!(edits.is_empty() && edits.keeps("X-User"));
+        edits.append(name.clone(), value("a"));
+        edits.append(name.clone(), value("b"));
+        assert!(edits.keeps("X-User"), "what is appended leaves what is there");
+        assert_eq!(edits.added().count(), 2);
+        edits.set(name.clone(), value("c"));
+        assert!(!edits.keeps("X-User"));
+        assert_eq!(edits.added().collect::<Vec<_>>(), [(&name, &value("c"))]);
+        assert_eq!(edits.value("x-user"), Some(&value("c")));
+        edits.remove(name);
+        assert!(!edits.keeps("x-user") && edits.added().next().is_none());
+    }
+
+    #[test]
+    fn what_frames_a_message_is_nobodys_to_edit() {
+        let mut edits = HeaderEdits::default();
+        for name in ["content-length", "transfer-encoding", "connection", "upgrade", "te"] {
+            edits.set(HeaderName::from_static(name), value("1"));
+            edits.append(HeaderName::from_static(name), value("1"));
+            edits.remove(HeaderName::from_static(name));
+        }
+        assert!(edits.is_empty());
+    }
+}
