@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::key::By;
+use crate::request::is_token;
 
 /// `affinity` of an upstream: the cookie's server, if it is well, before the balance; else `header`, `query` or
 /// `app_cookie`, the first that a request has, in place of the client's address in the consistent hash. The session of a
@@ -193,11 +194,6 @@ fn named<'de, D: Deserializer<'de>>(
 
 fn unexpected<E: de::Error>(found: &str, expected: &str) -> E {
     E::custom(format_args!("found `{}`, expected {expected}", found.escape_debug()))
-}
-
-/// RFC 9110 5.6.2.
-fn is_token(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
 
 #[cfg(test)]

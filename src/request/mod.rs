@@ -5,7 +5,7 @@ pub mod path;
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use ::http::HeaderMap;
+use ::http::{HeaderMap, HeaderName};
 
 pub use path::Path;
 
@@ -101,6 +101,11 @@ pub fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
 }
 
+/// Whether a text is a token (RFC 9110 5.6.2), as methods and the names of fields and cookies have to be.
+pub fn is_token(text: &str) -> bool {
+    HeaderName::from_bytes(text.as_bytes()).is_ok()
+}
+
 /// A host as clients write it (`Example.com:8080`, `[::1]:80`, `example.com.`) without port, final dot and upper case.
 pub fn host_name(authority: &str) -> Cow<'_, str> {
     let host = match authority.strip_prefix('[') {
@@ -118,6 +123,15 @@ pub fn host_name(authority: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tokens_are_those_of_the_rfc() {
+        for byte in 0..=127u8 {
+            let tchar = byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+            assert_eq!(is_token(&format!("a{}", char::from(byte))), tchar, "{byte}");
+        }
+        assert!(is_token("!") && !is_token("") && !is_token("\u{e9}"));
+    }
 
     #[test]
     fn hosts_lose_port_dot_and_case() {

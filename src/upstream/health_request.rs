@@ -1,9 +1,8 @@
 //! The request of a health check: what `health` says of it, and what it says by itself.
 
-use ::http::{HeaderName, Method};
-
 use super::config;
 use crate::http::write::HeadWriter;
+use crate::request::is_token;
 use crate::text::Text;
 
 /// The request, with `Host` and a name for the log of the server unless `headers` bring their own.
@@ -38,7 +37,7 @@ const AGENT: &str = concat!("sockgate/", env!("CARGO_PKG_VERSION"), " (health ch
 
 /// Refuses what would not make one well-formed request.
 pub(super) fn check(health: &config::Health) -> Result<(), String> {
-    if Method::from_bytes(health.method.as_bytes()).is_err() {
+    if !is_token(&health.method) {
         return Err(format!("health.method `{}` is not an HTTP method", health.method));
     }
     if let Some(path) = &health.path
@@ -47,7 +46,7 @@ pub(super) fn check(health: &config::Health) -> Result<(), String> {
         return Err(format!("health.path `{path}` is not a path: expected one such as /health?full=1"));
     }
     for (name, value) in &health.headers {
-        if HeaderName::from_bytes(name.as_bytes()).is_err() {
+        if !is_token(name) {
             return Err(format!("health.headers: `{name}` is not a header name"));
         }
         if value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t') {

@@ -4,6 +4,7 @@
 use std::net::Ipv6Addr;
 
 use crate::config::shape::{quoted, short};
+use crate::request::is_token;
 use crate::request::path::Path;
 
 /// What a route may match: a host name or an address, or `*.` before a name; lower case, without a port.
@@ -135,12 +136,6 @@ pub(super) fn header_value(text: &str) -> Result<(), String> {
         true => Ok(()),
         false => Err(format!("found {:?}, expected the value of a header: printable ASCII on one line", short(text))),
     }
-}
-
-fn is_token(text: &str) -> bool {
-    // RFC 9110, section 5.6.2.
-    let tchar = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    !text.is_empty() && text.bytes().all(tchar)
 }
 
 /// A `domain` of Flash's `<allow-access-from>`: it goes into XML as it is.
