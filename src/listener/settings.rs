@@ -75,11 +75,6 @@ impl Settings {
         &self.config
     }
 
-    /// Connections open now.
-    pub fn open(&self) -> usize {
-        usize::try_from(self.metrics.open.get()).unwrap_or(0)
-    }
-
     /// Whether the files behind them hold the same certificates.
     pub fn has_certificates_of(&self, other: &Self) -> bool {
         match (&self.tls, &other.tls) {

@@ -38,22 +38,17 @@ impl FrameTracker {
         Self::default()
     }
 
-    /// Walks over the next bytes of the stream and returns the last place in them that lies between two frames, as an
-    /// offset: what stands before it may be sent, then a frame of one's own. `None` if no such place is in here.
+    /// Walks over the next bytes of the stream.
     ///
     /// # Errors
     /// The first header that breaks the protocol. From then on nothing is known: the tracker counts no more and is
     /// never again at a boundary.
-    pub fn advance(&mut self, bytes: &[u8], seen: &mut Seen) -> Result<Option<usize>, Violation> {
-        let mut boundary = self.at_boundary().then_some(0);
+    pub fn advance(&mut self, bytes: &[u8], seen: &mut Seen) -> Result<(), Violation> {
         let mut passed = 0;
         while passed < bytes.len() {
             passed += self.advance_frame(&bytes[passed..], seen)?;
-            if self.at_boundary() {
-                boundary = Some(passed);
-            }
         }
-        Ok(boundary)
+        Ok(())
     }
 
     /// Walks to the end of the frame that the stream is in, or that begins here, and no further; returns how many bytes
@@ -261,7 +256,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn follow(bytes: &[u8]) -> (Result<Option<usize>, Violation>, Seen, FrameTracker) {
+    fn follow(bytes: &[u8]) -> (Result<(), Violation>, Seen, FrameTracker) {
         let (mut tracker, mut seen) = (FrameTracker::new(), Seen::default());
         (tracker.advance(bytes, &mut seen), seen, tracker)
     }
@@ -277,31 +272,29 @@ mod tests {
         let long = [&b"\x82\x7e\x01\x00"[..], &[0; 256]].concat();
         let longer = [&b"\x82\x7f\x00\x00\x00\x00\x00\x01\x00\x00"[..], &[0; 65536]].concat();
         let all = [hello, masked, fragments, ping, pong, &long, &longer].concat();
-        let (end, seen, tracker) = follow(&all);
-        assert_eq!(end, Ok(Some(all.len())));
+        let (followed, seen, tracker) = follow(&all);
+        assert_eq!(followed, Ok(()));
         assert_eq!(seen, Seen { frames: 8, messages: 5, close: None });
         assert!(tracker.at_boundary() && !tracker.in_message());
     }
 
     #[test]
     fn a_ping_between_fragments_ends_no_message() {
-        let (end, seen, tracker) = follow(b"\x01\x03Hel\x89\x00");
-        assert_eq!(end, Ok(Some(7)));
+        let (followed, seen, tracker) = follow(b"\x01\x03Hel\x89\x00");
+        assert_eq!(followed, Ok(()));
         assert_eq!(seen, Seen { frames: 2, messages: 0, close: None });
         assert!(tracker.at_boundary() && tracker.in_message());
     }
 
     #[test]
-    fn the_last_boundary_stands_before_an_unfinished_frame() {
-        let (end, seen, tracker) = follow(b"\x81\x01a\x81\x05He");
-        assert_eq!(end, Ok(Some(3)));
-        assert_eq!(seen.frames, 1);
-        assert!(!tracker.at_boundary());
-        assert_eq!(follow(b"\x81").0, Ok(Some(0)));
+    fn only_between_two_frames_is_a_boundary() {
         let (mut tracker, mut seen) = (FrameTracker::new(), Seen::default());
-        assert_eq!(tracker.advance(b"\x81\x05H", &mut seen), Ok(Some(0)));
-        assert_eq!(tracker.advance(b"ell", &mut seen), Ok(None));
-        assert_eq!(tracker.advance(b"o", &mut seen), Ok(Some(1)));
+        assert!(tracker.at_boundary());
+        for (bytes, boundary) in [(&b"\x81"[..], false), (b"\x01a", true), (b"\x81\x05He", false), (b"llo", true)] {
+            assert_eq!(tracker.advance(bytes, &mut seen), Ok(()));
+            assert_eq!(tracker.at_boundary(), boundary, "{}", bytes.escape_ascii());
+        }
+        assert_eq!(seen.frames, 2);
     }
 
     #[test]
@@ -311,8 +304,8 @@ mod tests {
         assert_eq!(follow(b"\x88\x00").1.close, Some(1005));
         assert_eq!(follow(b"\x88\x80\x37\xfa\x21\x3d").1.close, Some(1005));
         assert_eq!(follow(b"\x88\x02\x03\xe8\x88\x02\x03\xe9").1.close, Some(1000), "the first one tells why");
-        let (end, seen, tracker) = follow(b"\x88\x06\x03\xf4by");
-        assert_eq!((end, seen.close, seen.frames), (Ok(Some(0)), Some(1012), 0), "known before the reason ends");
+        let (followed, seen, tracker) = follow(b"\x88\x06\x03\xf4by");
+        assert_eq!((followed, seen.close, seen.frames), (Ok(()), Some(1012), 0), "known before the reason ends");
         assert!(!tracker.at_boundary());
     }
 
@@ -337,7 +330,7 @@ mod tests {
     fn after_a_violation_nothing_is_known_any_more() {
         let (_, _, mut tracker) = follow(b"\x83\x00");
         let mut seen = Seen::default();
-        assert_eq!(tracker.advance(b"\x81\x00\x81\x00", &mut seen), Ok(None));
+        assert_eq!(tracker.advance(b"\x81\x00\x81\x00", &mut seen), Ok(()));
         assert_eq!(seen, Seen::default());
         assert!(!tracker.at_boundary());
     }
@@ -421,9 +414,7 @@ mod tests {
             ends.sort_unstable();
             let (mut tracker, mut seen, mut from) = (FrameTracker::new(), Seen::default(), 0);
             for end in ends {
-                let boundary = tracker.advance(&bytes[from..end], &mut seen).unwrap();
-                let expected = boundaries.iter().rev().find(|&&at| at <= end).filter(|&&at| at >= from);
-                prop_assert_eq!(boundary.map(|at| at + from), expected.copied());
+                tracker.advance(&bytes[from..end], &mut seen).unwrap();
                 prop_assert_eq!(tracker.at_boundary(), boundaries.contains(&end));
                 from = end;
             }
@@ -434,8 +425,8 @@ mod tests {
         fn hostile_bytes_end_the_same_in_one_piece_and_in_single_bytes(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let (whole, seen, tracker) = follow(&bytes);
             let (mut single, mut single_seen) = (FrameTracker::new(), Seen::default());
-            let result = bytes.iter().try_for_each(|&byte| single.advance(&[byte], &mut single_seen).map(drop));
-            prop_assert_eq!(result, whole.map(drop));
+            let result = bytes.iter().try_for_each(|&byte| single.advance(&[byte], &mut single_seen));
+            prop_assert_eq!(result, whole);
             prop_assert_eq!(single_seen, seen);
             prop_assert_eq!(single.at_boundary(), tracker.at_boundary());
         }
@@ -443,8 +434,8 @@ mod tests {
         #[test]
         fn every_close_frame_is_followed(code: u16, reason in "[a-zé]{0,60}", mask: Option<[u8; 4]>) {
             let frame = close(code, &reason, mask);
-            let (end, seen, _) = follow(&frame);
-            prop_assert_eq!(end, Ok(Some(frame.len())));
+            let (followed, seen, tracker) = follow(&frame);
+            prop_assert!(followed.is_ok() && tracker.at_boundary());
             prop_assert_eq!(seen, Seen { frames: 1, messages: 0, close: Some(code) });
         }
     }
