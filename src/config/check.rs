@@ -12,11 +12,14 @@ use std::time::Duration;
 use super::document::Node;
 use super::fault::nearest;
 use super::shape::{Misfit, one_of};
-use super::{Admin, Config, Reload};
+use super::{Admin, Config};
 use crate::address::BindAddress;
 use crate::listener::config::{FlashPolicy, Protocol};
 use crate::transport::TcpKeepAlive;
 use spot::Spot;
+
+/// More goodbyes in a second than this are no pace.
+const MOST_GOODBYES: f64 = 1_000_000.0;
 
 /// What was found: faults, which forbid to build anything, and warnings.
 #[derive(Default)]
@@ -42,7 +45,7 @@ pub(super) fn check(config: &Config, root: &Node) -> Report {
     limits(config, &root, &mut report);
     forwarding(config, &root.key("forwarding"), &mut report);
     leaving(config, &root, &mut report);
-    reloading(config, &root.key("reload"), &mut report);
+    report.pace(&root.key("reload"), config.reload.rate, config.reload.jitter);
     if let Some(admin) = &config.admin {
         admin_address(config, admin, &root.key("admin").key("address"), &mut report);
     }
@@ -103,6 +106,29 @@ impl Report {
         }
     }
 
+    /// A number that cannot be 0.
+    fn some<N: Default + PartialEq>(&mut self, spot: &Spot<'_>, number: N) {
+        if number == N::default() {
+            self.fault(spot, "found 0, expected a whole number, 1 or more");
+        }
+    }
+
+    /// A part of a whole, up to `most`.
+    fn share(&mut self, spot: &Spot<'_>, found: f64, most: f64) {
+        if !(0.0..=most).contains(&found) {
+            self.fault(spot, format!("found {found}, expected a share from 0 to {most}"));
+        }
+    }
+
+    /// The `rate` of goodbyes in a second and their `jitter`, both below this spot.
+    fn pace(&mut self, spot: &Spot<'_>, rate: f64, jitter: f64) {
+        if !(rate > 0.0 && rate <= MOST_GOODBYES) {
+            let what = format!("found {rate}, expected goodbyes in a second, above 0 and up to {MOST_GOODBYES}");
+            self.fault(&spot.key("rate"), what);
+        }
+        self.share(&spot.key("jitter"), jitter, 1.0);
+    }
+
     /// What the kernel takes: whole seconds, and up to 127 probes.
     fn tcp_keepalive(&mut self, spot: &Spot<'_>, said: &TcpKeepAlive) {
         let whole = |time: Duration| time >= Duration::from_secs(1) && time.subsec_nanos() == 0;
@@ -122,16 +148,6 @@ impl Report {
         if path.is_some_and(|path| path.as_os_str().is_empty()) {
             self.fault(spot, "found an empty text, expected the path of a file");
         }
-    }
-}
-
-fn reloading(config: &Config, spot: &Spot<'_>, report: &mut Report) {
-    let Reload { rate, jitter, .. } = config.reload;
-    if !(rate > 0.0 && rate.is_finite()) {
-        report.fault(&spot.key("rate"), format!("found {rate}, expected goodbyes in a second, above 0"));
-    }
-    if !(0.0..=1.0).contains(&jitter) {
-        report.fault(&spot.key("jitter"), format!("found {jitter}, expected a share from 0 to 1"));
     }
 }
 
@@ -228,10 +244,7 @@ fn leaving(config: &Config, root: &Spot<'_>, report: &mut Report) {
             "goes beyond `deadline`, with `delay` before it: goodbyes are spread over the time until the deadline",
         );
     }
-    if !(0.0..=1.0).contains(&drain.jitter) {
-        let spot = root.key("drain").key("jitter");
-        report.fault(&spot, format!("found {}, expected a share from 0 to 1", drain.jitter));
-    }
+    report.share(&root.key("drain").key("jitter"), drain.jitter, 1.0);
     report.well_formed(&root.key("drain").key("close_code"), words::close_code(drain.close_code));
     let log = &config.access_log;
     let spot = root.key("access_log").key("file");

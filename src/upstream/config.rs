@@ -372,6 +372,11 @@ pub struct Health {
     pub body: Option<String>,
 }
 
+/// Whether a header says how long a body is, which a check does by itself.
+pub(crate) fn frames_a_body(name: &str) -> bool {
+    ["content-length", "transfer-encoding"].iter().any(|framing| name.eq_ignore_ascii_case(framing))
+}
+
 impl Default for Health {
     fn default() -> Self {
         Self {

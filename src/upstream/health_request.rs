@@ -1,6 +1,6 @@
 //! The request of a health check: what `health` says of it, and what it says by itself.
 
-use super::config;
+use super::config::{self, frames_a_body};
 use crate::http::write::HeadWriter;
 use crate::request::is_token;
 use crate::text::Text;
@@ -52,7 +52,7 @@ pub(super) fn check(health: &config::Health) -> Result<(), String> {
         if value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t') {
             return Err(format!("health.headers: the value of `{name}` holds a control character"));
         }
-        if ["content-length", "transfer-encoding"].iter().any(|framing| name.eq_ignore_ascii_case(framing)) {
+        if frames_a_body(name) {
             return Err(format!("health.headers: `{name}` can't be set: a check says itself how long it is"));
         }
     }

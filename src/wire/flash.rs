@@ -138,7 +138,8 @@ fn render(elements: &str) -> Bytes {
     [HEAD, elements, "</cross-domain-policy>\0"].concat().into()
 }
 
-fn is_port_list(text: &str) -> bool {
+/// Whether a text is `*`, or ports and ranges of ports such as `80,443,8000-8100`.
+pub(crate) fn is_port_list(text: &str) -> bool {
     let port = |text: &str| {
         let digits = text.bytes().all(|byte| byte.is_ascii_digit());
         text.parse::<u16>().ok().filter(|&port| digits && port > 0)

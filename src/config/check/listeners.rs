@@ -109,9 +109,7 @@ fn protocol(listener: &listener::Config, spot: &Spot<'_>, names: &Names, report:
         }
         report.some_time(&keys.key("inspect_delay"), detect.inspect_delay);
     }
-    if listener.backlog == 0 {
-        report.fault(&spot.key("backlog"), "found 0, expected a whole number, 1 or more");
-    }
+    report.some(&spot.key("backlog"), listener.backlog);
 }
 
 fn tls(listener: &listener::Config, spot: &Spot<'_>, report: &mut Report) {

@@ -9,7 +9,7 @@ use crate::affinity;
 use crate::upstream::Config;
 use crate::upstream::config::{
     Balance, Check, Drain, Ejection, Health, HostHeader, Kind, NewSessions, Queue, Rebalance, Sessions, Timeouts, Tls,
-    WebSocket,
+    WebSocket, frames_a_body,
 };
 
 /// The heartbeat of Socket.IO 3 and 4 with their defaults: `pingInterval` 25 s and `pingTimeout` 20 s.
@@ -84,9 +84,7 @@ fn ejection(ejection: &Ejection, spot: &Spot<'_>, report: &mut Report) {
     } else if ejection.max_for < ejection.duration {
         report.fault(&spot.key("max_for"), "shorter than `for`: expected the same time or more");
     }
-    if !(0.0..=1.0).contains(&ejection.max_share) {
-        report.fault(&spot.key("max_share"), format!("found {}, expected a share from 0 to 1", ejection.max_share));
-    }
+    report.share(&spot.key("max_share"), ejection.max_share, 1.0);
 }
 
 fn sessions(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
@@ -104,9 +102,7 @@ fn sessions(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
         return;
     }
     let spot_of = |key| spot.key("sessions").key(key);
-    if sessions.max == 0 {
-        report.fault(&spot_of("max"), "found 0, expected a whole number, 1 or more");
-    }
+    report.some(&spot_of("max"), sessions.max);
     let bound = sessions.bounded_load;
     if bound != 0.0 && !(1.0..=100.0).contains(&bound) {
         report.fault(
@@ -117,8 +113,8 @@ fn sessions(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
     if let Some(rebalance) = &sessions.rebalance {
         self::rebalance(rebalance, &spot_of("rebalance"), report);
     }
-    if new_sessions.burst == Some(0) {
-        report.fault(&spot.key("new_sessions").key("burst"), "found 0, expected a whole number, 1 or more");
+    if let Some(burst) = new_sessions.burst {
+        report.some(&spot.key("new_sessions").key("burst"), burst);
     }
     if new_sessions.rate == 0 && *new_sessions != NewSessions::default() {
         report.warn(&spot.key("new_sessions").word(), "nothing ever waits here: `rate` is 0, any number");
@@ -126,7 +122,7 @@ fn sessions(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
 }
 
 fn rebalance(said: &Rebalance, spot: &Spot<'_>, report: &mut Report) {
-    pace(said.rate, said.jitter, spot, report);
+    report.pace(spot, said.rate, said.jitter);
     let bound = said.bound;
     if !(1.0..=100.0).contains(&bound) {
         report.fault(&spot.key("bound"), format!("found {bound}, expected a factor from 1 to 100"));
@@ -134,19 +130,10 @@ fn rebalance(said: &Rebalance, spot: &Spot<'_>, report: &mut Report) {
 }
 
 fn drain(said: &Drain, spot: &Spot<'_>, report: &mut Report) {
-    pace(said.rate, said.jitter, spot, report);
+    report.pace(spot, said.rate, said.jitter);
     let paced = Drain { goodbye: false, ..Drain::default() };
     if !said.goodbye && *said != paced {
         report.warn(&spot.word(), "nobody is told goodbye, so there is no pace: `goodbye` is false");
-    }
-}
-
-fn pace(rate: f64, jitter: f64, spot: &Spot<'_>, report: &mut Report) {
-    if !(rate > 0.0 && rate <= 1_000_000.0) {
-        report.fault(&spot.key("rate"), format!("found {rate}, expected goodbyes in a second, above 0"));
-    }
-    if !(0.0..=1.0).contains(&jitter) {
-        report.fault(&spot.key("jitter"), format!("found {jitter}, expected a share from 0 to 1"));
     }
 }
 
@@ -221,14 +208,9 @@ fn health(upstream: &Config, health: &Health, spot: &Spot<'_>, report: &mut Repo
             "`timeout` is longer than `interval`: a server that hangs is asked less often than you say",
         );
     }
-    if !(0.0..=0.5).contains(&health.jitter) {
-        report.fault(&spot.key("jitter"), format!("found {}, expected a share from 0 to 0.5", health.jitter));
-    }
-    for (key, count) in [("rise", health.rise), ("fall", health.fall)] {
-        if count == 0 {
-            report.fault(&spot.key(key), "found 0, expected a whole number, 1 or more");
-        }
-    }
+    report.share(&spot.key("jitter"), health.jitter, 0.5);
+    report.some(&spot.key("rise"), health.rise);
+    report.some(&spot.key("fall"), health.fall);
     check_keys(upstream, health, spot, report);
     report.well_formed(&spot.key("method"), words::method(&health.method));
     if let Some(path) = &health.path {
@@ -238,6 +220,9 @@ fn health(upstream: &Config, health: &Health, spot: &Spot<'_>, report: &mut Repo
         let spot = spot.key("headers").key(name);
         report.well_formed(&spot.word(), words::header_name(name));
         report.well_formed(&spot, words::header_value(value));
+        if frames_a_body(name) {
+            report.fault(&spot.word(), "a check says itself how long its request is");
+        }
     }
     if health.body.as_deref() == Some("") {
         report.fault(&spot.key("body"), "found an empty text, which every body holds: leave the key out");

@@ -6,6 +6,7 @@ use std::net::Ipv6Addr;
 use crate::config::shape::{quoted, short};
 use crate::request::is_token;
 use crate::request::path::Path;
+use crate::wire::flash;
 
 /// What a route may match: a host name or an address, or `*.` before a name; lower case, without a port.
 pub(super) fn host_pattern(text: &str) -> Result<(), String> {
@@ -148,12 +149,7 @@ pub(super) fn flash_domain(text: &str) -> Result<(), String> {
 
 /// A `to-ports` of Flash's `<allow-access-from>`.
 pub(super) fn flash_ports(text: &str) -> Result<(), String> {
-    let port = |text: &str| text.parse::<u16>().ok().filter(|_| !text.starts_with('+'));
-    let part = |text: &str| match text.split_once('-') {
-        Some((from, to)) => matches!((port(from), port(to)), (Some(from), Some(to)) if from <= to),
-        None => port(text).is_some(),
-    };
-    match text == "*" || text.split(',').all(part) {
+    match flash::is_port_list(text) {
         true => Ok(()),
         false => Err(format!("found {}, expected ports such as \"80,443\", \"8000-8100\" or \"*\"", quoted(text))),
     }
@@ -268,7 +264,7 @@ mod tests {
         for good in ["*", "80", "80,443", "8000-8100", "80,8000-8100"] {
             assert_eq!(flash_ports(good), Ok(()));
         }
-        for bad in ["", "80,", "443-80", "a", "80 443", "+80", "70000", "\"/>"] {
+        for bad in ["", "80,", "443-80", "a", "80 443", "+80", "0", "0-80", "70000", "\"/>"] {
             assert!(flash_ports(bad).is_err(), "{bad}");
         }
     }
