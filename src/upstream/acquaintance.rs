@@ -31,9 +31,8 @@ impl Upstream {
             // There is no harmless question in 0.9: its polls take messages with them.
             Revision::SocketIo09 => return false,
         };
-        let host = server.address();
         let mut request = HeadWriter::request("GET", &format!("{path}?EIO={eio}&transport=websocket&sid={sid}"), 1);
-        request.field("host", host.to_string());
+        request.field("host", self.own_host(server));
         request.field("connection", "close");
         let request = request.end();
         let asking = async {

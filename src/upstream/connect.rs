@@ -6,7 +6,9 @@ use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
+use super::config::HostHeader;
 use super::{Endpoint, Server, Upstream};
+use crate::address::ServerAddress;
 use crate::transport::{Socket, Transport, tls};
 
 impl Upstream {
@@ -24,6 +26,16 @@ impl Upstream {
             tls::connect(settings.client_config().clone(), name, socket).await.map(Transport::ToServer)
         };
         within(limit, connecting).await
+    }
+
+    /// The `Host` of the gateway's own requests to a server: what the server is told of clients' requests where that is
+    /// fixed, else its address. A Unix socket has none that would do.
+    pub(super) fn own_host(&self, server: &Server) -> String {
+        match (&self.config.host, server.address()) {
+            (HostHeader::Set(host), _) => host.clone(),
+            (HostHeader::Keep, ServerAddress::Unix(_)) => "localhost".to_owned(),
+            (HostHeader::Keep, address) => address.to_string(),
+        }
     }
 }
 

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use super::config::{Check, HostHeader};
+use super::config::Check;
 use super::health_request::request;
 use super::{Server, Upstream};
-use crate::address::ServerAddress;
 use crate::http::client::{Answer, ask};
 use crate::session::{Question, SessionProtocol};
 use crate::transport::Transport;
@@ -42,11 +41,7 @@ pub(super) struct Session {
 
 impl Target {
     pub(super) fn new(upstream: &Arc<Upstream>, server: &Arc<Server>) -> Self {
-        let host = match (&upstream.config().host, server.address()) {
-            (HostHeader::Set(host), _) => host.clone(),
-            (HostHeader::Keep, ServerAddress::Unix(_)) => "localhost".to_owned(),
-            (HostHeader::Keep, address) => address.to_string(),
-        };
+        let host = upstream.own_host(server);
         Self { upstream: upstream.clone(), server: server.clone(), host }
     }
 

@@ -87,6 +87,17 @@ async fn a_tcp_check_wants_a_connection() {
     assert!(fault.starts_with("can't connect: Connection refused"), "{fault}");
 }
 
+#[test]
+fn servers_are_asked_by_the_host_that_they_go_by() {
+    let host = |config: Value| {
+        let upstream = upstream(config);
+        upstream.own_host(&upstream.servers()[0])
+    };
+    assert_eq!(host(json!({ "servers": ["10.0.0.7:3000"] })), "10.0.0.7:3000");
+    assert_eq!(host(json!({ "servers": ["unix:/run/app.sock"] })), "localhost");
+    assert_eq!(host(json!({ "servers": ["unix:/run/app.sock"], "host": "app.example" })), "app.example");
+}
+
 #[tokio::test]
 async fn an_engine_io_check_opens_a_session_and_closes_it() {
     let server = Scripted::start(|request| match request {
