@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::matcher::{Host, Matcher, PathRule};
+use super::matcher::{HostRule, Matcher, PathRule};
 
 /// Routes by host, then by path.
 #[derive(Debug, Default)]
@@ -37,12 +37,12 @@ impl Index {
         }
         for host in &matcher.hosts {
             let paths = match host {
-                Host::Exact(name) => self.exact.entry(name.as_str().into()).or_default(),
-                Host::Under(suffix) if suffix.starts_with('.') => {
+                HostRule::Exact(name) => self.exact.entry(name.as_str().into()).or_default(),
+                HostRule::Under(suffix) if suffix.starts_with('.') => {
                     self.most_dots = self.most_dots.max(suffix.matches('.').count());
                     self.under.entry(suffix.as_str().into()).or_default()
                 }
-                Host::Under(_) => &mut self.any,
+                HostRule::Under(_) => &mut self.any,
             };
             paths.add(place, matcher);
         }

@@ -11,6 +11,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 pub use config::Config;
+pub(crate) use matcher::{HostRule, PathRule};
 
 use crate::request::Request;
 use config::{Redirect, Respond};

@@ -7,10 +7,8 @@ use bytesize::ByteSize;
 use super::{Names, Report, Spot, words};
 use crate::config::Config;
 use crate::listener::config::Protocol;
-use crate::router::{
-    self,
-    config::{Match, OneOrMany, Redirect, Respond},
-};
+use crate::router::config::{Match, OneOrMany, Redirect, Respond};
+use crate::router::{self, HostRule, PathRule};
 use crate::upstream::config::Kind;
 
 /// The largest `respond.body_size`: a body stays in memory for as long as its route.
@@ -184,7 +182,7 @@ fn comes_back(config: &Config, matches: &Match, redirect: &Redirect) -> Option<S
     let same_path = |path: &String| {
         let path = path.split('?').next().unwrap_or_default();
         let any = matches.path.0.is_empty() && matches.path_exact.0.is_empty();
-        any || paths(matches).any(|rule| rule.covers(PathRule::Exact(path)))
+        any || matches.paths().any(|rule| rule.covers(&PathRule::Exact(path)))
     };
     let unseen = !matches.headers.is_empty() || !matches.query.is_empty() || redirect.port.is_some();
     if unseen || !redirect.host.as_ref().is_none_or(same_host) || !redirect.path.as_ref().is_none_or(same_path) {
@@ -205,50 +203,29 @@ fn comes_back(config: &Config, matches: &Match, redirect: &Redirect) -> Option<S
 
 /// Whether `first` holds whenever `then` does.
 fn takes_all(first: &Match, then: &Match) -> bool {
-    let all = |first: &OneOrMany, then: &OneOrMany, covers: fn(&str, &str) -> bool| {
-        let covered = |then: &String| first.0.iter().any(|first| covers(first, then));
-        first.0.is_empty() || !then.0.is_empty() && then.0.iter().all(covered)
+    let all = |first: &OneOrMany, then: &OneOrMany| {
+        let mut then = then.0.iter();
+        first.0.is_empty() || then.len() > 0 && then.all(|then| first.0.contains(then))
     };
     let pairs = |first: &BTreeMap<String, String>, then: &BTreeMap<String, String>| {
         first.iter().all(|(name, value)| then.get(name).is_some_and(|then| value == "*" || value == then))
     };
-    let every_path = paths(first).next().is_none()
-        || paths(then).next().is_some() && paths(then).all(|then| paths(first).any(|first| first.covers(then)));
-    every_path
-        && all(&first.host, &then.host, host_covers)
-        && all(&first.method, &then.method, str::eq)
-        && all(&first.listener, &then.listener, str::eq)
+    every_rule(first.hosts(), then.hosts(), HostRule::covers)
+        && every_rule(first.paths(), then.paths(), PathRule::covers)
+        && all(&first.method, &then.method)
+        && all(&first.listener, &then.listener)
         && pairs(&first.headers, &then.headers)
         && pairs(&first.query, &then.query)
         && (first.upgrade.is_none() || first.upgrade == then.upgrade)
 }
 
-/// One entry of `path` or `path_exact`; a route takes a path when one of its rules does.
-#[derive(Clone, Copy)]
-enum PathRule<'a> {
-    Prefix(&'a str),
-    Exact(&'a str),
-}
-
-fn paths(matches: &Match) -> impl Iterator<Item = PathRule<'_>> {
-    let prefixes = matches.path.0.iter().map(|path| PathRule::Prefix(path));
-    prefixes.chain(matches.path_exact.0.iter().map(|path| PathRule::Exact(path)))
-}
-
-impl PathRule<'_> {
-    fn covers(self, then: PathRule<'_>) -> bool {
-        match (self, then) {
-            (Self::Exact(first), PathRule::Exact(then)) => first == then,
-            (Self::Exact(_), PathRule::Prefix(_)) => false,
-            (Self::Prefix(first), PathRule::Exact(then) | PathRule::Prefix(then)) => {
-                let rest = then.strip_prefix(first.trim_end_matches('/'));
-                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            }
-        }
-    }
-}
-
-fn host_covers(first: &str, then: &str) -> bool {
-    let suffix = first.strip_prefix('*');
-    first == then || suffix.is_some_and(|suffix| then.trim_start_matches("*.").ends_with(suffix))
+/// Whether each of the later rules is covered by one of the first; no rules at all take everything.
+fn every_rule<T>(
+    first: impl Iterator<Item = T> + Clone,
+    then: impl Iterator<Item = T>,
+    covers: fn(&T, &T) -> bool,
+) -> bool {
+    let mut then = then.peekable();
+    let covered = |then: T| first.clone().any(|first| covers(&first, &then));
+    first.clone().next().is_none() || then.peek().is_some() && then.all(covered)
 }
