@@ -4,6 +4,7 @@ use std::fmt::{self, Write};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::hmac;
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 
 use super::config::{CookieConfig, SameSite, Secure};
 use crate::request::Request;
@@ -146,51 +147,15 @@ impl Seal {
     }
 }
 
-/// Base64 for URLs, without padding (RFC 4648 5).
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-
 fn encode(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity((bytes.len() * 8).div_ceil(6));
-    for chunk in bytes.chunks(3) {
-        let bits = chunk.iter().fold(0, |bits, &byte| bits << 8 | u32::from(byte)) << (8 * (3 - chunk.len()));
-        for digit in 0..=chunk.len() {
-            text.push(char::from(ALPHABET[(bits >> (18 - 6 * digit)) as usize % 64]));
-        }
-    }
-    text
+    BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }
 
 /// The `N` bytes that a text stands for; each has exactly one text.
 fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
-    if text.len() != (N * 8).div_ceil(6) {
-        return None;
-    }
     let mut bytes = [0; N];
-    for (chunk, quad) in bytes.chunks_mut(3).zip(text.as_bytes().chunks(4)) {
-        let mut bits = 0;
-        for &letter in quad {
-            bits = bits << 6 | u32::from(digit(letter)?);
-        }
-        bits <<= 6 * (4 - quad.len());
-        let three = bits.to_be_bytes();
-        let (written, left) = three[1..].split_at(chunk.len());
-        if left.iter().any(|&bit| bit != 0) {
-            return None;
-        }
-        chunk.copy_from_slice(written);
-    }
-    Some(bytes)
-}
-
-fn digit(letter: u8) -> Option<u8> {
-    Some(match letter {
-        b'A'..=b'Z' => letter - b'A',
-        b'a'..=b'z' => letter - b'a' + 26,
-        b'0'..=b'9' => letter - b'0' + 52,
-        b'-' => 62,
-        b'_' => 63,
-        _ => return None,
-    })
+    let written = BASE64_URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
+    (written == N).then_some(bytes)
 }
 
 #[cfg(test)]

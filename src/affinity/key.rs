@@ -1,5 +1,9 @@
 //! What a request says that its client can be known by, in place of its address.
 
+use std::hash::Hasher;
+
+use fnv::FnvHasher;
+
 use crate::request::Request;
 
 /// The part of a request that requests of one kind have in common.
@@ -26,9 +30,9 @@ pub fn value<'a>(request: &Request<'a>, by: &By) -> Option<&'a [u8]> {
 /// A hash that is the same in every build and on every machine, so that gateways agree on where a value belongs: FNV-1a,
 /// its bits mixed as MurmurHash3 does.
 pub fn stable_hash(value: &[u8]) -> u64 {
-    let mut hash = value
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    let mut fnv = FnvHasher::default();
+    fnv.write(value);
+    let mut hash = fnv.finish();
     hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     hash ^ (hash >> 33)

@@ -1,6 +1,7 @@
 //! One server: who it is, how it fares and how much it carries.
 
 use std::fmt;
+use std::hash::Hasher;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -9,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use fnv::FnvHasher;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -69,10 +71,9 @@ pub struct ServerId(u64);
 impl ServerId {
     /// The id of the server called `name`: FNV-1a, which is the same in every build and on every machine.
     pub fn of(name: &str) -> Self {
-        Self(
-            name.bytes()
-                .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)),
-        )
+        let mut fnv = FnvHasher::default();
+        fnv.write(name.as_bytes());
+        Self(fnv.finish())
     }
 
     /// The number behind the id.
