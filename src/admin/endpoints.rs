@@ -1,5 +1,6 @@
 //! What the admin address answers: one table of paths, and what follows from it.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ::http::StatusCode;
@@ -15,49 +16,59 @@ use super::{Admin, drain, reload};
 pub(super) struct Endpoint {
     path: &'static str,
     methods: &'static [&'static str],
-    /// Bytes of a body that are read at most; without any, a body is passed over.
-    pub(super) most_body: usize,
+    /// Whom it serves, and with what.
+    pub(super) purpose: Purpose,
     handler: Handler,
 }
 
+/// What an endpoint is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Balancers and orchestrators ask how the gateway is, by any name that they have for it.
+    Probe,
+    /// Operators and their tools look at it, or change it.
+    Operation,
+    /// The same, and what they ask has a body.
+    OperationOnBody,
+}
+use Purpose::{Operation, OperationOnBody, Probe};
+
 enum Handler {
-    AtOnce(fn(&Admin, &Request<'_>) -> Answer),
-    Waiting(for<'a> fn(&'a Admin, &'a Request<'a>) -> BoxFuture<'a, Answer>),
+    AtOnce(fn(&Admin, &Request) -> Answer),
+    Waiting(fn(&Admin, Request) -> BoxFuture<'static, Answer>),
 }
 use Handler::{AtOnce, Waiting};
 
-const MIB: usize = 1024 * 1024;
-
 const ENDPOINTS: [Endpoint; 7] = [
-    Endpoint { path: "/livez", methods: &["GET"], most_body: 0, handler: AtOnce(|_, _| Answer::text("alive\n")) },
-    Endpoint { path: "/readyz", methods: &["GET"], most_body: 0, handler: AtOnce(|admin, _| readiness(admin)) },
-    Endpoint { path: "/metrics", methods: &["GET"], most_body: 0, handler: AtOnce(|admin, _| metrics(admin)) },
-    Endpoint { path: "/status", methods: &["GET"], most_body: 0, handler: AtOnce(|admin, _| status(admin)) },
+    Endpoint { path: "/livez", methods: &["GET"], purpose: Probe, handler: AtOnce(|_, _| Answer::text("alive\n")) },
+    Endpoint { path: "/readyz", methods: &["GET"], purpose: Probe, handler: AtOnce(|admin, _| readiness(admin)) },
+    Endpoint { path: "/metrics", methods: &["GET"], purpose: Operation, handler: AtOnce(|admin, _| metrics(admin)) },
+    Endpoint { path: "/status", methods: &["GET"], purpose: Operation, handler: AtOnce(|admin, _| status(admin)) },
     Endpoint {
         path: "/drain",
         methods: &["GET", "POST", "DELETE"],
-        most_body: 0,
-        handler: AtOnce(|admin, request| drain::answer(&admin.core.snapshot.load(), request.method, request.query)),
+        purpose: Operation,
+        handler: AtOnce(|admin, request| drain::answer(&admin.core.snapshot.load(), &request.method, &request.query)),
     },
     Endpoint {
         path: "/reload",
         methods: &["POST"],
-        most_body: 0,
-        handler: Waiting(|admin, _| reload::reload(&admin.reloader).boxed()),
+        purpose: Operation,
+        handler: Waiting(|admin, _| reload::reload(Arc::clone(&admin.reloader)).boxed()),
     },
     Endpoint {
         path: "/plan",
         methods: &["POST"],
-        most_body: 16 * MIB,
-        handler: Waiting(|admin, request| reload::plan(&admin.reloader, request.body).boxed()),
+        purpose: OperationOnBody,
+        handler: Waiting(|admin, request| reload::plan(Arc::clone(&admin.reloader), request.body).boxed()),
     },
 ];
 
 /// What is asked of an endpoint.
-pub(super) struct Request<'a> {
-    pub(super) method: &'a str,
-    pub(super) query: &'a str,
-    pub(super) body: &'a [u8],
+pub(super) struct Request {
+    pub(super) method: String,
+    pub(super) query: String,
+    pub(super) body: Vec<u8>,
 }
 
 /// What is answered.
@@ -86,9 +97,14 @@ impl Endpoint {
         Err(Answer { allow: Some(allowed.join(", ")), ..told.with_status(StatusCode::METHOD_NOT_ALLOWED) })
     }
 
-    pub(super) async fn answer(&self, admin: &Admin, request: &Request<'_>) -> Answer {
+    /// Whether it is a probe that lives at a path, by whatever method it is asked.
+    pub(super) fn is_probe(path: &str) -> bool {
+        ENDPOINTS.iter().any(|endpoint| endpoint.path == path && endpoint.purpose == Probe)
+    }
+
+    pub(super) async fn answer(&self, admin: &Admin, request: Request) -> Answer {
         match self.handler {
-            AtOnce(handler) => handler(admin, request),
+            AtOnce(handler) => handler(admin, &request),
             Waiting(handler) => handler(admin, request).await,
         }
     }

@@ -9,20 +9,23 @@ use crate::config::Config;
 use crate::reload::Reloader;
 
 /// Answers `POST /reload`.
-pub(super) async fn reload(reloader: &Arc<Reloader>) -> Answer {
+pub(super) async fn reload(reloader: Arc<Reloader>) -> Answer {
     match reloader.reload("POST /reload").await {
         Ok(plan) => Answer::json(&plan),
         Err(fault) => Answer::fault(StatusCode::UNPROCESSABLE_ENTITY, fault.to_string()),
     }
 }
 
-/// Answers `POST /plan`, whose body is a configuration as `sockgate check --against` sends it.
-pub(super) async fn plan(reloader: &Reloader, body: &[u8]) -> Answer {
-    match serde_json::from_slice::<Config>(body) {
+/// Answers `POST /plan`, whose body is a configuration as `sockgate check --against` sends it. A large one takes a while to
+/// read, in which probes want their answers.
+pub(super) async fn plan(reloader: Arc<Reloader>, body: Vec<u8>) -> Answer {
+    let planning = tokio::task::spawn_blocking(move || match serde_json::from_slice::<Config>(&body) {
         Ok(config) => Answer::json(&reloader.plan(&config)),
         Err(fault) => Answer::fault(
             StatusCode::BAD_REQUEST,
             format!("expected a configuration as JSON, as `sockgate check --against` sends it: {fault}"),
         ),
-    }
+    });
+    let failed = |error: tokio::task::JoinError| Answer::fault(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+    planning.await.unwrap_or_else(failed)
 }

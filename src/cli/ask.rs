@@ -25,7 +25,7 @@ pub(super) struct Answer {
 /// Asks `admin`, an address such as `127.0.0.1:9901`, with or without `http://` before it, or `unix:/run/admin.sock`.
 pub(super) fn ask(admin: &str, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {
     let mut request = HeadWriter::request(method, path, 1);
-    request.field("host", "admin");
+    request.field("host", "localhost");
     request.field("connection", "close");
     request.field("content-length", &*Text::number(body.len() as u64));
     let request = request.end_with(body);

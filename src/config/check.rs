@@ -48,6 +48,10 @@ pub(super) fn check(config: &Config, root: &Node) -> Report {
     report.pace(&root.key("reload"), config.reload.rate, config.reload.jitter);
     if let Some(admin) = &config.admin {
         admin_address(config, admin, &root.key("admin").key("address"), &mut report);
+        let hosts = root.key("admin").key("hosts");
+        for (index, host) in admin.hosts.iter().enumerate() {
+            report.well_formed(&hosts.item(index), words::plain_host(host));
+        }
     }
     report
 }

@@ -67,6 +67,9 @@ pub struct Config {
 pub struct Admin {
     /// Where to bind; never where strangers reach it.
     pub address: BindAddress,
+    /// Names by which it may be asked, besides addresses and `localhost`. Default: none.
+    #[serde(default)]
+    pub hosts: Vec<String>,
 }
 
 /// A configuration that can be built, and what its operator should look at all the same.

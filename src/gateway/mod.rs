@@ -40,7 +40,8 @@ impl Gateway {
         Builder::new(config)
     }
 
-    /// Where a listener is bound, by its name, with the port that the kernel chose; `admin` is the admin address.
+    /// Where a listener is bound, by its name, with the port that the kernel chose. The admin address is `admin`, or
+    /// `admin address` where a listener has that name.
     pub fn address(&self, listener: &str) -> Option<String> {
         self.reloader.address(listener)
     }

@@ -136,7 +136,7 @@ struct AdminService {
 impl Service for AdminService {
     async fn start_service(&mut self, _fds: Option<ListenFds>, shutdown: ShutdownWatch, _listeners_per_fd: usize) {
         if let (Some(listeners), Some(admin)) = (self.listeners.take(), self.admin.take()) {
-            run_all(listeners, &Arc::new(admin.into_app()), &self.stopping, shutdown).await;
+            run_all(listeners, &Arc::new(admin), &self.stopping, shutdown).await;
         }
     }
 

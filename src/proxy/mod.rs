@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+pub(crate) use self::engine::pingora::PingoraEngine;
 pub use self::engine::pingora::{Balancer, Context};
-pub(crate) use self::engine::pingora::{PingoraEngine, Stream};
 pub use engine::{Engine, HttpEngine, NoSuchEngine};
 
 use crate::drain::Stopping;

@@ -131,8 +131,9 @@ enum Seat {
     Kept(Box<Settings>),
 }
 
-/// Connections that the admin address takes at once, apart from the limits of the traffic.
-const MOST_ADMIN_CONNECTIONS: usize = 64;
+/// Connections that the admin address has at once, apart from the limits of the traffic: those that have a place there, and
+/// those that have just lost theirs.
+const MOST_ADMIN_CONNECTIONS: usize = 256;
 
 impl Ground {
     /// Builds and binds what a configuration needs and does not find in `standing`.
@@ -161,7 +162,7 @@ impl Ground {
         let listeners = listeners.collect::<Result<Vec<_>, ReloadError>>()?;
         let admin = config.admin.as_ref().map(|said| {
             let shared = Shared { limits: Arc::clone(&self.admin_limits), ..shared.clone() };
-            seat(&admin_listener(said), shared, &standing.admin)
+            seat(&admin_listener(said, &config), shared, &standing.admin)
         });
         let admin = admin.transpose()?;
         let known = |name: &str| standing.upstreams.get(name).cloned();
@@ -193,11 +194,14 @@ impl Standing {
     }
 }
 
-fn admin_listener(said: &config::Admin) -> listener::Config {
+fn admin_listener(said: &config::Admin, config: &Config) -> listener::Config {
+    let is_taken = config.listeners.iter().any(|listener| listener.name.as_deref() == Some("admin"));
     listener::Config {
-        name: Some("admin".to_owned()),
+        // No listener can have the longer name.
+        name: Some(if is_taken { "admin address" } else { "admin" }.to_owned()),
+        // Handed on as it was accepted: what comes is read there, where those who are slow may lose their places.
+        protocol: listener::config::Protocol::Tcp,
         max_connections: MOST_ADMIN_CONNECTIONS,
-        http2: false,
         ..listener::Config::at(said.address.clone())
     }
 }

@@ -1,9 +1,11 @@
 //! What operators are told: liveness, readiness, metrics and status.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use crate::support::client::{Answer, upgrade};
 use crate::support::server::greet;
@@ -211,7 +213,7 @@ async fn strange_questions_are_answered() {
         for path in ["/livez", "/readyz", "/metrics", "/status"] {
             let refused = Client::connect(gateway.address("admin")).await.post(path, b"body").await;
             assert_eq!((refused.status, refused.header("allow")), (405, Some("GET, HEAD")), "{path}");
-            client.send(format!("HEAD {path} HTTP/1.1\r\nHost: admin\r\n\r\n")).await;
+            client.send(format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
             let head = String::from_utf8(client.read_until(b"\r\n\r\n").await).unwrap();
             assert!(head.starts_with("HTTP/1.1 200"), "HEAD {path}: {head}");
             let answer = client.get(&format!("{path}?x=y")).await;
@@ -237,19 +239,235 @@ async fn strange_questions_are_answered() {
     }
 }
 
+/// The answer of the admin address to a request on a connection of its own.
+async fn ask(gateway: &Gateway, request: impl AsRef<[u8]>) -> Answer {
+    let mut client = Client::connect(gateway.address("admin")).await;
+    client.send(request).await;
+    client.answer().await
+}
+
 #[tokio::test]
-async fn admin_has_a_limit_of_its_own() {
-    let (web, raw) = (Echo::start("web").await, Scripted::start(|client, _| greet(client)).await);
-    let gateway = Gateway::start(&yaml(web.address(), raw.address())).await;
-    let mut open = Vec::new();
-    for _ in 0..64 {
-        let mut client = Client::connect(gateway.address("admin")).await;
-        if client.get("/livez").await.status == 200 {
-            open.push(client);
-        }
+async fn pages_of_other_sites_and_names_of_strangers_are_not_obeyed() {
+    let (_web, gateway) = Gateway::before_echo("").await;
+    let own = format!("Host: {}\r\n", gateway.address("admin"));
+    let form = "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 3\r\n\r\na=b";
+    for (request, told) in [
+        (
+            format!("POST /drain?upstream=app&server=x HTTP/1.1\r\n{own}Origin: https://evil.example\r\n{form}"),
+            "Origin",
+        ),
+        (format!("POST /drain HTTP/1.1\r\n{own}Origin: null\r\n{form}"), "Origin: null"),
+        (format!("POST /reload HTTP/1.1\r\n{own}Sec-Fetch-Site: cross-site\r\n{form}"), "Sec-Fetch-Site"),
+        (format!("POST /plan HTTP/1.1\r\n{own}Sec-Fetch-Site: same-site\r\n{form}"), "Sec-Fetch-Site"),
+        (format!("GET /status HTTP/1.1\r\n{own}Sec-Fetch-Site: cross-site\r\n\r\n"), "Sec-Fetch-Site"),
+        ("GET /status HTTP/1.1\r\nHost: evil.example\r\n\r\n".to_owned(), "`evil.example`"),
+        ("GET /metrics HTTP/1.1\r\nHost: evil.example:9901\r\n\r\n".to_owned(), "admin.hosts"),
+        ("GET http://evil.example/drain HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), "`evil.example`"),
+        ("GET /nothing HTTP/1.1\r\nHost: evil.example\r\n\r\n".to_owned(), "`evil.example`"),
+    ] {
+        let answer = ask(&gateway, &request).await;
+        assert_eq!(answer.status, 403, "{request}");
+        assert!(answer.text().contains(told), "{request}: {}", answer.text());
     }
-    assert_eq!(Client::connect(gateway.address("admin")).await.answer().await.status, 503);
-    assert_eq!(Client::connect(gateway.address("web")).await.get("/").await.status, 200, "traffic is no part of it");
-    drop(open);
-    eventually("there is room again", async || gateway.admin("/livez").await.status == 200).await;
+    for (path, fields) in [
+        ("/livez", "Host: evil.example\r\n"),
+        ("/readyz", "Host: 10-0-0-7.pods.internal\r\nSec-Fetch-Site: cross-site\r\n"),
+        ("/status", "Host: localhost:1\r\nSec-Fetch-Site: none\r\n"),
+        ("/metrics", "Host: [::1]\r\nOrigin: http://[::1]\r\nSec-Fetch-Site: same-origin\r\n"),
+    ] {
+        let answer = ask(&gateway, format!("GET {path} HTTP/1.1\r\n{fields}\r\n")).await;
+        assert_eq!(answer.status, 200, "{path} {fields}: {}", answer.text());
+    }
+    let status: Value = serde_json::from_slice(&gateway.admin("/status").await.body).unwrap();
+    assert_eq!(status.pointer("/upstreams/0/servers/0/state"), Some(&Value::from("up")), "nothing has happened");
+}
+
+#[tokio::test]
+async fn names_are_believed_when_the_configuration_lists_them() {
+    let admin = |hosts: &str| format!("\nadmin: {{ address: 127.0.0.1:0, hosts: [{hosts}] }}");
+    let (web, mut gateway) = Gateway::before_echo(&admin("gateway.internal")).await;
+    let status = async |gateway: &Gateway, host: &str| {
+        ask(gateway, format!("GET /status HTTP/1.1\r\nHost: {host}\r\n\r\n")).await.status
+    };
+    assert_eq!(status(&gateway, "Gateway.Internal:9901").await, 200);
+    assert_eq!(status(&gateway, "other.internal").await, 403);
+    let yaml = std::fs::read_to_string(gateway.file()).unwrap();
+    let answer = gateway.reload(&yaml.replace("gateway.internal", "other.internal")).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(status(&gateway, "other.internal").await, 200);
+    assert_eq!(status(&gateway, "gateway.internal").await, 403);
+    drop(web);
+}
+
+#[tokio::test]
+async fn probes_are_answered_while_slow_clients_hold_every_place() {
+    let (_web, gateway) = Gateway::before_echo("").await;
+    let probe = async || ask(&gateway, "GET /livez HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").await.status;
+    let mut slow = Vec::new();
+    for at in 0..100 {
+        let mut client = Client::connect(gateway.address("admin")).await;
+        if at % 2 == 0 {
+            client.send("GET /livez HTTP/1.1\r\nHost: h\r\nX: ").await;
+        }
+        slow.push(client);
+    }
+    for _ in 0..3 {
+        for client in &mut slow {
+            // Those whose place was needed are gone.
+            let _ = client.try_send("a").await;
+        }
+        assert_eq!(probe().await, 200);
+    }
+    // Those whose bodies drip are at work, and keep operators out, but no probe.
+    for client in &mut slow {
+        *client = Client::connect(gateway.address("admin")).await;
+        client.send("POST /plan HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx").await;
+    }
+    eventually("too many are at work", async || gateway.admin("/status").await.status == 503).await;
+    assert_eq!(probe().await, 200);
+    drop(slow);
+    eventually("operators have their turn again", async || gateway.admin("/status").await.status == 200).await;
+}
+
+#[tokio::test]
+async fn the_connection_that_was_idle_the_longest_makes_room_for_a_new_one() {
+    let (_web, gateway) = Gateway::before_echo("").await;
+    let mut open = Vec::new();
+    for _ in 0..65 {
+        let mut client = Client::connect(gateway.address("admin")).await;
+        assert_eq!(client.get("/livez").await.status, 200);
+        open.push(client);
+    }
+    assert_eq!(open[0].read_all().await, b"", "the first one has made room");
+    for client in &mut open[1..] {
+        assert_eq!(client.get("/livez").await.status, 200);
+    }
+    assert_eq!(gateway.metric("sockgate_connections_open{listener=\"web\"}").await, 0.0, "traffic is no part of it");
+}
+
+#[tokio::test]
+async fn bodies_that_do_not_end_take_a_bounded_part_of_memory() {
+    let (_web, gateway) = Gateway::before_echo("").await;
+    let rss = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() / 1024
+    };
+    let before = rss();
+    let half = Arc::new(vec![b'x'; 5 << 20]);
+    let mut bodies = JoinSet::new();
+    for _ in 0..12 {
+        let (admin, half) = (gateway.address("admin"), Arc::clone(&half));
+        bodies.spawn(async move {
+            let mut client = Client::connect(admin).await;
+            client.send("POST /plan HTTP/1.1\r\nHost: localhost\r\nContent-Length: 16777216\r\n\r\n").await;
+            // Who is refused within its body may not hear why.
+            client.try_ask(&*half).await.map_or(503, |answer| answer.status)
+        });
+    }
+    for _ in 0..10 {
+        assert_eq!(bodies.join_next().await.unwrap().unwrap(), 503, "two have all the room that there is");
+    }
+    let grown = rss().saturating_sub(before);
+    assert!(grown < 40, "{grown} MiB for 60 MiB of bodies");
+    assert_eq!(gateway.admin("/livez").await.status, 200);
+    bodies.shutdown().await;
+    let plan = async || ask(&gateway, "POST /plan HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}").await;
+    eventually("there is room again", async || plan().await.status == 400).await;
+}
+
+#[tokio::test]
+async fn requests_are_framed_strictly_and_connections_kept_as_asked() {
+    let (_web, gateway) = Gateway::before_echo("").await;
+    let mut client = Client::connect(gateway.address("admin")).await;
+    let drained = "POST /drain HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\na=b";
+    client
+        .send(format!("\r\nGET /livez HTTP/1.1\r\nHost: a\r\n\r\n{drained}HEAD /readyz HTTP/1.1\r\nHost: a\r\n\r\n"))
+        .await;
+    assert_eq!(client.answer().await.text(), "alive\n");
+    assert_eq!(client.answer().await.status, 400, "a body that nobody wants is passed over");
+    let head = Answer::of(&client.read_until(b"\r\n\r\n").await);
+    assert_eq!((head.status, head.header("content-length"), head.header("connection")), (200, Some("6"), None));
+    client.send("POST /plan HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n").await;
+    assert_eq!(client.answer().await.status, 100);
+    client.send("{}").await;
+    assert!(client.answer().await.text().contains("expected a configuration as JSON"));
+    let chunked =
+        "POST /plan HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n";
+    client.send(chunked).await;
+    assert!(client.answer().await.text().contains("missing field"));
+    client.send("GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    assert_eq!(client.answer().await.header("connection"), Some("close"));
+    assert_eq!(client.read_all().await, b"");
+
+    for (request, status) in [
+        ("GET /livez HTTP/1.0\r\n\r\n".to_owned(), 200),
+        ("GET /livez HTTP/1.1\r\n\r\n".to_owned(), 400),
+        ("GET /livez HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n".to_owned(), 400),
+        ("POST /plan HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}".to_owned(), 400),
+        ("POST /plan HTTP/1.1\r\nHost: localhost\r\nContent-Length: 16777217\r\n\r\n".to_owned(), 413),
+        ("POST /reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 70000\r\n\r\n".to_owned(), 413),
+        (format!("GET /livez HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(8 * 1024)), 431),
+        ("nonsense\r\n\r\n".to_owned(), 400),
+    ] {
+        let mut client = Client::connect(gateway.address("admin")).await;
+        client.send(&request).await;
+        let answer = client.answer().await;
+        let told = (answer.status, answer.header("connection"));
+        assert_eq!(told, (status, Some("close")), "{request}");
+        assert_eq!(client.read_all().await, b"", "{request}");
+    }
+}
+
+#[tokio::test]
+async fn an_admin_address_may_be_a_unix_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("admin.sock");
+    let (_web, gateway) = {
+        let server = Echo::start("a").await;
+        let yaml = format!(
+            "
+listeners:
+  - {{ name: web, address: 127.0.0.1:0 }}
+routes:
+  - upstream: app
+upstreams:
+  app: {{ servers: [\"{}\"] }}
+admin: {{ address: \"unix:{}\" }}
+",
+            server.address(),
+            path.display()
+        );
+        (server, Gateway::start_unready(&yaml).await)
+    };
+    let mut client = Client::over(tokio::net::UnixStream::connect(&path).await.unwrap());
+    client.send("GET /status HTTP/1.1\r\nHost: whatever.example\r\n\r\n").await;
+    assert_eq!(client.answer().await.status, 200, "no browser and no stranger's name leads there");
+    drop(gateway);
+}
+
+#[tokio::test]
+async fn a_listener_called_admin_shares_nothing_with_the_admin_address() {
+    let yaml = "
+listeners:
+  - { name: admin, address: 127.0.0.1:0, max_connections: 1 }
+routes:
+  - respond: { body: traffic }
+admin: { address: 127.0.0.1:0 }
+";
+    let gateway = Gateway::start_unready(yaml).await;
+    let (traffic, admin) = (gateway.address("admin"), gateway.address("admin address"));
+    let mut operators = Vec::new();
+    for _ in 0..3 {
+        let mut client = Client::connect(admin).await;
+        assert_eq!(client.get("/readyz").await.text(), "ready\n");
+        operators.push(client);
+    }
+    let mut client = Client::connect(traffic).await;
+    assert_eq!(client.get("/readyz").await.text(), "traffic");
+    assert_eq!(Client::connect(traffic).await.answer().await.status, 503, "the limit of the traffic is its own");
+    let metrics = parse(&operators[0].get("/metrics").await.text());
+    assert_eq!(metrics["sockgate_connections_open{listener=\"admin\"}"], 1.0);
+    assert_eq!(metrics["sockgate_connections_total{listener=\"admin\"}"], 1.0);
+    assert_eq!(metrics["sockgate_connections_open{listener=\"admin address\"}"], 3.0);
 }

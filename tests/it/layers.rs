@@ -26,7 +26,7 @@ fn floor(module: &str) -> usize {
 
 /// Where Pingora's types may be named: in its engine, and where the process is assembled. An engine of another kind shares
 /// everything else.
-const PINGORAS: [&str; 3] = ["gateway/", "admin/", "proxy/engine/pingora/"];
+const PINGORAS: [&str; 2] = ["gateway/", "proxy/engine/pingora/"];
 
 /// Every source file but `lib`: its path without the ending, and its code without tests.
 fn code() -> Vec<(String, String)> {

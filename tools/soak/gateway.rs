@@ -140,7 +140,8 @@ impl Gateway {
     pub(crate) async fn ask(&self, method: &str, path: &str) -> Result<(u16, String), Error> {
         let door = Door { address: self.address("admin")?, tls: None };
         let mut wire = Wire::connect(&door, 0).await?;
-        wire.send(format!("{method} {path} HTTP/1.1\r\nHost: admin\r\nContent-Length: 0\r\n\r\n").as_bytes()).await?;
+        wire.send(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n").as_bytes())
+            .await?;
         let head = wire.head().await?;
         let body = wire.body(&head).await?;
         Ok((head.status, String::from_utf8_lossy(&body).into_owned()))

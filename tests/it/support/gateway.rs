@@ -154,7 +154,7 @@ upstreams:
     pub async fn reload(&mut self, yaml: &str) -> super::client::Answer {
         self.rewrite(yaml);
         let mut client = Client::connect(self.address("admin")).await;
-        client.send("POST /reload HTTP/1.1\r\nHost: admin\r\nContent-Length: 0\r\n\r\n").await;
+        client.send("POST /reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n").await;
         let answer = client.answer().await;
         if answer.status == 200 {
             // Listeners that came with it tell where they are, and were bound before the answer.

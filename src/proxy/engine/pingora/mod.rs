@@ -25,7 +25,7 @@ pub use balancer::Balancer;
 pub use context::Context;
 
 use loan::Lent;
-pub(crate) use stream::Stream;
+use stream::Stream;
 
 use super::HttpEngine;
 use crate::drain::Stopping;

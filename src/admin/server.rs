@@ -1,0 +1,219 @@
+//! The HTTP/1.1 server of the admin address: small limits and short times of its own, whatever the traffic is allowed.
+
+use std::time::Duration;
+
+use ::http::StatusCode;
+use bytes::BytesMut;
+use log::debug;
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+
+use super::body::{Kept, pass_over};
+use super::endpoints::{Answer, Endpoint, Purpose, Request};
+use super::places::{AtWork, Place};
+use super::{Admin, guard};
+use crate::drain::Stopping;
+use crate::http::Refusal;
+use crate::http::answers::write_refusal;
+use crate::http::framing::Body;
+use crate::http::head::{self, Kind};
+use crate::http::write::HeadWriter;
+use crate::listener::{Connection, HeadError, last_call};
+use crate::request::Headers;
+use crate::text::Text;
+use crate::transport::Socket;
+
+/// How long a head may take, the first from when the connection was handed over.
+const HEAD_TIME: Duration = Duration::from_secs(5);
+const MOST_HEAD: usize = 8 * 1024;
+/// How long a connection is kept between two requests; those who collect metrics seldom let more than a minute pass.
+const IDLE_TIME: Duration = Duration::from_secs(75);
+/// How long a client may take to read an answer.
+const ANSWER_TIME: Duration = Duration::from_secs(10);
+
+/// Serves a connection to its end, or until somebody else needs its place more.
+pub(super) async fn serve(admin: &Admin, connection: Connection, stopping: &Stopping) {
+    let Some(place) = admin.places.take() else { return };
+    tokio::select! {
+        biased;
+        () = place.lost() => {}
+        () = converse(admin, connection, &place, stopping) => {}
+    }
+}
+
+async fn converse(admin: &Admin, mut connection: Connection, place: &Place<'_>, stopping: &Stopping) {
+    connection.deadline.set(HEAD_TIME);
+    let mut idle = None;
+    while let Some(head) = next_head(&mut connection, idle, stopping).await {
+        let over_unix = matches!(connection.transport.socket(), Socket::Unix(_));
+        let asked = head.and_then(|head| Asked::read(&head, admin, over_unix));
+        let asked = match asked {
+            Ok(asked) => asked,
+            Err(refusal) => return connection.answer_and_close(&write_refusal(refusal)).await,
+        };
+        let bodiless = asked.bodiless;
+        let mut reply = respond(admin, &mut connection, asked, place).await;
+        reply.last |= *stopping.borrow() || admin.core.ending.is_handed_over();
+        let written = reply.answer.write(bodiless, reply.last);
+        if !matches!(timeout(ANSWER_TIME, send(&mut connection, &written)).await, Ok(Ok(()))) {
+            return;
+        }
+        let Reply { last, _at_work: at_work, .. } = reply;
+        drop(at_work);
+        if last {
+            return connection.close().await;
+        }
+        place.wait();
+        idle = Some(IDLE_TIME);
+    }
+}
+
+/// The next head; `None` when none comes.
+async fn next_head(
+    connection: &mut Connection,
+    idle: Option<Duration>,
+    stopping: &Stopping,
+) -> Option<Result<BytesMut, Refusal>> {
+    let mut stopping = stopping.clone();
+    // An idle connection ends at once, one that has not been used yet a moment later.
+    let over = async {
+        match idle {
+            Some(_) => drop(stopping.wait_for(|&stopping| stopping).await),
+            None => last_call(&mut stopping).await,
+        }
+    };
+    let head = tokio::select! {
+        biased;
+        head = connection.read_head(idle, HEAD_TIME, MOST_HEAD) => Some(head),
+        () = over => None,
+    };
+    let head = match head {
+        Some(head) => head,
+        None if connection.held.is_empty() => return None,
+        // A head that has begun is finished first.
+        None => connection.read_head(None, HEAD_TIME, MOST_HEAD).await,
+    };
+    match head {
+        Ok(head) => Some(Ok(head)),
+        Err(HeadError::Gone | HeadError::Idle) => None,
+        Err(HeadError::Late) => Some(Err(Refusal::HeadTimeout)),
+        Err(HeadError::TooLarge) => Some(Err(Refusal::HeadTooLarge)),
+    }
+}
+
+/// What a head asks for.
+struct Asked {
+    /// Of whom; or the answer, where nobody has to be asked.
+    endpoint: Result<&'static Endpoint, Answer>,
+    method: String,
+    query: String,
+    framing: Body,
+    /// Whether the client waits for a word before it sends the body (RFC 9110 10.1.1).
+    holds_body: bool,
+    /// Whether the answer has a head and nothing else.
+    bodiless: bool,
+    /// Whether no other request will follow.
+    last: bool,
+}
+
+impl Asked {
+    fn read(bytes: &BytesMut, admin: &Admin, over_unix: bool) -> Result<Self, Refusal> {
+        let mut fields = head::room();
+        let head = head::parse(bytes, &mut fields, 0)?;
+        let framing = match head.kind(0)? {
+            Kind::Exchange(body) => body,
+            Kind::Upgrade(_) => Body::None,
+        };
+        let headers = Headers::Fields(head.fields);
+        let (path, query) = head.path_and_query().split_once('?').unwrap_or((head.path_and_query(), ""));
+        let objection = if Endpoint::is_probe(path) { None } else { objection(admin, &head, over_unix) };
+        let refused = |told: String| {
+            debug!("admin: {} {path}: {}", head.method, told.trim_end());
+            Answer::text(told).with_status(StatusCode::FORBIDDEN)
+        };
+        Ok(Self {
+            endpoint: objection.map_or_else(|| Endpoint::find(head.method, path), |told| Err(refused(told))),
+            method: head.method.to_owned(),
+            query: query.to_owned(),
+            framing,
+            holds_body: head.minor_version == 1 && headers.lists("expect", "100-continue"),
+            bodiless: head.method == "HEAD",
+            last: head.minor_version == 0 || headers.lists("connection", "close"),
+        })
+    }
+}
+
+fn objection(admin: &Admin, head: &head::Head<'_>, over_unix: bool) -> Option<String> {
+    let snapshot = admin.core.snapshot.load();
+    let hosts = snapshot.config.admin.as_ref().map_or(&[][..], |admin| &admin.hosts);
+    guard::objection(head, hosts, over_unix)
+}
+
+/// An answer, and what follows it.
+struct Reply<'a> {
+    answer: Answer,
+    last: bool,
+    /// Held until the answer has been written.
+    _at_work: Option<AtWork<'a>>,
+}
+
+async fn respond<'a>(admin: &Admin, connection: &mut Connection, asked: Asked, place: &'a Place<'_>) -> Reply<'a> {
+    let has_body = asked.framing != Body::None;
+    let refused = |answer, at_work| Reply { answer, last: true, _at_work: at_work };
+    let endpoint = match asked.endpoint {
+        Ok(endpoint) => endpoint,
+        // What it would have sent is not looked at.
+        Err(answer) => return Reply { answer, last: asked.last || has_body, _at_work: None },
+    };
+    let at_work = match endpoint.purpose {
+        Purpose::Probe => None,
+        Purpose::Operation | Purpose::OperationOnBody => match place.work() {
+            Some(at_work) => Some(at_work),
+            None => {
+                let answer = Answer::text("too many requests at once\n");
+                return refused(answer.with_status(StatusCode::SERVICE_UNAVAILABLE), None);
+            }
+        },
+    };
+    if has_body && asked.holds_body && connection.held.is_empty() {
+        // A client that is gone is noticed by whoever reads the body.
+        let _ = timeout(ANSWER_TIME, send(connection, b"HTTP/1.1 100 Continue\r\n\r\n")).await;
+    }
+    let mut request = Request { method: asked.method, query: asked.query, body: Vec::new() };
+    let answer = if endpoint.purpose == Purpose::OperationOnBody {
+        match Kept::read(connection, asked.framing, &admin.bodies).await {
+            Ok(mut kept) => {
+                request.body = std::mem::take(&mut kept.bytes);
+                endpoint.answer(admin, request).await
+            }
+            Err(fault) => return refused(fault, at_work),
+        }
+    } else {
+        match pass_over(connection, asked.framing).await {
+            Ok(()) => endpoint.answer(admin, request).await,
+            Err(fault) => return refused(fault, at_work),
+        }
+    };
+    Reply { answer, last: asked.last, _at_work: at_work }
+}
+
+async fn send(connection: &mut Connection, bytes: &[u8]) -> std::io::Result<()> {
+    connection.transport.write_all(bytes).await?;
+    connection.transport.flush().await
+}
+
+impl Answer {
+    fn write(&self, bodiless: bool, last: bool) -> Vec<u8> {
+        let mut head = HeadWriter::answer(self.status.as_u16());
+        head.field("content-type", self.content_type);
+        head.field("cache-control", "no-store");
+        if let Some(allow) = &self.allow {
+            head.field("allow", allow);
+        }
+        head.field("content-length", Text::number(self.body.len() as u64).as_bytes());
+        if last {
+            head.field("connection", "close");
+        }
+        if bodiless { head.end() } else { head.end_with(&self.body) }
+    }
+}
