@@ -140,7 +140,7 @@ impl Why {
 }
 
 /// The way by which something came in; a reload may take it away.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Origin {
     /// The name of the listener.
     pub listener: Arc<str>,

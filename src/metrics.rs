@@ -1,6 +1,6 @@
 //! What the gateway counts, in Prometheus' terms. Handles are looked up once, when their owner is built.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -228,12 +228,16 @@ impl Metrics {
         self.reloads.with_label_values(&["failed"]).inc();
     }
 
-    /// Tells no more of a `listener` or `upstream` of this name. Whoever still counts for it counts in vain.
-    pub fn forget(&self, label: &str, name: &str) {
-        forget_in(&self.connections_open, label, name);
-        forget_in(&self.tunnels_open, label, name);
-        forget_in(&self.request_seconds, label, name);
-        forget_in(&self.time_to_websocket, label, name);
+    /// Tells no more of the `listener`s or `upstream`s of these names. Whoever still counts for one counts in vain.
+    pub fn forget(&self, label: &str, names: &[Arc<str>]) {
+        if names.is_empty() {
+            return;
+        }
+        let names: HashSet<&str> = names.iter().map(|name| &**name).collect();
+        forget_in(&self.connections_open, label, &names);
+        forget_in(&self.tunnels_open, label, &names);
+        forget_in(&self.request_seconds, label, &names);
+        forget_in(&self.time_to_websocket, label, &names);
         for family in [
             &self.connections,
             &self.connections_refused,
@@ -250,7 +254,7 @@ impl Metrics {
             &self.goodbyes,
             &self.tunnel_bytes,
         ] {
-            forget_in(family, label, name);
+            forget_in(family, label, &names);
         }
     }
 
@@ -292,12 +296,13 @@ fn register(
     Ok(())
 }
 
-fn forget_in<T: MetricVecBuilder>(family: &MetricVec<T>, label: &str, name: &str) {
+/// All names in one go: to look for them is to look at the whole family.
+fn forget_in<T: MetricVecBuilder>(family: &MetricVec<T>, label: &str, names: &HashSet<&str>) {
     for collected in family.collect() {
         for metric in collected.get_metric() {
             let labels: HashMap<&str, &str> =
                 metric.get_label().iter().map(|pair| (pair.name(), pair.value())).collect();
-            if labels.get(label) == Some(&name) {
+            if labels.get(label).is_some_and(|name| names.contains(name)) {
                 let _ = family.remove(&labels);
             }
         }

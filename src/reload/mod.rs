@@ -3,38 +3,46 @@
 //! Everything that can fail comes before the swap, so a bad file changes nothing. What is the same by its meaning is
 //! carried over: sockets, connections, servers and their health, sessions, queues, counters, tickets.
 
+mod build;
+mod open;
 mod plan;
+mod retire;
 mod watch;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use log::{info, warn};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-pub use plan::{Change, Fates, Open, Plan, Socket};
+pub use open::{Open, Socket};
+pub use plan::{Change, Fates, Plan};
 
 use crate::access_log::{AccessLog, Prepared, Writer};
-use crate::config::{self, Config, Loaded, Orphans};
+use crate::config::{Config, Loaded};
 use crate::deadline::Deadlines;
+<<<<<<< HEAD
 use crate::drain::{Pace, Roster};
 use crate::exchange::Core;
+=======
+use crate::drain::{Ending, Roster};
+>>>>>>> 914f336 (wip-reload)
 use crate::listener::inherit::Sockets;
-use crate::listener::{self, ConnectionLimits, Control, Listener, Settings, Shared};
+use crate::listener::{ConnectionLimits, Control, Listener, Settings};
 use crate::metrics::Metrics;
 use crate::snapshot::{Brought, Snapshot};
 use crate::upstream::{self, Upstream};
-use plan::Gone;
-use watch::Watch;
+use build::{Binding, Built, Context, Existing};
+use retire::Retired;
 
 /// Loads configurations into a running gateway.
 pub struct Reloader {
-    ground: Ground,
+    context: Context,
     core: Arc<Core>,
     /// Where the configuration comes from; `None` where a program made it.
     file: Option<PathBuf>,
@@ -51,34 +59,13 @@ pub struct Reloader {
     admin: UnboundedSender<Listener>,
 }
 
-/// What every configuration of one process shares.
-struct Ground {
-    metrics: Arc<Metrics>,
-    brought: Brought,
-    limits: Arc<ConnectionLimits>,
-    /// The admin address answers when the gateway is full.
-    admin_limits: Arc<ConnectionLimits>,
-    deadlines: Arc<Deadlines>,
-    sockets: Arc<Sockets>,
-}
-
 /// What was started for the configuration in force, and ends with it.
 #[derive(Default)]
 struct Running {
     listeners: Vec<Control>,
     admin: Option<Control>,
     upstreams: HashMap<Arc<str>, (Arc<Upstream>, upstream::Running)>,
-    /// Upstreams that are gone, for as long as something of them is open.
-    retired: Vec<Weak<Upstream>>,
-    /// What is still counted under names that nobody has any more.
-    left: Vec<Left>,
-}
-
-/// The name of an upstream or listener that is gone.
-struct Left {
-    name: Arc<str>,
-    /// `None` for a listener.
-    upstream: Option<Weak<Upstream>>,
+    retired: Retired,
 }
 
 /// The listeners that are to be run, as they come.
@@ -116,6 +103,7 @@ fn failed(error: impl fmt::Display) -> ReloadError {
     ReloadError(error.to_string())
 }
 
+<<<<<<< HEAD
 /// Everything that a configuration needs, built and bound, and nothing of it in use yet.
 struct Next {
     snapshot: Snapshot,
@@ -211,6 +199,8 @@ fn files(file: &Path, config: &Config) -> Vec<PathBuf> {
     std::iter::once(file.to_owned()).chain(config.files()).collect()
 }
 
+=======
+>>>>>>> 914f336 (wip-reload)
 fn prepare_log(config: &Config) -> Result<Prepared, ReloadError> {
     AccessLog::prepare(&config.access_log).map_err(|error| log_fault(config, &error))
 }
@@ -235,7 +225,7 @@ impl Reloader {
     ) -> Result<(Arc<Self>, Listeners, Writer), ReloadError> {
         let (access_log, writer) =
             AccessLog::open(&config.access_log, Arc::clone(metrics)).map_err(|error| log_fault(&config, &error))?;
-        let ground = Ground {
+        let context = Context {
             metrics: Arc::clone(metrics),
             brought,
             limits: ConnectionLimits::new(config.limits.connections, config.limits.connections_per_address),
@@ -243,14 +233,25 @@ impl Reloader {
             deadlines: Deadlines::new(),
             sockets: Arc::clone(sockets),
         };
+<<<<<<< HEAD
         let files_at_start = file.as_deref().map_or(0, |file| watch::fingerprint(&files(file, &config)));
         let Next { snapshot, listeners, admin } = ground.prepare(config, &Standing::default())?;
         let core = Core::new(snapshot, Arc::clone(metrics), access_log);
+=======
+        let files_at_start = file.as_deref().map_or(0, |file| watch::fingerprint(&watch::files(file, &config)));
+        let Built { snapshot, listeners, admin } = context.build(config, &Existing::default())?;
+        let core = Core {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            metrics: Arc::clone(metrics),
+            access_log,
+            ending: Ending::default(),
+        };
+>>>>>>> 914f336 (wip-reload)
         let (traffic, traffic_comes) = unbounded_channel();
         let (to_admin, admin_comes) = unbounded_channel();
         let now = SystemTime::now();
         let this = Arc::new(Self {
-            ground,
+            context,
             core: Arc::new(core),
             file,
             running: tokio::sync::Mutex::default(),
@@ -263,9 +264,9 @@ impl Reloader {
             admin: to_admin,
         });
         if let Ok(mut running) = this.running.try_lock() {
-            this.seat(&mut running, listeners, admin);
+            this.listen(&mut running, listeners, admin);
         }
-        this.ground.metrics.loaded(now);
+        this.context.metrics.loaded(now);
         Ok((this, Listeners { traffic: traffic_comes, admin: admin_comes }, writer))
     }
 
@@ -276,12 +277,12 @@ impl Reloader {
 
     /// Places for connections.
     pub fn limits(&self) -> &Arc<ConnectionLimits> {
-        &self.ground.limits
+        &self.context.limits
     }
 
     /// The clock of coarse deadlines.
     pub fn deadlines(&self) -> &Arc<Deadlines> {
-        &self.ground.deadlines
+        &self.context.deadlines
     }
 
     /// Where a listener is bound, by its name, with the port that the kernel chose.
@@ -297,9 +298,9 @@ impl Reloader {
     /// Everything that is open and can be told to leave, of upstreams that are gone, too, unless they are being replaced
     /// at this moment.
     pub fn rosters(&self) -> Vec<Arc<Roster>> {
-        let retired: Vec<_> = self.running.try_lock().map(|running| running.retired.clone()).unwrap_or_default();
+        let retired = self.running.try_lock().map(|running| running.retired.upstreams()).unwrap_or_default();
         let snapshot = self.core.snapshot.load();
-        let upstreams = snapshot.upstreams.values().cloned().chain(retired.iter().filter_map(Weak::upgrade));
+        let upstreams = snapshot.upstreams.values().cloned().chain(retired);
         upstreams.flat_map(|upstream| upstream.rosters()).map(|(_, roster)| roster).collect()
     }
 
@@ -327,8 +328,8 @@ impl Reloader {
             return Err(ReloadError("this configuration comes from a program, which has to bring another".to_owned()));
         };
         info!("{cause}: loading {}", file.display());
-        self.load(async move {
-            let Loaded { config, warnings } = blocking(move || Config::load(&file).map_err(failed)).await?;
+        self.load(move || {
+            let Loaded { config, warnings } = Config::load(&file).map_err(failed)?;
             for warning in warnings {
                 warn!("{warning}");
             }
@@ -342,22 +343,20 @@ impl Reloader {
     /// # Errors
     /// The first of what it names that can't be used; then nothing has changed.
     pub async fn replace(self: &Arc<Self>, config: Config) -> Result<Plan, ReloadError> {
-        self.load(async move { Ok(config) }).await
+        self.load(move || Ok(config)).await
     }
 
-    /// One at a time, and to its end even where whoever asked for it has gone.
-    async fn load<F>(self: &Arc<Self>, config: F) -> Result<Plan, ReloadError>
+    /// One at a time, and to its end even where whoever asked for it has gone; all of it where it holds up no traffic,
+    /// since thousands of routes take their time.
+    async fn load<F>(self: &Arc<Self>, read: F) -> Result<Plan, ReloadError>
     where
-        F: Future<Output = Result<Config, ReloadError>> + Send + 'static,
+        F: FnOnce() -> Result<Config, ReloadError> + Send + 'static,
     {
         let runtime = self.runtime.get().ok_or_else(|| ReloadError("the gateway does not run yet".to_owned()))?;
         let this = Arc::clone(self);
-        let loading = runtime.spawn(async move {
-            let mut running = this.running.lock().await;
-            let result = match config.await {
-                Ok(config) => this.apply(&mut running, config).await,
-                Err(fault) => Err(fault),
-            };
+        let loading = runtime.spawn_blocking(move || {
+            let mut running = this.running.blocking_lock();
+            let result = read().and_then(|config| this.apply(&mut running, config));
             this.note(&result);
             result
         });
@@ -366,66 +365,37 @@ impl Reloader {
 
     /// What a configuration would change, and mean for what is open now.
     pub fn plan(&self, config: &Config) -> Plan {
-        Plan::between(&self.core.snapshot.load().config, config, &self.open())
+        let snapshot = self.core.snapshot.load();
+        Plan::between(&snapshot.config, config, &Open::of(&snapshot, &self.context.metrics))
     }
 
-    /// Reloads whenever the file, or a file that it names, holds something else, and the configuration in force asks
-    /// for that; never ends.
-    pub async fn watch(self: Arc<Self>) {
-        let Some(file) = self.file.clone() else { return };
-        let mut watch = match Watch::new() {
-            Ok(watch) => watch,
-            Err(error) => return warn!("files can't be watched: {error}; SIGHUP reloads all the same"),
-        };
-        let mut watched = Vec::new();
-        let mut seen = self.files_at_start;
-        loop {
-            let files = files(&file, &self.core.snapshot.load().config);
-            if files != watched {
-                watch.follow(&files);
-                watched = files;
-            }
-            let now = watch::fingerprint(&watched);
-            if now == seen {
-                watch.touched().await;
-                continue;
-            }
-            seen = now;
-            if self.core.snapshot.load().config.reload.watch {
-                // The log tells how it went.
-                let _ = self.reload("a file has changed").await;
-            }
-        }
-    }
-
-    async fn apply(self: &Arc<Self>, running: &mut Running, config: Config) -> Result<Plan, ReloadError> {
+    fn apply(&self, running: &mut Running, config: Config) -> Result<Plan, ReloadError> {
         if self.stopping.load(Ordering::Acquire) {
             return Err(ReloadError("the gateway is stopping".to_owned()));
         }
         let before = self.core.snapshot.load_full();
-        let mut plan = Plan::between(&before.config, &config, &self.open());
+        let metrics = &self.context.metrics;
+        let mut plan = Plan::between(&before.config, &config, &Open::of(&before, metrics));
         let log = if before.config.access_log == config.access_log { None } else { Some(prepare_log(&config)?) };
-        let standing = Standing::of(running, &before);
-        let this = Arc::clone(self);
-        let next = blocking(move || this.ground.prepare(config, &standing)).await?;
-        self.tell_files(&mut plan, running, &before, &next);
+        let built = self.context.build(config, &Existing::of(running, &before))?;
+        tell_files(&mut plan, running, &before, &built);
 
         // From here on nothing fails.
-        let Next { snapshot, listeners, admin } = next;
+        let Built { snapshot, listeners, admin } = built;
         if let Some(log) = log {
             self.core.access_log.switch(log);
         }
         let limits = &snapshot.config.limits;
-        self.ground.limits.set(limits.connections, limits.connections_per_address);
+        self.context.limits.set(limits.connections, limits.connections_per_address);
         let snapshot = Arc::new(snapshot);
         self.core.snapshot.store(Arc::clone(&snapshot));
         self.check(running, &snapshot);
-        let gone = self.seat(running, listeners, admin);
-        for control in gone {
+        for control in self.listen(running, listeners, admin) {
             info!("no longer listening {}", control.settings().config().name());
             control.retire();
         }
-        self.retire(running, &before, &snapshot);
+        let orphans = running.retired.take(&before, &snapshot, metrics);
+        retire::let_go(orphans, &snapshot.config.reload);
         Ok(plan)
     }
 
@@ -441,137 +411,31 @@ impl Reloader {
     }
 
     /// Gives listeners their settings, and those that are new to be run; gives back those that have no place any more.
-    fn seat(&self, running: &mut Running, listeners: Vec<Seat>, admin: Option<Seat>) -> Vec<Control> {
-        fn place(seat: Seat, before: &mut Vec<Control>, run: &UnboundedSender<Listener>) -> Option<Control> {
-            match seat {
-                Seat::New(listener, control) => {
+    fn listen(&self, running: &mut Running, listeners: Vec<Binding>, admin: Option<Binding>) -> Vec<Control> {
+        type Before = HashMap<String, Control>;
+        fn place(binding: Binding, before: &mut Before, run: &UnboundedSender<Listener>) -> Option<Control> {
+            match binding {
+                Binding::New(listener, control) => {
                     // Nobody takes it only when the gateway has ended.
                     let _ = run.send(listener);
                     Some(control)
                 }
-                Seat::Kept(settings) => {
-                    let identity = settings.config().identity();
-                    let place = before.iter().position(|control| control.settings().config().identity() == identity)?;
-                    let control = before.swap_remove(place);
+                Binding::Kept(settings) => {
+                    let control = before.remove(&settings.config().identity())?;
                     control.set(*settings);
                     Some(control)
                 }
             }
         }
-        let mut before = std::mem::take(&mut running.listeners);
-        let mut admin_before: Vec<Control> = running.admin.take().into_iter().collect();
-        running.listeners = listeners.into_iter().filter_map(|seat| place(seat, &mut before, &self.traffic)).collect();
-        running.admin = admin.and_then(|seat| place(seat, &mut admin_before, &self.admin));
+        let identity = |control: Control| (control.settings().config().identity(), control);
+        let mut before: Before = std::mem::take(&mut running.listeners).into_iter().map(identity).collect();
+        let mut admin_before: Before = running.admin.take().into_iter().map(identity).collect();
+        let place_here = |binding| place(binding, &mut before, &self.traffic);
+        running.listeners = listeners.into_iter().filter_map(place_here).collect();
+        running.admin = admin.and_then(|binding| place(binding, &mut admin_before, &self.admin));
         let named = |control: &Control| (control.settings().config().name(), control.address().to_owned());
         *self.addresses() = running.listeners.iter().chain(&running.admin).map(named).collect();
-        before.extend(admin_before);
-        before
-    }
-
-    /// Lets go of what the new configuration has no place for, as it says.
-    fn retire(&self, running: &mut Running, before: &Snapshot, now: &Snapshot) {
-        running.retired.retain(|upstream| upstream.strong_count() > 0);
-        self.forget(&mut running.left, now);
-        let gone = Gone::between(&before.config, &now.config);
-        running.left.extend(gone.listeners().map(|name| Left { name: name.into(), upstream: None }));
-        let mut orphans = Vec::new();
-        for (name, upstream) in &before.upstreams {
-            if !now.upstreams.contains_key(name) {
-                running.retired.push(Arc::downgrade(upstream));
-                running.left.push(Left { name: Arc::clone(name), upstream: Some(Arc::downgrade(upstream)) });
-            }
-            for (_, roster) in upstream.rosters() {
-                orphans.extend(roster.those(|origin| gone.has(name, origin)));
-            }
-        }
-        let reload = &now.config.reload;
-        let orphans = Roster::of(orphans);
-        let count = orphans.len();
-        if count == 0 {
-            return;
-        }
-        match reload.orphans {
-            Orphans::Keep => info!("{count} sockets have lost their place, and are kept until they end"),
-            Orphans::Close => info!("{} sockets have lost their place, and are closed", orphans.tell_all()),
-            Orphans::Drain => {
-                let pace = Pace { rate: reload.rate, jitter: reload.jitter, deadline: reload.deadline };
-                info!("{count} sockets have lost their place, and are told goodbye");
-                tokio::spawn(async move {
-                    let told = AtomicUsize::new(0);
-                    orphans.empty(pace, || true, || true, &told).await;
-                    info!("{} sockets that had lost their place were told goodbye", told.into_inner());
-                });
-            }
-        }
-    }
-
-    /// Tells no more of upstreams and listeners that are gone and have nothing open: a thousand names are a thousand
-    /// families of metrics.
-    fn forget(&self, left: &mut Vec<Left>, now: &Snapshot) {
-        let metrics = &self.ground.metrics;
-        left.retain(|Left { name, upstream }| {
-            let (label, is_back, open) = match upstream {
-                Some(upstream) => ("upstream", now.upstreams.contains_key(name), upstream.strong_count() > 0),
-                None => {
-                    let is_back = now.config.listeners.iter().any(|said| *said.name() == **name);
-                    ("listener", is_back, metrics.listener(name).open.get() > 0)
-                }
-            };
-            if !is_back && !open {
-                metrics.forget(label, name);
-            }
-            !is_back && open
-        });
-    }
-
-    /// What is open now.
-    fn open(&self) -> Open {
-        let snapshot = self.core.snapshot.load();
-        let mut open = Open::default();
-        for (name, upstream) in &snapshot.upstreams {
-            let servers = upstream.all_servers();
-            for (id, roster) in upstream.rosters() {
-                let server = servers.iter().find(|server| server.id() == id);
-                let server = server.map_or_else(|| Arc::from(""), |server| Arc::clone(server.name()));
-                let sockets = roster.those(|_| true).into_iter().filter_map(|leave| leave.upgrade());
-                open.sockets.extend(sockets.map(|leave| Socket {
-                    upstream: Arc::clone(name),
-                    server: Arc::clone(&server),
-                    origin: leave.origin().clone(),
-                }));
-            }
-            for server in servers.iter() {
-                let sessions = upstream.sessions_on(server.id());
-                open.sessions.push((Arc::clone(name), Arc::clone(server.name()), sessions));
-            }
-        }
-        for said in &snapshot.config.listeners {
-            let connections = self.ground.metrics.listener(&said.name()).open.get();
-            open.connections.push((said.name().into(), usize::try_from(connections).unwrap_or(0)));
-        }
-        open
-    }
-
-    /// Adds to a plan what no comparison of configurations shows: other contents of the same files.
-    fn tell_files(&self, plan: &mut Plan, running: &Running, before: &Snapshot, next: &Next) {
-        for seat in &next.listeners {
-            let Seat::Kept(settings) = seat else { continue };
-            let is_it = |control: &&Control| control.settings().config().identity() == settings.config().identity();
-            let control = running.listeners.iter().find(is_it);
-            let same_files = |old: &Settings| old.config().tls == settings.config().tls;
-            if control.is_some_and(|control| {
-                let old = control.settings();
-                same_files(&old) && !old.has_certificates_of(settings)
-            }) {
-                plan.files_changed("listener", &settings.config().name(), "certificates");
-            }
-        }
-        for (name, upstream) in &next.snapshot.upstreams {
-            let Some(old) = before.upstreams.get(name) else { continue };
-            if old.config().tls == upstream.config().tls && old.tls() != upstream.tls() {
-                plan.files_changed("upstream", name, "certificates");
-            }
-        }
+        before.into_values().chain(admin_before.into_values()).collect()
     }
 
     fn note(&self, result: &Result<Plan, ReloadError>) {
@@ -582,14 +446,14 @@ impl Reloader {
             Ok(plan) => {
                 last.loaded = now;
                 last.fault = None;
-                self.ground.metrics.loaded(now);
+                self.context.metrics.loaded(now);
                 for line in plan.to_string().lines() {
                     info!("reloaded: {line}");
                 }
             }
             Err(fault) => {
                 last.fault = Some(fault.to_string());
-                self.ground.metrics.not_loaded();
+                self.context.metrics.not_loaded();
                 warn!("not reloaded, everything stays as it was: {fault}");
             }
         }
@@ -600,11 +464,24 @@ impl Reloader {
     }
 }
 
-/// Does what reads files where it holds nobody up.
-async fn blocking<T, F>(work: F) -> Result<T, ReloadError>
-where
-    T: Send + 'static,
-    F: FnOnce() -> Result<T, ReloadError> + Send + 'static,
-{
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(failed(error)))
+/// Adds to a plan what no comparison of configurations shows: other contents of the same files.
+fn tell_files(plan: &mut Plan, running: &Running, before: &Snapshot, built: &Built) {
+    let identity = |control: &Control| (control.settings().config().identity(), control.settings());
+    let old: HashMap<String, Arc<Settings>> = running.listeners.iter().map(identity).collect();
+    let mut changed = Vec::new();
+    for binding in &built.listeners {
+        let Binding::Kept(new) = binding else { continue };
+        let same_files = |old: &Settings| old.config().tls == new.config().tls;
+        let old = old.get(&new.config().identity());
+        if old.is_some_and(|old| same_files(old) && !old.has_certificates_of(new)) {
+            changed.push(("listener", new.config().name()));
+        }
+    }
+    for (name, upstream) in &built.snapshot.upstreams {
+        let Some(old) = before.upstreams.get(name) else { continue };
+        if old.config().tls == upstream.config().tls && old.tls() != upstream.tls() {
+            changed.push(("upstream", name.to_string()));
+        }
+    }
+    plan.files_changed(&changed, "certificates");
 }

@@ -1,38 +1,16 @@
 //! What a new configuration changes, and what that means for what is open: said before a reload by
 //! `sockgate check --against`, and after one in its answer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::open::Open;
 use crate::config::{Config, Orphans};
 use crate::drain::Origin;
 use crate::router;
-
-/// What is open in a running gateway.
-#[derive(Clone, Debug, Default)]
-pub struct Open {
-    /// Tunnels and pending polls.
-    pub sockets: Vec<Socket>,
-    /// Sessions, by upstream and server.
-    pub sessions: Vec<(Arc<str>, Arc<str>, usize)>,
-    /// Connections, by listener.
-    pub connections: Vec<(Arc<str>, usize)>,
-}
-
-/// One tunnel or pending poll.
-#[derive(Clone, Debug)]
-pub struct Socket {
-    /// Its upstream.
-    pub upstream: Arc<str>,
-    /// The name of its server; empty where that is gone already.
-    pub server: Arc<str>,
-    /// The way by which it came in.
-    pub origin: Origin,
-}
 
 /// What a reload would do, or has done.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -86,15 +64,14 @@ pub(super) struct Gone {
 
 impl Gone {
     pub(super) fn between(running: &Config, new: &Config) -> Self {
-        let listeners = running.listeners.iter();
-        let listeners =
-            listeners.filter(|&said| !new.listeners.iter().any(|other| other.identity() == said.identity()));
+        let kept: HashSet<String> = new.listeners.iter().map(|said| said.identity()).collect();
+        let listeners = running.listeners.iter().filter(|said| !kept.contains(&said.identity()));
+        // A route is the same by what it does, or by its name where it still leads to the same upstream.
+        let after = router::named(&new.routes);
+        let by_name: HashSet<_> = after.iter().map(|(name, said)| (&said.upstream, name)).collect();
+        let by_match: HashSet<_> = new.routes.iter().map(|said| (&said.upstream, &said.matches)).collect();
         let routes = router::named(&running.routes).into_iter().filter(|(name, said)| {
-            // A route is the same by what it does, or by its name where it still leads to the same upstream.
-            let stays = |(other_name, other): &(String, &router::Config)| {
-                other.upstream == said.upstream && (other.matches == said.matches || other_name == name)
-            };
-            !router::named(&new.routes).iter().any(stays)
+            !by_name.contains(&(&said.upstream, name)) && !by_match.contains(&(&said.upstream, &said.matches))
         });
         Self {
             listeners: listeners.map(|said| said.name()).collect(),
@@ -116,38 +93,77 @@ impl Gone {
     }
 }
 
-/// Whether a configuration tells those who are on this server goodbye, though their upstream stays.
-fn is_let_go(new: &Config, upstream: &str, server: &str) -> bool {
-    new.upstreams.get(upstream).is_some_and(|said| {
-        said.drain.goodbye && !said.servers.iter().any(|other| other.name() == server && !other.drain)
-    })
+/// The servers of a configuration whose upstreams tell those goodbye who are on another one.
+struct Staying<'a>(HashMap<&'a str, HashSet<String>>);
+
+impl<'a> Staying<'a> {
+    fn of(new: &'a Config) -> Self {
+        let telling = new.upstreams.iter().filter(|(_, said)| said.drain.goodbye);
+        Self(
+            telling
+                .map(|(name, said)| {
+                    let staying = said.servers.iter().filter(|server| !server.drain);
+                    (name.as_str(), staying.map(|server| server.name()).collect())
+                })
+                .collect(),
+        )
+    }
+
+    /// Whether those who are on this server are told goodbye, though their upstream stays.
+    fn lets_go(&self, upstream: &str, server: &str) -> bool {
+        self.0.get(upstream).is_some_and(|staying| !staying.contains(server))
+    }
+}
+
+/// What is open, summed up by what a change can take away.
+#[derive(Default)]
+struct Counts<'a> {
+    by_listener: HashMap<&'a str, usize>,
+    by_route: HashMap<&'a str, usize>,
+    /// Sockets and sessions.
+    by_server: HashMap<(&'a str, &'a str), (usize, usize)>,
+    by_upstream: HashMap<&'a str, (usize, usize)>,
+    connections: HashMap<&'a str, usize>,
+}
+
+impl<'a> Counts<'a> {
+    fn of(open: &'a Open) -> Self {
+        let mut counts = Self::default();
+        for (socket, count) in &open.sockets {
+            *counts.by_listener.entry(&socket.origin.listener).or_default() += count;
+            if let Some(route) = &socket.origin.route {
+                *counts.by_route.entry(route).or_default() += count;
+            }
+            counts.by_server.entry((&socket.upstream, &socket.server)).or_default().0 += count;
+            counts.by_upstream.entry(&socket.upstream).or_default().0 += count;
+        }
+        for (upstream, server, count) in &open.sessions {
+            counts.by_server.entry((upstream, server)).or_default().1 += count;
+            counts.by_upstream.entry(upstream).or_default().1 += count;
+        }
+        counts.connections = open.connections.iter().map(|(name, count)| (&**name, *count)).collect();
+        counts
+    }
 }
 
 impl Plan {
     /// Compares two configurations by their meaning, and counts what is open on either side of the difference.
     pub fn between(running: &Config, new: &Config, open: &Open) -> Self {
         let gone = Gone::between(running, new);
+        let (staying, counts) = (Staying::of(new), Counts::of(open));
         let mut plan = Self::default();
-        plan.listeners(running, new, open);
-        plan.routes(running, new, open);
-        plan.upstreams(running, new, open);
+        plan.listeners(running, new, &counts);
+        plan.routes(running, new, &gone, &counts);
+        plan.upstreams(running, new, &counts);
         plan.settings(running, new);
-        for socket in &open.sockets {
-            if !gone.has(&socket.upstream, &socket.origin) && is_let_go(new, &socket.upstream, &socket.server) {
-                plan.sockets.drained += 1;
-            } else {
-                plan.sockets.count(gone.has(&socket.upstream, &socket.origin), new.reload.orphans);
-            }
+        for (socket, count) in &open.sockets {
+            let is_gone = gone.has(&socket.upstream, &socket.origin);
+            let is_let_go = !is_gone && staying.lets_go(&socket.upstream, &socket.server);
+            plan.sockets.add(*count, is_gone, is_let_go, new.reload.orphans);
         }
-        for (upstream, server, sessions) in &open.sessions {
-            if is_let_go(new, upstream, server) {
-                plan.sessions.drained += sessions;
-                continue;
-            }
-            let fate = gone.upstreams.contains(&**upstream);
-            for _ in 0..*sessions {
-                plan.sessions.count(fate, new.reload.orphans);
-            }
+        for (upstream, server, count) in &open.sessions {
+            let (is_gone, is_let_go) = (gone.upstreams.contains(&**upstream), staying.lets_go(upstream, server));
+            plan.sessions.add(*count, is_gone, is_let_go, new.reload.orphans);
         }
         plan
     }
@@ -157,93 +173,95 @@ impl Plan {
         self.changes.is_empty()
     }
 
-    /// Adds that the files behind something hold something else, where nothing else is told of it yet.
-    pub(super) fn files_changed(&mut self, subject: &str, name: &str, what: &str) {
-        match self.changes.iter_mut().find(|change| change.subject == subject && change.name == name) {
-            Some(change) => change.what.push(what.to_owned()),
-            None => self.changes.push(Change::new(subject, name, "changed", vec![what.to_owned()])),
+    /// Adds that the files behind these, each a subject and its name, hold something else.
+    pub(super) fn files_changed(&mut self, those: &[(&str, String)], what: &str) {
+        let changes = self.changes.iter().enumerate();
+        let told: HashMap<_, _> =
+            changes.map(|(at, change)| ((change.subject.clone(), change.name.clone()), at)).collect();
+        for (subject, name) in those {
+            match told.get(&((*subject).to_owned(), name.clone())) {
+                Some(&at) => self.changes[at].what.push(what.to_owned()),
+                None => self.changes.push(Change::new(subject, name, "changed", vec![what.to_owned()])),
+            }
         }
     }
 
-    fn listeners(&mut self, running: &Config, new: &Config, open: &Open) {
+    fn listeners(&mut self, running: &Config, new: &Config, counts: &Counts<'_>) {
+        let by_identity =
+            |said: &Config| -> HashSet<String> { said.listeners.iter().map(|said| said.identity()).collect() };
+        let after: HashMap<_, _> = new.listeners.iter().map(|said| (said.identity(), said)).collect();
         for said in &running.listeners {
-            match new.listeners.iter().find(|other| other.identity() == said.identity()) {
+            let name = said.name();
+            match after.get(&said.identity()) {
                 None => {
-                    let mut change = Change::new("listener", &said.name(), "removed", Vec::new());
-                    change.sockets = open.count(|socket| *socket.origin.listener == *said.name());
-                    let connections = open.connections.iter().find(|(name, _)| **name == *said.name());
-                    if let Some((_, connections @ 1..)) = connections {
+                    let mut change = Change::new("listener", &name, "removed", Vec::new());
+                    change.sockets = counts.by_listener.get(&*name).copied().unwrap_or(0);
+                    if let Some(connections @ 1..) = counts.connections.get(&*name) {
                         change.what.push(format!("{connections} connections: idle ones end, requests are finished"));
                     }
                     self.changes.push(change);
                 }
-                Some(other) => self.changed("listener", &said.name(), different_keys(said, other)),
+                Some(other) => self.changed("listener", &name, different_keys(said, other)),
             }
         }
-        for said in &new.listeners {
-            if !running.listeners.iter().any(|other| other.identity() == said.identity()) {
-                self.changes.push(Change::new("listener", &said.name(), "added", Vec::new()));
-            }
+        let before = by_identity(running);
+        for said in new.listeners.iter().filter(|said| !before.contains(&said.identity())) {
+            self.changes.push(Change::new("listener", &said.name(), "added", Vec::new()));
         }
     }
 
-    fn routes(&mut self, running: &Config, new: &Config, open: &Open) {
-        let gone = Gone::between(running, new).routes;
+    fn routes(&mut self, running: &Config, new: &Config, gone: &Gone, counts: &Counts<'_>) {
         let (before, after) = (router::named(&running.routes), router::named(&new.routes));
-        let called = |routes: &[(String, &router::Config)], name: &String| -> usize {
-            routes.iter().filter(|(other, _)| other == name).count()
-        };
+        let (named_before, named_after) = (by_name(&before), by_name(&after));
+        let same: HashSet<_> = after.iter().map(|(name, said)| (name, *said)).collect();
+        let matched: HashSet<_> = running.routes.iter().map(|said| &said.matches).collect();
         for (name, said) in &before {
-            if after.iter().any(|(other_name, other)| other_name == name && other == said) {
+            if same.contains(&(name, *said)) {
                 continue;
             }
-            let twin = after.iter().find(|(other, _)| other == name);
-            if gone.contains(name) {
+            let twin = named_after.get(name.as_str()).map(|&(first, _)| first);
+            if gone.routes.contains(name) {
                 let verb = if twin.is_some() { "changed" } else { "removed" };
-                let what = twin.map(|(_, other)| different_keys(said, other)).unwrap_or_default();
+                let what = twin.map(|other| different_keys(*said, other)).unwrap_or_default();
                 let mut change = Change::new("route", name, verb, what);
-                change.sockets = open.count(|socket| socket.origin.route.as_deref() == Some(name));
+                change.sockets = counts.by_route.get(name.as_str()).copied().unwrap_or(0);
                 self.changes.push(change);
-            } else if let Some((_, other)) = twin {
-                self.changed("route", name, different_keys(said, other));
+            } else if let Some(other) = twin {
+                self.changed("route", name, different_keys(*said, other));
             }
         }
-        for (place, (name, said)) in after.iter().enumerate() {
-            let first = after[..place].iter().all(|(other, _)| other != name);
-            match (called(&before, name), called(&after, name)) {
-                (0, _) if !before.iter().any(|(_, other)| other.matches == said.matches) => {
+        let mut told = HashSet::new();
+        for (name, said) in &after {
+            let called = |routes: &HashMap<&str, (&router::Config, usize)>| {
+                routes.get(name.as_str()).map_or(0, |&(_, count)| count)
+            };
+            let first = told.insert(name);
+            match (called(&named_before), called(&named_after)) {
+                (0, _) if !matched.contains(&said.matches) => {
                     self.changes.push(Change::new("route", name, "added", Vec::new()));
                 }
-                (1.., some) if first && some != called(&before, name) => {
-                    let what = format!("{} routes of this name instead of {}", some, called(&before, name));
+                (count @ 1.., some) if first && some != count => {
+                    let what = format!("{some} routes of this name instead of {count}");
                     self.changed("route", name, vec![what]);
                 }
                 _ => {}
             }
         }
-        let order = |routes: &[(String, &router::Config)], others: &[(String, &router::Config)]| -> Vec<String> {
-            let both = |(name, _): &&(String, _)| others.iter().any(|(other, _)| other == name);
-            routes.iter().filter(both).map(|(name, _)| name.clone()).collect()
+        let in_both = |routes: &[(String, &router::Config)]| -> Vec<String> {
+            let names = routes.iter().map(|(name, _)| name);
+            let both =
+                |&name: &&String| named_before.contains_key(name.as_str()) && named_after.contains_key(name.as_str());
+            names.filter(both).cloned().collect()
         };
-        if order(&before, &after) != order(&after, &before) {
+        if in_both(&before) != in_both(&after) {
             self.changes.push(Change::new("setting", "routes", "changed", vec!["their order".to_owned()]));
         }
     }
 
-    fn upstreams(&mut self, running: &Config, new: &Config, open: &Open) {
+    fn upstreams(&mut self, running: &Config, new: &Config, counts: &Counts<'_>) {
         for (name, said) in &running.upstreams {
-            let on = |server: Option<&str>| {
-                let sessions = open.sessions.iter();
-                let there = |(upstream, on, _): &&(Arc<str>, Arc<str>, usize)| {
-                    **upstream == **name && server.is_none_or(|server| **on == *server)
-                };
-                let sockets = open.count(|socket| {
-                    *socket.upstream == **name && server.is_none_or(|server| *socket.server == *server)
-                });
-                (sockets, sessions.filter(there).map(|(.., count)| count).sum::<usize>())
-            };
             let Some(other) = new.upstreams.get(name) else {
-                let (sockets, sessions) = on(None);
+                let (sockets, sessions) = counts.by_upstream.get(name.as_str()).copied().unwrap_or_default();
                 self.changes.push(Change { sockets, sessions, ..Change::new("upstream", name, "removed", Vec::new()) });
                 continue;
             };
@@ -257,7 +275,8 @@ impl Plan {
                 what.push(format!("server {server} added"));
             }
             for server in before.keys().filter(|server| !after.contains_key(*server)) {
-                let (sockets, sessions) = on(Some(server));
+                let on = counts.by_server.get(&(name.as_str(), server.as_str()));
+                let (sockets, sessions) = on.copied().unwrap_or_default();
                 change.sockets += sockets;
                 change.sessions += sessions;
                 what.push(format!("server {server} removed"));
@@ -299,12 +318,6 @@ impl Plan {
     }
 }
 
-impl Open {
-    fn count(&self, is_meant: impl Fn(&Socket) -> bool) -> usize {
-        self.sockets.iter().filter(|socket| is_meant(socket)).count()
-    }
-}
-
 impl Change {
     fn new(subject: &str, name: &str, verb: &str, what: Vec<String>) -> Self {
         let (subject, name, verb) = (subject.to_owned(), name.to_owned(), verb.to_owned());
@@ -313,13 +326,23 @@ impl Change {
 }
 
 impl Fates {
-    fn count(&mut self, gone: bool, orphans: Orphans) {
-        match orphans {
-            Orphans::Drain if gone => self.drained += 1,
-            Orphans::Close if gone => self.closed += 1,
-            _ => self.kept += 1,
-        }
+    fn add(&mut self, count: usize, is_gone: bool, is_let_go: bool, orphans: Orphans) {
+        *match orphans {
+            _ if is_let_go => &mut self.drained,
+            Orphans::Drain if is_gone => &mut self.drained,
+            Orphans::Close if is_gone => &mut self.closed,
+            _ => &mut self.kept,
+        } += count;
     }
+}
+
+/// The first route of each name, and how many there are of it.
+fn by_name<'a>(routes: &'a [(String, &'a router::Config)]) -> HashMap<&'a str, (&'a router::Config, usize)> {
+    let mut named = HashMap::with_capacity(routes.len());
+    for (name, said) in routes {
+        named.entry(name.as_str()).or_insert((*said, 0)).1 += 1;
+    }
+    named
 }
 
 /// The servers of an upstream by name.

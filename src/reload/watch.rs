@@ -9,17 +9,59 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use log::warn;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
+
+use super::Reloader;
+use crate::config::Config;
 
 /// Silence after which a change is taken for whole: tools write a certificate and its key one after the other.
 const SETTLED: Duration = Duration::from_millis(250);
 /// Longest wait for it, if a folder is never silent.
 const SETTLED_AT_LAST: Duration = Duration::from_secs(5);
 
+impl Reloader {
+    /// Reloads whenever the file, or a file that it names, holds something else, and the configuration in force asks
+    /// for that; never ends.
+    pub async fn watch(self: Arc<Self>) {
+        let Some(file) = self.file.clone() else { return };
+        let mut watch = match Watch::new() {
+            Ok(watch) => watch,
+            Err(error) => return warn!("files can't be watched: {error}; SIGHUP reloads all the same"),
+        };
+        let mut watched = Vec::new();
+        let mut seen = self.files_at_start;
+        loop {
+            let files = files(&file, &self.core.snapshot.load().config);
+            if files != watched {
+                watch.follow(&files);
+                watched.clone_from(&files);
+            }
+            // Files are read where that holds up no traffic.
+            let Ok(now) = spawn_blocking(move || fingerprint(&files)).await else { return };
+            if now == seen {
+                watch.touched().await;
+                continue;
+            }
+            seen = now;
+            if self.core.snapshot.load().config.reload.watch {
+                // The log tells how it went.
+                let _ = self.reload("a file has changed").await;
+            }
+        }
+    }
+}
+
+/// What is watched: the file itself, and the files that it names.
+pub(super) fn files(file: &Path, config: &Config) -> Vec<PathBuf> {
+    std::iter::once(file.to_owned()).chain(config.files()).collect()
+}
+
 /// The folders that files lie in.
-pub(super) struct Watch {
+struct Watch {
     watcher: RecommendedWatcher,
     folders: BTreeSet<PathBuf>,
     touched: Arc<Notify>,
@@ -27,7 +69,7 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Watches nothing yet.
-    pub(super) fn new() -> notify::Result<Self> {
+    fn new() -> notify::Result<Self> {
         let touched = Arc::new(Notify::new());
         let tell = Arc::clone(&touched);
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
@@ -40,21 +82,21 @@ impl Watch {
     }
 
     /// Watches the folders of these files, and of what they are links to, and no others any more.
-    pub(super) fn follow(&mut self, files: &[PathBuf]) {
+    fn follow(&mut self, files: &[PathBuf]) {
         let folders: BTreeSet<PathBuf> = files.iter().flat_map(|file| folders_of(file)).collect();
         for gone in self.folders.difference(&folders) {
             let _ = self.watcher.unwatch(gone);
         }
         for new in folders.difference(&self.folders) {
             if let Err(error) = self.watcher.watch(new, RecursiveMode::NonRecursive) {
-                log::warn!("{} can't be watched: {error}; SIGHUP reloads all the same", new.display());
+                warn!("{} can't be watched: {error}; SIGHUP reloads all the same", new.display());
             }
         }
         self.folders = folders;
     }
 
     /// Waits until something happens in one of the folders, and then until nothing does.
-    pub(super) async fn touched(&self) {
+    async fn touched(&self) {
         self.touched.notified().await;
         let settled = async { while timeout(SETTLED, self.touched.notified()).await.is_ok() {} };
         let _ = timeout(SETTLED_AT_LAST, settled).await;

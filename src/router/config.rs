@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::http::config::exactly;
 
 /// One entry of `routes`: the first whose `match` holds decides. Exactly one of `upstream`, `respond` and `redirect`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The name in logs and metrics. Default: the upstream, or `respond` or `redirect`, and the route's place in the list.
@@ -28,7 +28,7 @@ pub struct Config {
 
 /// `routes[].match`: every key that is given has to hold, `path` and `path_exact` together as one key; a list holds when
 /// one of its entries does.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Match {
     /// `example.com` or `*.example.com` (one or more labels in front); the port is not looked at.
@@ -55,7 +55,7 @@ pub struct Match {
 }
 
 /// A protocol to switch to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Upgrade {
     /// WebSocket (RFC 6455), or its draft Hixie-76.
@@ -63,7 +63,7 @@ pub enum Upgrade {
 }
 
 /// `routes[].respond`: an answer of the gateway's own.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Respond {
     /// Default 200.
@@ -104,7 +104,7 @@ impl Respond {
 }
 
 /// `routes[].redirect`: what is left out is kept from the request.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Redirect {
     /// 301, 302, 303, 307 or 308. Default 308, which keeps method and body.
@@ -126,7 +126,7 @@ impl Default for Redirect {
 }
 
 /// One text, or a list of them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
 pub struct OneOrMany(pub Vec<String>);
 

@@ -1,0 +1,110 @@
+//! Builds and binds what a configuration needs and does not find in place; nothing of it is in use yet.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{ReloadError, Running, failed};
+use crate::config::{self, Config};
+use crate::deadline::Deadlines;
+use crate::listener::inherit::Sockets;
+use crate::listener::{self, ConnectionLimits, Control, Listener, Settings, Shared};
+use crate::metrics::Metrics;
+use crate::snapshot::{Brought, Snapshot};
+use crate::upstream::Upstream;
+
+/// What every configuration of one process shares.
+pub(super) struct Context {
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) brought: Brought,
+    pub(super) limits: Arc<ConnectionLimits>,
+    /// The admin address answers when the gateway is full.
+    pub(super) admin_limits: Arc<ConnectionLimits>,
+    pub(super) deadlines: Arc<Deadlines>,
+    pub(super) sockets: Arc<Sockets>,
+}
+
+/// Everything that a configuration needs, built and bound, and nothing of it in use yet.
+pub(super) struct Built {
+    pub(super) snapshot: Snapshot,
+    pub(super) listeners: Vec<Binding>,
+    pub(super) admin: Option<Binding>,
+}
+
+/// What becomes of one listening address.
+pub(super) enum Binding {
+    /// It is bound anew.
+    New(Listener, Control),
+    /// It stays, with other settings.
+    Kept(Box<Settings>),
+}
+
+/// Connections that the admin address takes at once, apart from the limits of the traffic.
+const MOST_ADMIN_CONNECTIONS: usize = 64;
+
+impl Context {
+    /// Builds and binds what a configuration needs and does not find in `existing`.
+    pub(super) fn build(&self, config: Config, existing: &Existing) -> Result<Built, ReloadError> {
+        let shared = Shared {
+            limits: Arc::clone(&self.limits),
+            deadlines: Arc::clone(&self.deadlines),
+            flash_policy: listener::flash_policy(&config.flash_policy).map_err(failed)?,
+            flash_timeout: config.flash_policy.timeout,
+            first_bytes: config.timeouts.head,
+            sockets: Arc::clone(&self.sockets),
+        };
+        let bind = |said: &listener::Config, shared: Shared, existing: &HashMap<String, Arc<Settings>>| {
+            let before = existing.get(&said.identity());
+            let metrics = self.metrics.listener(&said.name());
+            let settings = Settings::build(said, shared, metrics, before.map(|before| &**before)).map_err(failed)?;
+            Ok(match before {
+                Some(_) => Binding::Kept(Box::new(settings)),
+                None => {
+                    let (listener, control) = Listener::bind(settings).map_err(failed)?;
+                    Binding::New(listener, control)
+                }
+            })
+        };
+        let listeners = config.listeners.iter().map(|said| bind(said, shared.clone(), &existing.listeners));
+        let listeners = listeners.collect::<Result<Vec<_>, ReloadError>>()?;
+        let admin = config.admin.as_ref().map(|said| {
+            let shared = Shared { limits: Arc::clone(&self.admin_limits), ..shared.clone() };
+            bind(&admin_listener(said), shared, &existing.admin)
+        });
+        let admin = admin.transpose()?;
+        let known = |name: &str| existing.upstreams.get(name).cloned();
+        let snapshot = Snapshot::build(config, &self.brought, &self.metrics, known).map_err(failed)?;
+        Ok(Built { snapshot, listeners, admin })
+    }
+}
+
+/// What a new configuration finds in place.
+#[derive(Default)]
+pub(super) struct Existing {
+    listeners: HashMap<String, Arc<Settings>>,
+    admin: HashMap<String, Arc<Settings>>,
+    upstreams: HashMap<Arc<str>, Arc<Upstream>>,
+}
+
+impl Existing {
+    pub(super) fn of(running: &Running, snapshot: &Snapshot) -> Self {
+        let settings = |control: &Control| (control.settings().config().identity(), control.settings());
+        // An upstream that comes back while something of it is still open is the same one.
+        let retired = running.retired.upstreams().into_iter();
+        let retired = retired.map(|upstream| (Arc::clone(upstream.name()), upstream));
+        let in_use = snapshot.upstreams.iter().map(|(name, upstream)| (Arc::clone(name), Arc::clone(upstream)));
+        Self {
+            listeners: running.listeners.iter().map(settings).collect(),
+            admin: running.admin.iter().map(settings).collect(),
+            upstreams: retired.chain(in_use).collect(),
+        }
+    }
+}
+
+fn admin_listener(said: &config::Admin) -> listener::Config {
+    listener::Config {
+        name: Some("admin".to_owned()),
+        max_connections: MOST_ADMIN_CONNECTIONS,
+        http2: false,
+        ..listener::Config::at(said.address.clone())
+    }
+}
