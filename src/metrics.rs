@@ -396,4 +396,17 @@ mod tests {
             assert!(text.contains(line), "{line} in\n{text}");
         }
     }
+
+    /// So many that to look through a family for each would take minutes.
+    #[test]
+    fn a_thousand_names_are_forgotten_in_one_go() {
+        let metrics = Metrics::new().unwrap();
+        let names: Vec<Arc<str>> = (0..1000).map(|at| format!("u{at}").into()).collect();
+        for name in &names {
+            metrics.upstream(name).answered(200);
+        }
+        metrics.forget("upstream", &names[1..]);
+        let text = String::from_utf8(metrics.render()).unwrap();
+        assert!(text.contains(r#"upstream="u0""#) && !text.contains(r#"upstream="u1""#) && !text.contains("u999"));
+    }
 }

@@ -1,11 +1,13 @@
 //! What no single value can know: whether the parts of a configuration fit together. Nothing is looked up outside of it.
 
 mod listeners;
+mod reach;
 mod routes;
 mod spot;
 mod upstreams;
 mod words;
 
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -34,11 +36,15 @@ pub(super) fn check(config: &Config, root: &Node) -> Report {
     let mut report = Report::default();
     let root = Spot::root(root);
     let upstreams = root.key("upstreams");
-    let names = Names { listeners: listeners::names(&root.key("listeners")), upstreams: upstreams.keys() };
+    let names = Names {
+        listeners: Known::new(listeners::names(&root.key("listeners"))),
+        upstreams: Known::new(upstreams.keys()),
+        protocols: config.listeners.iter().rev().map(|listener| (listener.name(), listener.protocol)).collect(),
+    };
     listeners::check(config, &root.key("listeners"), &names, &mut report);
     routes::check(config, &root.key("routes"), &names, &mut report);
-    for (name, upstream) in &config.upstreams {
-        upstreams::check(name, upstream, &upstreams.key(name), &mut report);
+    for (spot, (name, upstream)) in upstreams.each_key(&config.upstreams) {
+        upstreams::check(name, upstream, &spot, &mut report);
     }
     unused_upstreams(config, &upstreams, &mut report);
     flash_policy(config, &root.key("flash_policy"), &mut report);
@@ -48,9 +54,8 @@ pub(super) fn check(config: &Config, root: &Node) -> Report {
     report.pace(&root.key("reload"), config.reload.rate, config.reload.jitter);
     if let Some(admin) = &config.admin {
         admin_address(config, admin, &root.key("admin").key("address"), &mut report);
-        let hosts = root.key("admin").key("hosts");
-        for (index, host) in admin.hosts.iter().enumerate() {
-            report.well_formed(&hosts.item(index), words::plain_host(host));
+        for (spot, host) in root.key("admin").key("hosts").each(&admin.hosts) {
+            report.well_formed(&spot, words::plain_host(host));
         }
     }
     report
@@ -58,9 +63,26 @@ pub(super) fn check(config: &Config, root: &Node) -> Report {
 
 /// Every name that the file gives, those of faulty entries included: a reference to one of them is no second fault.
 struct Names {
-    listeners: Vec<String>,
-    upstreams: Vec<String>,
+    listeners: Known,
+    upstreams: Known,
+    /// What listeners speak, by name.
+    protocols: HashMap<String, Protocol>,
 }
+
+/// Names in the order of the file.
+struct Known {
+    names: Vec<String>,
+    set: HashSet<String>,
+}
+
+impl Known {
+    fn new(names: Vec<String>) -> Self {
+        Self { set: names.iter().cloned().collect(), names }
+    }
+}
+
+/// Faults whose reporter looks for what was meant: to compare a thousand slips with a thousand names helps nobody.
+const MOST_HINTS: usize = 100;
 
 impl Report {
     /// What stands in for a missing key has no faults of its own.
@@ -75,12 +97,13 @@ impl Report {
     }
 
     /// A reference to something that has to be defined elsewhere in the file.
-    fn reference(&mut self, spot: &Spot<'_>, kind: &str, name: &str, known: &[String]) -> bool {
-        if known.iter().any(|known| known == name) {
+    fn reference(&mut self, spot: &Spot<'_>, kind: &str, name: &str, known: &Known) -> bool {
+        if known.set.contains(name) {
             return true;
         }
-        let known: Vec<&str> = known.iter().map(String::as_str).collect();
-        let hint = match (nearest(name, known.iter().copied()), known.len()) {
+        let known: Vec<&str> = known.names.iter().map(String::as_str).collect();
+        let hinted = if self.faults.len() < MOST_HINTS { nearest(name, known.iter().copied()) } else { None };
+        let hint = match (hinted, known.len()) {
             (Some(meant), _) => format!("did you mean `{meant}`?"),
             (None, 0) => format!("the file defines no {kind}"),
             (None, 1..=8) => format!("expected {}", one_of(&known)),
@@ -161,9 +184,10 @@ fn unused_upstreams(config: &Config, upstreams: &Spot<'_>, report: &mut Report) 
         let detected = listener.detect.as_ref().and_then(|detect| detect.tcp.as_deref());
         [listener.upstream.as_deref(), detected].into_iter().flatten()
     });
-    let used: Vec<&str> = in_routes.chain(in_listeners).collect();
-    for name in config.upstreams.keys().filter(|name| !used.contains(&name.as_str())) {
-        report.warn(&upstreams.key(name).word(), "no route and no listener uses this upstream");
+    let used: HashSet<&str> = in_routes.chain(in_listeners).collect();
+    let unused = |(_, (name, _)): &(Spot<'_>, (&String, _))| !used.contains(name.as_str());
+    for (spot, _) in upstreams.each_key(&config.upstreams).filter(unused) {
+        report.warn(&spot.word(), "no route and no listener uses this upstream");
     }
 }
 
@@ -180,8 +204,7 @@ fn flash_policy(config: &Config, spot: &Spot<'_>, report: &mut Report) {
     if policy.allow.is_empty() && policy.file.is_none() && spot.key("allow").is_intact() {
         report.warn(&spot.key("allow"), "the list is empty: no Flash player may connect");
     }
-    for (index, allow) in policy.allow.iter().enumerate() {
-        let spot = spot.key("allow").item(index);
+    for (spot, allow) in spot.key("allow").each(&policy.allow) {
         report.well_formed(&spot.key("domain"), words::flash_domain(&allow.domain));
         report.well_formed(&spot.key("ports"), words::flash_ports(&allow.ports));
     }
@@ -223,12 +246,9 @@ fn forwarding(config: &Config, spot: &Spot<'_>, report: &mut Report) {
     if !name.is_empty() {
         report.well_formed(&spot.key("request_id"), words::header_name(name));
     }
-    for (index, network) in config.forwarding.trusted_proxies.iter().enumerate() {
+    for (spot, network) in spot.key("trusted_proxies").each(&config.forwarding.trusted_proxies) {
         if network.prefix_len() == 0 {
-            report.warn(
-                &spot.key("trusted_proxies").item(index),
-                format!("{network} trusts everybody: any client can then claim any address"),
-            );
+            report.warn(&spot, format!("{network} trusts everybody: any client can then claim any address"));
         }
     }
 }

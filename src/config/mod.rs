@@ -121,11 +121,12 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn read(file_name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Faults> {
+        let lines: Vec<&str> = text.lines().collect();
         let fault = |at: document::Position, path, what| Fault {
             place: Place { file: file_name.to_owned(), line: at.line, column: at.column },
             path,
             what,
-            source: text.lines().nth(at.line - 1).map(str::to_owned),
+            source: lines.get(at.line - 1).map(|&line| line.to_owned()),
         };
         let mut root = document::read(text, env)
             .map_err(|unreadable| Faults(vec![fault(unreadable.at, String::new(), unreadable.what)]))?;

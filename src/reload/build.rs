@@ -38,8 +38,9 @@ pub(super) enum Binding {
     Kept(Box<Settings>),
 }
 
-/// Connections that the admin address takes at once, apart from the limits of the traffic.
-const MOST_ADMIN_CONNECTIONS: usize = 64;
+/// Connections that the admin address has at once, apart from the limits of the traffic: those that have a place there, and
+/// those that have just lost theirs.
+const MOST_ADMIN_CONNECTIONS: usize = 256;
 
 impl Context {
     /// Builds and binds what a configuration needs and does not find in `existing`.
@@ -68,7 +69,7 @@ impl Context {
         let listeners = listeners.collect::<Result<Vec<_>, ReloadError>>()?;
         let admin = config.admin.as_ref().map(|said| {
             let shared = Shared { limits: Arc::clone(&self.admin_limits), ..shared.clone() };
-            bind(&admin_listener(said), shared, &existing.admin)
+            bind(&admin_listener(said, &config), shared, &existing.admin)
         });
         let admin = admin.transpose()?;
         let known = |name: &str| existing.upstreams.get(name).cloned();
@@ -100,11 +101,14 @@ impl Existing {
     }
 }
 
-fn admin_listener(said: &config::Admin) -> listener::Config {
+fn admin_listener(said: &config::Admin, config: &Config) -> listener::Config {
+    let is_taken = config.listeners.iter().any(|listener| listener.name.as_deref() == Some("admin"));
     listener::Config {
-        name: Some("admin".to_owned()),
+        // No listener can have the longer name.
+        name: Some(if is_taken { "admin address" } else { "admin" }.to_owned()),
+        // Handed on as it was accepted: what comes is read there, where those who are slow may lose their places.
+        protocol: listener::config::Protocol::Tcp,
         max_connections: MOST_ADMIN_CONNECTIONS,
-        http2: false,
         ..listener::Config::at(said.address.clone())
     }
 }

@@ -26,12 +26,8 @@ pub use plan::{Change, Fates, Plan};
 use crate::access_log::{AccessLog, Prepared, Writer};
 use crate::config::{Config, Loaded};
 use crate::deadline::Deadlines;
-<<<<<<< HEAD
-use crate::drain::{Pace, Roster};
+use crate::drain::Roster;
 use crate::exchange::Core;
-=======
-use crate::drain::{Ending, Roster};
->>>>>>> 914f336 (wip-reload)
 use crate::listener::inherit::Sockets;
 use crate::listener::{ConnectionLimits, Control, Listener, Settings};
 use crate::metrics::Metrics;
@@ -103,104 +99,6 @@ fn failed(error: impl fmt::Display) -> ReloadError {
     ReloadError(error.to_string())
 }
 
-<<<<<<< HEAD
-/// Everything that a configuration needs, built and bound, and nothing of it in use yet.
-struct Next {
-    snapshot: Snapshot,
-    listeners: Vec<Seat>,
-    admin: Option<Seat>,
-}
-
-/// What becomes of one listening address.
-enum Seat {
-    /// It is bound anew.
-    New(Listener, Control),
-    /// It stays, with other settings.
-    Kept(Box<Settings>),
-}
-
-/// Connections that the admin address has at once, apart from the limits of the traffic: those that have a place there, and
-/// those that have just lost theirs.
-const MOST_ADMIN_CONNECTIONS: usize = 256;
-
-impl Ground {
-    /// Builds and binds what a configuration needs and does not find in `standing`.
-    fn prepare(&self, config: Config, standing: &Standing) -> Result<Next, ReloadError> {
-        let shared = Shared {
-            limits: Arc::clone(&self.limits),
-            deadlines: Arc::clone(&self.deadlines),
-            flash_policy: listener::flash_policy(&config.flash_policy).map_err(failed)?,
-            flash_timeout: config.flash_policy.timeout,
-            first_bytes: config.timeouts.head,
-            sockets: Arc::clone(&self.sockets),
-        };
-        let seat = |said: &listener::Config, shared: Shared, standing: &HashMap<String, Arc<Settings>>| {
-            let before = standing.get(&said.identity());
-            let metrics = self.metrics.listener(&said.name());
-            let settings = Settings::build(said, shared, metrics, before.map(|before| &**before)).map_err(failed)?;
-            Ok(match before {
-                Some(_) => Seat::Kept(Box::new(settings)),
-                None => {
-                    let (listener, control) = Listener::bind(settings).map_err(failed)?;
-                    Seat::New(listener, control)
-                }
-            })
-        };
-        let listeners = config.listeners.iter().map(|said| seat(said, shared.clone(), &standing.listeners));
-        let listeners = listeners.collect::<Result<Vec<_>, ReloadError>>()?;
-        let admin = config.admin.as_ref().map(|said| {
-            let shared = Shared { limits: Arc::clone(&self.admin_limits), ..shared.clone() };
-            seat(&admin_listener(said, &config), shared, &standing.admin)
-        });
-        let admin = admin.transpose()?;
-        let known = |name: &str| standing.upstreams.get(name).cloned();
-        let snapshot = Snapshot::build(config, &self.brought, &self.metrics, known).map_err(failed)?;
-        Ok(Next { snapshot, listeners, admin })
-    }
-}
-
-/// What a new configuration finds.
-#[derive(Default)]
-struct Standing {
-    listeners: HashMap<String, Arc<Settings>>,
-    admin: HashMap<String, Arc<Settings>>,
-    upstreams: HashMap<Arc<str>, Arc<Upstream>>,
-}
-
-impl Standing {
-    fn of(running: &Running, snapshot: &Snapshot) -> Self {
-        let settings = |control: &Control| (control.settings().config().identity(), control.settings());
-        // An upstream that comes back while something of it is still open is the same one.
-        let retired = running.retired.iter().filter_map(Weak::upgrade);
-        let retired = retired.map(|upstream| (Arc::clone(upstream.name()), upstream));
-        let in_use = snapshot.upstreams.iter().map(|(name, upstream)| (Arc::clone(name), Arc::clone(upstream)));
-        Self {
-            listeners: running.listeners.iter().map(settings).collect(),
-            admin: running.admin.iter().map(settings).collect(),
-            upstreams: retired.chain(in_use).collect(),
-        }
-    }
-}
-
-fn admin_listener(said: &config::Admin, config: &Config) -> listener::Config {
-    let is_taken = config.listeners.iter().any(|listener| listener.name.as_deref() == Some("admin"));
-    listener::Config {
-        // No listener can have the longer name.
-        name: Some(if is_taken { "admin address" } else { "admin" }.to_owned()),
-        // Handed on as it was accepted: what comes is read there, where those who are slow may lose their places.
-        protocol: listener::config::Protocol::Tcp,
-        max_connections: MOST_ADMIN_CONNECTIONS,
-        ..listener::Config::at(said.address.clone())
-    }
-}
-
-/// What is watched: the file itself, and the files that it names.
-fn files(file: &Path, config: &Config) -> Vec<PathBuf> {
-    std::iter::once(file.to_owned()).chain(config.files()).collect()
-}
-
-=======
->>>>>>> 914f336 (wip-reload)
 fn prepare_log(config: &Config) -> Result<Prepared, ReloadError> {
     AccessLog::prepare(&config.access_log).map_err(|error| log_fault(config, &error))
 }
@@ -233,20 +131,9 @@ impl Reloader {
             deadlines: Deadlines::new(),
             sockets: Arc::clone(sockets),
         };
-<<<<<<< HEAD
-        let files_at_start = file.as_deref().map_or(0, |file| watch::fingerprint(&files(file, &config)));
-        let Next { snapshot, listeners, admin } = ground.prepare(config, &Standing::default())?;
-        let core = Core::new(snapshot, Arc::clone(metrics), access_log);
-=======
         let files_at_start = file.as_deref().map_or(0, |file| watch::fingerprint(&watch::files(file, &config)));
         let Built { snapshot, listeners, admin } = context.build(config, &Existing::default())?;
-        let core = Core {
-            snapshot: ArcSwap::from_pointee(snapshot),
-            metrics: Arc::clone(metrics),
-            access_log,
-            ending: Ending::default(),
-        };
->>>>>>> 914f336 (wip-reload)
+        let core = Core::new(snapshot, Arc::clone(metrics), access_log);
         let (traffic, traffic_comes) = unbounded_channel();
         let (to_admin, admin_comes) = unbounded_channel();
         let now = SystemTime::now();

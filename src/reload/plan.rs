@@ -295,13 +295,10 @@ impl Plan {
     }
 
     fn settings(&mut self, running: &Config, new: &Config) {
-        let (before, after) = (to_map(running), to_map(new));
-        for (section, said) in &after {
-            if ["listeners", "routes", "upstreams"].contains(&section.as_str()) || before.get(section) == Some(said) {
-                continue;
+        for ((section, before), (_, after)) in settings(running).into_iter().zip(settings(new)) {
+            if before != after {
+                self.changes.push(Change::new("setting", section, "changed", different(&before, &after)));
             }
-            let keys = before.get(section).map(|other| different(other, said)).unwrap_or_default();
-            self.changes.push(Change::new("setting", section, "changed", keys));
         }
         if running.threads != new.threads {
             self.at_next_start.push("threads".to_owned());
@@ -365,11 +362,33 @@ fn to_value<T: Serialize>(said: &T) -> Value {
     serde_json::to_value(said).unwrap_or_default()
 }
 
-fn to_map(config: &Config) -> serde_json::Map<String, Value> {
-    match to_value(config) {
-        Value::Object(map) => map,
-        _ => serde_json::Map::new(),
-    }
+/// The sections of a configuration that are no list of named things, in the order of the file.
+fn settings(config: &Config) -> Vec<(&'static str, Value)> {
+    let Config {
+        listeners: _,
+        routes: _,
+        upstreams: _,
+        flash_policy,
+        forwarding,
+        timeouts,
+        limits,
+        access_log,
+        drain,
+        reload,
+        admin,
+        threads,
+    } = config;
+    vec![
+        ("flash_policy", to_value(flash_policy)),
+        ("forwarding", to_value(forwarding)),
+        ("timeouts", to_value(timeouts)),
+        ("limits", to_value(limits)),
+        ("access_log", to_value(access_log)),
+        ("drain", to_value(drain)),
+        ("reload", to_value(reload)),
+        ("admin", to_value(admin)),
+        ("threads", to_value(threads)),
+    ]
 }
 
 impl fmt::Display for Plan {
@@ -396,5 +415,88 @@ impl fmt::Display for Plan {
             [] => Ok(()),
             keys => writeln!(f, "only at the next start: {}", keys.join("; ")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reload::Socket;
+
+    fn config(yaml: &str) -> Config {
+        Config::read("test.yaml", yaml, &|_| None).unwrap().config
+    }
+
+    /// Listeners, routes and upstreams by the numbers that are given, each upstream with a server.
+    fn many(routes: usize, version: usize) -> Config {
+        let few = config(
+            "listeners: [{ address: '127.0.0.1:8080' }]\nroutes: [{ match: { host: a }, upstream: u }]\n\
+             upstreams: { u: { servers: ['127.0.0.1:9000'] } }\n",
+        );
+        let (route, upstream) = (&few.routes[0], &few.upstreams["u"]);
+        let route = |at: usize| {
+            let mut route = route.clone();
+            route.matches.host.0 = vec![format!("h{}.example.com", at + version)];
+            route.upstream = Some(format!("u{}", at % (routes / 5)));
+            route
+        };
+        let upstreams = (0..routes / 5).map(|at| (format!("u{}", at + version), upstream.clone())).collect();
+        Config { routes: (0..routes).map(route).collect(), upstreams, ..few }
+    }
+
+    #[test]
+    fn a_plan_counts_what_is_open_by_what_it_loses() {
+        let before = config(
+            "listeners: [{ address: '127.0.0.1:8080', name: web }, { address: '127.0.0.1:8081', name: old }]\n\
+             routes: [{ name: r, match: { path: /r }, upstream: a }, { upstream: a }]\n\
+             upstreams: { a: { servers: ['127.0.0.1:9000', '127.0.0.1:9001'] } }\n",
+        );
+        let after = config(
+            "listeners: [{ address: '127.0.0.1:8080', name: web }]\nroutes: [{ upstream: a }]\n\
+             upstreams: { a: { servers: ['127.0.0.1:9000'], drain: { goodbye: true } } }\n\
+             reload: { orphans: close }\n",
+        );
+        let socket = |listener: &str, route: &str, server: &str| Socket {
+            upstream: "a".into(),
+            server: server.into(),
+            origin: Origin { listener: listener.into(), route: Some(route.into()) },
+        };
+        let open = Open {
+            sockets: [
+                (socket("web", "a", "127.0.0.1:9000"), 1),
+                (socket("web", "a", "127.0.0.1:9001"), 2),
+                (socket("web", "r", "127.0.0.1:9000"), 4),
+                (socket("old", "a", "127.0.0.1:9001"), 8),
+            ]
+            .into(),
+            sessions: vec![("a".into(), "127.0.0.1:9000".into(), 16), ("a".into(), "127.0.0.1:9001".into(), 32)],
+            connections: vec![("old".into(), 64)],
+        };
+        let plan = Plan::between(&before, &after, &open);
+        assert_eq!(plan.sockets, Fates { kept: 1, drained: 2, closed: 12 });
+        assert_eq!(plan.sessions, Fates { kept: 16, drained: 32, closed: 0 });
+        let text = plan.to_string();
+        for line in [
+            "listener old removed: 64 connections: idle ones end, requests are finished (8 sockets, 0 sessions are there)",
+            "route r removed (4 sockets, 0 sessions are there)",
+            "server 127.0.0.1:9001 removed (10 sockets, 32 sessions are there)",
+        ] {
+            assert!(text.contains(line), "{line} in\n{text}");
+        }
+    }
+
+    /// So many that to compare each with each would take minutes.
+    #[test]
+    fn tens_of_thousands_of_routes_are_compared_by_what_they_are() {
+        const ROUTES: usize = 10_000;
+        let (before, after) = (many(ROUTES, 0), many(ROUTES, 1));
+        assert!(Plan::between(&before, &before.clone(), &Open::default()).is_empty());
+        let plan = Plan::between(&before, &after, &Open::default());
+        let count = |subject: &str, verb: &str| {
+            plan.changes.iter().filter(|change| (&*change.subject, &*change.verb) == (subject, verb)).count()
+        };
+        // Each route has its name from its upstream, and still leads there by what another one matched.
+        assert_eq!((count("route", "changed"), count("route", "added")), (ROUTES, 0));
+        assert_eq!((count("upstream", "removed"), count("upstream", "added")), (1, 1));
     }
 }

@@ -1,6 +1,7 @@
 //! Listeners among each other, and what each protocol can make use of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 
 use super::{Names, Report, Spot, is_taken, overlap};
 use crate::address::BindAddress;
@@ -26,14 +27,13 @@ pub(super) fn check(config: &Config, spot: &Spot<'_>, names: &Names, report: &mu
         report.fault(spot, "found an empty list, expected at least one listener");
     }
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
-    for (index, listener) in config.listeners.iter().enumerate() {
-        let spot = spot.item(index);
+    let mut earlier = Earlier::default();
+    for (index, (spot, listener)) in spot.each(&config.listeners).enumerate() {
         if let Some(name) = &listener.name {
             report.name(&spot.key("name"), name);
         }
-        let earlier = &config.listeners[..index];
-        addresses(listener, earlier, &spot.key("address"), report);
-        let address_is_taken = earlier.iter().any(|other| is_taken(&listener.address, &other.address));
+        let address_is_taken = address(&listener.address, &earlier, &spot.key("address"), report);
+        earlier.add(index, &listener.address);
         let name = if listener.name.is_some() { "name" } else { "address" };
         match seen.get(&listener.name()) {
             Some(_) if address_is_taken && listener.name.is_none() => {}
@@ -53,19 +53,50 @@ pub(super) fn check(config: &Config, spot: &Spot<'_>, names: &Names, report: &mu
     }
 }
 
-fn addresses(listener: &listener::Config, earlier: &[listener::Config], spot: &Spot<'_>, report: &mut Report) {
-    for (index, other) in earlier.iter().enumerate() {
-        if is_taken(&listener.address, &other.address) {
-            let what = format!("{} is the address of listeners[{index}] already", listener.address);
-            return report.fault(spot, what);
-        }
-        if let (BindAddress::Inet(one), BindAddress::Inet(two)) = (&listener.address, &other.address)
-            && overlap(*one, *two)
-        {
-            let what = format!("{one} and {two} (listeners[{index}]) overlap: the system may refuse to bind both");
-            return report.warn(spot, what);
+/// The addresses of the listeners before one, with their places.
+#[derive(Default)]
+struct Earlier {
+    first: HashMap<String, usize>,
+    by_port: HashMap<u16, Vec<(usize, SocketAddr)>>,
+    /// Of those, the ones that stand for every address.
+    unspecified: HashMap<u16, Vec<(usize, SocketAddr)>>,
+}
+
+impl Earlier {
+    fn add(&mut self, index: usize, address: &BindAddress) {
+        self.first.entry(address.to_string()).or_insert(index);
+        if let BindAddress::Inet(address) = address {
+            self.by_port.entry(address.port()).or_default().push((index, *address));
+            if address.ip().is_unspecified() {
+                self.unspecified.entry(address.port()).or_default().push((index, *address));
+            }
         }
     }
+
+    fn taken_by(&self, address: &BindAddress) -> Option<usize> {
+        self.first.get(&address.to_string()).copied().filter(|_| is_taken(address, address))
+    }
+
+    fn overlapping(&self, address: &BindAddress) -> Option<(usize, SocketAddr, SocketAddr)> {
+        let &BindAddress::Inet(one) = address else { return None };
+        let those = if one.ip().is_unspecified() { &self.by_port } else { &self.unspecified };
+        let mut others = those.get(&one.port()).into_iter().flatten();
+        others.find(|&&(_, other)| overlap(one, other)).map(|&(index, other)| (index, one, other))
+    }
+}
+
+/// Whether it is the address of another listener already; what that or a part of it means is reported.
+fn address(address: &BindAddress, earlier: &Earlier, spot: &Spot<'_>, report: &mut Report) -> bool {
+    let (taken, overlapping) = (earlier.taken_by(address), earlier.overlapping(address));
+    match (taken, overlapping) {
+        (_, Some((index, one, two))) if taken.is_none_or(|taken| index < taken) => {
+            let what = format!("{one} and {two} (listeners[{index}]) overlap: the system may refuse to bind both");
+            report.warn(spot, what);
+        }
+        (Some(index), _) => report.fault(spot, format!("{address} is the address of listeners[{index}] already")),
+        (None, _) => {}
+    }
+    taken.is_some()
 }
 
 /// A key that its protocol would silently ignore is a fault: the operator believes in it.
@@ -121,8 +152,7 @@ fn tls(listener: &listener::Config, spot: &Spot<'_>, report: &mut Report) {
     if certificates.is_intact() && tls.certificates.is_empty() {
         report.fault(&certificates, "found an empty list, expected at least one certificate");
     }
-    for (index, certificate) in tls.certificates.iter().enumerate() {
-        let spot = certificates.item(index);
+    for (spot, certificate) in certificates.each(&tls.certificates) {
         report.some_path(&spot.key("cert"), Some(&certificate.cert));
         report.some_path(&spot.key("key"), Some(&certificate.key));
     }

@@ -1,12 +1,13 @@
 //! Routes: what they match, that each can be reached, and that where they lead exists.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use bytesize::ByteSize;
 
+use super::reach::Reach;
 use super::{Names, Report, Spot, words};
 use crate::config::Config;
-use crate::listener::config::Protocol;
+use crate::listener::{self, config::Protocol};
 use crate::router::config::{Match, OneOrMany, Redirect, Respond};
 use crate::router::{self, HostRule, PathRule};
 use crate::upstream::config::Kind;
@@ -16,22 +17,25 @@ const LARGEST_BODY: ByteSize = ByteSize::mib(64);
 
 pub(super) fn check(config: &Config, spot: &Spot<'_>, names: &Names, report: &mut Report) {
     let mut earlier: Vec<(&router::Config, Spot<'_>)> = Vec::new();
-    for (index, route) in config.routes.iter().enumerate() {
-        let spot = spot.item(index);
+    let mut reach = Reach::default();
+    for (spot, route) in spot.each(&config.routes) {
         if let Some(name) = &route.name {
             report.name(&spot.key("name"), name);
         }
-        matches(config, &route.matches, &spot.key("match"), names, report);
+        matches(&route.matches, &spot.key("match"), names, report);
         outcome(config, route, &spot, names, report);
         if !spot.is_intact() {
             continue;
         }
-        match earlier.iter().find(|(first, _)| takes_all(&first.matches, &route.matches)) {
-            Some((_, first)) => {
-                let what = format!("never reached: {} comes first and takes all that this one would", first.path());
-                report.fault(&spot, what);
+        match reach.first(&route.matches, |place| takes_all(&earlier[place].0.matches, &route.matches)) {
+            Some(place) => {
+                let first = earlier[place].1.path();
+                report.fault(&spot, format!("never reached: {first} comes first and takes all that this one would"));
             }
-            None => earlier.push((route, spot)),
+            None => {
+                reach.add(earlier.len(), &route.matches);
+                earlier.push((route, spot));
+            }
         }
     }
     let speaks_http = config.listeners.iter().any(|listener| listener.protocol == Protocol::Http);
@@ -40,11 +44,10 @@ pub(super) fn check(config: &Config, spot: &Spot<'_>, names: &Names, report: &mu
     }
 }
 
-fn matches(config: &Config, matches: &Match, spot: &Spot<'_>, names: &Names, report: &mut Report) {
+fn matches(matches: &Match, spot: &Spot<'_>, names: &Names, report: &mut Report) {
     let mut list = |key: &str, values: &OneOrMany, verdict: fn(&str) -> Result<(), String>| {
-        let spot = spot.key(key);
-        for (index, value) in values.0.iter().enumerate() {
-            report.well_formed(&spot.item(index), verdict(value));
+        for (spot, value) in spot.key(key).each(&values.0) {
+            report.well_formed(&spot, verdict(value));
         }
     };
     list("host", &matches.host, words::host_pattern);
@@ -61,11 +64,9 @@ fn matches(config: &Config, matches: &Match, spot: &Spot<'_>, names: &Names, rep
     for name in matches.query.keys().filter(|name| name.is_empty()) {
         report.fault(&spot.key("query").key(name).word(), "expected the name of a parameter");
     }
-    for (index, name) in matches.listener.0.iter().enumerate() {
-        let spot = spot.key("listener").item(index);
+    for (spot, name) in spot.key("listener").each(&matches.listener.0) {
         if report.reference(&spot, "listener", name, &names.listeners)
-            && let Some(listener) = config.listeners.iter().find(|listener| listener.name() == *name)
-            && listener.protocol != Protocol::Http
+            && names.protocols.get(name).is_some_and(|&protocol| protocol != Protocol::Http)
         {
             let what = format!("`{name}` does not speak HTTP: no route applies to what it accepts");
             report.fault(&spot, what);
@@ -74,16 +75,13 @@ fn matches(config: &Config, matches: &Match, spot: &Spot<'_>, names: &Names, rep
 }
 
 fn headers(headers: &BTreeMap<String, String>, spot: &Spot<'_>, report: &mut Report) {
-    let mut seen: Vec<String> = Vec::new();
-    for (name, value) in headers {
-        let spot = spot.key(name);
+    let mut seen = HashSet::new();
+    for (spot, (name, value)) in spot.each_key(headers) {
         report.well_formed(&spot.word(), words::header_name(name));
         report.well_formed(&spot, words::header_value(value));
-        let lower = name.to_ascii_lowercase();
-        if seen.contains(&lower) {
+        if !seen.insert(name.to_ascii_lowercase()) {
             report.fault(&spot.word(), "written twice: the names of headers have no case");
         }
-        seen.push(lower);
     }
 }
 
@@ -137,9 +135,9 @@ fn respond(respond: &Respond, spot: &Spot<'_>, report: &mut Report) {
     // What frames the message or belongs to the connection (RFC 9110, section 7.6.1) is not the operator's to say.
     const OWN: [&str; 7] =
         ["connection", "content-length", "date", "keep-alive", "trailer", "transfer-encoding", "upgrade"];
-    for name in respond.headers.keys() {
+    for (spot, (name, _)) in spot.key("headers").each_key(&respond.headers) {
         if OWN.contains(&name.to_ascii_lowercase().as_str()) {
-            report.fault(&spot.key("headers").key(name).word(), "the gateway writes this header itself");
+            report.fault(&spot.word(), "the gateway writes this header itself");
         }
     }
 }
@@ -188,21 +186,22 @@ fn comes_back(config: &Config, matches: &Match, redirect: &Redirect) -> Option<S
     if unseen || !redirect.host.as_ref().is_none_or(same_host) || !redirect.path.as_ref().is_none_or(same_path) {
         return None;
     }
+    let applies =
+        |listener: &listener::Config| matches.listener.0.is_empty() || matches.listener.0.contains(&listener.name());
     let mut listeners = config.listeners.iter().filter(|listener| {
-        let applies = matches.listener.0.is_empty() || matches.listener.0.contains(&listener.name());
         let plain_too = listener.detect.as_ref().is_some_and(|detect| detect.plain);
         let same_scheme = match redirect.scheme.as_deref() {
             Some("https") => listener.tls.is_some(),
             Some(_) => listener.tls.is_none() || plain_too,
             None => true,
         };
-        listener.protocol == Protocol::Http && applies && same_scheme
+        listener.protocol == Protocol::Http && same_scheme && applies(listener)
     });
     listeners.next().map(|listener| listener.name())
 }
 
 /// Whether `first` holds whenever `then` does.
-fn takes_all(first: &Match, then: &Match) -> bool {
+pub(super) fn takes_all(first: &Match, then: &Match) -> bool {
     let all = |first: &OneOrMany, then: &OneOrMany| {
         let mut then = then.0.iter();
         first.0.is_empty() || then.len() > 0 && then.all(|then| first.0.contains(then))

@@ -1,6 +1,8 @@
 //! A way from a value of the types back to its place in the file.
 
-use crate::config::document::{Node, Position, Value};
+use std::collections::{BTreeMap, HashMap};
+
+use crate::config::document::{Entry, Node, Position, Value};
 use crate::config::shape::{Misfit, index, push_key};
 
 /// A path, and the nearest place that the file has for it: a default has none of its own.
@@ -19,35 +21,62 @@ impl<'a> Spot<'a> {
 
     /// The value of a key. A short form, which has no keys, stands for each of them.
     pub(super) fn key(&self, key: &str) -> Self {
-        let mut spot = self.clone();
-        if self.is_short_form() {
-            return spot;
+        match self.node.map(|node| &node.value) {
+            Some(Value::Scalar(_)) => self.clone(),
+            Some(Value::Map(entries)) => self.below(key, entries.iter().find(|entry| entry.key == key)),
+            _ => self.below(key, None),
         }
+    }
+
+    fn below(&self, key: &str, entry: Option<&'a Entry>) -> Self {
+        let mut spot = self.clone();
         push_key(&mut spot.path, key);
         spot.node = None;
-        if let Some(Value::Map(entries)) = self.node.map(|node| &node.value)
-            && let Some(entry) = entries.iter().find(|entry| entry.key == key)
-        {
+        if let Some(entry) = entry {
             (spot.at, spot.word, spot.node) = (entry.node.at, entry.at, Some(&entry.node));
         }
         spot
     }
 
-    /// The item that the types know as the `n`th: items that were set aside as faulty are not counted. A short form,
-    /// which is no list, is its own only item.
-    pub(super) fn item(&self, n: usize) -> Self {
-        let mut spot = self.clone();
-        if self.is_short_form() {
-            return spot;
+    /// The items of a list beside what the types hold for them: items that were set aside as faulty are not counted. A
+    /// short form, which is no list, is its own only item.
+    pub(super) fn each<'v, T>(&self, values: &'v [T]) -> impl Iterator<Item = (Self, &'v T)> + use<'a, 'v, T> {
+        let items = match self.node.map(|node| &node.value) {
+            Some(Value::List(items)) => items.as_slice(),
+            _ => &[],
+        };
+        let mut kept = items.iter().enumerate().filter(|(_, item)| !item.cut);
+        let list = self.clone();
+        values.iter().map(move |value| {
+            let mut spot = list.clone();
+            if list.is_short_form() {
+                return (spot, value);
+            }
+            spot.node = None;
+            if let Some((written, node)) = kept.next() {
+                spot.path.push_str(&index(written));
+                (spot.at, spot.word, spot.node) = (node.at, node.at, Some(node));
+            }
+            (spot, value)
+        })
+    }
+
+    /// The same as [`Self::key`] for every key that the types hold.
+    pub(super) fn each_key<'v, T>(
+        &self,
+        values: &'v BTreeMap<String, T>,
+    ) -> impl Iterator<Item = (Self, (&'v String, &'v T))> + use<'a, 'v, T> {
+        let mut entries: HashMap<&'a str, &'a Entry> = HashMap::new();
+        if let Some(Value::Map(all)) = self.node.map(|node| &node.value) {
+            for entry in all {
+                entries.entry(&entry.key).or_insert(entry);
+            }
         }
-        spot.node = None;
-        if let Some(Value::List(items)) = self.node.map(|node| &node.value)
-            && let Some((written, node)) = items.iter().enumerate().filter(|(_, item)| !item.cut).nth(n)
-        {
-            spot.path.push_str(&index(written));
-            (spot.at, spot.word, spot.node) = (node.at, node.at, Some(node));
-        }
-        spot
+        let map = self.clone();
+        values.iter().map(move |(key, value)| {
+            let entry = entries.get(key.as_str()).copied();
+            (if map.is_short_form() { map.clone() } else { map.below(key, entry) }, (key, value))
+        })
     }
 
     /// The same path, placed at the key instead of its value.

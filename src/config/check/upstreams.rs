@@ -55,8 +55,7 @@ fn servers(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
     }
     let mut addresses: BTreeMap<String, usize> = BTreeMap::new();
     let mut names: BTreeMap<String, usize> = BTreeMap::new();
-    for (index, server) in upstream.servers.iter().enumerate() {
-        let spot = spot.item(index);
+    for (index, (spot, server)) in spot.each(&upstream.servers).enumerate() {
         let address = server.address.to_string();
         if let Some(first) = addresses.get(&address) {
             let what = format!("{address} is servers[{first}] already: `weight` gives a server a larger share");
@@ -216,8 +215,7 @@ fn health(upstream: &Config, health: &Health, spot: &Spot<'_>, report: &mut Repo
     if let Some(path) = &health.path {
         report.well_formed(&spot.key("path"), words::target(path));
     }
-    for (name, value) in &health.headers {
-        let spot = spot.key("headers").key(name);
+    for (spot, (name, value)) in spot.key("headers").each_key(&health.headers) {
         report.well_formed(&spot.word(), words::header_name(name));
         report.well_formed(&spot, words::header_value(value));
         if frames_a_body(name) {
