@@ -12,7 +12,7 @@ use log::info;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use super::rebalance::{self, Shedding};
+use super::sessions::shedding::{self, Shedding};
 use super::{Checks, Server, ServerId, Upstream};
 use crate::drain::{Pace, Roster};
 
@@ -84,7 +84,7 @@ impl Upstream {
         let checks = self.start_checks();
         let mut tasks = vec![tokio::spawn(keep(Arc::clone(self)))];
         if let (Some(said), Some(_)) = (self.config().sessions.rebalance.clone(), self.sessions()) {
-            tasks.push(tokio::spawn(rebalance::run(Arc::clone(self), said)));
+            tasks.push(tokio::spawn(shedding::run(Arc::clone(self), said)));
         }
         Running { _checks: checks, tasks }
     }
@@ -270,8 +270,8 @@ impl Drain {
 mod tests {
     use serde_json::json;
 
-    use super::super::bench::{Bench, servers};
     use super::*;
+    use crate::upstream::testing::clients::{Bench, servers};
 
     fn told(bench: &Bench, server: &Server) -> usize {
         bench.upstream.progress(server).map_or(0, |progress| progress.told)

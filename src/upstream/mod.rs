@@ -3,34 +3,16 @@
 //! [`Upstream::pick`] answers with a [`Lease`]: one place on one server, given back when it is dropped. What goes over
 //! the connection, and which session belongs to which server, is the business of others.
 
-mod acquaintance;
-mod admission;
 mod balance;
-#[cfg(test)]
-mod bench;
 pub mod config;
 mod connect;
-mod crowd;
-mod downgrade;
 mod drains;
-mod ejection;
-mod grace;
 mod health;
-mod health_request;
-mod key;
-mod lease;
-mod members;
-mod probe;
 mod queue;
-mod rebalance;
-mod resolve;
-mod ring;
-mod server;
+mod servers;
 mod sessions;
-mod spread;
 #[cfg(test)]
 mod testing;
-mod tls;
 
 use std::any::Any;
 use std::fmt;
@@ -42,26 +24,20 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, watch};
 
-pub use balance::{Balance, Candidates};
+pub use balance::{Balance, Candidates, PickKey, Tried};
 pub use config::Config;
-pub use crowd::LargestClient;
+pub use connect::{ClientIdentity, ServerTls};
 pub use drains::{Progress, Running};
-pub use ejection::{Ejected, Fault};
-pub use health::Checks;
-pub use key::{PickKey, Tried};
-pub use lease::{Lease, Opening};
-pub use rebalance::Rebalancing;
-pub use server::{CheckReport, Endpoint, Server, ServerId, State, Status};
-pub use sessions::{Line, Placements};
-pub use spread::Overfull;
-pub use tls::{ClientIdentity, ServerTls};
+pub use health::{Checks, Ejected, Fault};
+pub use servers::{CheckReport, Endpoint, Lease, Opening, Server, ServerId, State, Status};
+pub use sessions::{LargestClient, Line, Overloaded, Placements, Rebalancing};
 
 use balance::{Terms, Tier, Work};
 use config::{Check, Kind, ServerConfig};
 use drains::Drains;
-use members::Members;
+use health::check_request;
 use queue::Queue;
-use server::Health;
+use servers::{Health, Members};
 use sessions::{Sessions, Way};
 
 use crate::affinity::{By, CookieAffinity};
@@ -183,7 +159,7 @@ enum Turn {
 
 /// What a request waits for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Reason {
+pub(crate) enum Reason {
     /// Room on a server.
     Full,
     /// The first verdict on a server.
@@ -232,7 +208,7 @@ impl Upstream {
         if let Some(before) = before.filter(|before| before.config == *config && before.tls == tls) {
             return Ok(Arc::clone(before));
         }
-        health_request::check(&config.health).map_err(explain)?;
+        check_request(&config.health).map_err(explain)?;
         let protocol = brought.session_protocol.clone().or_else(|| config.kind.session_protocol());
         check_protocol(protocol.as_deref(), config).map_err(explain)?;
         let sessions = protocol.map(|protocol| Sessions::build(protocol, config, before.map(|before| &**before)));

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::{Balance, Candidates, compare};
-use crate::upstream::key::PickKey;
-use crate::upstream::server::Server;
+use crate::upstream::PickKey;
+use crate::upstream::servers::Server;
 
 /// From how many servers on a balance looks at a few of them instead of all.
-pub(super) const MANY: usize = 64;
+pub(crate) const MANY: usize = 64;
 /// Turns that are tried before every server is looked at.
 const TRIES: usize = 32;
 /// Most turns in a round; beyond it weights are rounded.
@@ -18,13 +18,13 @@ const MOST_TURNS: u64 = 1 << 16;
 ///
 /// The turn of a server that is not open, or not warm, goes to one drawn from the whole round, so that its share is
 /// spread over all others and not given to its neighbour.
-pub(super) struct LongRound {
+pub(crate) struct LongRound {
     turns: Box<[u16]>,
     next: AtomicUsize,
 }
 
 impl LongRound {
-    pub(super) fn build(servers: &[Arc<Server>]) -> Self {
+    pub(crate) fn build(servers: &[Arc<Server>]) -> Self {
         let weights: Vec<u64> = servers.iter().map(|server| u64::from(server.weight())).collect();
         Self { turns: round(&weights), next: AtomicUsize::new(0) }
     }
@@ -82,7 +82,7 @@ fn scatter(number: usize) -> usize {
 }
 
 /// The least loaded in one look at each; among equals, the first behind a place that moves on with every choice.
-pub(super) fn least_loaded(candidates: &Candidates<'_>, turn: usize) -> Option<usize> {
+pub(crate) fn least_loaded(candidates: &Candidates<'_>, turn: usize) -> Option<usize> {
     let count = candidates.servers().len();
     let from = scatter(turn) % count.max(1);
     let around = (from..count).chain(0..from).filter(|&position| candidates.is_open(position));
@@ -94,8 +94,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::upstream::key::Tried;
-    use crate::upstream::server::Health;
+    use crate::upstream::Tried;
+    use crate::upstream::servers::Health;
     use crate::upstream::testing::{at_once, client, upstream};
     use crate::upstream::{Lease, Upstream};
 

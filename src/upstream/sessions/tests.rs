@@ -9,7 +9,7 @@ use tokio::time::advance;
 
 use super::*;
 use crate::session::{Cause, How};
-use crate::upstream::server::Health;
+use crate::upstream::servers::Health;
 use crate::upstream::testing::{at_once, client, config, upstream};
 
 const LIFE: Duration = Duration::from_secs(45);

@@ -1,6 +1,8 @@
 //! How new work is placed: the trait, and the four ways that an operator can name.
 
+mod key;
 mod many;
+mod ring;
 
 use std::cell::{Cell, LazyCell, OnceCell};
 use std::cmp::Ordering;
@@ -10,13 +12,14 @@ use std::time::Duration;
 
 use rand::Rng;
 
+pub use key::{PickKey, Tried};
+pub(crate) use ring::Ring;
+
 use many::{LongRound, MANY, least_loaded};
 
-use super::config::{self, Config};
-use super::key::{PickKey, Tried};
-use super::ring::Ring;
-use super::server::{Health, Server};
-use super::{MakeBalance, Reason};
+use crate::upstream::config::{self, Config};
+use crate::upstream::servers::{Health, Server};
+use crate::upstream::{MakeBalance, Reason};
 
 /// Chooses a server for new work.
 ///
@@ -55,7 +58,7 @@ pub struct Candidates<'a> {
 
 /// Which servers are asked.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tier {
+pub(crate) enum Tier {
     /// Those that are up.
     Healthy,
     /// Those that would be up if they weren't ejected.
@@ -66,7 +69,7 @@ pub(super) enum Tier {
 
 /// What a server is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Work {
+pub(crate) enum Work {
     /// A request or a tunnel, over when it is over.
     Request,
     /// A handshake, which may open a session: all of the session will come there.
@@ -75,7 +78,7 @@ pub(super) enum Work {
 
 /// What the operator says of an even spread.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Terms {
+pub(crate) struct Terms {
     slow_start: Duration,
     /// Thousandths of its share that a server may carry; 0 for no bound.
     bound: u64,
@@ -84,7 +87,7 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    pub(super) fn of(config: &Config, has_sessions: bool) -> Self {
+    pub(crate) fn of(config: &Config, has_sessions: bool) -> Self {
         // Where sids lead requests home, placing may spread clients of one address; where they don't, it must not.
         let sessions = Some(&config.sessions).filter(|_| has_sessions);
         let placing = sessions.map_or(0.0, |sessions| sessions.bounded_load);
@@ -98,12 +101,12 @@ impl Terms {
 }
 
 /// A factor in whole thousandths.
-pub(super) fn thousandths(factor: f64) -> u64 {
+pub(crate) fn thousandths(factor: f64) -> u64 {
     (factor * 1000.0).round() as u64
 }
 
 impl<'a> Candidates<'a> {
-    pub(super) fn new(servers: &'a [Arc<Server>], tried: &'a Tried, tier: Tier, work: Work, terms: Terms) -> Self {
+    pub(crate) fn new(servers: &'a [Arc<Server>], tried: &'a Tried, tier: Tier, work: Work, terms: Terms) -> Self {
         Self { servers, tried, tier, work, terms, spilled: Cell::new(false), cap: OnceCell::new() }
     }
 
@@ -119,7 +122,7 @@ impl<'a> Candidates<'a> {
     }
 
     /// The same, whatever sessions it has.
-    pub(super) fn has_place(&self, position: usize) -> bool {
+    pub(crate) fn has_place(&self, position: usize) -> bool {
         self.servers.get(position).is_some_and(|server| server.has_room() && self.serves(server))
     }
 
@@ -161,7 +164,7 @@ impl<'a> Candidates<'a> {
 
     /// The most that each open server may carry; `None` where there is no bound. `few` sessions beyond its share it may
     /// always have.
-    pub(super) fn bound(&self, few: u64) -> Option<Bound> {
+    pub(crate) fn bound(&self, few: u64) -> Option<Bound> {
         // Who is shed must not come back for the sake of a few.
         let few = if self.terms.strict { few.min(FEW_SESSIONS) } else { few };
         (self.terms.bound > 0).then(|| self.bound_of_all(few))
@@ -175,7 +178,7 @@ impl<'a> Candidates<'a> {
     }
 
     /// Whether the server at this position may carry one more; if not, that is remembered.
-    pub(super) fn is_within(&self, bound: &Bound, position: usize) -> bool {
+    pub(crate) fn is_within(&self, bound: &Bound, position: usize) -> bool {
         let within = self.load(position) < bound.most(self.share(position));
         if !within {
             self.spilled.set(true);
@@ -184,7 +187,7 @@ impl<'a> Candidates<'a> {
     }
 
     /// Whether a server was passed over because it has its share.
-    pub(super) fn spilled(&self) -> bool {
+    pub(crate) fn spilled(&self) -> bool {
         self.spilled.get()
     }
 
@@ -196,7 +199,7 @@ impl<'a> Candidates<'a> {
     }
 
     /// What could open a server that isn't open now.
-    pub(super) fn worth_waiting_for(&self) -> Option<Reason> {
+    pub(crate) fn worth_waiting_for(&self) -> Option<Reason> {
         if self.servers.iter().any(|server| self.serves(server)) {
             return Some(Reason::Full);
         }
@@ -210,7 +213,7 @@ impl<'a> Candidates<'a> {
 }
 
 /// How much of all that the open servers carry may be on one of them.
-pub(super) struct Bound {
+pub(crate) struct Bound {
     load: u64,
     share: u64,
     factor: u64,
@@ -222,14 +225,14 @@ pub(super) struct Bound {
 const FEW_REQUESTS: u64 = 64;
 /// This many sessions beyond its share a server may always have. Each gateway spreads its own part of a crowd, and all of
 /// them round up at the same servers.
-pub(super) const FEW_SESSIONS: u64 = 1;
+pub(crate) const FEW_SESSIONS: u64 = 1;
 /// The same for a client that was there before: who comes back alone finds its server, though the sessions that it lost may
 /// still be counted there.
-pub(super) const FEW_RETURNING: u64 = 2;
+pub(crate) const FEW_RETURNING: u64 = 2;
 
 impl Bound {
     /// The bound of servers that carry `load` sessions, all together, for a `share`, all together.
-    pub(super) fn of_sessions(load: u64, share: u64, factor: u64) -> Self {
+    pub(crate) fn of_sessions(load: u64, share: u64, factor: u64) -> Self {
         Self { load, share: share.max(1), factor, work: Work::Session, few: FEW_RETURNING }
     }
 
@@ -237,7 +240,7 @@ impl Bound {
     ///
     /// Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2016): nobody carries more than the factor
     /// times its share, so that one large NAT can't fill one server.
-    pub(super) fn most(&self, share: u64) -> u64 {
+    pub(crate) fn most(&self, share: u64) -> u64 {
         let mean = u128::from(self.load + 1) * u128::from(share);
         let times = |thousandths: u64| {
             let most = (mean * u128::from(thousandths)).div_ceil(u128::from(self.share) * 1000);
@@ -252,7 +255,7 @@ impl Bound {
 }
 
 /// What builds the balance that the configuration names.
-pub(super) fn maker(config: &Config) -> MakeBalance {
+pub(crate) fn maker(config: &Config) -> MakeBalance {
     match config.balance() {
         config::Balance::ClientIp => Arc::new(|servers| Box::new(ClientIp { ring: Ring::build(servers) })),
         config::Balance::RoundRobin => Arc::new(|servers| match servers.len() {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 /// The addresses that opened the most of the latest sessions, by the Space-Saving algorithm (Metwally, Agrawal, El
 /// Abbadi 2005): whoever opened more than one in [`COUNTERS`] of them is among the counters.
 #[derive(Default)]
-pub(super) struct Crowd(Mutex<Counters>);
+pub(crate) struct HeavyHitters(Mutex<Counters>);
 
 #[derive(Default)]
 struct Counters {
@@ -43,10 +43,10 @@ const TOO_MUCH: f64 = 0.5;
 /// Least time between two tellings.
 const QUIET: Duration = Duration::from_secs(60);
 
-impl Crowd {
+impl HeavyHitters {
     /// Counts a session that this address opened, beside as many live ones. Returns who has more than its share, if
     /// that is to be told now.
-    pub(super) fn add(&self, address: IpAddr, live: usize) -> Option<LargestClient> {
+    pub(crate) fn add(&self, address: IpAddr, live: usize) -> Option<LargestClient> {
         let mut counters = self.lock();
         counters.add(address);
         counters.forget(live as u64);
@@ -61,7 +61,7 @@ impl Crowd {
         Some(largest)
     }
 
-    pub(super) fn largest(&self) -> Option<LargestClient> {
+    pub(crate) fn largest(&self) -> Option<LargestClient> {
         self.lock().largest()
     }
 
@@ -117,16 +117,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_opens_most_sessions_is_told_once_a_minute() {
-        let crowd = Crowd::default();
+        let heavy = HeavyHitters::default();
         let told = |sessions: u32, live: usize| {
             // Two of three come from one address.
             (0..sessions)
-                .filter_map(|number| crowd.add(address(if number % 3 == 0 { number } else { 7 }), live))
+                .filter_map(|number| heavy.add(address(if number % 3 == 0 { number } else { 7 }), live))
                 .count()
         };
         assert_eq!(told(150, 150), 0, "100 sessions are nothing to speak of");
         assert_eq!(told(3000, 1500), 1);
-        let largest = crowd.largest().unwrap();
+        let largest = heavy.largest().unwrap();
         assert_eq!(largest.address, address(7));
         assert!((0.6..=0.7).contains(&largest.share), "{largest:?}");
         advance(QUIET).await;
@@ -135,22 +135,22 @@ mod tests {
 
     #[test]
     fn many_clients_with_few_sessions_each_are_no_crowd() {
-        let crowd = Crowd::default();
-        assert!((0..20_000).all(|number| crowd.add(address(number), 10_000).is_none()));
-        assert!(crowd.largest().unwrap().share < 0.01);
-        assert!(crowd.lock().entries.len() <= COUNTERS);
+        let heavy = HeavyHitters::default();
+        assert!((0..20_000).all(|number| heavy.add(address(number), 10_000).is_none()));
+        assert!(heavy.largest().unwrap().share < 0.01);
+        assert!(heavy.lock().entries.len() <= COUNTERS);
     }
 
     #[test]
     fn who_has_left_is_forgotten() {
-        let crowd = Crowd::default();
+        let heavy = HeavyHitters::default();
         let open = |address| {
-            crowd.add(address, 500);
+            heavy.add(address, 500);
         };
         (0..500).for_each(|_| open(address(7)));
-        assert_eq!(crowd.largest().unwrap(), LargestClient { address: address(7), share: 1.0 });
+        assert_eq!(heavy.largest().unwrap(), LargestClient { address: address(7), share: 1.0 });
         (0..5000).for_each(|number| open(address(1000 + number)));
-        assert!(crowd.largest().unwrap().share < 0.1);
+        assert!(heavy.largest().unwrap().share < 0.1);
     }
 
     proptest! {
@@ -158,13 +158,13 @@ mod tests {
         fn who_opened_most_of_the_sessions_is_never_missed(
             sessions in prop::collection::vec((0u32..200, any::<bool>()), 300..1000),
         ) {
-            let crowd = Crowd::default();
+            let heavy = HeavyHitters::default();
             let live = sessions.len();
             let own = sessions.iter().filter(|(_, own)| *own).count();
             for (number, own) in sessions {
-                crowd.add(address(if own { 7_000_000 } else { number }), live);
+                heavy.add(address(if own { 7_000_000 } else { number }), live);
             }
-            let largest = crowd.largest().unwrap();
+            let largest = heavy.largest().unwrap();
             let share = own as f64 / live as f64;
             prop_assert!(largest.share <= share + 0.02);
             if share > 0.3 {

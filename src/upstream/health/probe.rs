@@ -3,36 +3,36 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use super::config::Check;
-use super::health_request::request;
-use super::{Server, Upstream};
+use super::request::request;
 use crate::http::client::{Answer, ask};
 use crate::session::{Question, SessionProtocol};
 use crate::transport::Transport;
+use crate::upstream::config::Check;
+use crate::upstream::{Server, Upstream};
 
 /// How much of a body is looked at.
 const MOST_BODY: usize = 64 * 1024;
 
 /// Looks at a server once. Both outcomes tell in a few words what was seen.
-pub(super) trait Probe: Send + Sync {
+pub(crate) trait Probe: Send + Sync {
     fn probe(&self) -> impl Future<Output = Result<String, String>> + Send;
 }
 
 /// Whom a probe looks at.
-pub(super) struct Target {
+pub(crate) struct Target {
     upstream: Arc<Upstream>,
     server: Arc<Server>,
     host: String,
 }
 
 /// The server takes connections, and speaks TLS where that is configured.
-pub(super) struct Tcp(pub(super) Target);
+pub(crate) struct Tcp(pub(crate) Target);
 
 /// The server answers a request as expected.
-pub(super) struct Http(pub(super) Target);
+pub(crate) struct Http(pub(crate) Target);
 
 /// The server opens a session, which is closed again at once.
-pub(super) struct Session {
+pub(crate) struct Session {
     target: Target,
     protocol: Arc<dyn SessionProtocol>,
     /// The way that worked last: there is no need to ask a server the wrong way round every second.
@@ -40,7 +40,7 @@ pub(super) struct Session {
 }
 
 impl Target {
-    pub(super) fn new(upstream: &Arc<Upstream>, server: &Arc<Server>) -> Self {
+    pub(crate) fn new(upstream: &Arc<Upstream>, server: &Arc<Server>) -> Self {
         let host = upstream.own_host(server);
         Self { upstream: upstream.clone(), server: server.clone(), host }
     }
@@ -88,7 +88,7 @@ impl Probe for Http {
 }
 
 impl Session {
-    pub(super) fn new(target: Target) -> Self {
+    pub(crate) fn new(target: Target) -> Self {
         let protocol = target.upstream.session_protocol().cloned().unwrap_or_else(Check::protocol);
         Self { target, protocol, way: AtomicUsize::new(0) }
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::config::Ejection;
-use super::{Server, Upstream};
+use crate::upstream::config::Ejection;
+use crate::upstream::{Server, Upstream};
 
 /// What a server can be passed over for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub struct Ejected {
 }
 
 /// What is known of how a server does its work; outlives a reload.
-pub(super) struct Conduct {
+pub(crate) struct Conduct {
     born: Instant,
     /// Failed connects in a row.
     connects: AtomicU32,
@@ -72,7 +72,7 @@ struct Record {
 }
 
 impl Conduct {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             born: Instant::now(),
             connects: AtomicU32::new(0),
@@ -87,7 +87,7 @@ impl Conduct {
     }
 
     /// What is left of an ejection; `None` while there is none.
-    pub(super) fn ejected(&self) -> Option<Duration> {
+    pub(crate) fn ejected(&self) -> Option<Duration> {
         let until = self.ejected_until.load(Relaxed);
         if until == 0 {
             return None;
@@ -96,7 +96,7 @@ impl Conduct {
     }
 
     /// The same with its cause; for people, not for the path of a request.
-    pub(super) fn ejection(&self) -> Option<Ejected> {
+    pub(crate) fn ejection(&self) -> Option<Ejected> {
         self.ejected().map(|left| Ejected { left, fault: self.record().fault })
     }
 
@@ -111,20 +111,20 @@ impl Conduct {
     }
 
     /// A connect went well. Tells whether others had failed just before.
-    pub(super) fn connected(&self) -> bool {
+    pub(crate) fn connected(&self) -> bool {
         // Read first: a shared counter that is written on every request costs every core.
         self.connects.load(Relaxed) != 0 && self.connects.swap(0, Relaxed) != 0
     }
 
     /// A request was answered well.
-    pub(super) fn answered_well(&self) {
+    pub(crate) fn answered_well(&self) {
         if self.answers.load(Relaxed) != 0 {
             self.answers.store(0, Relaxed);
         }
     }
 
     /// Begins an ejection, for longer if the last one is not long over; tells how long. `None` if one lasts already.
-    pub(super) fn eject(&self, fault: Fault, said: &Ejection) -> Option<Duration> {
+    pub(crate) fn eject(&self, fault: Fault, said: &Ejection) -> Option<Duration> {
         let mut record = self.record();
         if self.ejected().is_some() {
             return None;
@@ -149,14 +149,14 @@ impl Conduct {
 
     /// Ends an ejection that a good check speaks against: one for failed connects. Bad answers are given to requests that
     /// no check makes.
-    pub(super) fn passed_a_check(&self) {
+    pub(crate) fn passed_a_check(&self) {
         if self.ejection().is_some_and(|ejected| ejected.fault == Fault::Connect) {
             self.pardon();
         }
     }
 
     /// Ends any ejection.
-    pub(super) fn pardon(&self) {
+    pub(crate) fn pardon(&self) {
         let mut record = self.record();
         if self.ejected_until.swap(0, Relaxed) != 0 {
             record.ends = record.ends.min(milliseconds(self.born.elapsed()));
@@ -165,7 +165,7 @@ impl Conduct {
     }
 
     /// Resolves when an ejection has ended that has begun since this was called first.
-    pub(super) async fn ejection_over(&self) {
+    pub(crate) async fn ejection_over(&self) {
         self.changed.notified().await;
         while let Some(left) = self.ejected() {
             tokio::select! {
@@ -176,34 +176,34 @@ impl Conduct {
     }
 
     /// Begins the time for which it is unwell, unless it is already.
-    pub(super) fn fell_ill(&self) {
+    pub(crate) fn fell_ill(&self) {
         let now = milliseconds(self.born.elapsed()).saturating_add(1);
         let _ = self.unwell_since.compare_exchange(0, now, Relaxed, Relaxed);
     }
 
-    pub(super) fn recovered(&self) {
+    pub(crate) fn recovered(&self) {
         if self.unwell_since.load(Relaxed) != 0 {
             self.unwell_since.store(0, Relaxed);
         }
     }
 
     /// For how long it has been down or could not be connected to; `None` if it can.
-    pub(super) fn unwell_for(&self) -> Option<Duration> {
+    pub(crate) fn unwell_for(&self) -> Option<Duration> {
         match self.unwell_since.load(Relaxed) {
             0 => None,
             since => Some(self.born.elapsed().saturating_sub(Duration::from_millis(since - 1))),
         }
     }
 
-    pub(super) fn failed_connects(&self) -> u64 {
+    pub(crate) fn failed_connects(&self) -> u64 {
         self.failed_connects.load(Relaxed)
     }
 
-    pub(super) fn bad_answers(&self) -> u64 {
+    pub(crate) fn bad_answers(&self) -> u64 {
         self.bad_answers.load(Relaxed)
     }
 
-    pub(super) fn ejections(&self) -> u64 {
+    pub(crate) fn ejections(&self) -> u64 {
         self.record().total
     }
 
@@ -218,7 +218,7 @@ fn milliseconds(time: Duration) -> u64 {
 
 impl Upstream {
     /// Counts what a server failed at, and passes it over from now on if that was once too often.
-    pub(super) fn hold_against(&self, server: &Server, fault: Fault) {
+    pub(crate) fn hold_against(&self, server: &Server, fault: Fault) {
         let said = &self.config.ejection;
         let in_a_row = server.conduct().failed(fault);
         let threshold = match fault {
@@ -266,9 +266,9 @@ mod tests {
     use serde_json::json;
     use tokio::time::{advance, sleep};
 
-    use super::super::testing::{at_once, client, upstream};
-    use super::super::{Lease, Tried};
     use super::*;
+    use crate::upstream::testing::{at_once, client, upstream};
+    use crate::upstream::{Lease, Tried};
     use std::sync::Arc;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -358,7 +358,7 @@ mod tests {
     async fn a_good_check_speaks_for_connects_and_not_for_answers() {
         let upstream = three(&json!({ "failures": 1, "bad_answers": 1 }));
         let lease = pick(&upstream);
-        let good = || super::super::CheckReport {
+        let good = || crate::upstream::CheckReport {
             good: true,
             text: String::new(),
             at: std::time::SystemTime::now(),

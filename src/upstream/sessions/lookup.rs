@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::Upstream;
-use super::server::Server;
 use crate::http::client::{Answer, ask};
 use crate::http::write::HeadWriter;
+use crate::upstream::{Server, Upstream};
 use crate::wire::engine_io::{Revision, SESSION_UNKNOWN, error_code};
 
 /// Longest time that one server is asked.

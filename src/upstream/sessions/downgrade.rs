@@ -15,7 +15,7 @@ const QUIET: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Warns, once a minute at most, while most of the sessions that are offered a WebSocket don't reach it.
-pub(super) async fn watch(upstream: Arc<str>, sessions: Arc<SessionTable>) {
+pub(crate) async fn watch(upstream: Arc<str>, sessions: Arc<SessionTable>) {
     let mut ticks = interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told: Option<Instant> = None;

@@ -6,18 +6,18 @@ use std::sync::Arc;
 use pingora_ketama::{Bucket, Continuum};
 
 use super::key::PickKey;
-use super::server::{Server, ServerId};
 use crate::text::Text;
+use crate::upstream::{Server, ServerId};
 
 /// Built once for a set of servers; 160 points for each unit of weight.
-pub(super) struct Ring {
+pub(crate) struct Ring {
     continuum: Continuum,
     /// The position of the server behind each point, in ring order.
     points: Box<[u16]>,
 }
 
 impl Ring {
-    pub(super) fn build(servers: &[Arc<Server>]) -> Self {
+    pub(crate) fn build(servers: &[Arc<Server>]) -> Self {
         let nodes: Vec<SocketAddr> = servers.iter().map(|server| node(server.name())).collect();
         let buckets: Vec<Bucket> =
             nodes.iter().zip(servers).map(|(&node, server)| Bucket::new(node, server.weight())).collect();
@@ -35,7 +35,7 @@ impl Ring {
     }
 
     /// The servers from the client's point onwards, once round the ring; a server comes once for each of its points.
-    pub(super) fn walk(&self, key: &PickKey) -> impl Iterator<Item = usize> + '_ {
+    pub(crate) fn walk(&self, key: &PickKey) -> impl Iterator<Item = usize> + '_ {
         // The text of the address, as nginx hashes `$remote_addr`.
         let start = self.continuum.node_idx(Text::address(key.placement()).as_bytes());
         let (before, after) = self.points.split_at(start.min(self.points.len()));

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::sessions::Way;
-use super::{Fault, PickKey, Server, Upstream};
+use super::Server;
+use crate::upstream::sessions::Way;
+use crate::upstream::{Fault, PickKey, Upstream};
 
 /// One request or tunnel in flight on one server. Dropping it gives the place to the next in the queue.
 pub struct Lease {
     upstream: Arc<Upstream>,
     server: Arc<Server>,
-    pub(super) waited: Duration,
+    pub(crate) waited: Duration,
     opening: Option<Opening>,
 }
 
@@ -47,7 +48,7 @@ impl Drop for Opening {
 
 impl Lease {
     /// Makes a lease of a place that was taken already.
-    pub(super) fn new(upstream: Arc<Upstream>, server: Arc<Server>, opening: Option<Way>) -> Self {
+    pub(crate) fn new(upstream: Arc<Upstream>, server: Arc<Server>, opening: Option<Way>) -> Self {
         let opening = opening.map(|way| {
             let (upstream, server) = (upstream.clone(), server.clone());
             Opening { upstream, server, way, over: AtomicBool::new(false) }
@@ -56,7 +57,7 @@ impl Lease {
     }
 
     /// The client wished itself to another server, which has its share.
-    pub(super) fn spilled(&mut self) {
+    pub(crate) fn spilled(&mut self) {
         if let Some(opening) = &mut self.opening {
             opening.way = Way::Spilled;
         }

@@ -11,9 +11,9 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
-use super::config::{Kind, Tls};
-use super::server::Server;
 use crate::address::ServerAddress;
+use crate::upstream::Server;
+use crate::upstream::config::{Kind, Tls};
 
 /// What is needed to speak TLS to the servers of one upstream; files are read once, at build.
 pub struct ServerTls {
@@ -44,7 +44,7 @@ impl PartialEq for ServerTls {
 }
 
 impl ServerTls {
-    pub(super) fn load(said: &Tls, kind: Kind) -> Result<Self, String> {
+    pub(crate) fn load(said: &Tls, kind: Kind) -> Result<Self, String> {
         let server_name = said.server_name.as_ref().map(|name| {
             ServerName::try_from(name.clone())
                 .map_err(|_| format!("tls.server_name `{name}` is not a host name or an IP address"))

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::balance::{Bound, thousandths};
-use super::server::Health;
-use super::{Server, Upstream};
+use crate::upstream::balance::{Bound, thousandths};
+use crate::upstream::servers::Health;
+use crate::upstream::{Server, Upstream};
 
 /// A server that has more sessions than its bound allows.
 #[derive(Clone, Debug)]
-pub struct Overfull {
+pub struct Overloaded {
     /// The server.
     pub server: Arc<Server>,
     /// The sessions that it has beyond the bound.
@@ -23,12 +23,12 @@ impl Upstream {
     /// # Errors
     /// Why nothing can be said at this moment: a server is down, starting, ejected or draining, so that what others have
     /// is no measure; or there is nobody to compare with.
-    pub fn overfull(
+    pub fn overloaded(
         &self,
         factor: f64,
         leaving: impl Fn(&Server) -> u64,
         coming: u64,
-    ) -> Result<Vec<Overfull>, String> {
+    ) -> Result<Vec<Overloaded>, String> {
         let servers = self.servers();
         for server in servers.iter() {
             let why = match server.health() {
@@ -51,7 +51,7 @@ impl Upstream {
             })
             .collect();
         let over = beyond(&loads, coming, thousandths(factor));
-        Ok(over.into_iter().map(|(at, excess)| Overfull { server: Arc::clone(taking[at]), excess }).collect())
+        Ok(over.into_iter().map(|(at, excess)| Overloaded { server: Arc::clone(taking[at]), excess }).collect())
     }
 }
 

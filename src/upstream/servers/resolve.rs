@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Looks the name up once. The last good answer stays where the new one is none. After `failed` connects another of
 /// its addresses comes first.
-pub(super) async fn look_up(server: &Server, host: &str, port: u16, failed: bool) -> Result<(), String> {
+pub(crate) async fn look_up(server: &Server, host: &str, port: u16, failed: bool) -> Result<(), String> {
     let found = match timeout(PATIENCE, lookup_host((host, port))).await {
         Ok(Ok(found)) => found.collect(),
         Ok(Err(fault)) => return Err(format!("`{host}` does not resolve: {fault}")),
@@ -36,7 +36,7 @@ pub(super) async fn look_up(server: &Server, host: &str, port: u16, failed: bool
 }
 
 /// Waits until it is time for another look-up: after a while, or sooner when connects fail, which is what it tells.
-pub(super) async fn next_turn(server: &Server) -> bool {
+pub(crate) async fn next_turn(server: &Server) -> bool {
     sleep(LEAST_GAP).await;
     tokio::select! {
         () = sleep(REFRESH - LEAST_GAP) => false,
@@ -58,8 +58,8 @@ fn merge(known: &[SocketAddr], mut found: Vec<SocketAddr>, failed: bool) -> Vec<
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::upstream;
     use super::*;
+    use crate::upstream::testing::upstream;
 
     fn addresses(ports: &[u16]) -> Vec<SocketAddr> {
         ports.iter().map(|&port| ([127, 0, 0, 1], port).into()).collect()

@@ -1,15 +1,19 @@
 //! Opens connections to servers, for tunnels and for checks.
 
+mod tls;
+
 use std::io;
 use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use super::config::HostHeader;
-use super::{Endpoint, Server, Upstream};
+pub use tls::{ClientIdentity, ServerTls};
+
 use crate::address::ServerAddress;
-use crate::transport::{Socket, Transport, tls};
+use crate::transport::{self, Socket, Transport};
+use crate::upstream::config::HostHeader;
+use crate::upstream::{Endpoint, Server, Upstream};
 
 impl Upstream {
     /// Opens a connection to a server, TLS included, within `timeouts.connect`. A host with several addresses is tried
@@ -23,14 +27,14 @@ impl Upstream {
                 return Ok(Transport::Plain(socket));
             };
             let name = settings.server_name(server).map_err(io::Error::other)?;
-            tls::connect(settings.client_config().clone(), name, socket).await.map(Transport::ToServer)
+            transport::tls::connect(settings.client_config().clone(), name, socket).await.map(Transport::ToServer)
         };
         within(limit, connecting).await
     }
 
     /// The `Host` of the gateway's own requests to a server: what the server is told of clients' requests where that is
     /// fixed, else its address. A Unix socket has none that would do.
-    pub(super) fn own_host(&self, server: &Server) -> String {
+    pub(crate) fn own_host(&self, server: &Server) -> String {
         match (&self.config.host, server.address()) {
             (HostHeader::Set(host), _) => host.clone(),
             (HostHeader::Keep, ServerAddress::Unix(_)) => "localhost".to_owned(),
@@ -80,8 +84,8 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixListener;
 
-    use super::super::testing::upstream;
     use super::*;
+    use crate::upstream::testing::upstream;
 
     #[tokio::test]
     async fn a_unix_socket_is_a_server_like_any_other() {

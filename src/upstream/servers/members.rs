@@ -4,26 +4,27 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 
-use super::config::{Config, ServerConfig};
-use super::ring::Ring;
-use super::{Balance, MakeBalance, PickKey, Server, ServerId, ServerTls};
+use super::{Server, ServerId};
 use crate::session::SessionTable;
+use crate::upstream::balance::Ring;
+use crate::upstream::config::{Config, ServerConfig};
+use crate::upstream::{Balance, MakeBalance, PickKey, ServerTls};
 
 /// The servers of the moment and what was derived from them; swapped whole.
-pub(super) struct Members {
-    pub(super) servers: Box<[Arc<Server>]>,
+pub(crate) struct Members {
+    pub(crate) servers: Box<[Arc<Server>]>,
     /// Positions in `servers`, sorted by id.
     by_id: Box<[(ServerId, usize)]>,
     /// For sessions of unknown home, so most upstreams never need it.
     ring: OnceLock<Ring>,
-    pub(super) balance: Box<dyn Balance>,
+    pub(crate) balance: Box<dyn Balance>,
     /// Servers that were taken out of the set while sessions or tunnels were there: those go on.
     removed: ArcSwap<Vec<Arc<Server>>>,
 }
 
 impl Members {
     /// `known` are the servers until now, with those that had been removed from among them.
-    pub(super) fn build(
+    pub(crate) fn build(
         config: &Config,
         servers: &[ServerConfig],
         sessions: Option<&SessionTable>,
@@ -57,33 +58,33 @@ impl Members {
     }
 
     /// Servers of before that still have work.
-    pub(super) fn removed(&self) -> Arc<Vec<Arc<Server>>> {
+    pub(crate) fn removed(&self) -> Arc<Vec<Arc<Server>>> {
         self.removed.load_full()
     }
 
     /// Lets go of a removed server. False if it was none.
-    pub(super) fn forget(&self, id: ServerId) -> bool {
+    pub(crate) fn forget(&self, id: ServerId) -> bool {
         let before =
             self.removed.rcu(|removed| removed.iter().filter(|server| server.id() != id).cloned().collect::<Vec<_>>());
         before.iter().any(|server| server.id() == id)
     }
 
     /// The server with this id, even if it was removed.
-    pub(super) fn find_ever(&self, id: ServerId) -> Option<Arc<Server>> {
+    pub(crate) fn find_ever(&self, id: ServerId) -> Option<Arc<Server>> {
         let removed = || self.removed.load().iter().find(|server| server.id() == id).cloned();
         self.find(id).cloned().or_else(removed)
     }
 
-    pub(super) fn find(&self, id: ServerId) -> Option<&Arc<Server>> {
+    pub(crate) fn find(&self, id: ServerId) -> Option<&Arc<Server>> {
         self.position(id).map(|position| &self.servers[position])
     }
 
-    pub(super) fn position(&self, id: ServerId) -> Option<usize> {
+    pub(crate) fn position(&self, id: ServerId) -> Option<usize> {
         let found = self.by_id.binary_search_by_key(&id, |&(id, _)| id).ok()?;
         Some(self.by_id[found].1)
     }
 
-    pub(super) fn in_ring_order(&self, key: &PickKey) -> Vec<Arc<Server>> {
+    pub(crate) fn in_ring_order(&self, key: &PickKey) -> Vec<Arc<Server>> {
         let ring = self.ring.get_or_init(|| Ring::build(&self.servers));
         let mut order: Vec<usize> = Vec::with_capacity(self.servers.len());
         for index in ring.walk(key) {

@@ -9,28 +9,28 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::config::ServerConfig;
-use super::testing::metrics;
-use super::{Config, PickKey, Running, Server, Tried, Upstream};
+use super::metrics;
 use crate::session::{Cause, How};
+use crate::upstream::config::ServerConfig;
+use crate::upstream::{Config, PickKey, Running, Server, Tried, Upstream};
 
 /// An upstream at work, with clients.
-pub(super) struct Bench {
-    pub(super) upstream: Arc<Upstream>,
+pub(crate) struct Bench {
+    pub(crate) upstream: Arc<Upstream>,
     _running: Running,
     clients: JoinSet<()>,
     moves: Arc<Vec<AtomicUsize>>,
 }
 
 /// Servers of these weights, called `a`, `b`, `c` and so on.
-pub(super) fn servers(weights: &[u16]) -> Vec<ServerConfig> {
+pub(crate) fn servers(weights: &[u16]) -> Vec<ServerConfig> {
     let entry = |(weight, name): (&u16, char)| json!({ "address": format!("10.0.0.{}:1", name as u32 - 96), "name": name.to_string(), "weight": weight });
     weights.iter().zip('a'..).map(entry).map(|entry| serde_json::from_value(entry).unwrap()).collect()
 }
 
 impl Bench {
     /// An upstream of these servers, which are up; `said` are more keys of the upstream.
-    pub(super) fn new(weights: &[u16], said: Value) -> Self {
+    pub(crate) fn new(weights: &[u16], said: Value) -> Self {
         let base = json!({ "kind": "socket.io", "servers": ["10.0.0.1:1"], "health": { "check": "none" } });
         let mut all = base.as_object().unwrap().clone();
         all.extend(said.as_object().unwrap().clone());
@@ -41,7 +41,7 @@ impl Bench {
     }
 
     /// Clients that open a session each, and stay. Each comes from an address of its own.
-    pub(super) async fn come(&mut self, clients: usize) {
+    pub(crate) async fn come(&mut self, clients: usize) {
         assert!(self.clients.is_empty(), "they come once");
         self.moves = Arc::new((0..clients).map(|_| AtomicUsize::new(0)).collect());
         for number in 0..clients {
@@ -51,7 +51,7 @@ impl Bench {
     }
 
     /// Waits, for an hour at most.
-    pub(super) async fn until(&self, is_so: impl Fn(&Self) -> bool) {
+    pub(crate) async fn until(&self, is_so: impl Fn(&Self) -> bool) {
         for _ in 0..36_000 {
             if is_so(self) {
                 return;
@@ -61,17 +61,17 @@ impl Bench {
         panic!("an hour has passed: {:?} {:?}", self.loads(), self.upstream.rebalancing());
     }
 
-    pub(super) fn server(&self, name: &str) -> Arc<Server> {
+    pub(crate) fn server(&self, name: &str) -> Arc<Server> {
         self.upstream.servers().iter().find(|server| &**server.name() == name).unwrap().clone()
     }
 
     /// The sessions of each server.
-    pub(super) fn loads(&self) -> Vec<usize> {
+    pub(crate) fn loads(&self) -> Vec<usize> {
         self.upstream.servers().iter().map(|server| server.sessions()).collect()
     }
 
     /// How often each client has moved.
-    pub(super) fn moves(&self) -> Vec<usize> {
+    pub(crate) fn moves(&self) -> Vec<usize> {
         self.moves.iter().map(|moves| moves.load(Ordering::Relaxed)).collect()
     }
 }

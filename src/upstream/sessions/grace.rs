@@ -8,8 +8,8 @@ use std::time::Duration;
 use rand::Rng;
 use tokio::time::{Instant, sleep};
 
-use super::server::Health;
-use super::{Lease, Server, ServerId, Tried, Upstream};
+use crate::upstream::servers::Health;
+use crate::upstream::{Lease, Server, ServerId, Tried, Upstream};
 
 /// The first pause before another connect, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -53,8 +53,8 @@ mod tests {
     use serde_json::json;
     use tokio::time::advance;
 
-    use super::super::testing::upstream;
     use super::*;
+    use crate::upstream::testing::upstream;
 
     const SECOND: Duration = Duration::from_secs(1);
 

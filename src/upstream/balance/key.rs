@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use tokio::time::Instant;
 
-use super::server::ServerId;
 use crate::address::standing_for;
 use crate::affinity::stable_hash;
+use crate::upstream::ServerId;
 
 /// What placement may look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl PickKey {
     }
 
     /// A number from 0 to 999 that the client keeps.
-    pub(super) fn lot(&self) -> u64 {
+    pub(crate) fn lot(&self) -> u64 {
         let hash = match self.placement() {
             IpAddr::V4(address) => stable_hash(&address.octets()),
             IpAddr::V6(address) => stable_hash(&address.octets()),
@@ -50,7 +50,7 @@ pub struct Tried {
     len: usize,
     more: Vec<ServerId>,
     /// Since when the request has waited for the server of its session to be reached.
-    pub(super) waits_since: Option<Instant>,
+    pub(crate) waits_since: Option<Instant>,
 }
 
 impl Tried {

@@ -12,13 +12,14 @@ use std::time::Duration;
 use log::info;
 use tokio::time::{Instant, sleep};
 
-use super::config::Rebalance;
-use super::{Overfull, Server, ServerId, Upstream};
+use super::Overloaded;
 use crate::drain::{Leave, Turns, Why};
+use crate::upstream::config::Rebalance;
+use crate::upstream::{Server, ServerId, Upstream};
 
 /// What was shed so far, and whether more will be.
 #[derive(Default)]
-pub(super) struct Shedding {
+pub(crate) struct Shedding {
     shed: AtomicU64,
     stopped: AtomicBool,
     state: Mutex<State>,
@@ -73,7 +74,7 @@ impl Upstream {
 }
 
 /// Sheds where it has to be, for as long as it is polled.
-pub(super) async fn run(upstream: Arc<Upstream>, said: Rebalance) {
+pub(crate) async fn run(upstream: Arc<Upstream>, said: Rebalance) {
     let mut turns = Turns::new(said.rate, said.jitter);
     let mut rebalance = Turn { upstream: &upstream, said: &said, ledger: Ledger::default(), calm: None };
     loop {
@@ -109,7 +110,7 @@ impl Turn<'_> {
             return false;
         }
         self.enter(State::Shedding);
-        for Overfull { server, .. } in over {
+        for Overloaded { server, .. } in over {
             if let Some(leave) = self.upstream.roster(server.id()).tell_session(Why::Rebalance) {
                 self.ledger.told(server.id(), leave);
                 self.upstream.drains.shedding.shed.fetch_add(1, Ordering::Relaxed);
@@ -121,7 +122,7 @@ impl Turn<'_> {
     }
 
     /// Who has too many, if that can be said.
-    fn over(&mut self) -> Result<Vec<Overfull>, String> {
+    fn over(&mut self) -> Result<Vec<Overloaded>, String> {
         let servers = self.upstream.servers();
         let taking: Vec<&Arc<Server>> = servers.iter().filter(|server| !server.is_draining()).collect();
         let leaving = self.ledger.settle();
@@ -133,7 +134,7 @@ impl Turn<'_> {
         } else if self.upstream.is_draining() {
             Err("a drain is under way".to_owned())
         } else {
-            self.upstream.overfull(self.said.bound, left, coming)
+            self.upstream.overloaded(self.said.bound, left, coming)
         };
         if over.is_err() {
             self.calm = None;
@@ -214,8 +215,8 @@ mod tests {
     use proptest::test_runner::TestCaseResult;
     use serde_json::{Value, json};
 
-    use super::super::bench::{Bench, servers};
     use super::*;
+    use crate::upstream::testing::clients::{Bench, servers};
 
     fn rebalancing(rebalance: Value) -> Value {
         json!({ "balance": "client_ip", "sessions": { "rebalance": rebalance } })

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::config::NewSessions;
+use crate::upstream::config::NewSessions;
 
 /// Lets new sessions in at the pace of the configuration, in order of arrival.
-pub(super) struct Admission {
+pub(crate) struct Admission {
     said: NewSessions,
     bucket: Mutex<Bucket>,
     /// Held by the head of the line; tokio's mutex is handed on in order.
@@ -40,7 +40,7 @@ const ALMOST_ONE: f64 = 1.0 - 1e-9;
 
 impl Admission {
     /// `None` where any number may come. What stands in line at `before` stays there; its tokens are taken over.
-    pub(super) fn build(said: &NewSessions, before: Option<&Arc<Self>>) -> Option<Arc<Self>> {
+    pub(crate) fn build(said: &NewSessions, before: Option<&Arc<Self>>) -> Option<Arc<Self>> {
         if said.rate == 0 {
             return None;
         }
@@ -61,7 +61,7 @@ impl Admission {
     }
 
     /// Waits for its turn. An error says after how long there might be room.
-    pub(super) async fn enter(&self) -> Result<(), Duration> {
+    pub(crate) async fn enter(&self) -> Result<(), Duration> {
         if self.waiting() == 0 && self.take().is_ok() {
             return Ok(());
         }
@@ -82,11 +82,11 @@ impl Admission {
         timeout(self.said.timeout + Duration::from_millis(10), turn).await.map_err(|_| self.refuse(self.waiting()))
     }
 
-    pub(super) fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Relaxed)
     }
 
-    pub(super) fn refused(&self) -> u64 {
+    pub(crate) fn refused(&self) -> u64 {
         self.refused.load(Relaxed)
     }
 

@@ -8,13 +8,12 @@ use rand::Rng;
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::Upstream;
-use super::config::{self, Check};
-use super::downgrade;
 use super::probe::{Http, Probe, Session, Target, Tcp};
-use super::resolve;
-use super::server::{CheckReport, Health, Server, ServerId};
 use crate::address::ServerAddress;
+use crate::upstream::Upstream;
+use crate::upstream::config::{self, Check};
+use crate::upstream::servers::{CheckReport, Health, Server, ServerId, resolve};
+use crate::upstream::sessions::downgrade;
 
 /// The running checks of an upstream; dropping it ends them.
 #[must_use = "the checks end when this is dropped"]

@@ -1,5 +1,7 @@
 //! What the tests of this module share.
 
+pub(crate) mod clients;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,37 +9,37 @@ use std::time::Duration;
 use futures::FutureExt;
 use serde_json::{Value, json};
 
-use super::config::Ejection;
-use super::{Config, Fault, PickKey, Server, Upstream};
 use crate::metrics::{Metrics, UpstreamMetrics};
+use crate::upstream::config::Ejection;
+use crate::upstream::{Config, Fault, PickKey, Server, Upstream};
 
 /// A configuration as an operator would write it, but without checks unless it asks for them.
-pub(super) fn config(mut said: Value) -> Config {
+pub(crate) fn config(mut said: Value) -> Config {
     said.as_object_mut().unwrap().entry("health").or_insert(json!({ "check": "none" }));
     serde_json::from_value(said).unwrap()
 }
 
-pub(super) fn upstream(said: Value) -> Arc<Upstream> {
+pub(crate) fn upstream(said: Value) -> Arc<Upstream> {
     Upstream::build("test", &config(said), metrics()).unwrap()
 }
 
 /// Counters that nobody reads.
-pub(super) fn metrics() -> UpstreamMetrics {
+pub(crate) fn metrics() -> UpstreamMetrics {
     Metrics::new().unwrap().upstream("test")
 }
 
 /// The client with this number.
-pub(super) fn client(number: u32) -> PickKey {
+pub(crate) fn client(number: u32) -> PickKey {
     IpAddr::from(Ipv4Addr::from_bits(0xc000_0200 + number)).into()
 }
 
 /// The result of a future that has nothing to wait for, as a pick that finds a server at once.
-pub(super) fn at_once<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn at_once<T>(future: impl Future<Output = T>) -> T {
     future.now_or_never().expect("it has to wait")
 }
 
 /// Passes a server over for failed connects.
-pub(super) fn eject(server: &Server, lasts: Duration) {
+pub(crate) fn eject(server: &Server, lasts: Duration) {
     let said = Ejection { duration: lasts, max_for: lasts, ..Ejection::default() };
     assert_eq!(server.eject(Fault::Connect, &said), Some(lasts));
 }

@@ -1,12 +1,12 @@
 //! The request of a health check: what `health` says of it, and what it says by itself.
 
-use super::config::{self, frames_a_body};
 use crate::http::write::HeadWriter;
 use crate::request::is_token;
 use crate::text::Text;
+use crate::upstream::config::{self, frames_a_body};
 
 /// The request, with `Host` and a name for the log of the server unless `headers` bring their own.
-pub(super) fn request(
+pub(crate) fn request(
     method: &str,
     target: &str,
     host: &str,
@@ -36,7 +36,7 @@ pub(super) fn request(
 const AGENT: &str = concat!("sockgate/", env!("CARGO_PKG_VERSION"), " (health check)");
 
 /// Refuses what would not make one well-formed request.
-pub(super) fn check(health: &config::Health) -> Result<(), String> {
+pub(crate) fn check(health: &config::Health) -> Result<(), String> {
     if !is_token(&health.method) {
         return Err(format!("health.method `{}` is not an HTTP method", health.method));
     }

@@ -1,26 +1,39 @@
 //! Placing new sessions, on upstreams whose servers have any: who may come in, where it was before, and how that went.
 
+mod admission;
+pub(crate) mod downgrade;
+mod grace;
+mod heavy_hitters;
+mod lookup;
+pub(crate) mod shedding;
+mod spread;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::admission::Admission;
-use super::balance::{Candidates, FEW_RETURNING, Tier, Work};
-use super::config::Config;
-use super::crowd::{Crowd, LargestClient};
-use super::{Lease, PickError, PickKey, Server, ServerId, State, Tried, Upstream};
+pub use heavy_hitters::LargestClient;
+pub use shedding::Rebalancing;
+pub use spread::Overloaded;
+
+use admission::Admission;
+use heavy_hitters::HeavyHitters;
+
 use crate::session::{Returning, SessionProtocol, SessionTable};
+use crate::upstream::balance::{Candidates, FEW_RETURNING, Tier, Work};
+use crate::upstream::config::Config;
+use crate::upstream::{Lease, PickError, PickKey, Server, ServerId, State, Tried, Upstream};
 
 /// What an upstream knows of its sessions, where its servers have any; a rebuilt one takes it over.
-pub(super) struct Sessions {
-    pub(super) protocol: Arc<dyn SessionProtocol>,
-    pub(super) table: Arc<SessionTable>,
-    pub(super) returning: Option<Arc<Returning>>,
+pub(crate) struct Sessions {
+    pub(crate) protocol: Arc<dyn SessionProtocol>,
+    pub(crate) table: Arc<SessionTable>,
+    pub(crate) returning: Option<Arc<Returning>>,
     admission: Option<Arc<Admission>>,
     placed: Arc<Placed>,
-    crowd: Arc<Crowd>,
+    heavy_hitters: Arc<HeavyHitters>,
 }
 
 #[derive(Default)]
@@ -32,7 +45,7 @@ struct Placed {
 
 /// How a new session came to its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(crate) enum Way {
     /// As the balance has it.
     Balance,
     /// The client was there before.
@@ -63,7 +76,7 @@ pub struct Line {
 
 impl Sessions {
     /// For servers whose sessions are of this protocol. `before` is the upstream that is rebuilt.
-    pub(super) fn build(protocol: Arc<dyn SessionProtocol>, config: &Config, before: Option<&Upstream>) -> Self {
+    pub(crate) fn build(protocol: Arc<dyn SessionProtocol>, config: &Config, before: Option<&Upstream>) -> Self {
         let said = &config.sessions;
         let (known, before_said) = match before {
             Some(before) => (before.sessions.as_ref(), Some(&before.config.sessions)),
@@ -81,7 +94,7 @@ impl Sessions {
             returning,
             admission: Admission::build(&config.new_sessions, known.and_then(|known| known.admission.as_ref())),
             placed: known.map(|known| known.placed.clone()).unwrap_or_default(),
-            crowd: known.map(|known| known.crowd.clone()).unwrap_or_default(),
+            heavy_hitters: known.map(|known| known.heavy_hitters.clone()).unwrap_or_default(),
         }
     }
 
@@ -110,7 +123,7 @@ impl Upstream {
     ///   address, unless that server is down, draining, full or has its share;
     /// * servers are compared by their sessions, the coming ones included, instead of what is in flight.
     ///
-    /// The lease counts as a coming session until it is [learned](super::Opening::learned) or dropped. On upstreams without
+    /// The lease counts as a coming session until it is [learned](crate::upstream::Opening::learned) or dropped. On upstreams without
     /// sessions this is [`Self::pick`].
     pub async fn pick_new(
         self: &Arc<Self>,
@@ -173,7 +186,7 @@ impl Upstream {
 
     /// The client address that opened the most of the latest sessions; `None` before the first.
     pub fn largest_client(&self) -> Option<LargestClient> {
-        self.sessions.as_ref()?.crowd.largest()
+        self.sessions.as_ref()?.heavy_hitters.largest()
     }
 
     /// The line of handshakes; `None` where they aren't paced.
@@ -183,7 +196,7 @@ impl Upstream {
     }
 
     /// A session was opened on a server; the other end of [`Self::pick_new`].
-    pub(super) fn opened(&self, key: &PickKey, server: &Server, way: Way) {
+    pub(crate) fn opened(&self, key: &PickKey, server: &Server, way: Way) {
         let Some(sessions) = &self.sessions else { return };
         let count = match way {
             Way::Balance => &sessions.placed.balance,
@@ -192,7 +205,9 @@ impl Upstream {
         };
         count.fetch_add(1, Relaxed);
         self.saw(key, server);
-        if let Some(LargestClient { address, share }) = sessions.crowd.add(key.placement(), sessions.table.len()) {
+        if let Some(LargestClient { address, share }) =
+            sessions.heavy_hitters.add(key.placement(), sessions.table.len())
+        {
             log::warn!(
                 "upstream {}: {:.0} % of the latest sessions come from one address, {address}: if that is a proxy, name it \
                  in forwarding.trusted_proxies",

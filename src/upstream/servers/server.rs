@@ -14,10 +14,10 @@ use fnv::FnvHasher;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::config::{Check, Ejection, ServerConfig};
-use super::ejection::{Conduct, Ejected, Fault};
 use crate::address::ServerAddress;
 use crate::session::{Home, SessionTable};
+use crate::upstream::config::{Check, Ejection, ServerConfig};
+use crate::upstream::health::{Conduct, Ejected, Fault};
 
 /// A server of an upstream.
 pub struct Server {
@@ -156,7 +156,7 @@ pub struct CheckReport {
 /// What the checks say, apart from what the operator wishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Health {
+pub(crate) enum Health {
     Starting,
     Up,
     Down,
@@ -165,7 +165,7 @@ pub(super) enum Health {
 impl Server {
     /// A server as configured: the one in `known` if nothing changed, a new one with its life if name and address are
     /// the same, else a fresh one.
-    pub(super) fn adopt(
+    pub(crate) fn adopt(
         said: &ServerConfig,
         check: Check,
         sessions: Option<&SessionTable>,
@@ -303,17 +303,17 @@ impl Server {
     }
 
     /// Every address it is known under, best first; none for a Unix socket.
-    pub(super) fn addresses(&self) -> Arc<Vec<SocketAddr>> {
+    pub(crate) fn addresses(&self) -> Arc<Vec<SocketAddr>> {
         self.life.resolved.load_full()
     }
 
-    pub(super) fn set_addresses(&self, addresses: Vec<SocketAddr>) {
+    pub(crate) fn set_addresses(&self, addresses: Vec<SocketAddr>) {
         self.life.resolved.store(Arc::new(addresses));
     }
 
     /// Its share of new work at this moment, in thousandths of a unit of weight: from a tenth of its weight to the whole
     /// within `slow_start` of its coming up.
-    pub(super) fn share(&self, slow_start: Duration) -> u64 {
+    pub(crate) fn share(&self, slow_start: Duration) -> u64 {
         let whole = u64::from(self.weight) * 1000;
         let came_up = self.life.came_up.load(Relaxed);
         if came_up == 0 || slow_start.is_zero() {
@@ -336,12 +336,12 @@ impl Server {
         self.state() == State::Up && self.ejected().is_none()
     }
 
-    pub(super) fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.max_connections == 0 || self.life.in_flight.load(SeqCst) < self.max_connections
     }
 
     /// Takes a place if there is one.
-    pub(super) fn try_acquire(&self) -> bool {
+    pub(crate) fn try_acquire(&self) -> bool {
         let in_flight = &self.life.in_flight;
         let taken = self.max_connections == 0
             || in_flight
@@ -357,58 +357,58 @@ impl Server {
     }
 
     /// Takes a place, beyond the limit if need be.
-    pub(super) fn acquire(&self) {
+    pub(crate) fn acquire(&self) {
         self.life.in_flight.fetch_add(1, SeqCst);
         self.life.total.fetch_add(1, Relaxed);
     }
 
     /// Gives a place back.
-    pub(super) fn release(&self) {
+    pub(crate) fn release(&self) {
         self.life.in_flight.fetch_sub(1, SeqCst);
     }
 
     /// Counts a handshake that may open a session.
-    pub(super) fn opens(&self) {
+    pub(crate) fn opens(&self) {
         self.life.opening.fetch_add(1, Relaxed);
     }
 
     /// The handshake has opened its session, or never will.
-    pub(super) fn opened(&self) {
+    pub(crate) fn opened(&self) {
         self.life.opening.fetch_sub(1, Relaxed);
     }
 
     /// A connect failed: its sessions wait, and its name is looked up again.
-    pub(super) fn connect_failed(&self) {
+    pub(crate) fn connect_failed(&self) {
         self.life.conduct.fell_ill();
         self.life.resolve_now.notify_one();
     }
 
     /// A connect went well.
-    pub(super) fn connected(&self) {
+    pub(crate) fn connected(&self) {
         if self.life.conduct.connected() && self.health() != Health::Down {
             self.life.conduct.recovered();
         }
     }
 
     /// What is known of how it does its work.
-    pub(super) fn conduct(&self) -> &Conduct {
+    pub(crate) fn conduct(&self) -> &Conduct {
         &self.life.conduct
     }
 
     /// Passes it over for a while, and has it checked at once. `None` if it is passed over already.
-    pub(super) fn eject(&self, fault: Fault, said: &Ejection) -> Option<Duration> {
+    pub(crate) fn eject(&self, fault: Fault, said: &Ejection) -> Option<Duration> {
         let lasts = self.life.conduct.eject(fault, said)?;
         self.life.check_now.notify_one();
         Some(lasts)
     }
 
     /// Sets or lifts draining. False if nothing changed.
-    pub(super) fn set_draining(&self, draining: bool) -> bool {
+    pub(crate) fn set_draining(&self, draining: bool) -> bool {
         self.life.draining.swap(draining, Relaxed) != draining
     }
 
     /// Does what the configuration says of draining, if that is news: an operator may have said otherwise since.
-    pub(super) fn heed(&self) -> bool {
+    pub(crate) fn heed(&self) -> bool {
         self.life.drain_said.swap(self.drain, Relaxed) != self.drain && self.set_draining(self.drain)
     }
 
@@ -423,13 +423,13 @@ impl Server {
     }
 
     /// It was taken out of the upstream. False if it was before.
-    pub(super) fn remove(&self) -> bool {
+    pub(crate) fn remove(&self) -> bool {
         self.life.draining.store(true, Relaxed);
         !self.life.removed.swap(true, Relaxed)
     }
 
     /// It is of the upstream: one that had been removed is as the configuration says. False if it wasn't removed.
-    pub(super) fn come_back(&self) -> bool {
+    pub(crate) fn come_back(&self) -> bool {
         let was_removed = self.life.removed.swap(false, Relaxed);
         if was_removed {
             self.life.drain_said.store(self.drain, Relaxed);
@@ -438,7 +438,7 @@ impl Server {
         was_removed
     }
 
-    pub(super) fn health(&self) -> Health {
+    pub(crate) fn health(&self) -> Health {
         match self.life.health.load(Relaxed) {
             0 => Health::Starting,
             1 => Health::Up,
@@ -447,7 +447,7 @@ impl Server {
     }
 
     /// Sets the verdict of the checks. False if it was the same before.
-    pub(super) fn set_health(&self, health: Health) -> bool {
+    pub(crate) fn set_health(&self, health: Health) -> bool {
         let before = self.health();
         // Everybody starts at the start, so nobody has to catch up then.
         if health == Health::Up && (before == Health::Down || before == Health::Starting && self.life.joined) {
@@ -470,7 +470,7 @@ impl Server {
     }
 
     /// Notes a check; a good one ends an ejection for failed connects.
-    pub(super) fn checked(&self, check: CheckReport) {
+    pub(crate) fn checked(&self, check: CheckReport) {
         if check.good {
             self.connected();
             self.life.conduct.passed_a_check();
@@ -479,12 +479,12 @@ impl Server {
     }
 
     /// Resolves when somebody wants to know at once how the server fares.
-    pub(super) async fn check_wanted(&self) {
+    pub(crate) async fn check_wanted(&self) {
         self.life.check_now.notified().await;
     }
 
     /// Resolves when a connect has failed, so that the name may have moved.
-    pub(super) async fn lookup_wanted(&self) {
+    pub(crate) async fn lookup_wanted(&self) {
         self.life.resolve_now.notified().await;
     }
 

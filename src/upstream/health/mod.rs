@@ -1,0 +1,13 @@
+//! Whether servers live, and who of them is passed over: checks that ask each of them, and ejection of those that fail at
+//! what they are asked.
+
+mod checks;
+mod ejection;
+mod probe;
+mod request;
+
+pub use checks::Checks;
+pub use ejection::{Ejected, Fault};
+
+pub(crate) use ejection::Conduct;
+pub(crate) use request::check as check_request;
