@@ -86,6 +86,8 @@ pub struct Exchange {
     queued: Duration,
     /// Its place on the list of those who can be told to leave, for a poll.
     leave: Option<Arc<Leave>>,
+    /// See [`Self::can_be_ended`].
+    endable: bool,
     /// The goodbye that its session was told in place of an answer, where it was: the word for it in the log.
     told: Option<&'static str>,
     /// Learns from the answer, where it may open a session.
@@ -198,6 +200,7 @@ impl Exchange {
             tries: 0,
             queued: Duration::ZERO,
             leave: None,
+            endable: false,
             told: None,
             learner: None,
             error_body: None,
@@ -407,10 +410,15 @@ impl Exchange {
         Ok(())
     }
 
-    /// A poll's place on the list of those who can be told to leave. Whoever can end the poll when it is
-    /// told calls [`Self::goodbye`] then; otherwise the poll goes on to its end, and the session is told at the next one.
+    /// A poll's place on the list of those who can be told to leave.
     pub(crate) fn leave(&self) -> Option<&Arc<Leave>> {
         self.leave.as_ref()
+    }
+
+    /// Whoever carries the poll can end it when it is told to leave, and calls [`Self::goodbye`] then. Otherwise the poll
+    /// goes on to its end, and the session is told at the next one.
+    pub(crate) fn can_be_ended(&mut self) {
+        self.endable = true;
     }
 
     /// The server could not be connected to. True if another one should be asked: nothing of the request has been sent,
@@ -549,7 +557,7 @@ impl Exchange {
 
     /// Notes that the turn of this poll's session has come while the poll could not be ended.
     fn leave_next_time(&self) {
-        let told = self.leave.as_ref().is_some_and(|leave| leave.is_told());
+        let told = !self.endable && self.leave.as_ref().is_some_and(|leave| leave.is_told());
         let begun = self.ties.as_ref().and_then(|ties| ties.session.as_ref()?.begun.as_ref());
         let table = self.upstream.as_ref().and_then(|upstream| upstream.sessions());
         if let (true, Some(table), Some((key, _))) = (told, table, begun) {

@@ -106,6 +106,7 @@ impl ProxyHttp for Balancer {
         // Streams of HTTP/2 share a connection: none of them can be taken from Pingora.
         if let (false, Some(leave), Some(mailbox)) = (session.is_http2(), exchange.leave(), &mailbox) {
             mailbox.announce(Arc::clone(leave));
+            exchange.can_be_ended();
             ctx.mailbox = Some(Arc::clone(mailbox));
         }
         let exchange = begun(ctx)?;
