@@ -16,18 +16,11 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures::FutureExt;
 use serde_json::json;
-use sockgate::http::Forwarding;
-use sockgate::http::forwarding::Seen as Client;
-use sockgate::http::framing::request_body;
-use sockgate::http::onward::Onward;
-use sockgate::http::upgrade::opening;
-use sockgate::metrics::Metrics;
-use sockgate::request::{Headers, Path, Request, host_name};
-use sockgate::router::{Router, Routes};
-use sockgate::session::{How, SessionTable};
-use sockgate::upstream::{PickKey, Tried, Upstream};
-use sockgate::wire::engine_io::HandshakeReader;
-use sockgate::wire::websocket::{FrameTracker, Seen};
+use sockgate::internals::{
+    Client, Forwarding, FrameTracker, HandshakeReader, How, Metrics, Onward, Routes, Seen, SessionTable, Tried,
+    Upstream, host_name, opening, request_body,
+};
+use sockgate::{Headers, Path, PickKey, Request, Router};
 
 /// What a browser sends.
 const HEAD: &str = "GET /app/700/socket.io/?EIO=4&transport=polling&t=PXkQ1rJ HTTP/1.1\r\n\

@@ -10,44 +10,53 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A [`Router`] of one's own decides where requests go (`examples/custom_router.rs`); a `ProxyHttp` of one's own wraps
-//! the [`Balancer`] (`examples/own_proxy.rs`); a [`Balance`] of one's own picks servers.
+//! Parts of one's own take the place of the gateway's, each by a method of the [`Builder`]:
+//!
+//! * a [`Filter`] sees every request before it is routed, and every answer (`examples/token_filter.rs`);
+//! * a [`Router`] decides where requests go (`examples/custom_router.rs`);
+//! * a [`Balance`] picks servers;
+//! * a [`SessionProtocol`](session::SessionProtocol) knows the sessions of a protocol that the gateway does not;
+//! * a `ProxyHttp` of Pingora's wraps the [`Balancer`] (`examples/own_proxy.rs`).
 
-pub mod access_log;
-pub mod address;
-pub mod admin;
-pub mod affinity;
-pub mod cli;
-pub mod config;
-pub mod deadline;
-pub mod drain;
-pub mod exchange;
-pub mod filter;
-pub mod gateway;
-pub mod http;
-pub mod listener;
-pub mod metrics;
-pub mod proxy;
-pub mod reload;
-pub mod request;
-pub mod router;
+mod access_log;
+mod address;
+mod admin;
+mod affinity;
+mod cli;
+mod config;
+mod deadline;
+mod drain;
+mod exchange;
+mod filter;
+mod gateway;
+mod http;
+mod listener;
+mod metrics;
+mod proxy;
+mod reload;
+mod request;
+mod router;
 pub mod session;
-pub mod snapshot;
-pub mod text;
-pub mod transport;
-pub mod tunnel;
-pub mod upstream;
-pub mod wire;
+mod snapshot;
+mod text;
+mod transport;
+mod tunnel;
+mod upstream;
+mod wire;
 
 #[cfg(test)]
 #[path = "../fuzz/src/checks/mod.rs"]
-pub mod checks;
+mod checks;
+
+#[doc(hidden)]
+pub mod internals;
 
 pub use config::Config;
 pub use exchange::Exchange;
 pub use filter::{Changes, Filter, FilterAnswer, HeaderEdits, Response, Verdict};
-pub use gateway::{Builder, Gateway, Handle};
+pub use gateway::{BuildError, Builder, Gateway, Handle};
 pub use proxy::{Balancer, Context};
-pub use request::Request;
+pub use reload::{Plan, ReloadError};
+pub use request::{Headers, Path, Request};
 pub use router::{Action, Decision, Route, Router};
-pub use upstream::Balance;
+pub use upstream::{Balance, Candidates, PickKey, Server};

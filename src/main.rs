@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    sockgate::cli::main()
+    sockgate::internals::main()
 }

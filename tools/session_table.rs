@@ -3,10 +3,9 @@
 //! `cargo run --release --example session_table -- 1000000` fills a table, looks up sessions in an order that no cache
 //! foresees, then lets them all expire. Bytes are the growth of the process's proportional set size (PSS).
 
+use sockgate::internals::{How, Key, SessionTable};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
-
-use sockgate::session::{How, Key, SessionTable};
 
 type Error = Box<dyn std::error::Error>;
 

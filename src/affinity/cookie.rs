@@ -42,11 +42,6 @@ impl CookieAffinity {
         }
     }
 
-    /// The name of the cookie.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     /// The value of a `Set-Cookie` field that ties the client to a server. `cross_site` says whether the request was made
     /// by another site's page (`Sec-Fetch-Site`, or an `Origin` that isn't the host), `secure` whether the client speaks
     /// TLS.
@@ -181,7 +176,7 @@ mod tests {
     fn written(cookie: &CookieAffinity, server: u64) -> String {
         let set = cookie.set(server, false, false);
         let (name, rest) = set.split_once('=').unwrap();
-        assert_eq!(name, cookie.name());
+        assert_eq!(name, &*cookie.name);
         rest.split_once(';').unwrap().0.to_owned()
     }
 
@@ -201,7 +196,7 @@ mod tests {
 
     #[test]
     fn upstreams_have_cookies_of_their_own() {
-        let name = |upstream: &str| CookieAffinity::new(&CookieConfig::default(), upstream).name().to_owned();
+        let name = |upstream: &str| CookieAffinity::new(&CookieConfig::default(), upstream).name.into_string();
         assert_eq!((name("socket_io"), name("a b;ü")), ("sockgate_socket_io".to_owned(), "sockgate_a_b__".to_owned()));
     }
 

@@ -4,6 +4,6 @@ pub mod config;
 pub mod cookie;
 pub mod key;
 
-pub use config::{Config, CookieConfig};
+pub use config::Config;
 pub use cookie::CookieAffinity;
 pub use key::{By, stable_hash, value};

@@ -4,7 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -39,8 +39,6 @@ pub struct Info {
     pub local: SocketAddr,
     /// What TLS agreed on.
     pub tls: Option<TlsInfo>,
-    /// When it was accepted.
-    pub accepted: Instant,
 }
 
 /// What a TLS handshake agreed on.
@@ -131,6 +129,6 @@ pub(crate) mod testing {
     /// What is known of nobody in particular.
     pub(crate) fn info() -> Info {
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
-        Info { listener: "test".into(), peer: unknown, local: unknown, tls: None, accepted: Instant::now() }
+        Info { listener: "test".into(), peer: unknown, local: unknown, tls: None }
     }
 }

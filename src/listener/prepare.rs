@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use log::debug;
@@ -28,7 +28,6 @@ impl Accepted {
     /// TLS and detection; `None` when there is nothing left for an application to do.
     pub(super) async fn prepare(self) -> Option<(Connection, AppProtocol)> {
         let Self { socket, peer, local, permit, settings } = self;
-        let accepted = Instant::now();
         let mut undecided_until = settings.undecided_until();
         let plain = socket;
         let (transport, tls, http2_agreed, http_agreed) = match &settings.tls {
@@ -40,7 +39,7 @@ impl Accepted {
             }
             _ => (Transport::Plain(plain), None, false, false),
         };
-        let info = Arc::new(Info { listener: Arc::clone(&settings.name), peer, local, tls, accepted });
+        let info = Arc::new(Info { listener: Arc::clone(&settings.name), peer, local, tls });
         let deadline = settings.shared.deadlines.register();
         deadline.set(settings.shared.first_bytes);
         let mut connection = Connection { transport, held: BytesMut::new(), info, deadline, permit };

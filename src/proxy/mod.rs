@@ -13,7 +13,7 @@ use async_trait::async_trait;
 
 pub(crate) use self::engine::pingora::PingoraEngine;
 pub use self::engine::pingora::{Balancer, Context};
-pub use engine::{Engine, HttpEngine, NoSuchEngine};
+pub use engine::{Engine, HttpEngine};
 
 use crate::drain::Stopping;
 use crate::exchange::Core;

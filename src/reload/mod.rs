@@ -20,8 +20,8 @@ use log::{info, warn};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-pub use open::{Open, Socket};
-pub use plan::{Change, Fates, Plan};
+pub use open::Open;
+pub use plan::Plan;
 
 use crate::access_log::{AccessLog, Prepared, Writer};
 use crate::config::{Config, Loaded};

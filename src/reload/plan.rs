@@ -421,7 +421,7 @@ impl fmt::Display for Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reload::Socket;
+    use crate::reload::open::Socket;
 
     fn config(yaml: &str) -> Config {
         Config::read("test.yaml", yaml, &|_| None).unwrap().config

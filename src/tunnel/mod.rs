@@ -14,4 +14,3 @@ mod testing;
 
 pub use copy::{Carrying, Closed, End, Ends, Listening, Overhear, carry};
 pub use silence::Ping;
-pub use stream::Stream;

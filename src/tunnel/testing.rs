@@ -12,7 +12,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream, ReadBuf, dupl
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
-use super::{Closed, Ends, Listening, Stream, carry};
+use super::stream::Stream;
+use super::{Closed, Ends, Listening, carry};
 use crate::deadline::Deadlines;
 use crate::drain::{Origin, Roster};
 use crate::transport::{Socket, Transport};

@@ -26,11 +26,11 @@ use tokio::sync::{Semaphore, watch};
 
 pub use balance::{Balance, Candidates, PickKey, Tried};
 pub use config::Config;
-pub use connect::{ClientIdentity, ServerTls};
-pub use drains::{Progress, Running};
-pub use health::{Checks, Ejected, Fault};
-pub use servers::{CheckReport, Endpoint, Lease, Opening, Server, ServerId, State, Status};
-pub use sessions::{LargestClient, Line, Overloaded, Placements, Rebalancing};
+pub use connect::ServerTls;
+pub use drains::Running;
+pub use health::{Checks, Fault};
+pub use servers::{CheckReport, Endpoint, Lease, Opening, Server, ServerId, State};
+pub use sessions::{LargestClient, Line, Rebalancing};
 
 use balance::{Terms, Tier, Work};
 use config::{Check, Kind, ServerConfig};

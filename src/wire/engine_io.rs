@@ -6,7 +6,7 @@
 mod handshake;
 mod request;
 
-pub use handshake::{Handshake, HandshakeReader, LONGEST_HANDSHAKE, LONGEST_SILENCE, Progress};
+pub use handshake::{Handshake, HandshakeReader, LONGEST_SILENCE, Progress};
 pub use request::{LONGEST_SID, RequestInfo, Transport};
 
 use percent_encoding::percent_decode;

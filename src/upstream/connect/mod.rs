@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-pub use tls::{ClientIdentity, ServerTls};
+pub use tls::ServerTls;
 
 use crate::address::ServerAddress;
 use crate::transport::{self, Socket, Transport};

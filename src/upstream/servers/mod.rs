@@ -7,7 +7,7 @@ pub(crate) mod resolve;
 mod server;
 
 pub use lease::{Lease, Opening};
-pub use server::{CheckReport, Endpoint, Server, ServerId, State, Status};
+pub use server::{CheckReport, Endpoint, Server, ServerId, State};
 
 pub(crate) use members::Members;
 pub(crate) use server::Health;

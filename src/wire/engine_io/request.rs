@@ -62,6 +62,7 @@ impl<'a> RequestInfo<'a> {
 
 /// How a client speaks, or asks to speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::enum_variant_names, reason = "that is what it is called")]
 pub enum Transport {
     /// XHR long polling.
     Polling,
