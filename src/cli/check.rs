@@ -1,4 +1,5 @@
-//! `sockgate check`: what is wrong with a file, and where; and what it would change in a running gateway.
+//! `sockgate check`: what is wrong with a file, and where; how it was understood; and what it would change in a running
+//! gateway.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -24,6 +25,24 @@ pub(super) fn check(file: &Path, against: Option<&str>) -> ExitCode {
         }
         Some((admin, Err(fault))) => {
             eprintln!("{admin}: {fault}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `--print`: only the configuration goes to standard output, so that it can go to a file.
+pub(super) fn print(file: &Path) -> ExitCode {
+    let config = match super::load(file) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    match config.to_yaml() {
+        Ok(yaml) => {
+            print!("{yaml}");
+            ExitCode::SUCCESS
+        }
+        Err(fault) => {
+            eprintln!("{}: can't be printed: {fault}", file.display());
             ExitCode::FAILURE
         }
     }

@@ -28,6 +28,8 @@ Examples:
   sockgate check -c sockgate.yaml      say what is wrong with a file, and where
   sockgate check -c new.yaml --against 127.0.0.1:9901
                                        say what it would change in a running gateway
+  sockgate check -c sockgate.yaml --print
+                                       print it with every default
   sockgate run -c sockgate.yaml        serve; SIGHUP loads the file anew, SIGTERM stops cleanly, SIGUSR2 upgrades the
                                        binary, SIGUSR1 reopens the access log
   sockgate health 127.0.0.1:9901       ask a running gateway whether it is ready
@@ -51,6 +53,9 @@ enum Command {
         /// Also say what loading it would change in a running gateway: the admin address of that.
         #[arg(long, value_name = "ADDRESS")]
         against: Option<String>,
+        /// Print the configuration as it was understood, as YAML: with every default, and with variables expanded.
+        #[arg(long, conflicts_with = "against")]
+        print: bool,
     },
     /// Ask a running gateway whether it is ready; made for container health checks.
     Health {
@@ -64,7 +69,8 @@ enum Command {
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run { config } => run::run(&config),
-        Command::Check { config, against } => check::check(&config, against.as_deref()),
+        Command::Check { config, print: true, .. } => check::print(&config),
+        Command::Check { config, against, .. } => check::check(&config, against.as_deref()),
         Command::Health { admin } => health::health(&admin),
     }
 }

@@ -4,6 +4,7 @@ mod check;
 mod document;
 mod environment;
 mod fault;
+mod print;
 mod reload;
 mod shape;
 #[cfg(test)]

@@ -53,6 +53,20 @@ async fn check_says_that_a_file_is_good() {
 }
 
 #[tokio::test]
+async fn check_prints_what_it_has_understood() {
+    let (_folder, path) = file(&format!("{GOOD}timeouts: {{ head: 0s }}\n"));
+    let output = sockgate(&["check", "-c", &path, "--print"]).await;
+    assert_eq!(code(&output), 0);
+    assert!(err(&output).starts_with("warning: "), "{}", err(&output));
+    for line in ["- address: 127.0.0.1:0", "  head: 0s", "  keep_alive: 1m 15s", "upstreams:"] {
+        assert!(out(&output).lines().any(|printed| printed == line), "{line}: {}", out(&output));
+    }
+    let (_folder, printed) = file(&out(&output));
+    let again = sockgate(&["check", "-c", &printed, "--print"]).await;
+    assert_eq!((code(&again), out(&again)), (0, out(&output)));
+}
+
+#[tokio::test]
 async fn an_engine_that_there_is_not_is_no_engine() {
     let (_folder, path) = file(GOOD);
     let mut command = Command::new(env!("CARGO_BIN_EXE_sockgate"));
