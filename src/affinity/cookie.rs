@@ -161,7 +161,7 @@ mod tests {
 
     use super::*;
     use crate::affinity::config::Secret;
-    use crate::request::{Headers, Path};
+    use crate::request::testing::request;
 
     fn signed(secret: &str, name: &str) -> CookieAffinity {
         let secret = Some(Secret::try_from(secret.to_owned()).unwrap());
@@ -228,18 +228,7 @@ mod tests {
         let cookie = plain();
         let find = |value: &[u8]| {
             let fields = [httparse::Header { name: "Cookie", value }];
-            let request = Request {
-                method: "GET",
-                host: None,
-                path: Path::read("/").unwrap(),
-                query: None,
-                headers: Headers::Fields(&fields),
-                websocket: false,
-                listener: "web",
-                secure: false,
-                client: [127, 0, 0, 1].into(),
-            };
-            cookie.find(&request)
+            cookie.find(&request("GET", "/", &fields))
         };
         assert_eq!(find(b"a=b; sockgate_app=AAAAAAAAAAE; c=d"), Some(1));
         assert_eq!(find(b"a=b; sockgate_apps=AAAAAAAAAAE"), None);

@@ -41,7 +41,7 @@ pub fn stable_hash(value: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::{Headers, Path};
+    use crate::request::testing::request;
 
     #[test]
     fn requests_are_known_by_a_header_a_parameter_or_a_cookie() {
@@ -50,17 +50,7 @@ mod tests {
             httparse::Header { name: "x-empty", value: b"" },
             httparse::Header { name: "Cookie", value: b"id=7; none=" },
         ];
-        let request = Request {
-            method: "GET",
-            host: None,
-            path: Path::read("/").unwrap(),
-            query: Some("room=a%20b&none="),
-            headers: Headers::Fields(&fields),
-            websocket: false,
-            listener: "web",
-            secure: false,
-            client: [127, 0, 0, 1].into(),
-        };
+        let request = request("GET", "/?room=a%20b&none=", &fields);
         let value = |by| value(&request, &by);
         assert_eq!(value(By::Header("x-tenant".into())), Some(&b"acme"[..]));
         assert_eq!(value(By::Query("room".into())), Some(&b"a%20b"[..]));

@@ -12,7 +12,6 @@ use bytes::Bytes;
 
 use super::request::RequestHead;
 use crate::filter::{FilterAnswer, HeaderEdits};
-use crate::http::write::HeadWriter;
 use crate::http::{Refusal, answers};
 use crate::router::{Action, Route};
 
@@ -91,15 +90,8 @@ impl<'a> Answer<'a> {
 
     /// As HTTP/1.1; `last`: the connection closes behind it.
     pub(crate) fn to_http1(&self, last: bool) -> Vec<u8> {
-        let mut head = HeadWriter::answer(self.status);
-        for (name, value) in &self.fields {
-            head.field(name, value);
-        }
-        head.field("content-length", self.body.len().to_string());
-        if last {
-            head.field("connection", "close");
-        }
-        head.end_with(&self.body)
+        let fields = self.fields.iter().map(|(name, value)| (*name, value));
+        answers::write(self.status, fields, &self.body, last)
     }
 }
 

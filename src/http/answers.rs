@@ -124,17 +124,25 @@ impl std::error::Error for Refusal {}
 pub fn write_refusal(refusal: Refusal) -> Vec<u8> {
     let retry_after = refusal.retry_after().map(Text::number);
     let retry_after = retry_after.as_deref().map(|seconds| ("retry-after", seconds));
-    write_closing(refusal.status(), REFUSAL_FIELDS.into_iter().chain(retry_after), refusal.to_string().as_bytes())
+    let fields = REFUSAL_FIELDS.into_iter().chain(retry_after);
+    write(refusal.status(), fields, refusal.to_string().as_bytes(), true)
 }
 
-/// Writes a whole HTTP/1.1 answer after which the connection closes.
-pub fn write_closing<'a>(status: u16, fields: impl IntoIterator<Item = (&'a str, &'a str)>, body: &[u8]) -> Vec<u8> {
+/// Writes a whole HTTP/1.1 answer of the gateway's own; `last`: the connection closes behind it.
+pub fn write<'a>(
+    status: u16,
+    fields: impl IntoIterator<Item = (&'a str, impl AsRef<[u8]>)>,
+    body: &[u8],
+    last: bool,
+) -> Vec<u8> {
     let mut head = HeadWriter::answer(status);
     for (name, value) in fields {
         head.field(name, value);
     }
     head.field("content-length", &*Text::number(body.len() as u64));
-    head.field("connection", "close");
+    if last {
+        head.field("connection", "close");
+    }
     head.end_with(body)
 }
 
@@ -147,9 +155,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_whole_and_says_that_it_is_the_last() {
-        let text = String::from_utf8(write_refusal(Refusal::HeadTooLarge)).unwrap();
-        assert!(text.starts_with("HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain"));
-        assert!(text.ends_with("content-length: 30\r\nconnection: close\r\n\r\nThe request head is too large."));
+    fn an_answer_is_whole_and_says_whether_it_is_the_last() {
+        let text = |last| String::from_utf8(write(431, REFUSAL_FIELDS, b"Too large.", last)).unwrap();
+        let head = "HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain; charset=utf-8\r\n\
+                    cache-control: no-store\r\ncontent-length: 10\r\n";
+        assert_eq!(text(false), format!("{head}\r\nToo large."));
+        assert_eq!(text(true), format!("{head}connection: close\r\n\r\nToo large."));
     }
 }

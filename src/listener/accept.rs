@@ -186,7 +186,7 @@ impl Settings {
         let http = self.config.protocol == Protocol::Http && self.tls.is_none();
         if http && let Socket::Tcp(stream) = socket {
             let body = b"Too many connections.";
-            let answer = answers::write_closing(503, answers::REFUSAL_FIELDS, body);
+            let answer = answers::write(503, answers::REFUSAL_FIELDS, body, true);
             let _ = stream.try_write(&answer);
         } else {
             socket.reset_on_close();

@@ -1,6 +1,8 @@
 //! All that a decision may look at: a borrowed view of one request, whatever engine read it.
 
 pub mod path;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -170,17 +172,7 @@ mod tests {
             httparse::Header { name: "Cookie", value: b"a=1; io=abc" },
             httparse::Header { name: "Cookie", value: b"b=2" },
         ];
-        let request = Request {
-            method: "GET",
-            host: None,
-            path: Path::read("/").unwrap(),
-            query: Some("xsid=no&sid=yes&flag"),
-            headers: Headers::Fields(&fields),
-            websocket: false,
-            listener: "web",
-            secure: false,
-            client: [127, 0, 0, 1].into(),
-        };
+        let request = testing::request("GET", "/?xsid=no&sid=yes&flag", &fields);
         assert_eq!(request.query_value("sid"), Some("yes"));
         assert_eq!(request.query_value("flag"), Some(""));
         assert_eq!(request.query_value("id"), None);

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::request::{Headers, Path};
+use crate::request::testing::request;
 
 fn routes(json: &str) -> Routes {
     Routes::build(&serde_json::from_str::<Vec<Config>>(json).unwrap())
@@ -11,20 +11,13 @@ fn routes(json: &str) -> Routes {
 fn ask(routes: &Routes, line: &str, fields: &[(&str, &str)]) -> String {
     let (method, url) = line.split_once(' ').unwrap();
     let (host, target) = url.split_at(url.find('/').unwrap());
-    let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
     let fields: Vec<_> =
         fields.iter().map(|(name, value)| httparse::Header { name, value: value.as_bytes() }).collect();
-    let headers = Headers::Fields(&fields);
+    let plain = request(method, target, &fields);
     let request = Request {
-        method,
         host: (!host.is_empty()).then(|| crate::request::host_name(host)),
-        path: Path::read(path).unwrap(),
-        query,
-        headers,
-        websocket: crate::http::upgrade::opening(method, 1, &headers).is_some(),
-        listener: "web",
-        secure: false,
-        client: [127, 0, 0, 1].into(),
+        websocket: crate::http::upgrade::opening(method, 1, &plain.headers).is_some(),
+        ..plain
     };
     match routes.route(&request) {
         Decision::To(route) => route.name.to_string(),

@@ -1,24 +1,13 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::request::Path;
+use crate::request::testing::request;
 
 const SID: &str = "lv_VI97HAXpY6yYWAAAC";
 
 /// Reads a request as the gateway would, and gives what it says to the test.
 fn reading<T>(method: &str, target: &str, test: impl FnOnce(SessionRequest<'_>, &Request<'_>) -> T) -> T {
-    let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
-    let request = Request {
-        method,
-        host: None,
-        path: Path::read(path).unwrap(),
-        query,
-        headers: Headers::Fields(&[]),
-        websocket: false,
-        listener: "web",
-        secure: false,
-        client: [127, 0, 0, 1].into(),
-    };
+    let request = request(method, target, &[]);
     test(EngineIo.read(&request), &request)
 }
 

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::request::Path;
+use crate::request::testing::request;
 use crate::session::{How, SessionTable};
 
 /// Sessions that a header field names, and nothing else.
@@ -65,20 +65,6 @@ impl SessionProtocol for ByClient {
     fn goodbye(&self, _dialect: u64) -> Option<Goodbye> {
         let body = b"c[1012,\"Service restart\"]\n"[..].into();
         Some(Goodbye { content_type: "application/javascript; charset=UTF-8", body })
-    }
-}
-
-fn request<'a>(method: &'a str, path: &'a str, fields: &'a [httparse::Header<'a>]) -> Request<'a> {
-    Request {
-        method,
-        host: None,
-        path: Path::read(path).unwrap(),
-        query: None,
-        headers: Headers::Fields(fields),
-        websocket: false,
-        listener: "web",
-        secure: false,
-        client: [127, 0, 0, 1].into(),
     }
 }
 
