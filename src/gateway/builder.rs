@@ -17,7 +17,7 @@ use crate::exchange::Core;
 use crate::filter::Filter;
 use crate::listener::inherit::Sockets;
 use crate::metrics::Metrics;
-use crate::proxy::{App, Balancer, Engine, HttpEngine, PingoraEngine};
+use crate::proxy::{App, Balancer, Engine, Engines, PingoraEngine};
 use crate::reload::Reloader;
 use crate::router::Router;
 use crate::snapshot::Brought;
@@ -32,7 +32,7 @@ pub struct Builder {
 }
 
 /// Makes the HTTP engine once there is something to serve.
-type EngineMaker = Box<dyn FnOnce(Arc<Core>, &Arc<ServerConf>, Duration) -> Arc<dyn HttpEngine>>;
+type EngineMaker = Box<dyn FnOnce(Arc<Core>, &Arc<ServerConf>, Duration) -> Engines>;
 
 /// Why a gateway can't be built.
 #[derive(Debug)]
@@ -188,6 +188,7 @@ where
         let mut options = HttpServerOptions::default();
         options.h2_idle_timeout = (!keep_alive.is_zero()).then_some(keep_alive);
         proxy.server_options = Some(options);
-        Arc::new(PingoraEngine::new(proxy, core, own_hooks))
+        let engine = Arc::new(PingoraEngine::new(proxy, core, own_hooks));
+        Engines { http1: Arc::clone(&engine) as _, http2: engine }
     })
 }

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 
 pub(crate) use self::engine::pingora::PingoraEngine;
 pub use self::engine::pingora::{Balancer, Context};
-pub use engine::{Engine, HttpEngine};
+pub use engine::{Engine, Engines};
 
 use crate::drain::Stopping;
 use crate::exchange::Core;
@@ -22,18 +22,19 @@ use crate::listener::{AppProtocol, Application, Connection};
 /// The application behind every listener for traffic.
 pub struct App {
     core: Arc<Core>,
-    engine: Arc<dyn HttpEngine>,
+    engines: Engines,
 }
 
 impl App {
-    /// Serves connections with this engine for HTTP.
-    pub fn new(core: Arc<Core>, engine: Arc<dyn HttpEngine>) -> Self {
-        Self { core, engine }
+    /// Serves connections with these engines for HTTP.
+    pub fn new(core: Arc<Core>, engines: Engines) -> Self {
+        Self { core, engines }
     }
 
     /// The gateway has told everybody goodbye: idle connections are let go.
     pub async fn stop(&self) {
-        self.engine.stop().await;
+        self.engines.http1.stop().await;
+        self.engines.http2.stop().await;
     }
 }
 
@@ -42,8 +43,8 @@ impl Application for App {
     async fn serve(&self, connection: Connection, protocol: AppProtocol, stopping: &Stopping) {
         match protocol {
             AppProtocol::Raw(upstream) => raw::serve(&self.core, connection, upstream.as_deref()),
-            AppProtocol::Http1 => self.engine.serve_http1(connection, stopping).await,
-            AppProtocol::Http2 => self.engine.serve_http2(connection, stopping).await,
+            AppProtocol::Http1 => self.engines.http1.serve_http1(connection, stopping).await,
+            AppProtocol::Http2 => self.engines.http2.serve_http2(connection, stopping).await,
         }
     }
 }

@@ -14,11 +14,10 @@ mod sessions;
 #[cfg(test)]
 mod testing;
 
-use std::any::Any;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -66,8 +65,6 @@ pub struct Upstream {
     pub(crate) metrics: UpstreamMetrics,
     /// A number that no other upstream of this process has: connections of two upstreams are never mixed.
     pub(crate) group: u64,
-    /// What the HTTP engine derives from the upstream, once.
-    pub(crate) engine: OnceLock<Box<dyn Any + Send + Sync>>,
     /// The cookie that names a client's server.
     pub(crate) cookie: Option<CookieAffinity>,
     /// What is hashed in place of the client's address, the first that a request has.
@@ -241,7 +238,6 @@ impl Upstream {
             sessions,
             metrics,
             group: same_terms.map_or_else(|| NEXT_GROUP.fetch_add(1, Ordering::Relaxed), |before| before.group),
-            engine: OnceLock::new(),
             cookie: config.affinity.cookie.as_ref().map(|cookie| CookieAffinity::new(cookie, name)),
             keys: config.affinity.keys(),
             searches: before.map_or_else(|| Arc::new(Semaphore::new(SEARCHES)), |before| before.searches.clone()),

@@ -1,28 +1,43 @@
-//! What carries ordinary HTTP exchanges. Today that is Pingora; everything that decides lives outside of it, in
-//! [`Exchange`](super::Exchange).
+//! What carries HTTP exchanges. Everything that decides lives outside of it, in [`Exchange`](crate::Exchange); what an
+//! engine keeps of connections and upstreams lives inside of it.
 
 pub(super) mod pingora;
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use crate::drain::Stopping;
 use crate::listener::Connection;
 
-/// Carries HTTP between clients' connections and servers.
+/// Carries HTTP/1 exchanges between clients' connections and servers.
 #[async_trait]
-pub trait HttpEngine: Send + Sync {
-    /// Serves an HTTP/1 connection to its end, or until it becomes a tunnel. Once `stopping` is true it is not used for
-    /// another request.
+pub trait Http1Engine: Send + Sync {
+    /// Serves a connection to its end, or until it becomes a tunnel. Once `stopping` is true it is not used for another
+    /// request.
     async fn serve_http1(&self, connection: Connection, stopping: &Stopping);
-
-    /// Serves an HTTP/2 connection to its end; once `stopping` is true the client is told to open no more streams.
-    async fn serve_http2(&self, connection: Connection, stopping: &Stopping);
 
     /// The gateway has told everybody goodbye: idle connections are let go, and none is kept after its present request.
     async fn stop(&self);
+}
+
+/// Carries HTTP/2 streams between clients' connections and servers.
+#[async_trait]
+pub trait Http2Engine: Send + Sync {
+    /// Serves a connection to its end; once `stopping` is true the client is told to open no more streams.
+    async fn serve_http2(&self, connection: Connection, stopping: &Stopping);
+
+    /// The gateway has told everybody goodbye: see [`Http1Engine::stop`].
+    async fn stop(&self);
+}
+
+/// What carries the one and the other, which may be the same.
+#[derive(Clone)]
+pub struct Engines {
+    pub(crate) http1: Arc<dyn Http1Engine>,
+    pub(crate) http2: Arc<dyn Http2Engine>,
 }
 
 /// The engines that there are, for HTTP/1; HTTP/2 is Pingora's in any case.

@@ -24,12 +24,13 @@ use crate::request::Headers;
 /// it does not change.
 pub struct Balancer {
     core: Arc<Core>,
+    peers: peer::Peers,
 }
 
 impl Balancer {
     /// The hooks over a gateway's snapshot.
     pub fn new(core: Arc<Core>) -> Self {
-        Self { core }
+        Self { core, peers: peer::Peers::default() }
     }
 
     /// Writes what the gateway answers by itself, unless an answer has begun.
@@ -111,7 +112,10 @@ impl ProxyHttp for Balancer {
         }
         let exchange = begun(ctx)?;
         match exchange.lease() {
-            Some(lease) => peer::of(lease.upstream(), lease.server(), exchange.first_byte_timeout()),
+            Some(lease) => {
+                let (upstream, first_byte) = (lease.upstream(), exchange.first_byte_timeout());
+                peer::of(&self.peers, exchange.snapshot(), upstream, lease.server(), first_byte)
+            }
             None => Err(of::error(Refusal::NoServer)),
         }
     }

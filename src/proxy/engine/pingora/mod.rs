@@ -27,7 +27,7 @@ pub use context::Context;
 use loan::Lent;
 use stream::Stream;
 
-use super::HttpEngine;
+use super::{Http1Engine, Http2Engine};
 use crate::drain::Stopping;
 use crate::exchange::{Core, Exchange};
 use crate::http::framing::Body;
@@ -159,7 +159,7 @@ where
 }
 
 #[async_trait]
-impl<P> HttpEngine for PingoraEngine<P>
+impl<P> Http1Engine for PingoraEngine<P>
 where
     P: ProxyHttp + Send + Sync + 'static,
     P::CTX: Send + Sync,
@@ -169,6 +169,17 @@ where
         http1::serve(&self.core, serving, stopping).await;
     }
 
+    async fn stop(&self) {
+        self.proxy.http_cleanup().await;
+    }
+}
+
+#[async_trait]
+impl<P> Http2Engine for PingoraEngine<P>
+where
+    P: ProxyHttp + Send + Sync + 'static,
+    P::CTX: Send + Sync,
+{
     async fn serve_http2(&self, connection: Connection, stopping: &Stopping) {
         self.streams.process_new(Box::new(Stream::new(connection, true)), stopping).await;
     }

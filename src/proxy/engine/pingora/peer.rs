@@ -1,17 +1,19 @@
 //! A server as Pingora's connector wants it described.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use pingora::protocols::l4::ext::TcpKeepalive;
 use pingora::protocols::tls::CaType;
-
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 use pingora::{Error, ErrorType, Result};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
+use crate::snapshot::Snapshot;
 use crate::upstream::{Endpoint, Server, Upstream};
 
 /// What TLS needs, in Pingora's types; made once for each upstream.
@@ -20,8 +22,34 @@ struct PeerTls {
     identity: Option<Arc<CertKey>>,
 }
 
+/// What the engine keeps of the upstreams that speak TLS, by their group, which is another one when their terms are.
+#[derive(Default)]
+pub(super) struct Peers(ArcSwap<HashMap<u64, Arc<PeerTls>>>);
+
+impl Peers {
+    /// What was made for an upstream; it is made now if it wasn't, and what belongs to upstreams that are gone is let go.
+    fn tls(&self, upstream: &Upstream, snapshot: &Snapshot) -> Arc<PeerTls> {
+        if let Some(made) = self.0.load().get(&upstream.group) {
+            return Arc::clone(made);
+        }
+        let made = Arc::new(PeerTls::of(upstream));
+        self.0.rcu(|peers| {
+            let in_use = |group: &u64| snapshot.upstreams.values().any(|upstream| upstream.group == *group);
+            let kept = peers.iter().filter(|(group, _)| in_use(group)).map(|(group, tls)| (*group, Arc::clone(tls)));
+            kept.chain([(upstream.group, Arc::clone(&made))]).collect::<HashMap<_, _>>()
+        });
+        made
+    }
+}
+
 /// Describes a server of the upstream, to be asked for what may take this long.
-pub(super) fn of(upstream: &Upstream, server: &Server, first_byte: Option<Duration>) -> Result<Box<HttpPeer>> {
+pub(super) fn of(
+    peers: &Peers,
+    snapshot: &Snapshot,
+    upstream: &Upstream,
+    server: &Server,
+    first_byte: Option<Duration>,
+) -> Result<Box<HttpPeer>> {
     let unresolved = || Error::explain(ErrorType::ConnectError, format!("{} has no address yet", server.name()));
     let name = match upstream.tls() {
         None => None,
@@ -64,11 +92,9 @@ pub(super) fn of(upstream: &Upstream, server: &Server, first_byte: Option<Durati
     if let Some(tls) = upstream.tls() {
         options.verify_cert = tls.verify();
         options.verify_hostname = tls.verify();
-        let made = upstream.engine.get_or_init(|| Box::new(PeerTls::of(upstream)));
-        if let Some(made) = made.downcast_ref::<PeerTls>() {
-            peer.options.ca.clone_from(&made.authorities);
-            peer.client_cert_key.clone_from(&made.identity);
-        }
+        let made = peers.tls(upstream, snapshot);
+        peer.options.ca.clone_from(&made.authorities);
+        peer.client_cert_key.clone_from(&made.identity);
     }
     // Servers of two upstreams may share an address and differ in what Pingora's pool does not look at.
     peer.group_key = upstream.group;
