@@ -55,7 +55,7 @@ pub use config::Config;
 pub use exchange::Exchange;
 pub use filter::{Changes, Filter, FilterAnswer, HeaderEdits, Response, Verdict};
 pub use gateway::{BuildError, Builder, Gateway, Handle};
-pub use proxy::{Balancer, Context};
+pub use proxy::{Balancer, Context, Engine};
 pub use reload::{Plan, ReloadError};
 pub use request::{Headers, Path, Request};
 pub use router::{Action, Decision, Route, Router};

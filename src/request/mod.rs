@@ -24,7 +24,7 @@ pub struct Request<'a> {
     pub query: Option<&'a str>,
     /// The header fields.
     pub headers: Headers<'a>,
-    /// Whether the request opens a WebSocket, by the strict rules of [`crate::http::upgrade`].
+    /// Whether the request opens a WebSocket, by strict rules (RFC 6455 4.1).
     pub websocket: bool,
     /// The listener that it came in by.
     pub listener: &'a str,

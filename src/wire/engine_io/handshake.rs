@@ -34,7 +34,7 @@ pub enum Progress {
 ///
 /// It understands the packets of Engine.IO 4 (`0{"sid":…}`), the length-prefixed payloads of Engine.IO 3 in text
 /// (`96:0{…`) and binary, the `sid:60:60:websocket,…` of Socket.IO 0.9, and the JSONP forms of these. The body must not be
-/// compressed. It keeps no more than [`LONGEST_HANDSHAKE`] bytes and reads the JSON once, however small the pieces.
+/// compressed. It keeps no more than 16 KiB and reads the JSON once, however small the pieces.
 #[derive(Debug, Default)]
 pub struct HandshakeReader {
     wrapping: Wrapping,
