@@ -7,8 +7,9 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::support::client::{Answer, upgrade};
+use crate::support::client::Answer;
 use crate::support::server::greet;
+use crate::support::websocket::upgrade;
 use crate::support::{Client, Echo, Gateway, Scripted, eventually, within};
 
 fn yaml(web: std::net::SocketAddr, raw: std::net::SocketAddr) -> String {
@@ -348,12 +349,7 @@ async fn the_connection_that_was_idle_the_longest_makes_room_for_a_new_one() {
 #[tokio::test]
 async fn bodies_that_do_not_end_take_a_bounded_part_of_memory() {
     let (_web, gateway) = Gateway::before_echo("").await;
-    let rss = || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() / 1024
-    };
-    let before = rss();
+    let before = gateway.memory();
     let half = Arc::new(vec![b'x'; 5 << 20]);
     let mut bodies = JoinSet::new();
     for _ in 0..12 {
@@ -368,7 +364,7 @@ async fn bodies_that_do_not_end_take_a_bounded_part_of_memory() {
     for _ in 0..10 {
         assert_eq!(bodies.join_next().await.unwrap().unwrap(), 503, "two have all the room that there is");
     }
-    let grown = rss().saturating_sub(before);
+    let grown = gateway.memory().saturating_sub(before) / 1024;
     assert!(grown < 40, "{grown} MiB for 60 MiB of bodies");
     assert_eq!(gateway.admin("/livez").await.status, 200);
     bodies.shutdown().await;

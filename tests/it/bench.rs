@@ -4,8 +4,8 @@
 
 use std::collections::HashMap;
 
-use crate::support::client::upgrade;
 use crate::support::engine::for_each_engine;
+use crate::support::websocket::upgrade;
 use crate::support::{Client, Gateway};
 
 #[path = "../../tools/bench/backend/mod.rs"]

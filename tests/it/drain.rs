@@ -6,10 +6,11 @@ use futures::future::join_all;
 use http::Request;
 use serde_json::{Value, json};
 
-use crate::support::client::{tcp, upgrade};
-use crate::support::cluster::{Cluster, calm, served};
+use crate::support::client::tcp;
+use crate::support::cluster::{Cluster, calm, served, sessions_on};
 use crate::support::http2::{Http2, whole};
 use crate::support::polling::Polling;
+use crate::support::websocket::upgrade;
 use crate::support::{Client, eventually};
 
 /// Asks `/drain` of the first gateway about a server.
@@ -238,7 +239,7 @@ async fn a_session_that_polls_over_http2_is_told_at_its_next_poll() {
     let url = format!("{url}&sid={sid}");
     let pending = client.begin(Request::get(&url).body(()).unwrap(), "").await;
     eventually("a poll is open", async || cluster.counted("polls_open").await == 1).await;
-    let home = if sessions_on(&cluster, "a").await == 1.0 { "a" } else { "b" };
+    let home = if sessions_on(&cluster.gateways[0], "a").await == 1.0 { "a" } else { "b" };
     drain(&cluster, "POST", &format!("{home}&rate=1000")).await;
     let told = async || drain(&cluster, "GET", home).await["told_goodbye"] == 1;
     eventually("it is told", told).await;
@@ -247,16 +248,12 @@ async fn a_session_that_polls_over_http2_is_told_at_its_next_poll() {
     assert_eq!(goodbye.status(), 200);
     assert_eq!(goodbye.headers()["access-control-allow-origin"], "http://there.test");
     assert_eq!(goodbye.body(), b"1");
-    assert_eq!(sessions_on(&cluster, home).await, 0.0);
+    assert_eq!(sessions_on(&cluster.gateways[0], home).await, 0.0);
     eventually("the drain is over", async || is_over(&cluster, home).await).await;
     cluster.gateways[0].access_line(&["protocol=HTTP/2", "closed_by=drain"]).await;
     let next = client.get("http://localhost/socket.io/?EIO=4&transport=polling").await;
     assert_eq!(next.status(), 200, "the next session, on the same connection");
-    assert_eq!(sessions_on(&cluster, home).await, 0.0);
-}
-
-async fn sessions_on(cluster: &Cluster, server: &str) -> f64 {
-    cluster.gateways[0].metric(&format!("sockgate_sessions{{upstream=\"app\",server=\"{server}\"}}")).await
+    assert_eq!(sessions_on(&cluster.gateways[0], home).await, 0.0);
 }
 
 #[tokio::test]

@@ -1,16 +1,15 @@
 //! Servers that fail at what they are asked are passed over for a while, and their sessions wait for them.
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
 
-use crate::support::client::upgrade;
 use crate::support::cluster::{calm, run};
 use crate::support::engine::for_each_engine;
+use crate::support::load::{GET, Tally, ask};
 use crate::support::node::Node;
 use crate::support::polling::Polling;
 use crate::support::relay::Relay;
-use crate::support::{Client, Echo, Gateway, Refusing, Scripted, eventually};
+use crate::support::websocket::upgrade;
+use crate::support::{Client, Echo, Gateway, Refusing, Scripted, Setup, eventually};
 
 for_each_engine! {
     a_server_is_passed_over_whatever_it_fails_at,
@@ -46,21 +45,9 @@ async fn fail(how: Failing, mut client: Client) {
     }
 }
 
-/// The answers to so many requests, each on a connection of its own, by status; 0 for those that never came whole.
-async fn ask(gateway: &Gateway, times: usize, request: &str) -> BTreeMap<u16, usize> {
-    let mut tally = BTreeMap::new();
-    for _ in 0..times {
-        let answer = Client::connect(gateway.address("web")).await.try_ask(request).await;
-        *tally.entry(answer.map_or(0, |answer| answer.status)).or_default() += 1;
-    }
-    tally
-}
-
 async fn of_server(gateway: &Gateway, metric: &str, server: &str) -> f64 {
     gateway.metric(&format!("sockgate_server_{metric}{{upstream=\"app\",server=\"{server}\"}}")).await
 }
-
-const PLAIN: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// Asks a server that fails and a good one in turn, with these statuses as the answers.
 async fn is_passed_over(how: Failing, request: &str, good: u16, bad: u16) {
@@ -70,7 +57,7 @@ async fn is_passed_over(how: Failing, request: &str, good: u16, bad: u16) {
     let upstream = "ejection: { bad_answers: 4, for: 2m }, timeouts: { first_byte: 2s }";
     let gateway = Gateway::before(&[failing.address(), echo.address()], upstream, "").await;
     let tally = ask(&gateway, 30, request).await;
-    assert_eq!(tally, BTreeMap::from([(good, 26), (bad, 4)]), "{how:?}: status and how often, of 30");
+    assert_eq!(tally, Tally::from([(good, 26), (bad, 4)]), "{how:?}: status and how often, of 30");
 
     let name = failing.address().to_string();
     gateway.log_line(&format!("server {name} is passed over for 120s: 4 bad answers in a row")).await;
@@ -91,7 +78,7 @@ async fn a_server_is_passed_over_whatever_it_fails_at() {
         (Failing::HalfAnAnswer, 0),
         (Failing::Silence, 504),
     ] {
-        is_passed_over(how, PLAIN, 200, bad).await;
+        is_passed_over(how, GET, 200, bad).await;
     }
 }
 
@@ -114,7 +101,7 @@ async fn a_server_that_goes_on_failing_is_passed_over_for_longer() {
     let mut bad = 0;
     for (ejections, lasts) in [(1.0, "1s"), (2.0, "2s")] {
         eventually("it is passed over", async || {
-            bad += ask(&gateway, 1, PLAIN).await.get(&503).copied().unwrap_or(0);
+            bad += ask(&gateway, 1, GET).await.get(&503).copied().unwrap_or(0);
             of_server(&gateway, "ejections_total", &name.to_string()).await == ejections
         })
         .await;
@@ -127,8 +114,8 @@ async fn a_server_that_goes_on_failing_is_passed_over_for_longer() {
 async fn the_last_server_is_never_passed_over() {
     let (one, other) = (Refusing::new(), Refusing::new());
     let gateway = Gateway::before(&[one.address(), other.address()], "", "").await;
-    let tally = ask(&gateway, 10, PLAIN).await;
-    assert_eq!(tally, BTreeMap::from([(502, 10)]));
+    let tally = ask(&gateway, 10, GET).await;
+    assert_eq!(tally, Tally::from([(502, 10)]));
     gateway.log_line("is passed over for 10s: 3 failed connects in a row").await;
     gateway.log_line("is not passed over after 3 failed connects in a row: it is the last one").await;
     let mut ejected = 0.0;
@@ -143,24 +130,13 @@ async fn sockets(options: &[&str], sessions: &str, health: &str) -> ([Node; 2], 
     let server = async |name| Node::server("v4", &[&["--id", name], options].concat()).await;
     let servers = [server("a").await, server("b").await];
     let ways = [Relay::start(servers[0].port()).await, Relay::start(servers[1].port()).await];
-    let gateway = Gateway::start(&format!(
-        "
-listeners:
-  - {{ name: web, address: 127.0.0.1:0, http2: false }}
-routes:
-  - upstream: app
-upstreams:
-  app:
-    kind: socket.io
-    balance: round_robin
-    sessions: {{ returning: 0s, {sessions} }}
-    health: {{ check: http, path: /health, interval: 1s, {health} }}
-    servers: [{{ address: \"{}\", name: a }}, {{ address: \"{}\", name: b }}]
-",
-        ways[0].address(),
-        ways[1].address()
-    ))
-    .await;
+    let gateway = Setup::before_named([("a", ways[0].address()), ("b", ways[1].address())])
+        .listener("http2: false")
+        .upstream("kind: socket.io, balance: round_robin")
+        .upstream(format!("sessions: {{ returning: 0s, {sessions} }}"))
+        .upstream(format!("health: {{ check: http, path: /health, interval: 1s, {health} }}"))
+        .start()
+        .await;
     for name in ["a", "b"] {
         is_up(&gateway, name, true).await;
     }

@@ -7,8 +7,9 @@ use async_trait::async_trait;
 use http::{HeaderName, HeaderValue};
 use sockgate::{Builder, Changes, Config, Filter, FilterAnswer, HeaderEdits, Request, Response, Verdict};
 
-use crate::support::client::{tcp, upgrade};
+use crate::support::client::tcp;
 use crate::support::http2::Http2;
+use crate::support::websocket::upgrade;
 use crate::support::{Client, Echo, Puppet};
 
 /// Lets nobody in without a token, keeps it from servers, and leaves a mark on what goes either way.

@@ -61,7 +61,7 @@ async fn flash_843() {
         }
         assert_eq!(slow.read_all().await, everybody.as_bytes(), "{listener}, byte by byte");
     }
-    assert_eq!(Client::connect(gateway.address("web")).await.get("/").await.status, 200);
+    assert_eq!(gateway.client().await.get("/").await.status, 200);
     nobody_is_left(&gateway).await;
 }
 

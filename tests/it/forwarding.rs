@@ -1,7 +1,7 @@
 //! What servers are told about the client, on plain requests and on upgrades alike.
 
-use crate::support::client::upgrade;
 use crate::support::engine::for_each_engine;
+use crate::support::websocket::upgrade;
 use crate::support::{Client, Gateway, Puppet};
 
 for_each_engine! {

@@ -2,22 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::client::upgrade;
 use crate::support::tls::Authority;
-use crate::support::{Client, Gateway, Puppet, within};
+use crate::support::websocket::switched;
+use crate::support::{Client, Gateway, Puppet, Setup, within};
 
-const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                      Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 const PINGS: &str = "websocket: { ping_interval: 1s, ping_timeout: 3s }";
 
-/// A tunnel with both of its ends in the test's hands.
-async fn open(mut client: Client, server: &Puppet) -> (Client, Client) {
-    client.send(upgrade("/chat")).await;
-    let mut inside = server.accept_to_reset().await;
-    inside.request().await.unwrap();
-    inside.send(SWITCH).await;
-    assert_eq!(client.answer().await.status, 101);
-    (client, inside)
+/// A tunnel whose server resets it where it would close it.
+async fn open(client: Client, server: &Puppet) -> (Client, Client) {
+    switched(client, "/chat", server.accept_to_reset()).await
 }
 
 /// The next short frame that is not a Ping of the gateway's own, as it came; those are answered on the way, masked by
@@ -45,7 +38,7 @@ async fn frame(side: &mut Client) -> Option<Vec<u8>> {
 async fn a_client_that_answers_no_ping_is_gone() {
     let server = Puppet::start().await;
     let gateway = Gateway::before(&[server.address()], PINGS, "").await;
-    let (mut client, mut inside) = open(Client::connect(gateway.address("web")).await, &server).await;
+    let (mut client, mut inside) = open(gateway.client().await, &server).await;
     // The machine of the client is gone: nobody reads there, and nobody answers.
     let began = Instant::now();
     assert_eq!(within("the end", frame(&mut inside)).await, None);
@@ -59,7 +52,7 @@ async fn a_client_that_answers_no_ping_is_gone() {
 async fn a_server_that_answers_no_ping_is_gone() {
     let server = Puppet::start().await;
     let gateway = Gateway::before(&[server.address()], PINGS, "").await;
-    let (mut client, mut inside) = open(Client::connect(gateway.address("web")).await, &server).await;
+    let (mut client, mut inside) = open(gateway.client().await, &server).await;
     assert_eq!(within("the end", frame(&mut client)).await, None);
     gateway.access_line(&["event=close", "closed_by=server_silent"]).await;
     assert_eq!(inside.read(2).await, b"\x89\x88", "it was asked, with a mask, as servers demand");
@@ -70,21 +63,13 @@ async fn who_answers_stays_and_nobody_else_sees_the_answers() {
     let authority = Authority::new();
     let certificate = authority.sign(&["localhost"]);
     let server = Puppet::start().await;
-    let gateway = Gateway::start(&format!(
-        "
-listeners:
-  - {{ name: web, address: 127.0.0.1:0 }}
-  - {{ name: secure, address: 127.0.0.1:0, tls: {{ certificates: [{}] }} }}
-routes:
-  - upstream: app
-upstreams:
-  app: {{ servers: [\"{}\"], health: {{ check: none }}, {PINGS} }}
-",
-        certificate.yaml(),
-        server.address()
-    ))
-    .await;
-    let plain = Client::connect(gateway.address("web")).await;
+    let gateway = Setup::before(&[server.address()])
+        .another_listener(format!("name: secure, tls: {{ certificates: [{}] }}", certificate.yaml()))
+        .unchecked()
+        .upstream(PINGS)
+        .start()
+        .await;
+    let plain = gateway.client().await;
     let tls = authority.client(&[]).connect(gateway.address("secure"), "localhost").await.unwrap();
     for client in [plain, Client::over(tls)] {
         let (mut client, mut inside) = open(client, &server).await;
@@ -113,9 +98,8 @@ upstreams:
 
 #[tokio::test]
 async fn without_an_interval_nobody_is_asked() {
-    let server = Puppet::start().await;
-    let gateway = Gateway::before(&[server.address()], "", "").await;
-    let (mut client, mut inside) = open(Client::connect(gateway.address("web")).await, &server).await;
+    let (server, gateway) = Gateway::before_puppet("").await;
+    let (mut client, mut inside) = open(gateway.client().await, &server).await;
     let (one, other) = tokio::join!(
         client.stays_silent(Duration::from_millis(1500)),
         inside.stays_silent(Duration::from_millis(1500))
@@ -126,22 +110,17 @@ async fn without_an_interval_nobody_is_asked() {
 #[tokio::test]
 async fn the_kernel_gives_up_a_peer_that_takes_nothing() {
     let server = Puppet::start().await;
-    let gateway = Gateway::start(&format!(
-        "
-listeners:
-  - {{ name: web, address: 127.0.0.1:0, tcp_keepalive: {{ user_timeout: 1s }} }}
-  - {{ name: patient, address: 127.0.0.1:0 }}
-routes:
-  - upstream: app
-upstreams:
-  app: {{ servers: [\"{}\"], health: {{ check: none }}, tcp_keepalive: {{ user_timeout: 1s }} }}
-",
-        server.address()
-    ))
-    .await;
+    let limit = "tcp_keepalive: { user_timeout: 1s }";
+    let gateway = Setup::before(&[server.address()])
+        .listener(limit)
+        .another_listener("name: patient")
+        .unchecked()
+        .upstream(limit)
+        .start()
+        .await;
     let endless = [7; 65536];
 
-    let (client, mut inside) = open(Client::connect(gateway.address("web")).await, &server).await;
+    let (client, mut inside) = open(gateway.client().await, &server).await;
     while inside.try_send(&endless).await.is_ok() {}
     gateway.access_line(&["event=close", "closed_by=client_silent"]).await;
     drop(client);

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 
-use crate::support::client::upgrade;
 use crate::support::cluster::{Cluster, calm, run};
+use crate::support::websocket::upgrade;
 use crate::support::{Client, Gateway, Scripted, eventually, within};
 
 /// A heartbeat of one second; the gateways of these tests allow no slack.

@@ -9,7 +9,7 @@ use tokio::sync::{Barrier, mpsc};
 use crate::support::client::tcp;
 use crate::support::http2::{Http2, read, whole};
 use crate::support::tls::{Authority, TlsClient};
-use crate::support::{Client, Echo, Gateway, Scripted, within};
+use crate::support::{Client, Echo, Gateway, Scripted, Setup, within};
 
 /// A gateway with a plain listener and one with TLS, and a client that trusts it.
 async fn gateway(rest: &str, server: std::net::SocketAddr) -> (Gateway, TlsClient) {
@@ -258,19 +258,8 @@ async fn a_stream_that_the_client_resets_is_given_up_and_its_place_is_given_back
 #[tokio::test]
 async fn a_listener_without_http_2_takes_its_preface_for_a_bad_request() {
     let web = Echo::start("web").await;
-    let gateway = Gateway::start(&format!(
-        "
-listeners:
-  - {{ name: web, address: 127.0.0.1:0, http2: false }}
-routes:
-  - upstream: web
-upstreams:
-  web: {{ servers: [\"{}\"] }}
-",
-        web.address()
-    ))
-    .await;
-    let mut client = Client::connect(gateway.address("web")).await;
+    let gateway = Setup::before(&[web.address()]).listener("http2: false").start().await;
+    let mut client = gateway.client().await;
     client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
     assert_eq!(client.answer().await.status, 400);
 }

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::client::{is_reset, upgrade};
+use crate::support::client::is_reset;
 use crate::support::engine::for_each_engine;
 use crate::support::tls::Authority;
-use crate::support::{Client, Echo, Gateway, Scripted, eventually};
+use crate::support::websocket::upgrade;
+use crate::support::{Client, Echo, Gateway, Scripted, Setup, eventually};
 
 for_each_engine! {
     one_more_than_a_listener_takes_is_told_so_at_once,
@@ -17,24 +18,11 @@ for_each_engine! {
     out_of_file_descriptors_accepting_pauses_and_recovers,
 }
 
-/// One listener called `web` with these keys over one server; `rest` goes to the end.
-async fn gateway(listener: &str, rest: &str) -> (Gateway, Echo) {
+/// A gateway whose listener has these keys, before one server; `more` is more of the file.
+async fn gateway(listener: &str, more: &str) -> (Gateway, Echo) {
     let web = Echo::start("web").await;
-    let gateway = Gateway::start(&yaml(listener, web.address(), rest)).await;
+    let gateway = Setup::before(&[web.address()]).listener(listener).more(more).start().await;
     (gateway, web)
-}
-
-fn yaml(listener: &str, server: std::net::SocketAddr, rest: &str) -> String {
-    format!(
-        "
-listeners:
-  - {{ name: web, address: 127.0.0.1:0, {listener} }}
-routes:
-  - upstream: web
-upstreams:
-  web: {{ servers: [\"{server}\"] }}
-{rest}"
-    )
 }
 
 async fn open(gateway: &Gateway) -> f64 {
@@ -210,7 +198,8 @@ fn cpu_time(gateway: &Gateway) -> Duration {
 
 async fn out_of_file_descriptors_accepting_pauses_and_recovers() {
     let web = Echo::start("web").await;
-    let gateway = Gateway::start_with_files(&yaml("backlog: 1024", web.address(), ""), 100).await;
+    let gateway =
+        Gateway::start_with_files(&Setup::before(&[web.address()]).listener("backlog: 1024").yaml(), 100).await;
     eventually("the gateway is ready", async || gateway.admin("/readyz").await.status == 200).await;
     let mut clients = Vec::new();
     for _ in 0..150 {

@@ -8,8 +8,10 @@
     reason = "nobody imports from a test, and an unwrap is an assertion in it"
 )]
 
+mod access_log;
 mod admin;
 mod affinity;
+mod backpressure;
 mod bench;
 mod classic;
 mod cli;
@@ -17,7 +19,6 @@ mod detect;
 mod docs;
 mod drain;
 mod ejection;
-mod farewell;
 mod faults;
 mod filters;
 mod flash;
@@ -29,6 +30,7 @@ mod http;
 mod http2;
 mod layers;
 mod limits;
+mod queue;
 mod rebalance;
 mod refusals;
 mod reload;

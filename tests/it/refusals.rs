@@ -1,7 +1,8 @@
 //! What could be read in two ways is refused, and so is what is too large: no server ever sees it.
 
-use crate::support::client::{chunked, numbered, upgrade};
+use crate::support::client::{chunked, numbered};
 use crate::support::engine::for_each_engine;
+use crate::support::websocket::upgrade;
 use crate::support::{A_WHILE, Gateway, Puppet, Scripted};
 
 for_each_engine! {

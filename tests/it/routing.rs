@@ -1,8 +1,8 @@
 //! Requests find their way, and arrive as they should.
 
-use crate::support::client::upgrade;
 use crate::support::engine::for_each_engine;
 use crate::support::node::{self, Node};
+use crate::support::websocket::upgrade;
 use crate::support::{Client, Echo, Gateway, eventually};
 
 for_each_engine! {

@@ -8,11 +8,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::support::node::{self, Node, client};
+use crate::support::node::{self, Node, TRANSPORTS, client};
 use crate::support::{Client, Gateway, eventually, within};
-
-/// Every transport, alone and on the way from one to the other.
-const TRANSPORTS: [&str; 3] = ["polling", "websocket", "polling,websocket"];
 
 /// As many clients as there are addresses to come from, and one more.
 const MANY: [&str; 4] = ["--sessions", "60", "--local-addresses", "127.0.0.2-127.0.0.60"];

@@ -334,7 +334,7 @@ upstreams:
     let mut client = Client::connect(gateway.address("raw")).await;
     client.finish().await;
     assert_eq!(client.read_all().await, b"hello ");
-    let told = Client::connect(gateway.address("web")).await.get("/").await.text().to_ascii_lowercase();
+    let told = gateway.client().await.get("/").await.text().to_ascii_lowercase();
     assert!(told.contains("x-forwarded-for: ::1\r\n"), "{told}");
     let ipv4 = std::net::SocketAddr::from(([127, 0, 0, 1], gateway.address("both").port()));
     let told = Client::connect(ipv4).await.get("/").await.text().to_ascii_lowercase();

@@ -14,42 +14,18 @@ use serde_json::json;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
-use crate::support::client::upgrade;
 use crate::support::cluster::Cluster;
 use crate::support::http2::Http2;
 use crate::support::polling::Polling;
-use crate::support::{Client, Echo, Gateway, eventually, within};
+use crate::support::websocket::{echoes, socket};
+use crate::support::{Client, Echo, Gateway, Setup, eventually, within};
 
 /// So slow that no WebSocket of an old process has its turn while the test runs.
 const FOR_HOURS: &str = "drain: { over: 10h, deadline: 20h }";
 
 fn yaml(web: &Echo, more: &str) -> String {
-    format!(
-        "
-listeners:
-  - {{ name: web, address: 127.0.0.1:0 }}
-routes:
-  - upstream: web
-upstreams:
-  web: {{ servers: [\"{}\"] }}
-admin: {{ address: 127.0.0.1:0 }}
-reload: {{ watch: false }}
-{more}
-",
-        web.address()
-    )
-}
-
-async fn websocket(gateway: &Gateway) -> Client {
-    let mut socket = Client::connect(gateway.address("web")).await;
-    socket.send(upgrade("/")).await;
-    assert_eq!(socket.answer().await.status, 101);
-    socket
-}
-
-async fn echoes(socket: &mut Client) {
-    socket.send(b"\x81\x02hi").await;
-    assert_eq!(socket.read(4).await, b"\x81\x02hi");
+    let setup = Setup::before(&[web.address()]).more("admin: { address: 127.0.0.1:0 }\nreload: { watch: false }");
+    setup.more(more).yaml()
 }
 
 #[tokio::test]
@@ -75,7 +51,7 @@ async fn two_upgrades_refuse_no_connection_fail_no_request_and_drop_no_websocket
     let mut sockets = Vec::new();
     for _ in 0..2 {
         for _ in 0..SOCKETS {
-            sockets.push(websocket(&gateway).await);
+            sockets.push(socket(&gateway).await);
         }
         gateway.upgrade().await;
         for socket in &mut sockets {
@@ -83,7 +59,7 @@ async fn two_upgrades_refuse_no_connection_fail_no_request_and_drop_no_websocket
         }
         let ready = gateway.admin("/readyz").await;
         assert_eq!((ready.status, ready.text().as_str()), (200, "ready\n"));
-        let open = gateway.metric("sockgate_tunnels_open{upstream=\"web\"}").await;
+        let open = gateway.metric("sockgate_tunnels_open{upstream=\"app\"}").await;
         assert_eq!(open, 0.0, "the new process answers, and has none of the old sockets");
     }
     over.store(true, Ordering::Relaxed);
@@ -95,13 +71,13 @@ async fn two_upgrades_refuse_no_connection_fail_no_request_and_drop_no_websocket
 async fn the_old_process_lets_go_at_its_pace_and_leaves() {
     let web = Echo::start("web").await;
     let mut gateway = Gateway::start(&yaml(&web, "drain: { delay: 1h, over: 1s, deadline: 2h }")).await;
-    let mut idle = Client::connect(gateway.address("web")).await;
+    let mut idle = gateway.client().await;
     assert_eq!(idle.get("/").await.status, 200);
     let http2 = Http2::over(crate::support::client::tcp(gateway.address("web")).await).await;
     assert_eq!(http2.get("http://a.test/").await.status(), 200);
     let mut sockets = Vec::new();
     for _ in 0..10 {
-        sockets.push(websocket(&gateway).await);
+        sockets.push(socket(&gateway).await);
     }
     gateway.upgrade().await;
     assert!(idle.read_all().await.is_empty());
@@ -110,27 +86,14 @@ async fn the_old_process_lets_go_at_its_pace_and_leaves() {
         assert_eq!(socket.read_all().await, b"\x88\x02\x03\xf4");
     }
     assert_eq!(gateway.ended().await, 0, "the old process");
-    echoes(&mut websocket(&gateway).await).await;
+    echoes(&mut socket(&gateway).await).await;
     assert_eq!(gateway.admin("/readyz").await.status, 200);
 }
 
 #[tokio::test]
 async fn polling_sessions_go_on_with_the_new_process_and_are_not_told_goodbye() {
     let cluster = Cluster::behind(0, "v4", 2, &[]).await;
-    let servers: Vec<_> = cluster.servers.iter().map(|server| format!("\"127.0.0.1:{}\"", server.port())).collect();
-    let mut gateway = Gateway::start(&format!(
-        "
-drain: {{ over: 0s, deadline: 1h }}
-listeners:
-  - {{ name: web, address: 127.0.0.1:0 }}
-routes:
-  - upstream: app
-upstreams:
-  app: {{ kind: socket.io, balance: round_robin, servers: [{}] }}
-",
-        servers.join(", ")
-    ))
-    .await;
+    let mut gateway = cluster.gateway_with("127.0.0.1:0", "balance: round_robin").await;
     let here = [gateway.address("web")];
     let mut waiting = Polling::open(&here).await;
     let mut between = Polling::open(&here).await;
@@ -164,19 +127,19 @@ async fn a_new_process_that_fails_changes_nothing() {
     let web = Echo::start("web").await;
     let good = yaml(&web, FOR_HOURS);
     let mut gateway = Gateway::start(&good).await;
-    let mut socket = websocket(&gateway).await;
+    let mut open = socket(&gateway).await;
     for (broken, told) in [("listeners: nonsense\n", "exit status: 2"), (&taken(&good, &web), "exit status: 1")] {
         gateway.rewrite(broken);
         gateway.signal(SIGUSR2);
         let line = gateway.log_line(told).await;
         assert!(line.contains("the new process has not taken over, this one goes on"), "{line}");
-        echoes(&mut socket).await;
-        assert_eq!(Client::connect(gateway.address("web")).await.get("/").await.status, 200);
+        echoes(&mut open).await;
+        assert_eq!(gateway.client().await.get("/").await.status, 200);
         assert_eq!(gateway.admin("/readyz").await.status, 200);
     }
     gateway.rewrite(&good);
     gateway.upgrade().await;
-    echoes(&mut socket).await;
+    echoes(&mut open).await;
 }
 
 /// The same with one more listener, whose address is taken.
@@ -195,7 +158,7 @@ async fn listeners_come_and_go_with_the_configuration_of_the_new_process() {
     gateway.upgrade().await;
     gateway.log_line(&format!("the inherited socket {more} is the address of no listener, and is closed")).await;
     eventually("nobody listens there", async || tokio::net::TcpStream::connect(more).await.is_err()).await;
-    assert_eq!(Client::connect(gateway.address("web")).await.get("/").await.status, 200);
+    assert_eq!(gateway.client().await.get("/").await.status, 200);
 }
 
 #[tokio::test]
@@ -218,16 +181,16 @@ async fn the_file_of_a_unix_socket_outlives_the_old_process_and_goes_with_the_la
 async fn stopping_ends_the_process_that_is_being_left_too_and_leaves_it_its_time() {
     let web = Echo::start("web").await;
     let mut gateway = Gateway::start(&yaml(&web, FOR_HOURS)).await;
-    let mut socket = websocket(&gateway).await;
+    let mut open = socket(&gateway).await;
     let old = gateway.pid();
     gateway.upgrade().await;
     // As a service manager does, which tells all of them.
     kill(old, SIGTERM).unwrap();
     gateway.log_line("SIGTERM: stopping already").await;
-    echoes(&mut socket).await;
+    echoes(&mut open).await;
     kill(old, SIGTERM).unwrap();
     assert_eq!(gateway.ended().await, 0, "the old process");
-    assert_eq!(Client::connect(gateway.address("web")).await.get("/").await.status, 200);
+    assert_eq!(gateway.client().await.get("/").await.status, 200);
 }
 
 #[tokio::test]
@@ -238,7 +201,7 @@ async fn sockets_of_systemd_are_taken_by_their_address() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.sock");
     let unix = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    let yaml = yaml(&web, "").replace("127.0.0.1:0 }\nroutes", &format!("\"{address}\" }}\nroutes"));
+    let yaml = yaml(&web, "").replacen("127.0.0.1:0", &address.to_string(), 1);
     let yaml = yaml.replace("routes:", &format!("  - {{ name: unix, address: \"unix:{}\" }}\nroutes:", path.display()));
     // A client that came before the gateway: it waits in the queue.
     let mut early = Client::connect(address).await;
@@ -297,7 +260,7 @@ async fn two_upgrades_under_load() {
     let address = gateway.address("web");
     let mut sockets = Vec::new();
     for _ in 0..200 {
-        sockets.push(websocket(&gateway).await);
+        sockets.push(socket(&gateway).await);
     }
     let over = Arc::new(AtomicBool::new(false));
     let mut asking = JoinSet::new();

@@ -67,14 +67,6 @@ pub async fn is_reset(address: SocketAddr) -> bool {
     ended.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
 }
 
-/// The request that opens a WebSocket.
-pub fn upgrade(path: &str) -> String {
-    format!(
-        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    )
-}
-
 /// A body of which every part looks different.
 pub fn numbered(length: usize) -> Vec<u8> {
     (0..length).map(|at| b'a' + (at % 23) as u8).collect()

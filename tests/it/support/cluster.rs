@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::client::Answer;
 use super::node::{Node, client};
-use super::{Client, Gateway, eventually, within};
+use super::{Client, Gateway, Setup, eventually, within};
 
 /// Servers of one version and the gateways before them. New sessions are placed in turn, whoever comes: nothing but the
 /// session itself leads a request to its server.
@@ -60,21 +60,9 @@ impl Cluster {
 
     /// The file of a gateway before the servers of these names.
     pub fn configuration(&self, address: &str, upstream: &str, names: &[&str]) -> String {
-        let entry =
-            |(name, server): (&&str, &Node)| format!("{{ address: \"127.0.0.1:{}\", name: {name} }}", server.port());
         let chosen = NAMES.iter().zip(&self.servers).filter(|(name, _)| names.contains(name));
-        let entries: Vec<String> = chosen.map(entry).collect();
-        format!(
-            "
-listeners:
-  - {{ name: web, address: \"{address}\" }}
-routes:
-  - upstream: app
-upstreams:
-  app: {{ kind: socket.io, {upstream}, servers: [{}] }}
-",
-            entries.join(", ")
-        )
+        let chosen = chosen.map(|(name, server)| (*name, SocketAddr::from(([127, 0, 0, 1], server.port()))));
+        Setup::before_named(chosen).at(address).upstream("kind: socket.io").upstream(upstream).yaml()
     }
 
     /// Starts a server anew, on the port that it had.
@@ -137,6 +125,11 @@ pub async fn admin(gateway: &Gateway, method: &str, path: &str) -> Answer {
     let mut client = Client::connect(gateway.address("admin")).await;
     client.send(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")).await;
     within("the admin address answers", client.answer()).await
+}
+
+/// The sessions that a gateway counts on a server.
+pub async fn sessions_on(gateway: &Gateway, server: &str) -> f64 {
+    gateway.metric(&format!("sockgate_sessions{{upstream=\"app\",server=\"{server}\"}}")).await
 }
 
 /// Expects of a batch that nobody lost, changed or doubted a session.

@@ -12,8 +12,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::Client;
-use super::client::upgrade;
 use super::polling::Polling;
+use super::websocket::upgrade;
 
 /// Clients that are there until this is dropped.
 pub struct Crowd {

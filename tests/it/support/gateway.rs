@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
 use super::engine::ENGINE;
-use super::{Client, Echo, Puppet, eventually, within};
+use super::{Client, Echo, Puppet, Setup, eventually, within};
 
 /// A running gateway; ended when dropped, and its log printed when the test fails.
 pub struct Gateway {
@@ -55,21 +55,8 @@ impl Gateway {
     /// A gateway whose one listener, `web`, leads to one upstream, `app`, of these servers, which are not checked.
     /// `upstream` holds more keys of it in flow style, `more` more of the file.
     pub async fn before(servers: &[SocketAddr], upstream: &str, more: &str) -> Self {
-        let servers: Vec<String> = servers.iter().map(|server| format!("\"{server}\"")).collect();
-        let servers = servers.join(", ");
-        let comma = if upstream.is_empty() { "" } else { ", " };
-        Self::start(&format!(
-            "
-listeners:
-  - {{ name: web, address: 127.0.0.1:0 }}
-routes:
-  - upstream: app
-upstreams:
-  app: {{ servers: [{servers}], health: {{ check: none }}{comma}{upstream} }}
-{more}
-"
-        ))
-        .await
+        let setup = Setup::before(servers).unchecked().more(more);
+        if upstream.is_empty() { setup.start().await } else { setup.upstream(upstream).start().await }
     }
 
     /// A gateway before one server that the test plays by hand; `more` as in [`Self::before`].
@@ -224,6 +211,18 @@ upstreams:
     /// Every line of the access log so far.
     pub fn access_lines(&self) -> Vec<String> {
         self.access_log.all()
+    }
+
+    /// Its memory in KiB.
+    pub fn memory(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// How many descriptors it has open.
+    pub fn files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
     /// Sends a signal.

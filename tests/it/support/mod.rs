@@ -6,15 +6,19 @@ pub mod crowd;
 pub mod engine;
 pub mod gateway;
 pub mod http2;
+pub mod load;
 pub mod node;
 pub mod polling;
 pub mod relay;
 pub mod server;
+pub mod setup;
 pub mod tls;
+pub mod websocket;
 
 pub use client::Client;
 pub use gateway::Gateway;
 pub use server::{Echo, Puppet, Refusing, Scripted};
+pub use setup::Setup;
 
 use std::time::Duration;
 

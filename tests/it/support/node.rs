@@ -11,6 +11,9 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use super::within;
 
+/// Every transport, alone and on the way from one to the other.
+pub const TRANSPORTS: [&str; 3] = ["polling", "websocket", "polling,websocket"];
+
 /// A Node.js program that prints one line of JSON when it is ready, and ends when its standard input does.
 pub struct Node {
     child: Child,

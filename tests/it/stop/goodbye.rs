@@ -7,29 +7,21 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal::SIGTERM;
 use tokio::task::JoinSet;
 
-use crate::support::client::upgrade;
 use crate::support::cluster::{Cluster, NAMES};
 use crate::support::polling::Polling;
-use crate::support::{Client, Gateway, eventually, within};
+use crate::support::websocket::upgrade;
+use crate::support::{Client, Gateway, Setup, eventually, within};
 
 /// Real servers and a gateway that drains as the text says.
 async fn cluster(drain: &str) -> (Cluster, Gateway) {
     let cluster = Cluster::behind(0, "v4", 2, &[]).await;
-    let server = |(name, port): (&&str, u16)| format!("{{ address: \"127.0.0.1:{port}\", name: {name} }}");
-    let servers: Vec<_> = NAMES.iter().zip(cluster.servers.iter().map(|node| node.port())).map(server).collect();
-    let gateway = Gateway::start(&format!(
-        "
-listeners:
-  - {{ name: web, address: 127.0.0.1:0 }}
-routes:
-  - upstream: app
-upstreams:
-  app: {{ kind: socket.io, balance: round_robin, health: {{ check: none }}, servers: [{}] }}
-{drain}
-",
-        servers.join(", ")
-    ))
-    .await;
+    let addresses = cluster.servers.iter().map(|node| ([127, 0, 0, 1], node.port()).into());
+    let gateway = Setup::before_named(NAMES.into_iter().zip(addresses))
+        .unchecked()
+        .upstream("kind: socket.io, balance: round_robin")
+        .more(drain)
+        .start()
+        .await;
     (cluster, gateway)
 }
 
@@ -42,7 +34,7 @@ struct Talker {
 impl Talker {
     async fn open(gateway: &Gateway) -> Self {
         let polls = Polling::open(&[gateway.address("web")]).await;
-        let posts = Client::connect(gateway.address("web")).await;
+        let posts = gateway.client().await;
         Self { polls, posts }
     }
 
@@ -86,7 +78,7 @@ fn post(path: &str) -> String {
 
 /// A session on a WebSocket; gives when it was told goodbye.
 async fn socket(gateway: &Gateway) -> impl Future<Output = Instant> + use<> {
-    let mut socket = Client::connect(gateway.address("web")).await;
+    let mut socket = gateway.client().await;
     socket.send(upgrade("/socket.io/?EIO=4&transport=websocket")).await;
     assert_eq!(socket.answer().await.status, 101);
     socket.read_until(b"}").await;

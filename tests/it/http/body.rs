@@ -1,0 +1,175 @@
+//! Bodies of HTTP/1: they arrive whole, as they are sent, however they are framed.
+
+use crate::support::Gateway;
+use crate::support::client::{chunked, numbered};
+use crate::support::engine::for_each_engine;
+
+for_each_engine! {
+    bodies_pass_whole_both_ways,
+    expect_100_continue_is_the_servers_to_meet,
+    trailers_end_at_the_gateway,
+    answers_are_the_same_however_they_arrive,
+    what_is_streamed_arrives_as_it_is_sent,
+}
+
+async fn bodies_pass_whole_both_ways() {
+    let (server, gateway) = Gateway::before_puppet("").await;
+    let mut client = gateway.client().await;
+    for size in [0, 1, 100, 65_536, 1_000_000] {
+        let body = numbered(size);
+        // Up by length and by chunks, down by length, by chunks and until the end of the connection.
+        for (up, down) in [("length", "length"), ("chunks", "chunks"), ("length", "end")] {
+            let (head, sent) = match up {
+                "length" => (format!("Content-Length: {size}"), body.clone()),
+                _ => ("Transfer-Encoding: chunked".to_owned(), chunked(&body, 10_000)),
+            };
+            let asked = async {
+                client.send(format!("POST /{size} HTTP/1.1\r\nHost: a\r\n{head}\r\n\r\n")).await;
+                client.send(sent).await;
+                client.answer().await
+            };
+            let (head, answered) = match down {
+                "length" => (format!("Content-Length: {size}\r\n"), body.clone()),
+                "chunks" => ("Transfer-Encoding: chunked\r\n".to_owned(), chunked(&body, 3_000)),
+                _ => (String::new(), body.clone()),
+            };
+            let answering = async {
+                // Each on a connection of its own.
+                let mut inside = server.accept().await;
+                let head_in = inside.read_until(b"\r\n\r\n").await;
+                let by_length = String::from_utf8_lossy(&head_in).to_ascii_lowercase().contains("content-length");
+                assert_eq!(by_length, up == "length", "the framing is kept");
+                let got = if by_length { inside.read(size).await } else { inside.chunks().await };
+                inside.send(format!("HTTP/1.1 200 OK\r\n{head}Connection: close\r\n\r\n")).await;
+                inside.send(answered).await;
+                got
+            };
+            let (answer, got) = tokio::join!(asked, answering);
+            assert!(got == body, "{size} up by {up}");
+            assert!(answer.status == 200 && answer.body == body, "{size} down by {down}");
+        }
+    }
+}
+
+async fn expect_100_continue_is_the_servers_to_meet() {
+    let (server, gateway) = Gateway::before_puppet("").await;
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n";
+    let mut client = gateway.client().await;
+    client.send(head).await;
+    let mut inside = server.accept().await;
+    let asked = inside.read_until(b"\r\n\r\n").await;
+    assert!(String::from_utf8_lossy(&asked).to_ascii_lowercase().contains("expect: 100-continue"));
+    inside.send("HTTP/1.1 100 Continue\r\n\r\n").await;
+    assert_eq!(client.answer().await.status, 100);
+    client.send("body").await;
+    assert_eq!(inside.read(4).await, b"body");
+    inside.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok").await;
+    assert_eq!(client.answer().await.body, b"ok");
+
+    // A server that does not want the body says so, and never gets it.
+    let mut client = gateway.client().await;
+    client.send(head).await;
+    let mut inside = server.accept().await;
+    inside.read_until(b"\r\n\r\n").await;
+    inside.send("HTTP/1.1 417 Expectation Failed\r\nContent-Length: 2\r\n\r\nno").await;
+    let answer = client.answer().await;
+    assert_eq!((answer.status, answer.body.as_slice()), (417, b"no".as_slice()));
+}
+
+/// Trailers are not passed on, as most servers and clients ignore them; the messages around them stay whole.
+async fn trailers_end_at_the_gateway() {
+    let (server, gateway) = Gateway::before_puppet("").await;
+    let mut client = gateway.client().await;
+    let trailers = "2\r\nab\r\n0\r\nX-Trailer: 1\r\nHost: evil\r\n\r\n";
+    for _ in 0..2 {
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{trailers}")).await;
+    }
+    let mut inside = server.accept().await;
+    for _ in 0..2 {
+        inside.read_until(b"\r\n\r\n").await;
+        assert_eq!(inside.read(12).await, b"2\r\nab\r\n0\r\n\r\n");
+        inside.send(format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{trailers}")).await;
+        assert_eq!(client.answer().await.body, b"ab");
+    }
+}
+
+async fn answers_are_the_same_however_they_arrive() {
+    let (server, gateway) = Gateway::before_puppet("").await;
+    let mut client = gateway.client().await;
+    for answer in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 12\r\nConnection: close\r\n\r\nhello\r\n\r\nbye",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n\
+         5;ext=1\r\nhello\r\n07\r\n\r\n\r\nbye\r\n0\r\nTrailer: x\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello\r\n\r\nbye",
+        "HTTP/1.0 200 OK\r\nContent-Length: 12\r\n\r\nhello\r\n\r\nbye",
+        "HTTP/1.0 200 OK\r\n\r\nhello\r\n\r\nbye",
+        "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 12\r\nConnection: close\r\n\r\n\
+         hello\r\n\r\nbye",
+    ] {
+        for at_once in [1, 7, 1000] {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            // None of these connections can be used again.
+            let mut inside = server.accept().await;
+            inside.request().await.unwrap();
+            for part in answer.as_bytes().chunks(at_once) {
+                inside.send(part).await;
+            }
+            inside.finish().await;
+            let mut got = client.answer().await;
+            if answer.contains(" 103 ") {
+                assert_eq!((got.status, got.header("link")), (103, Some("x")));
+                got = client.answer().await;
+            }
+            assert_eq!((got.status, got.body.as_slice()), (200, b"hello\r\n\r\nbye".as_slice()), "{answer}");
+            assert!(got.head.starts_with("HTTP/1.1 200"), "{}", got.head);
+        }
+    }
+}
+
+async fn what_is_streamed_arrives_as_it_is_sent() {
+    let (server, gateway) = Gateway::before_puppet("").await;
+    for (head, wrap, end) in [
+        ("Transfer-Encoding: chunked", true, true),
+        ("Content-Type: text/event-stream", false, true),
+        ("Content-Type: text/event-stream\r\nTransfer-Encoding: chunked", true, true),
+        ("Content-Length: 30", false, false),
+    ] {
+        let mut client = gateway.client().await;
+        client.send("GET /events HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n").await;
+        let mut inside = server.accept().await;
+        inside.request().await.unwrap();
+        inside.send(format!("HTTP/1.1 200 OK\r\nConnection: close\r\n{head}\r\n\r\n")).await;
+        client.read_until(b"\r\n\r\n").await;
+        for number in 0..3 {
+            let event = format!("data: {number}\n\n.");
+            assert_eq!(event.len(), 10);
+            inside.send(if wrap { format!("a\r\n{event}\r\n") } else { event.clone() }).await;
+            // The next one is not sent before this one is here.
+            client.read_until(event.as_bytes()).await;
+        }
+        if end && wrap {
+            inside.send("0\r\n\r\n").await;
+        }
+        drop(inside);
+        if end {
+            client.read_until(b"0\r\n\r\n").await;
+        }
+    }
+
+    // Uploads, too.
+    let mut client = gateway.client().await;
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    let mut inside = server.accept().await;
+    inside.read_until(b"\r\n\r\n").await;
+    for number in 0..3 {
+        client.send(format!("2\r\n#{number}\r\n")).await;
+        inside.read_until(format!("#{number}\r\n").as_bytes()).await;
+    }
+    // And both at once: the server speaks before the client has ended.
+    inside.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n").await;
+    client.read_until(b"one\r\n").await;
+    client.send("2\r\n#4\r\n0\r\n\r\n").await;
+    inside.read_until(b"#4\r\n0\r\n\r\n").await;
+    inside.send("3\r\ntwo\r\n0\r\n\r\n").await;
+    client.read_until(b"two\r\n0\r\n\r\n").await;
+}

@@ -1,0 +1,5 @@
+//! Ordinary HTTP/1: messages keep their borders, connections are used again, and nobody waits for what is there.
+
+mod body;
+mod connection;
+mod head;
