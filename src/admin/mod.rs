@@ -20,7 +20,7 @@ use body::Budget;
 use collector::StateCollector;
 use places::Places;
 
-use crate::drain::Stopping;
+use crate::ending::Stopping;
 use crate::exchange::Core;
 use crate::listener::{AppProtocol, Application, Connection};
 use crate::reload::Reloader;

@@ -12,7 +12,7 @@ use super::body::{Kept, pass_over};
 use super::endpoints::{Answer, Endpoint, Purpose, Request};
 use super::places::{AtWork, Place};
 use super::{Admin, guard};
-use crate::drain::Stopping;
+use crate::ending::Stopping;
 use crate::http::Refusal;
 use crate::http::answers::write_refusal;
 use crate::http::framing::Body;

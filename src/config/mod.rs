@@ -19,7 +19,7 @@ pub use fault::{Fault, Faults, Place};
 pub use reload::{Orphans, Reload};
 
 use crate::address::BindAddress;
-use crate::{access_log, drain, http, listener, router, upstream};
+use crate::{access_log, ending, http, listener, router, upstream};
 
 /// One configuration file.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -50,7 +50,7 @@ pub struct Config {
     pub access_log: access_log::Config,
     /// What happens on SIGTERM.
     #[serde(default)]
-    pub drain: drain::Config,
+    pub drain: ending::Config,
     /// When this file is loaded anew, and what becomes of what it has no place for.
     #[serde(default)]
     pub reload: Reload,

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use log::error;
 
 use crate::access_log::AccessLog;
-use crate::drain::Ending;
+use crate::ending::Ending;
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
 

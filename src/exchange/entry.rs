@@ -7,8 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::request::RequestHead;
 use crate::access_log::{Event, Record};
-use crate::drain::Origin;
 use crate::listener::Info;
+use crate::roster::Origin;
 use crate::session::Key;
 use crate::upstream::Lease;
 

@@ -31,13 +31,13 @@ pub(crate) use fields::{ServerFields, with_edits};
 pub(crate) use request::RequestHead;
 pub(crate) use tunnel::Opened;
 
-use crate::drain::{Leave, Origin, Why};
 use crate::filter::{Changes, FilterAnswer, HeaderEdits, Response, Verdict};
 use crate::http::Refusal;
 use crate::http::forwarding::Seen;
 use crate::http::onward::Onward;
 use crate::listener::Info;
 use crate::request::Headers;
+use crate::roster::{Leave, Origin, Why};
 use crate::router::{Action, Decision, Route};
 use crate::session::{Cause, Mark};
 use crate::snapshot::Snapshot;

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use super::manager;
 use super::upgrade::Upgrade;
 use crate::deadline::Deadlines;
-use crate::drain;
+use crate::ending;
 use crate::exchange::Core;
 use crate::listener::ConnectionLimits;
 use crate::proxy::App;
@@ -150,9 +150,9 @@ impl Stopper {
     }
 
     /// Tells everybody goodbye over the time that is given for it, and from then on whoever still comes at once.
-    async fn say_goodbye(&self, drain: &drain::Config, deadline: Instant, told: &AtomicUsize) {
+    async fn say_goodbye(&self, drain: &ending::Config, deadline: Instant, told: &AtomicUsize) {
         let rosters = || self.reloader.rosters();
-        drain::spread(rosters, drain.window(), drain.jitter, told).await;
+        ending::spread(rosters, drain.window(), drain.jitter, told).await;
         if self.core().ending.is_handed_over() {
             // Polls move to the new process with their answers, which heartbeats bring; those that have none at last
             // are told.

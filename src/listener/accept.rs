@@ -12,7 +12,7 @@ use super::config::{Config, Protocol};
 use super::prepare::Accepted;
 use super::socket::BoundSocket;
 use super::{Application, BuildError, Settings};
-use crate::drain::{LAST_CALL, Stopping};
+use crate::ending::{LAST_CALL, Stopping};
 use crate::http::answers;
 use crate::transport::Socket;
 

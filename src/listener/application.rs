@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use super::{AppProtocol, Connection};
-use crate::drain::Stopping;
+use crate::ending::Stopping;
 
 /// Serves the connections that a listener has accepted.
 #[async_trait]

@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 use bytes::BytesMut;
 
 use super::upgrade;
-use crate::drain::Stopping;
+use crate::ending::Stopping;
 use crate::exchange::{Answer, Core, Entry, Exchange, RequestHead};
 use crate::http::framing::Body;
 use crate::http::head::{self, Kind};

@@ -15,7 +15,7 @@ pub(crate) use self::engine::pingora::PingoraEngine;
 pub use self::engine::pingora::{Balancer, Context};
 pub use engine::{Engine, Engines};
 
-use crate::drain::Stopping;
+use crate::ending::Stopping;
 use crate::exchange::Core;
 use crate::listener::{AppProtocol, Application, Connection};
 

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::drain::Origin;
 use crate::metrics::Metrics;
+use crate::roster::Origin;
 use crate::snapshot::Snapshot;
 
 /// What is open in a running gateway.

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::open::Open;
 use crate::config::{Config, Orphans};
-use crate::drain::Origin;
+use crate::roster::Origin;
 use crate::router;
 
 /// What a reload would do, or has done.

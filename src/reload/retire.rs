@@ -9,8 +9,8 @@ use log::info;
 
 use super::plan::Gone;
 use crate::config::{Orphans, Reload};
-use crate::drain::{Pace, Roster};
 use crate::metrics::Metrics;
+use crate::roster::{Pace, Roster};
 use crate::snapshot::Snapshot;
 use crate::upstream::Upstream;
 

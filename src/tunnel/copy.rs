@@ -13,7 +13,7 @@ use super::direction::{Direction, discard};
 use super::silence::{Due, Ping, Silence, Who};
 use super::stream::Stream;
 use crate::deadline::{Deadline, Moment};
-use crate::drain::Leave;
+use crate::roster::Leave;
 use crate::transport::Transport;
 use crate::wire::ping::OwnPings;
 use crate::wire::websocket::{FrameTracker, Seen, close_frame};

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use super::stream::Stream;
 use super::{Closed, Ends, Listening, carry};
 use crate::deadline::Deadlines;
-use crate::drain::{Origin, Roster};
+use crate::roster::{Origin, Roster};
 use crate::transport::{Socket, Transport};
 
 pub(super) struct Running<Client = UnixStream, Server = Client> {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::address::ServerAddress;
 use crate::affinity;
-use crate::drain::Pace;
+use crate::roster::Pace;
 use crate::session::{EngineIo, SessionProtocol};
 use crate::transport::TcpKeepAlive;
 

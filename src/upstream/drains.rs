@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::sessions::shedding::{self, Shedding};
 use super::{Checks, Server, ServerId, Upstream};
-use crate::drain::{Pace, Roster};
+use crate::roster::{Pace, Roster};
 
 /// What is open on the servers of an upstream, and who is told to leave. It outlives reloads.
 #[derive(Default)]

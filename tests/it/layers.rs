@@ -16,8 +16,8 @@ const FLOORS: [&[&str]; 13] = [
     &["config"],
     &["upstream", "tunnel"],
     &["router", "affinity", "listener", "filter"],
-    &["http", "access_log", "session"],
-    &["wire", "request", "address", "transport", "metrics", "deadline", "drain", "text"],
+    &["http", "access_log", "session", "ending"],
+    &["wire", "request", "address", "transport", "metrics", "deadline", "roster", "text"],
 ];
 
 fn floor(module: &str) -> usize {

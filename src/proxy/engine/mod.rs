@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::drain::Stopping;
+use crate::ending::Stopping;
 use crate::listener::Connection;
 
 /// Carries HTTP/1 exchanges between clients' connections and servers.

@@ -13,7 +13,7 @@ use log::info;
 use tokio::time::{Instant, sleep};
 
 use super::Overloaded;
-use crate::drain::{Leave, Turns, Why};
+use crate::roster::{Leave, Turns, Why};
 use crate::upstream::config::Rebalance;
 use crate::upstream::{Server, ServerId, Upstream};
 
@@ -300,7 +300,7 @@ mod tests {
         bench.upstream.set_servers(&servers(&[1, 1, 1])).unwrap();
         let (b, c) = (bench.server("b"), bench.server("c"));
         bench.until(|bench| state(bench).shed > 2).await;
-        let slow = crate::drain::Pace { rate: 0.001, jitter: 0.0, deadline: Duration::from_secs(9000) };
+        let slow = crate::roster::Pace { rate: 0.001, jitter: 0.0, deadline: Duration::from_secs(9000) };
         let stands_still = async |reason: &str| {
             bench.until(|bench| state(bench).waits.as_deref() == Some(reason)).await;
             let before = state(&bench);

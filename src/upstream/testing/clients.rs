@@ -88,7 +88,7 @@ async fn client(upstream: Arc<Upstream>, number: usize, moves: Arc<Vec<AtomicUsi
         let held = table.hold(session).unwrap();
         held.upgraded();
         lease.learned(&key);
-        let leave = upstream.roster(server.id()).add(crate::drain::Origin::default(), true);
+        let leave = upstream.roster(server.id()).add(crate::roster::Origin::default(), true);
         leave.told().await;
         // Until the end of a message.
         sleep(Duration::from_millis(rand::random_range(0..200))).await;

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use crate::drain::Leave;
 use crate::exchange::Exchange;
 use crate::listener::Info;
+use crate::roster::Leave;
 
 /// A connection that carries HTTP, as the hooks see it.
 pub(super) struct Mailbox {

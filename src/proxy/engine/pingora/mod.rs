@@ -28,7 +28,7 @@ use loan::Lent;
 use stream::Stream;
 
 use super::{Http1Engine, Http2Engine};
-use crate::drain::Stopping;
+use crate::ending::Stopping;
 use crate::exchange::{Core, Exchange};
 use crate::http::framing::Body;
 use crate::listener::Connection;

@@ -1,14 +1,55 @@
-//! The end of a gateway: how far it has come, and the goodbyes that are spread over it.
+//! The end of a gateway: what the operator says of it, how far it has come, and the goodbyes that are spread over it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rand::Rng;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::Roster;
+use crate::roster::Roster;
+
+/// Says, from some moment on, that the gateway stops.
+pub type Stopping = watch::Receiver<bool>;
+
+/// `drain`: what happens from SIGTERM to the end.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How long connections are still accepted while `/readyz` already says 503. Default 0 s.
+    #[serde(with = "humantime_serde")]
+    pub delay: Duration,
+    /// The time over which sessions and tunnels are told goodbye, one after the other, from the end of `delay`. Default:
+    /// two thirds of what is left until `deadline`, 20 s.
+    #[serde(with = "humantime_serde")]
+    pub over: Option<Duration>,
+    /// The share by which each pause between two goodbyes is varied at random, 0 to 1. Default 0.3.
+    pub jitter: f64,
+    /// The end: what is still open then is cut. The gateway leaves as soon as the last one is gone. Default 30 s.
+    #[serde(with = "humantime_serde")]
+    pub deadline: Duration,
+    /// The status code of the Close frame with which the gateway lets go of a WebSocket, on any occasion. Default 1012,
+    /// Service Restart (IANA, WebSocket Close Code Number Registry).
+    pub close_code: u16,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let deadline = Duration::from_secs(30);
+        Self { delay: Duration::ZERO, over: None, jitter: 0.3, deadline, close_code: 1012 }
+    }
+}
+
+impl Config {
+    /// The time from the end of `delay` over which goodbyes are spread; it ends at the deadline at the latest.
+    pub fn window(&self) -> Duration {
+        let left = self.deadline.saturating_sub(self.delay);
+        // The last third is for those who take their time to leave, and for requests that take theirs.
+        self.over.map_or(left * 2 / 3, |over| over.min(left))
+    }
+}
 
 /// How far the end has come. Each step is taken once, and in this order.
 #[derive(Debug, Default)]
@@ -176,7 +217,7 @@ impl Left {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::drain::{Leave, Origin};
+    use crate::roster::{Leave, Origin};
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -1,10 +1,7 @@
-//! Letting go: at what pace, and who may go now.
+//! Who is open on a server, and at what pace they are told to leave.
 //!
 //! A [`Roster`] lists what is open on one server: tunnels, and polls that wait for an answer. A [`Pace`] says how fast
-//! they are told to leave. How a tunnel or a poll says goodbye is its own affair; here is only whose turn it is. How the
-//! whole gateway ends, and how far that has come, is in `ending`.
-
-mod ending;
+//! they are told. How a tunnel or a poll says goodbye is its own affair; here is only whose turn it is.
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -14,51 +11,7 @@ use std::time::Duration;
 
 use futures::task::AtomicWaker;
 use rand::Rng;
-use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
-
-pub use ending::{Ending, LAST_CALL, spread};
-
-/// Says, from some moment on, that the gateway stops.
-pub type Stopping = watch::Receiver<bool>;
-
-/// `drain`: what happens from SIGTERM to the end.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// How long connections are still accepted while `/readyz` already says 503. Default 0 s.
-    #[serde(with = "humantime_serde")]
-    pub delay: Duration,
-    /// The time over which sessions and tunnels are told goodbye, one after the other, from the end of `delay`. Default:
-    /// two thirds of what is left until `deadline`, 20 s.
-    #[serde(with = "humantime_serde")]
-    pub over: Option<Duration>,
-    /// The share by which each pause between two goodbyes is varied at random, 0 to 1. Default 0.3.
-    pub jitter: f64,
-    /// The end: what is still open then is cut. The gateway leaves as soon as the last one is gone. Default 30 s.
-    #[serde(with = "humantime_serde")]
-    pub deadline: Duration,
-    /// The status code of the Close frame with which the gateway lets go of a WebSocket, on any occasion. Default 1012,
-    /// Service Restart (IANA, WebSocket Close Code Number Registry).
-    pub close_code: u16,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        let deadline = Duration::from_secs(30);
-        Self { delay: Duration::ZERO, over: None, jitter: 0.3, deadline, close_code: 1012 }
-    }
-}
-
-impl Config {
-    /// The time from the end of `delay` over which goodbyes are spread; it ends at the deadline at the latest.
-    pub fn window(&self) -> Duration {
-        let left = self.deadline.saturating_sub(self.delay);
-        // The last third is for those who take their time to leave, and for requests that take theirs.
-        self.over.map_or(left * 2 / 3, |over| over.min(left))
-    }
-}
 
 /// How fast sessions and tunnels are let go.
 #[derive(Clone, Copy, Debug, PartialEq)]
