@@ -1,31 +1,38 @@
-//! Coarse deadlines: one sweep over all of them four times a second, instead of a timer for each connection.
+//! Coarse deadlines: one clock that ticks four times a second, instead of a timer for each connection.
 //!
-//! A deadline costs one store to move and nothing while it waits. It fires up to half a second late, which no timeout
-//! of a gateway minds; what has to be exact (the inspect delay) uses a timer of its own.
+//! To put a deadline off costs one store: it stays where it is filed in a timing wheel, and when that comes up its owner
+//! is woken, looks, and files it anew. Whoever waits is not looked at meanwhile. A deadline fires up to half a second
+//! late, which no timeout of a gateway minds; what has to be exact (the inspect delay) uses a timer of its own.
+
+mod wheel;
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::task::AtomicWaker;
 use tokio::time::{Instant, MissedTickBehavior};
 
-/// Time from one sweep to the next.
-const TICK: Duration = Duration::from_millis(250);
-/// Lists of deadlines, so that threads seldom wait for each other when they add one.
-const SHARDS: usize = 16;
+use wheel::Wheel;
 
-/// The clock and the list of every deadline of one gateway.
+/// Time from one tick to the next.
+const TICK: Duration = Duration::from_millis(250);
+/// Wheels, so that threads seldom wait for each other when they file something.
+const SHARDS: u32 = 16;
+/// A tick that never comes.
+const NEVER: u32 = u32::MAX;
+
+/// The clock and every deadline of one gateway.
 #[derive(Debug)]
 pub struct Deadlines {
     start: Instant,
-    /// Ticks since the start, as of the last sweep.
+    /// Ticks since the start, as of the last one.
     now: AtomicU32,
     next_shard: AtomicU32,
     stopping: AtomicBool,
-    shards: [Mutex<Vec<Weak<Cell>>>; SHARDS],
+    shards: [Mutex<Wheel>; SHARDS as usize],
 }
 
 /// One deadline, off at first; dropped with its owner.
@@ -46,71 +53,83 @@ impl Moment {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Cell {
-    /// The tick at which it fires; 0 is never.
+    /// The tick at which it fires.
     due: AtomicU32,
+    /// The tick at which it comes up in its wheel; written under the lock of that.
+    filed: AtomicU32,
+    /// Where it is in its wheel; read and written under the lock of that.
+    place: AtomicU32,
+    shard: u32,
     waker: AtomicWaker,
 }
 
 impl Deadlines {
     /// A clock that stands still until [`Self::run`] is polled.
     pub fn new() -> Arc<Self> {
-        let shards = std::array::from_fn(|_| Mutex::default());
         Arc::new(Self {
             start: Instant::now(),
-            now: AtomicU32::new(1),
+            now: AtomicU32::new(0),
             next_shard: AtomicU32::new(0),
             stopping: AtomicBool::new(false),
-            shards,
+            shards: std::array::from_fn(|_| Mutex::new(Wheel::new(0))),
         })
     }
 
-    /// Sweeps for as long as it is polled.
+    /// Ticks for as long as it is polled.
     pub async fn run(self: Arc<Self>) {
-        let mut ticks = tokio::time::interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut interval = tokio::time::interval(TICK);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
-            self.sweep();
+            interval.tick().await;
+            self.tick(ticks(self.start.elapsed()));
         }
     }
 
     /// A new deadline, off.
     pub fn register(self: &Arc<Self>) -> Deadline {
-        let cell = Arc::new(Cell::default());
-        let shard = self.next_shard.fetch_add(1, Ordering::Relaxed) as usize % SHARDS;
-        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&cell));
+        let shard = self.next_shard.fetch_add(1, Ordering::Relaxed) % SHARDS;
+        let cell = Arc::new(Cell {
+            due: AtomicU32::new(NEVER),
+            filed: AtomicU32::new(NEVER),
+            place: AtomicU32::new(0),
+            shard,
+            waker: AtomicWaker::new(),
+        });
+        self.wheel(shard).add(Arc::clone(&cell));
         Deadline { clock: Arc::clone(self), cell }
     }
 
     /// Tells every owner of a deadline that the gateway is stopping.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
-        for shard in &self.shards {
-            for cell in shard.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade) {
-                cell.waker.wake();
-            }
+        for shard in 0..SHARDS {
+            let cells: Vec<_> = self.wheel(shard).cells().cloned().collect();
+            wake(cells);
         }
     }
 
-    fn sweep(&self) {
-        let now = ticks(self.start.elapsed()) + 1;
+    fn tick(&self, now: u32) {
         self.now.store(now, Ordering::Relaxed);
-        for shard in &self.shards {
-            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            shard.retain(|cell| {
-                let Some(cell) = cell.upgrade() else { return false };
-                if cell.is_due(now) {
-                    cell.waker.wake();
-                }
-                true
-            });
-            if shard.len() * 4 < shard.capacity() {
-                let length = shard.len();
-                shard.shrink_to(length * 2);
-            }
+        for shard in 0..SHARDS {
+            let mut up = Vec::new();
+            self.wheel(shard).advance(now, &mut up);
+            // Those that were put off meanwhile as well: only their owner can tell for sure, without a fence for each
+            // store. It looks when it is polled.
+            wake(up);
         }
+    }
+
+    fn wheel(&self, shard: u32) -> MutexGuard<'_, Wheel> {
+        self.shards[shard as usize].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Without the lock, since those who are woken may want it at once.
+fn wake(cells: Vec<Arc<Cell>>) {
+    for cell in cells {
+        cell.waker.wake();
     }
 }
 
@@ -126,6 +145,7 @@ impl Deadline {
     /// Fires at that moment.
     pub fn set_at(&self, moment: Moment) {
         self.cell.due.store(moment.0, Ordering::Relaxed);
+        self.file(moment.0);
     }
 
     /// What the clock says.
@@ -135,13 +155,19 @@ impl Deadline {
 
     /// Turns it off.
     pub fn clear(&self) {
-        self.cell.due.store(0, Ordering::Relaxed);
+        self.cell.due.store(NEVER, Ordering::Relaxed);
     }
 
     /// Ready when it has fired; else the task is woken when it does.
     pub fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<()> {
+        // First the waker, then the rest: what comes up in between wakes it, or has been seen.
         self.cell.waker.register(cx.waker());
-        if self.cell.is_due(self.now().0) { Poll::Ready(()) } else { Poll::Pending }
+        let due = self.cell.due.load(Ordering::Relaxed);
+        if due <= self.now().0 {
+            return Poll::Ready(());
+        }
+        self.file(due);
+        Poll::Pending
     }
 
     /// Whether the gateway is stopping; if not, the task that polled [`Self::poll_expired`] last is woken when it does.
@@ -164,12 +190,23 @@ impl Deadline {
     pub async fn expired(&self) {
         poll_fn(|cx| self.poll_expired(cx)).await;
     }
+
+    /// Sees to it that it comes up at this tick or before.
+    fn file(&self, due: u32) {
+        if self.cell.filed.load(Ordering::Relaxed) > due {
+            self.file_anew(due);
+        }
+    }
+
+    #[cold]
+    fn file_anew(&self, due: u32) {
+        self.clock.wheel(self.cell.shard).file(&self.cell, due);
+    }
 }
 
-impl Cell {
-    fn is_due(&self, now: u32) -> bool {
-        let due = self.due.load(Ordering::Relaxed);
-        due != 0 && due <= now
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        self.clock.wheel(self.cell.shard).remove(&self.cell);
     }
 }
 
@@ -180,6 +217,11 @@ fn ticks(time: Duration) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use futures::task::{ArcWake, waker};
+    use proptest::prelude::*;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -213,12 +255,150 @@ mod tests {
         let clock = Deadlines::new();
         let kept = clock.register();
         for _ in 0..1000 {
-            drop(clock.register());
+            let dropped = clock.register();
+            dropped.set(Duration::from_secs(60));
         }
-        clock.sweep();
-        let shards = || clock.shards.iter().map(|shard| shard.lock().unwrap());
-        assert_eq!(shards().map(|shard| shard.len()).sum::<usize>(), 1);
-        assert!(shards().all(|shard| shard.capacity() <= 4), "the lists themselves included");
+        let sizes: Vec<_> = clock.shards.iter().map(|wheel| wheel.lock().unwrap().size()).collect();
+        assert_eq!(sizes.iter().map(|&(length, _)| length).sum::<usize>(), 1);
+        assert!(sizes.iter().all(|&(_, capacity)| capacity <= 4), "the lists themselves included");
         drop(kept);
+    }
+
+    /// Counts how often it was woken.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl ArcWake for Woken {
+        fn wake_by_ref(this: &Arc<Self>) {
+            this.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A deadline in the hands of somebody who polls it when woken, as a task does.
+    struct Owner {
+        deadline: Deadline,
+        woken: Arc<Woken>,
+        seen: usize,
+        fired: bool,
+    }
+
+    impl Owner {
+        fn new(clock: &Arc<Deadlines>) -> Self {
+            Self { deadline: clock.register(), woken: Arc::default(), seen: 0, fired: false }
+        }
+
+        fn set(&mut self, after: u32) {
+            self.deadline.set(TICK * after);
+            self.poll();
+        }
+
+        fn poll(&mut self) {
+            let waker = waker(Arc::clone(&self.woken));
+            self.fired = self.deadline.poll_expired(&mut Context::from_waker(&waker)).is_ready();
+        }
+
+        /// Polls if it was woken, and says whether it was.
+        fn run(&mut self) -> bool {
+            let woken = self.woken.0.load(Ordering::Relaxed);
+            let was_woken = woken != std::mem::replace(&mut self.seen, woken);
+            if was_woken {
+                self.poll();
+            }
+            was_woken
+        }
+    }
+
+    fn looks(clock: &Deadlines) -> usize {
+        clock.shards.iter().map(|wheel| wheel.lock().unwrap().looks).sum()
+    }
+
+    #[test]
+    fn what_is_idle_is_not_looked_at() {
+        let clock = Deadlines::new();
+        let mut idle: Vec<_> = (0..10_000).map(|_| Owner::new(&clock)).collect();
+        for (at, owner) in idle.iter_mut().enumerate() {
+            // A third has none, the others an hour or a day.
+            owner.set([0, 4 * 3600, 4 * 86_400][at % 3]);
+        }
+        for tick in 1..4 * 3600 {
+            clock.tick(tick);
+        }
+        assert!(looks(&clock) <= 2 * 10_000, "{} looks in an hour", looks(&clock));
+        assert!(!idle.iter_mut().any(Owner::run), "nor is it woken");
+    }
+
+    #[test]
+    fn what_is_put_off_all_the_time_is_looked_at_once_in_its_time() {
+        let clock = Deadlines::new();
+        let mut busy = Owner::new(&clock);
+        let mut woken = 0;
+        for tick in 1..=4000 {
+            busy.set(40);
+            clock.tick(tick);
+            woken += usize::from(busy.run());
+            assert!(!busy.fired);
+        }
+        assert!((90..=100).contains(&woken), "{woken} times");
+        busy.set(2);
+        (4001..=4010).for_each(|tick| clock.tick(tick));
+        assert!(busy.run() && busy.fired, "and brought forward it is not missed");
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Add,
+        Drop(usize),
+        Set(usize, u32),
+        Clear(usize),
+        Wait(u32),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let far = prop_oneof![0..8u32, 0..300u32, 0..100_000u32, any::<u32>()];
+        let wait = prop_oneof![4 => 1..4u32, 2 => 1..200u32, 1 => 1..5000u32];
+        prop_oneof![
+            2 => Just(Step::Add),
+            1 => any::<usize>().prop_map(Step::Drop),
+            4 => (any::<usize>(), far).prop_map(|(who, after)| Step::Set(who, after)),
+            1 => any::<usize>().prop_map(Step::Clear),
+            4 => wait.prop_map(Step::Wait),
+        ]
+    }
+
+    proptest! {
+        /// The model is a tick for each owner, at which it has to fire and before which it must not.
+        #[test]
+        fn every_owner_is_woken_at_its_tick(steps in proptest::collection::vec(step(), 0..120)) {
+            let clock = Deadlines::new();
+            let (mut owners, mut now) = (Vec::<(Owner, Option<u32>)>::new(), 0);
+            for step in steps {
+                let count = owners.len().max(1);
+                match step {
+                    Step::Add => owners.push((Owner::new(&clock), None)),
+                    Step::Drop(who) if !owners.is_empty() => drop(owners.swap_remove(who % count)),
+                    Step::Set(who, after) => if let Some((owner, due)) = owners.get_mut(who % count) {
+                        owner.set(after);
+                        *due = (after > 0).then(|| Moment(now).after(TICK * after).0);
+                    },
+                    Step::Clear(who) => if let Some((owner, due)) = owners.get_mut(who % count) {
+                        owner.deadline.clear();
+                        (owner.fired, *due) = (false, None);
+                    },
+                    Step::Wait(ticks) => {
+                        // A process that was stopped for long makes up for it in one go.
+                        let at_once = if ticks < 100 { 1 } else { ticks };
+                        for _ in 0..ticks / at_once {
+                            now += at_once;
+                            clock.tick(now);
+                            for (owner, due) in &mut owners {
+                                owner.run();
+                                prop_assert_eq!(owner.fired, due.is_some_and(|due| due <= now));
+                            }
+                        }
+                    }
+                    Step::Drop(_) => {}
+                }
+            }
+        }
     }
 }
