@@ -1,9 +1,11 @@
 //! Keeps the addresses of servers that are known by a host name.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
-use tokio::net::lookup_host;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use super::server::Server;
@@ -14,12 +16,17 @@ const REFRESH: Duration = Duration::from_secs(10);
 const LEAST_GAP: Duration = Duration::from_secs(1);
 /// A resolver that is silent for longer than this is taken for dead.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Look-ups at once, over all upstreams. The runtime has some 500 threads for what blocks, and reloads need one of them.
+const MOST_LOOKUPS: usize = 128;
+
+static PLACES: Semaphore = Semaphore::const_new(MOST_LOOKUPS);
 
 /// Looks the name up once. The last good answer stays where the new one is none. After `failed` connects another of
 /// its addresses comes first.
 pub(crate) async fn look_up(server: &Server, host: &str, port: u16, failed: bool) -> Result<(), String> {
-    let found = match timeout(PATIENCE, lookup_host((host, port))).await {
-        Ok(Ok(found)) => found.collect(),
+    let name = host.to_owned();
+    let found = match timeout(PATIENCE, ask(move || (name, port).to_socket_addrs().map(Iterator::collect))).await {
+        Ok(Ok(found)) => found,
         Ok(Err(fault)) => return Err(format!("`{host}` does not resolve: {fault}")),
         Err(_) => return Err(format!("`{host}` does not resolve: no answer within {PATIENCE:?}")),
     };
@@ -33,6 +40,19 @@ pub(crate) async fn look_up(server: &Server, host: &str, port: u16, failed: bool
         server.set_addresses(addresses);
     }
     Ok(())
+}
+
+/// Asks the system, which holds a thread until the resolver has answered or is given up, however long anybody waits here.
+async fn ask<F>(question: F) -> io::Result<Vec<SocketAddr>>
+where
+    F: FnOnce() -> io::Result<Vec<SocketAddr>> + Send + 'static,
+{
+    let place = PLACES.acquire().await.map_err(io::Error::other)?;
+    let asking = spawn_blocking(move || {
+        let _place = place;
+        question()
+    });
+    asking.await.map_err(io::Error::other)?
 }
 
 /// Waits until it is time for another look-up: after a while, or sooner when connects fail, which is what it tells.
@@ -58,6 +78,8 @@ fn merge(known: &[SocketAddr], mut found: Vec<SocketAddr>, failed: bool) -> Vec<
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
     use crate::upstream::testing::upstream;
 
@@ -95,5 +117,30 @@ mod tests {
         assert_eq!(merge(&addresses(&[2]), addresses(&[2]), true), addresses(&[2]));
         assert_eq!(merge(&addresses(&[2]), addresses(&[1, 3]), true), addresses(&[1, 3]));
         assert_eq!(merge(&addresses(&[2]), addresses(&[]), true), addresses(&[]));
+    }
+
+    #[tokio::test]
+    async fn a_silent_resolver_leaves_threads_to_others() {
+        let (answer, silence) = std::sync::mpsc::channel::<()>();
+        let silence = Arc::new(Mutex::new(silence));
+        let asked: Vec<_> = (0..1000)
+            .map(|_| {
+                let silence = Arc::clone(&silence);
+                // Nobody answers until the other end is dropped.
+                tokio::spawn(ask(move || {
+                    let _ = silence.lock().unwrap().recv();
+                    Ok(addresses(&[7]))
+                }))
+            })
+            .collect();
+        while PLACES.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        spawn_blocking(|| ()).await.unwrap();
+        assert!(!asked.iter().any(|asked| asked.is_finished()));
+        drop(answer);
+        for asked in asked {
+            assert_eq!(asked.await.unwrap().unwrap(), addresses(&[7]));
+        }
     }
 }
