@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use log::warn;
 use serde::{Deserialize, Serialize};
@@ -136,6 +136,8 @@ pub struct AccessLog {
 struct Switches {
     on: AtomicBool,
     tunnel_open: AtomicBool,
+    /// The file is to be opened anew before the next line.
+    reopen: AtomicBool,
     /// Where lines go from the next one on.
     next: Mutex<Option<Sink>>,
 }
@@ -151,9 +153,8 @@ pub struct Prepared {
 #[derive(Debug)]
 enum Message {
     Line(Box<Record>),
-    Reopen,
-    /// There is another sink.
-    Switch,
+    /// Something in [`Switches`] is different. Where there is no room for it, another message is on its way.
+    Look,
 }
 
 /// Waits until the last line is written; the log ends when every [`AccessLog`] has been dropped.
@@ -162,6 +163,8 @@ pub struct Writer(Receiver<()>);
 
 /// Longest time for the last lines to be taken when the gateway ends.
 const LAST_LINES: Duration = Duration::from_secs(5);
+/// Time from one warning that lines are lost to the next.
+const WARNINGS_APART: Duration = Duration::from_secs(60);
 /// Lines that may wait for the writer.
 const WAITING_LINES: usize = 8192;
 
@@ -175,7 +178,7 @@ impl AccessLog {
         let (sender, receiver) = sync_channel(WAITING_LINES);
         let (done, ended) = sync_channel(0);
         let lost = Arc::clone(&metrics);
-        let switches = Switches { on: on.into(), tunnel_open: tunnel_open.into(), next: Mutex::default() };
+        let switches = Switches { on: on.into(), tunnel_open: tunnel_open.into(), ..Switches::default() };
         let switches = Arc::new(switches);
         let next = Arc::clone(&switches);
         std::thread::Builder::new().name("access-log".to_owned()).spawn(move || {
@@ -200,8 +203,7 @@ impl AccessLog {
         *self.switches.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(sink);
         self.switches.tunnel_open.store(tunnel_open, Ordering::Relaxed);
         self.switches.on.store(on, Ordering::Relaxed);
-        // Where there is no room for it, another message is on its way.
-        let _ = self.lines.try_send(Message::Switch);
+        let _ = self.lines.try_send(Message::Look);
     }
 
     /// Hands a record over; never waits.
@@ -226,7 +228,8 @@ impl AccessLog {
 
     /// Opens the file anew, after it was moved away.
     pub fn reopen(&self) {
-        let _ = self.lines.try_send(Message::Reopen);
+        self.switches.reopen.store(true, Ordering::Release);
+        let _ = self.lines.try_send(Message::Look);
     }
 }
 
@@ -246,15 +249,15 @@ struct Sink {
     file: Option<PathBuf>,
     out: BufWriter<Target>,
     line: String,
-    /// The last write failed, which has been said.
-    failing: bool,
+    /// When it was last said that writes fail.
+    warned: Option<Instant>,
 }
 
 impl Sink {
     fn open(config: &Config) -> io::Result<Self> {
         let file = config.file.clone().filter(|_| config.format != Format::Off);
         let out = target(file.as_ref())?;
-        Ok(Self { format: config.format, file, out, line: String::new(), failing: false })
+        Ok(Self { format: config.format, file, out, line: String::new(), warned: None })
     }
 
     fn write_all_of(&mut self, messages: &Receiver<Message>, switches: &Switches, metrics: &Metrics) {
@@ -273,6 +276,9 @@ impl Sink {
                 self.note(flushed, metrics);
                 *self = next;
             }
+            if switches.reopen.swap(false, Ordering::Acquire) {
+                self.reopen();
+            }
             match message {
                 Some(Message::Line(record)) => {
                     self.line.clear();
@@ -282,16 +288,11 @@ impl Sink {
                     }
                     self.line.push('\n');
                     let written = self.out.write_all(self.line.as_bytes());
+                    // Where there is no room for it in the buffer, it is not in there.
+                    metrics.access_log_lost.inc_by(u64::from(written.is_err()));
                     self.note(written, metrics);
                 }
-                Some(Message::Switch) => {}
-                Some(Message::Reopen) => match target(self.file.as_ref()) {
-                    Ok(out) => {
-                        let _ = self.out.flush();
-                        self.out = out;
-                    }
-                    Err(error) => warn!("access log: can't open {:?} anew, keeping the old one: {error}", self.file),
-                },
+                Some(Message::Look) => {}
                 None => {
                     let flushed = self.out.flush();
                     self.note(flushed, metrics);
@@ -301,20 +302,28 @@ impl Sink {
         }
     }
 
-    fn note(&mut self, written: io::Result<()>, metrics: &Metrics) {
-        match written {
-            Ok(()) => self.failing = false,
-            Err(error) => {
-                metrics.access_log_lost.inc();
-                if !self.failing {
-                    warn!("access log: lines are lost: {error}");
-                }
-                self.failing = true;
-                // What the buffer holds can't be written; begin anew rather than fail for ever.
-                if let Ok(out) = target(self.file.as_ref()) {
-                    let (_, _unwritten) = std::mem::replace(&mut self.out, out).into_parts();
-                }
+    fn reopen(&mut self) {
+        match target(self.file.as_ref()) {
+            Ok(out) => {
+                let _ = self.out.flush();
+                self.out = out;
             }
+            Err(error) => warn!("access log: can't open {:?} anew, keeping the old one: {error}", self.file),
+        }
+    }
+
+    /// Counts what could not be written, and tells of it now and then: a disk that is full stays so for a while.
+    fn note(&mut self, written: io::Result<()>, metrics: &Metrics) {
+        let Err(error) = written else { return };
+        if self.warned.is_none_or(|warned| warned.elapsed() >= WARNINGS_APART) {
+            warn!("access log: lines are lost: {error}");
+            self.warned = Some(Instant::now());
+        }
+        // What the buffer holds can't be written; begin anew rather than fail for ever.
+        if let Ok(out) = target(self.file.as_ref()) {
+            let (_, unwritten) = std::mem::replace(&mut self.out, out).into_parts();
+            let lines = unwritten.map_or(0, |bytes| bytes.iter().filter(|&&byte| byte == b'\n').count());
+            metrics.access_log_lost.inc_by(lines as u64);
         }
     }
 }
@@ -540,6 +549,40 @@ mod tests {
         for name in ["access.log", "access.log.1"] {
             assert_eq!(std::fs::read_to_string(folder.path().join(name)).unwrap().lines().count(), 1, "{name}");
         }
+    }
+
+    #[test]
+    fn a_log_that_is_behind_opens_its_file_anew_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access.log");
+        let config = Config { file: Some(path.clone()), ..Config::default() };
+        let mut sink = Sink::open(&config).unwrap();
+        let (lines, receiver) = sync_channel(1);
+        let (switches, metrics) = (Arc::<Switches>::default(), Metrics::new().unwrap());
+        lines.send(Message::Line(Box::new(record()))).unwrap();
+        let log = AccessLog { lines, switches: Arc::clone(&switches), metrics: Arc::clone(&metrics) };
+        std::fs::rename(&path, folder.path().join("access.log.1")).unwrap();
+        log.reopen();
+        drop(log);
+        sink.write_all_of(&receiver, &switches, &metrics);
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
+    }
+
+    #[test]
+    fn a_full_disk_is_told_of_once_and_every_line_counted() {
+        let config = Config { file: Some("/dev/full".into()), ..Config::default() };
+        let (mut sink, metrics) = (Sink::open(&config).unwrap(), Metrics::new().unwrap());
+        let mut first = None;
+        for _ in 0..100 {
+            let (lines, receiver) = sync_channel(2);
+            lines.send(Message::Line(Box::new(record()))).unwrap();
+            lines.send(Message::Line(Box::new(record()))).unwrap();
+            drop(lines);
+            sink.write_all_of(&receiver, &Switches::default(), &metrics);
+            assert_eq!(sink.warned, *first.get_or_insert(sink.warned));
+        }
+        assert!(sink.warned.is_some());
+        assert_eq!(metrics.access_log_lost.get(), 200);
     }
 
     #[test]
