@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use log::{error, info, warn};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Signals};
 use crate::proxy::Engine;
 
 /// The variable that names the HTTP engine. It is no part of the configuration: what operators see is the same with each,
@@ -14,7 +14,15 @@ use crate::proxy::Engine;
 const ENGINE: &str = "SOCKGATE_ENGINE";
 
 pub(super) fn run(file: &Path) -> ExitCode {
+    let signals = Signals::catch();
     start_log();
+    let signals = match signals {
+        Ok(signals) => signals,
+        Err(fault) => {
+            error!("signals can't be caught: {fault}");
+            return ExitCode::FAILURE;
+        }
+    };
     let config = match super::load(file) {
         Ok(config) => config,
         Err(code) => return code,
@@ -32,7 +40,7 @@ pub(super) fn run(file: &Path) -> ExitCode {
     raise_file_limit();
     match Gateway::builder(config).file(file).engine(engine).build() {
         Ok(gateway) => {
-            gateway.run();
+            gateway.run_with(signals);
             ExitCode::SUCCESS
         }
         Err(fault) => {

@@ -3,16 +3,19 @@
 mod builder;
 mod manager;
 mod run;
+mod signals;
 mod stop;
 mod upgrade;
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
+use log::error;
 use pingora::server::Server;
 use tokio::sync::Notify;
 
 pub use builder::{BuildError, Builder};
+pub(crate) use signals::Signals;
 
 use crate::access_log::Writer;
 use crate::admin::Admin;
@@ -53,7 +56,15 @@ impl Gateway {
 
     /// Serves until SIGTERM, SIGINT or [`Handle::stop`]; returns when everything has ended. Blocks the thread.
     pub fn run(self) {
-        run::run(self);
+        match Signals::catch() {
+            Ok(signals) => self.run_with(signals),
+            Err(error) => error!("signals can't be caught, nothing is served: {error}"),
+        }
+    }
+
+    /// The same with signals that have been caught before the gateway was built.
+    pub(crate) fn run_with(self, signals: Signals) {
+        run::run(self, signals);
     }
 }
 

@@ -7,37 +7,42 @@ use async_trait::async_trait;
 use log::{debug, info};
 use pingora::server::{ListenFds, RunArgs, ShutdownWatch};
 use pingora::services::Service;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::Signal;
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::signals::Signals;
 use super::stop::Stopper;
 use super::upgrade::Upgrade;
 use super::{Gateway, manager, upgrade};
+use crate::access_log::AccessLog;
 use crate::admin::Admin;
 use crate::listener::{Application, Listener};
 use crate::proxy::App;
 use crate::reload::{Listeners, Reloader};
 
 /// Serves until a signal or [`super::Handle::stop`] ends it, and everything has ended.
-pub(super) fn run(gateway: Gateway) {
+pub(super) fn run(gateway: Gateway, signals: Signals) {
     let Gateway { reloader, listeners, app, admin, mut server, log_writer, stop_asked, sockets, predecessor } = gateway;
     let upgrade = Upgrade::new(sockets);
     let ending = &reloader.core().ending;
     let ready = Arc::clone(admin.ready());
     let threads = server.configuration.threads;
     let Listeners { traffic, admin: for_operators } = listeners;
+    let Signals { reload, reopen, upgrade: upgrade_asked } = signals;
     server.add_service(Traffic {
         reloader: Arc::clone(&reloader),
         app: Arc::clone(&app),
         listeners: Some(traffic),
         stopping: ending.leaving(),
         predecessor,
+        signals: Some((reload, reopen)),
         threads,
     });
     let stopping = ending.handed_over();
     server.add_service(AdminService { listeners: Some(for_operators), admin: Some(admin), stopping });
     let (limits, deadlines) = (Arc::clone(reloader.limits()), Arc::clone(reloader.deadlines()));
-    let stopper = Stopper { reloader, stop_asked, ready, app, limits, deadlines, upgrade };
+    let upgrade_asked = upgrade_asked.into();
+    let stopper = Stopper { reloader, stop_asked, upgrade_asked, ready, app, limits, deadlines, upgrade };
     server.run(RunArgs { shutdown_signal: Box::new(stopper) });
     log_writer.finish();
 }
@@ -49,6 +54,8 @@ struct Traffic {
     listeners: Option<UnboundedReceiver<Listener>>,
     stopping: ShutdownWatch,
     predecessor: Option<UnixStream>,
+    /// Those that ask for the file to be loaded anew, and for the access log to be opened anew.
+    signals: Option<(Signal, Signal)>,
     threads: usize,
 }
 
@@ -58,22 +65,10 @@ impl Service for Traffic {
         tokio::spawn(Arc::clone(self.reloader.deadlines()).run());
         self.reloader.begin().await;
         tokio::spawn(Arc::clone(&self.reloader).watch());
-        let mut reopen = signal(SignalKind::user_defined1()).ok();
-        let log = self.reloader.core().access_log.clone();
-        tokio::spawn(async move {
-            while received(&mut reopen).await {
-                log.reopen();
-            }
-        });
-        let mut hang_up = signal(SignalKind::hangup()).ok();
-        let reloader = Arc::clone(&self.reloader);
-        tokio::spawn(async move {
-            while received(&mut hang_up).await {
-                if let Err(fault) = reloader.reload("SIGHUP").await {
-                    debug!("SIGHUP: {fault}");
-                }
-            }
-        });
+        if let Some((reload, reopen)) = self.signals.take() {
+            tokio::spawn(reload_on(reload, Arc::clone(&self.reloader)));
+            tokio::spawn(reopen_on(reopen, self.reloader.core().access_log.clone()));
+        }
         // Clients that come before the listeners run wait in their queues.
         match self.predecessor.take() {
             Some(predecessor) => upgrade::say_ready(predecessor),
@@ -116,11 +111,17 @@ async fn run_all<A>(
     let _ = over.wait_for(|&over| over).await;
 }
 
-/// Waits for a signal; false when it can't come.
-async fn received(signal: &mut Option<Signal>) -> bool {
-    match signal {
-        Some(signal) => signal.recv().await.is_some(),
-        None => false,
+async fn reload_on(mut signal: Signal, reloader: Arc<Reloader>) {
+    while signal.recv().await.is_some() {
+        if let Err(fault) = reloader.reload("SIGHUP").await {
+            debug!("SIGHUP: {fault}");
+        }
+    }
+}
+
+async fn reopen_on(mut signal: Signal, log: AccessLog) {
+    while signal.recv().await.is_some() {
+        log.reopen();
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use log::{info, warn};
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Mutex, Notify};
 
 use super::manager;
 use super::upgrade::Upgrade;
@@ -29,6 +29,8 @@ const TICK: Duration = Duration::from_millis(50);
 pub(super) struct Stopper {
     pub(super) reloader: Arc<Reloader>,
     pub(super) stop_asked: Arc<Notify>,
+    /// SIGUSR2.
+    pub(super) upgrade_asked: Mutex<Signal>,
     pub(super) ready: Arc<AtomicBool>,
     pub(super) app: Arc<App>,
     pub(super) limits: Arc<ConnectionLimits>,
@@ -54,7 +56,7 @@ impl Stopper {
     async fn wait(&self) -> io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut upgrade = signal(SignalKind::user_defined2())?;
+        let mut upgrade = self.upgrade_asked.lock().await;
         let mut handed_over = false;
         while !handed_over {
             tokio::select! {

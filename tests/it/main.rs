@@ -37,6 +37,7 @@ mod reload;
 mod routing;
 mod servers;
 mod sessions;
+mod signals;
 mod socketio;
 mod stop;
 mod support;

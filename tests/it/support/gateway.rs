@@ -7,9 +7,11 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::fs::OpenOptions;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
@@ -85,12 +87,25 @@ impl Gateway {
         Self::launch(yaml, shell).await
     }
 
+    /// Starts a gateway, and sends it signals while it waits for the first byte of its configuration.
+    pub async fn start_with_signals(yaml: &str, signals: &[Signal]) -> Self {
+        Self::launch_and(yaml, Command::new(env!("CARGO_BIN_EXE_sockgate")), signals).await
+    }
+
     /// Runs this program with the arguments that make it serve the configuration.
-    pub async fn launch(yaml: &str, mut command: Command) -> Self {
+    pub async fn launch(yaml: &str, command: Command) -> Self {
+        Self::launch_and(yaml, command, &[]).await
+    }
+
+    async fn launch_and(yaml: &str, mut command: Command, early: &[Signal]) -> Self {
         let yaml = with_admin(yaml);
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(FILE);
-        std::fs::write(&file, &yaml).unwrap();
+        if early.is_empty() {
+            std::fs::write(&file, &yaml).unwrap();
+        } else {
+            mkfifo(&file, Mode::S_IRWXU).unwrap();
+        }
         if let Ok(engine) = ENGINE.try_get() {
             command.env("SOCKGATE_ENGINE", engine);
         }
@@ -106,6 +121,19 @@ impl Gateway {
             .unwrap();
         let log = Lines::follow(child.stderr.take().unwrap());
         let access_log = Lines::follow(child.stdout.take().unwrap());
+        if !early.is_empty() {
+            // It can be opened once there is a reader.
+            let mut options = OpenOptions::new();
+            let mut pipe = within("the gateway opens its file", options.write(true).open(&file)).await.unwrap();
+            for &signal in early {
+                kill(Pid::from_raw(child.id().unwrap().cast_signed()), signal).unwrap();
+            }
+            // From now on there is a file of the usual kind.
+            std::fs::remove_file(&file).unwrap();
+            std::fs::write(&file, &yaml).unwrap();
+            pipe.write_all(yaml.as_bytes()).await.unwrap();
+            pipe.flush().await.unwrap();
+        }
         // The admin listener and one for each `- ` entry under `listeners:` tell where they are.
         let expected = 1 + count_listeners(&yaml);
         let mut gateway = Self { child, heirs: Vec::new(), folder, addresses: HashMap::new(), log, access_log };
@@ -171,9 +199,14 @@ impl Gateway {
 
     /// Upgrades: gives the process that has taken over, to which signals go from now on.
     pub async fn upgrade(&mut self) -> Pid {
+        self.signal(Signal::SIGUSR2);
+        self.taken_over().await
+    }
+
+    /// Waits for the next process to take over, which has been asked for.
+    pub async fn taken_over(&mut self) -> Pid {
         let told = |line: &String| line.split_once("upgrade: process ")?.1.split(' ').next()?.parse().ok();
         let new = self.heirs.len();
-        self.signal(Signal::SIGUSR2);
         let over = |lines: &[String]| lines.iter().filter_map(told).map(Pid::from_raw).nth(new);
         within("the new process takes over", self.log.wait_for(|lines| over(lines).is_some())).await;
         self.heirs.push(over(&self.log.all()).expect("the new process takes over"));
