@@ -32,7 +32,7 @@ pub struct Metrics {
     upgrades_reached: IntCounterVec,
     time_to_websocket: HistogramVec,
     session_fallbacks: IntCounterVec,
-    handshake_errors: IntCounterVec,
+    session_errors: IntCounterVec,
     tunnels_closed: IntCounterVec,
     goodbyes: IntCounterVec,
     tunnel_bytes: IntCounterVec,
@@ -90,7 +90,7 @@ pub struct UpstreamMetrics {
     pub bytes_out: IntCounter,
     closed: IntCounterVec,
     goodbyes: IntCounterVec,
-    engine_io_errors: IntCounterVec,
+    session_errors: IntCounterVec,
     name: Arc<str>,
 }
 
@@ -154,7 +154,7 @@ impl Metrics {
                 "Requests of sessions that nobody knows, by what placed them",
                 &["upstream", "by"],
             )?,
-            handshake_errors: counter("engine_io_errors_total", "Engine.IO errors by code", &["upstream", "code"])?,
+            session_errors: counter("engine_io_errors_total", "Engine.IO errors by code", &["upstream", "code"])?,
             tunnels_closed: counter("tunnels_closed_total", "Tunnels closed, by whom", &["upstream", "by"])?,
             goodbyes: counter(
                 "goodbyes_total",
@@ -200,7 +200,7 @@ impl Metrics {
             upgrades_reached: self.upgrades_reached.with_label_values(&[name]),
             time_to_websocket: self.time_to_websocket.with_label_values(&[name]),
             session_fallbacks: self.session_fallbacks.clone(),
-            engine_io_errors: self.handshake_errors.clone(),
+            session_errors: self.session_errors.clone(),
             bytes_in: self.tunnel_bytes.with_label_values(&[name, "in"]),
             bytes_out: self.tunnel_bytes.with_label_values(&[name, "out"]),
             closed: self.tunnels_closed.clone(),
@@ -249,7 +249,7 @@ impl Metrics {
             &self.upgrades_offered,
             &self.upgrades_reached,
             &self.session_fallbacks,
-            &self.handshake_errors,
+            &self.session_errors,
             &self.tunnels_closed,
             &self.goodbyes,
             &self.tunnel_bytes,
@@ -344,8 +344,8 @@ impl UpstreamMetrics {
     }
 
     /// Counts an Engine.IO error answer, by its code (0 to 5).
-    pub fn engine_io_error(&self, code: u8) {
-        self.engine_io_errors.with_label_values(&[&*self.name, &code.to_string()]).inc();
+    pub fn session_error(&self, code: u8) {
+        self.session_errors.with_label_values(&[&*self.name, &code.to_string()]).inc();
     }
 
     /// Counts a goodbye that was said.

@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::filter::{Filter, Filters};
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::router::{Router, Routes};
+use crate::session::SessionProtocol;
 use crate::upstream::{self, Upstream};
 
 /// One configuration, built.
@@ -22,6 +23,8 @@ pub struct Snapshot {
     pub upstreams: HashMap<Arc<str>, Arc<Upstream>>,
     /// What the gateway's own answers count.
     pub local: UpstreamMetrics,
+    /// The protocols of sessions that upstreams have, each once.
+    session_protocols: Vec<Arc<dyn SessionProtocol>>,
 }
 
 /// What a program brings of its own; it outlives every configuration.
@@ -58,13 +61,29 @@ impl Snapshot {
             };
             upstreams.insert(Arc::from(name.as_str()), upstream);
         }
+        let mut session_protocols: Vec<Arc<dyn SessionProtocol>> = Vec::new();
+        for protocol in upstreams.values().filter_map(|upstream| upstream.session_protocol()) {
+            if !session_protocols.iter().any(|known| Arc::ptr_eq(known, protocol)) {
+                session_protocols.push(Arc::clone(protocol));
+            }
+        }
         let router = brought.router.clone().unwrap_or_else(|| Arc::new(Routes::build(&config.routes)));
         Ok(Self {
             filters: brought.filters.iter().cloned().collect(),
             router,
             upstreams,
             local: metrics.upstream("-"),
+            session_protocols,
             config,
         })
+    }
+
+    /// Whether a request may be a poll of a session, by its HTTP/1 head alone; false only where it is none.
+    pub(crate) fn may_be_poll(&self, head: &[u8]) -> bool {
+        let Some(rest) = head.strip_prefix(b"GET ").filter(|_| !self.session_protocols.is_empty()) else {
+            return false;
+        };
+        let target = rest.iter().position(|&byte| byte == b' ').map_or(rest, |end| &rest[..end]);
+        self.session_protocols.iter().any(|protocol| protocol.may_be_poll(target))
     }
 }

@@ -422,7 +422,7 @@ access_log: { format: off }
         metrics.refused("no_route");
         metrics.not_loaded();
         let upstream = &snapshot.upstreams["sockets"];
-        upstream.metrics.engine_io_error(1);
+        upstream.metrics.session_error(1);
         upstream.metrics.closed("client");
         upstream.metrics.goodbye("drain");
         upstream.metrics.fell_back("balance");

@@ -14,6 +14,7 @@ use super::request::RequestHead;
 use crate::filter::{FilterAnswer, HeaderEdits};
 use crate::http::{Refusal, answers};
 use crate::router::{Action, Route};
+use crate::session::Goodbye;
 
 /// Status, fields and body; how its end is told is the engine's business.
 #[derive(Debug)]
@@ -96,16 +97,22 @@ impl<'a> Answer<'a> {
 }
 
 /// The goodbye to a session as the answer to its poll, for a page of this origin.
-pub(super) fn goodbye(body: Bytes, kind: &'static str, origin: Option<HeaderValue>) -> FilterAnswer {
-    let fixed = HeaderValue::from_static;
-    let mut headers = vec![(CONTENT_TYPE, fixed(kind)), (CACHE_CONTROL, fixed("no-store"))];
+pub(super) fn goodbye(goodbye: Goodbye, origin: Option<HeaderValue>) -> FilterAnswer {
+    let Goodbye { status, content_type, body } = goodbye;
+    let body = match body {
+        Cow::Borrowed(body) => Bytes::from_static(body),
+        Cow::Owned(body) => Bytes::from(body),
+    };
+    let content_type = HeaderValue::try_from(content_type).map(|content_type| (CONTENT_TYPE, content_type));
+    let mut headers: Vec<_> = content_type.into_iter().collect();
+    headers.push((CACHE_CONTROL, HeaderValue::from_static("no-store")));
     if let Some(origin) = origin {
         // A page of another site may not read an answer that does not allow it, and would take it for a failure.
         headers.push((ACCESS_CONTROL_ALLOW_ORIGIN, origin));
-        headers.push((ACCESS_CONTROL_ALLOW_CREDENTIALS, fixed("true")));
-        headers.push((VARY, fixed("Origin")));
+        headers.push((ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true")));
+        headers.push((VARY, HeaderValue::from_static("Origin")));
     }
-    FilterAnswer { status: StatusCode::OK, headers, body }
+    FilterAnswer { status: StatusCode::from_u16(status).unwrap_or_default(), headers, body }
 }
 
 /// The body that a route responds with.

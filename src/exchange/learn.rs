@@ -1,22 +1,25 @@
-//! Learns sessions from the answers that open them, while the bytes pass: a session is known before the last byte of
-//! its handshake has been released, so that no request of it can come too early.
+//! Learns from answers what they say of sessions, while the bytes pass: a session is known before the last byte of its
+//! handshake has been released, so that no request of it can come too early.
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crate::session::{Held, How, Learned, Mark};
+use super::place::SessionTie;
+use crate::session::{Answered, Cause, Held, How, Key, Learned, Mark, NewSession, Reader};
 use crate::tunnel::Overhear;
 use crate::upstream::{Lease, Opening, PickKey, ServerId, Upstream};
-use crate::wire::engine_io::{Handshake, HandshakeReader, Progress};
 use crate::wire::websocket::{FrameTracker, Seen};
 
-/// Reads one answer.
+/// Learns from one answer.
 pub(super) struct Learner {
-    reader: HandshakeReader,
+    /// Reads on, where the head has not said all.
+    reader: Option<Box<dyn Reader>>,
     upstream: Arc<Upstream>,
     client: PickKey,
     server: ServerId,
+    /// The session that the request has named.
+    named: Option<Key>,
     /// The session is on its way until it is known.
     opening: Option<Opening>,
     /// The tunnel that the session opens on, if it does.
@@ -28,44 +31,68 @@ pub(super) struct Learner {
 /// A tunnel's hold of its session, empty until the session is known.
 pub(crate) type Hold = OnceLock<Held>;
 
-/// What an answer has said so far.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Heard {
-    /// It may still open a session.
-    TooLittle,
-    /// It opens none.
-    Nothing,
-    /// It has opened one, which is known now.
-    Session,
-}
-
 impl Learner {
-    /// For the answer of the server of this lease.
-    pub(super) fn new(upstream: Arc<Upstream>, client: PickKey, lease: &mut Lease) -> Self {
-        let (server, opening) = (lease.server().id(), lease.take_opening());
-        Self { reader: HandshakeReader::new(), upstream, client, server, opening, hold: None, silence: None }
+    /// For the answer of the server of this lease, whose head has said this; `None` where nothing is to be learned.
+    /// `in_tunnel`: what is learned opens on a tunnel.
+    pub(super) fn new(
+        answered: Answered,
+        (upstream, client, session): (&Arc<Upstream>, PickKey, &SessionTie),
+        lease: &mut Lease,
+        in_tunnel: bool,
+    ) -> Option<Self> {
+        if matches!(answered, Answered::Nothing) {
+            return None;
+        }
+        let mut this = Self {
+            reader: None,
+            upstream: Arc::clone(upstream),
+            client,
+            server: lease.server().id(),
+            named: session.begun.as_ref().map(|(key, _)| *key),
+            opening: lease.take_opening(),
+            hold: in_tunnel.then(Arc::default),
+            silence: None,
+        };
+        this.take(answered);
+        Some(this)
     }
 
-    /// Takes the next bytes of the answer's body.
-    pub(super) fn hear(&mut self, bytes: &[u8]) -> Heard {
-        match self.reader.push(bytes) {
-            Progress::NeedMore => Heard::TooLittle,
-            Progress::NotOne => Heard::Nothing,
-            Progress::Found(handshake) => {
-                self.learn(&handshake);
+    /// Takes the next bytes of the answer's body. True while there is more to learn.
+    pub(super) fn hear(&mut self, bytes: &[u8], is_end: bool) -> bool {
+        if let Some(answered) = self.reader.as_mut().and_then(|reader| reader.read(bytes, is_end)) {
+            self.reader = None;
+            self.take(answered);
+        }
+        self.reader.is_some()
+    }
+
+    fn take(&mut self, answered: Answered) {
+        match answered {
+            Answered::Nothing => {}
+            Answered::Body(reader) => self.reader = Some(reader),
+            Answered::Opened(opened) => {
+                self.learn(&opened);
                 if let Some(opening) = &self.opening {
                     opening.learned(&self.client);
                 }
-                Heard::Session
+            }
+            Answered::Refused { code, unknown } => {
+                if let Some(code) = code {
+                    self.upstream.metrics.session_error(code);
+                }
+                if let (true, Some(table), Some(key)) = (unknown, self.upstream.sessions(), self.named) {
+                    // Its server was restarted, or has given the session up.
+                    table.forget(key, Cause::Unknown);
+                }
             }
         }
     }
 
-    fn learn(&mut self, handshake: &Handshake) {
-        let life = handshake.ping_interval + handshake.ping_timeout + self.upstream.config().sessions.slack;
+    fn learn(&mut self, opened: &NewSession) {
+        let life = opened.silence + self.upstream.config().sessions.slack;
         self.silence = Some(life);
         let Some(table) = self.upstream.sessions() else { return };
-        let key = table.key(&handshake.sid);
+        let Some(key) = opened.id.as_deref().map(|id| table.key(id)).or(self.named) else { return };
         let home = table.home(self.server.to_bits());
         if table.learn(key, &home, life, How::Handshake) == Learned::Full {
             return;
@@ -76,33 +103,39 @@ impl Learner {
             if let Some(held) = table.hold(key) {
                 let _ = hold.set(held);
             }
-        } else if handshake.websocket && table.offer(key) {
+        } else if opened.websocket && table.offer(key) {
             self.upstream.metrics.upgrades_offered.inc();
         }
     }
 
-    /// The same for a session that opens on a WebSocket: its handshake is the payload of the server's first frame. The tunnel
-    /// holds it from then on, and may be silent for as long as it says.
-    pub(super) fn overhear(mut self, hold: Arc<Hold>) -> Overhear {
-        self.hold = Some(hold);
+    /// The tunnel's hold of the session that opens on it.
+    pub(super) fn hold(&self) -> Option<&Arc<Hold>> {
+        self.hold.as_ref()
+    }
+
+    /// Learns on in a tunnel: what would be the body of an answer is the payload of the server's first frame. The tunnel may
+    /// be silent for as long as that says. `None` where all has been learned.
+    pub(super) fn overhear(mut self) -> Option<Overhear> {
+        self.reader.as_ref()?;
         let mut frame = FirstFrame::default();
-        Box::new(move |bytes| match frame.payload(bytes) {
-            Some(payload) if self.hear(payload) == Heard::TooLittle => ControlFlow::Continue(()),
-            _ => {
-                let timeouts = &self.upstream.config().timeouts;
-                ControlFlow::Break(self.silence.map(|silence| timeouts.tunnel_idle(Some(silence))))
-            }
-        })
+        Some(Box::new(move |bytes| match frame.payload(bytes) {
+            Some(payload) if self.hear(payload, false) => ControlFlow::Continue(()),
+            _ => ControlFlow::Break(self.idle()),
+        }))
+    }
+
+    /// How long the tunnel may be silent by what was learned.
+    pub(super) fn idle(&self) -> Option<Duration> {
+        self.silence.map(|silence| self.upstream.config().timeouts.tunnel_idle(Some(silence)))
     }
 }
 
-/// Hears when a session has come to its WebSocket for good: the client's first message there is the probe, to which the
-/// server has to answer, and the second one says that this is the transport from now on.
-pub(super) fn overhear_upgrade(upstream: Arc<Upstream>, hold: Arc<Hold>) -> Overhear {
+/// Hears when a session has come to its WebSocket for good: with so many messages of the client.
+pub(super) fn overhear_arrival(upstream: Arc<Upstream>, hold: Arc<Hold>, messages: u64) -> Overhear {
     let (mut tracker, mut seen) = (FrameTracker::new(), Seen::default());
     Box::new(move |bytes| {
         let followed = tracker.advance(bytes, &mut seen).is_ok();
-        if followed && seen.messages < 2 {
+        if followed && seen.messages < messages {
             return ControlFlow::Continue(());
         }
         if followed && let Some(held) = hold.get() {
@@ -113,7 +146,7 @@ pub(super) fn overhear_upgrade(upstream: Arc<Upstream>, hold: Arc<Hold>) -> Over
 }
 
 /// Counts a session that has come to its WebSocket for good.
-pub(super) fn reached(upstream: &Arc<Upstream>, held: &Held) {
+pub(super) fn reached(upstream: &Upstream, held: &Held) {
     if let Some(upgrade) = held.upgraded() {
         upstream.metrics.upgrades_reached.inc();
         if let Some(after) = upgrade.after {

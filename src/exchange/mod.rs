@@ -15,14 +15,12 @@ mod place;
 mod request;
 mod tunnel;
 
-use std::borrow::Cow;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use ::http::HeaderValue;
-use bytes::Bytes;
 
 pub use self::core::Core;
 pub(crate) use answer::Answer;
@@ -43,8 +41,7 @@ use crate::session::{Cause, Mark};
 use crate::snapshot::Snapshot;
 use crate::upstream::config::HostHeader;
 use crate::upstream::{Lease, PickError, Server, ServerId, Tried, Upstream};
-use crate::wire::engine_io::{SESSION_UNKNOWN, error_code, goodbye};
-use learn::{Heard, Learner};
+use learn::Learner;
 use place::Ties;
 
 /// One request on its way through the gateway, from its head to its line in the access log.
@@ -90,10 +87,8 @@ pub struct Exchange {
     endable: bool,
     /// The goodbye that its session was told in place of an answer, where it was: the word for it in the log.
     told: Option<&'static str>,
-    /// Learns from the answer, where it may open a session.
-    learner: Option<Learner>,
-    /// The start of an error answer to a request of a session.
-    error_body: Option<Vec<u8>>,
+    /// Learns what the answer says of a session.
+    learner: Option<Box<Learner>>,
     /// The status of the server's answer.
     server_status: Option<u16>,
     /// Body bytes received from the client.
@@ -150,9 +145,6 @@ impl Side {
     }
 }
 
-/// How much of an error answer is looked at.
-const LONGEST_ERROR: usize = 256;
-
 impl Exchange {
     /// Begins with a request whose head is whole, asks the filters and the router, and knows then where the request
     /// goes, or why it doesn't. `announced` is the length of its body, where it says one.
@@ -203,7 +195,6 @@ impl Exchange {
             endable: false,
             told: None,
             learner: None,
-            error_body: None,
             server_status: None,
             body_in: 0,
             began: SystemTime::now(),
@@ -241,7 +232,7 @@ impl Exchange {
             match self.snapshot.upstreams.get(name) {
                 Some(upstream) => {
                     let ties = Ties::new(upstream, &request);
-                    self.polls = self.form == Form::Plain && ties.polls(head.method).is_some();
+                    self.polls = self.form == Form::Plain && ties.polls();
                     self.ties = Some(ties);
                     self.upstream = Some(Arc::clone(upstream));
                 }
@@ -351,7 +342,7 @@ impl Exchange {
         };
         let onward = Onward::new(&self.snapshot.config.forwarding, seen, &self.request_id);
         // A compressed handshake could not be read as it passes; it is too short to be worth it anyway.
-        let plain = self.ties.as_ref().is_some_and(Ties::opens_by_answer);
+        let plain = self.ties.as_ref().is_some_and(Ties::reads_answer);
         ServerFields::new(onward, &self.changes.to_server, plain)
     }
 
@@ -403,7 +394,7 @@ impl Exchange {
         };
         self.tries += 1;
         self.queued = lease.waited();
-        if self.polls {
+        if self.polls && ties.goodbye(upstream).is_some() {
             self.leave = Some(upstream.roster(lease.server().id()).add(self.origin(), true));
         }
         self.lease = Some(lease);
@@ -458,12 +449,10 @@ impl Exchange {
         self.filter_answer(status, headers, true);
         let secure = self.secure();
         if let (Some(ties), Some(upstream), Some(lease)) = (&self.ties, &self.upstream, &mut self.lease) {
-            match status {
-                200 if ties.opens_by_answer() => {
-                    self.learner = Some(Learner::new(Arc::clone(upstream), ties.client, lease));
-                }
-                400 if ties.session.is_some() => self.error_body = Some(Vec::new()),
-                _ => {}
+            if let (Some(session), Some(protocol)) = (&ties.session, upstream.session_protocol()) {
+                let answered = protocol.answered(session.said.dialect, status, headers);
+                let in_tunnel = self.form == Form::Upgrade;
+                self.learner = Learner::new(answered, (upstream, ties.client, session), lease, in_tunnel).map(Box::new);
             }
             if (self.form == Form::Plain || status == 101)
                 && let Some(cookie) = ties.set_cookie(upstream, lease.server().id(), secure)
@@ -472,6 +461,11 @@ impl Exchange {
             }
         }
         Ok(&self.changes.to_client)
+    }
+
+    /// Whether the head of an answer matters, and not its status alone.
+    pub(crate) fn reads_heads(&self) -> bool {
+        !self.snapshot.filters.is_empty() || self.ties.as_ref().is_some_and(|ties| ties.session.is_some())
     }
 
     fn filter_answer(&mut self, status: u16, headers: Headers<'_>, from_server: bool) {
@@ -492,23 +486,11 @@ impl Exchange {
 
     /// Takes the next bytes of the answer's body, before the client gets them.
     pub(crate) fn hear_answer(&mut self, bytes: &[u8], is_end: bool) {
-        if let Some(learner) = &mut self.learner
-            && learner.hear(bytes) != Heard::TooLittle
-        {
+        if self.learner.as_mut().is_some_and(|learner| !learner.hear(bytes, is_end)) {
             self.learner = None;
         }
         if let (true, Some(upstream), Some(ties)) = (self.polls && !bytes.is_empty(), &self.upstream, &self.ties) {
             ties.note_server_goodbye(upstream, bytes);
-        }
-        if let Some(error) = &mut self.error_body {
-            error.extend_from_slice(&bytes[..bytes.len().min(LONGEST_ERROR - error.len())]);
-            if is_end && let (Some(code), Some(upstream)) = (error_code(error), &self.upstream) {
-                upstream.metrics.engine_io_error(code);
-                if code == SESSION_UNKNOWN {
-                    // Its server was restarted, or has given the session up.
-                    self.forget_session(Cause::Unknown);
-                }
-            }
         }
     }
 
@@ -521,10 +503,8 @@ impl Exchange {
 
     /// The same for a session whose turn came during its last poll, which could not be ended.
     fn overdue_goodbye(&mut self, core: &Core, request: &RequestHead<'_>) {
-        let begun = self.ties.as_ref().and_then(|ties| ties.session.as_ref()?.begun.as_ref());
-        let table = self.upstream.as_ref().and_then(|upstream| upstream.sessions());
-        let (Some(upstream), Some(table), Some((key, _))) = (&self.upstream, table, begun) else { return };
-        if let Some(found) = table.find(*key).filter(|found| found.is(Mark::Leaving)) {
+        let found = self.ties.as_ref().and_then(|ties| ties.session.as_ref()?.found);
+        if let (Some(upstream), Some(found)) = (&self.upstream, found.filter(|found| found.is(Mark::Leaving))) {
             let server = upstream.server(ServerId::from_bits(found.server));
             let drains = server.is_none_or(|server| server.is_draining());
             self.say_goodbye(core, if drains { Why::Drain } else { Why::Rebalance }, request);
@@ -532,17 +512,12 @@ impl Exchange {
     }
 
     fn say_goodbye(&mut self, core: &Core, why: Why, request: &RequestHead<'_>) {
-        let session = self.ties.as_ref().and_then(|ties| ties.session.as_ref());
-        let (Some(upstream), Some(session)) = (&self.upstream, session) else { return };
+        let (Some(upstream), Some(ties)) = (&self.upstream, &self.ties) else { return };
+        let Some(goodbye) = ties.goodbye(upstream) else { return };
         let why = if core.ending.is_leaving() { "stopped" } else { why.word() };
         upstream.metrics.goodbye(why);
-        let body = match goodbye(session.revision, session.jsonp) {
-            Cow::Borrowed(body) => Bytes::from_static(body),
-            Cow::Owned(body) => Bytes::from(body),
-        };
-        let kind = if session.jsonp.is_some() { "text/javascript; charset=UTF-8" } else { "text/plain; charset=UTF-8" };
         let origin = request.headers.get("origin").and_then(|origin| HeaderValue::from_bytes(origin).ok());
-        self.own = Some(Box::new(answer::goodbye(body, kind, origin)));
+        self.own = Some(Box::new(answer::goodbye(goodbye, origin)));
         self.told = Some(why);
         self.forget_session(Cause::Drain);
     }
@@ -617,7 +592,7 @@ impl Exchange {
         entry.client = self.client;
         entry.route = self.route.as_ref().map(|route| Arc::clone(&route.name));
         if let Some(session) = self.ties.as_ref().and_then(|ties| ties.session.as_ref()) {
-            entry.session(session.transport.map(|transport| transport.as_str()), session.begun.as_ref());
+            entry.session(session.said.transport, session.begun.as_ref());
         }
         entry
     }

@@ -8,9 +8,8 @@ use http::HeaderValue;
 
 use crate::affinity;
 use crate::request::{Request, host_name};
-use crate::session::{Cause, How, Key, SessionTable};
+use crate::session::{Cause, Found, Goodbye, How, Key, Question, SessionProtocol, SessionRequest, SessionTable};
 use crate::upstream::{Lease, PickError, PickKey, ServerId, Tried, Upstream};
-use crate::wire::engine_io::{RequestInfo, Revision, Transport, is_farewell, is_goodbye};
 
 /// What ties a request to a server, as far as the request says.
 #[derive(Clone, Debug)]
@@ -24,30 +23,34 @@ pub(super) struct Ties {
     pub(super) session: Option<SessionTie>,
 }
 
-/// What a request to a Socket.IO upstream says of its session.
+/// What a request says of its session, and what was known of that when it came.
 #[derive(Clone, Debug)]
 pub(super) struct SessionTie {
-    /// The session, if it has begun, and what the table calls it.
+    /// The session that the request names, and what the table calls it.
     pub(super) begun: Option<(Key, Box<str>)>,
-    /// The path that the server listens at.
-    path: Box<str>,
-    pub(super) revision: Revision,
-    pub(super) transport: Option<Transport>,
-    pub(super) jsonp: Option<u32>,
-    /// Whether it speaks Engine.IO at all: an app may answer other requests at the same address.
-    speaks: bool,
-    /// Whether the request itself ends the session.
-    goodbye: bool,
+    /// What else its protocol says of the request.
+    pub(super) said: SessionRequest<'static>,
+    /// Where the session lives.
+    pub(super) found: Option<Found>,
+    /// What servers can be asked for a session that the table does not know.
+    question: Option<Box<Question>>,
 }
 
-/// How long a session is remembered whose handshake was not seen: twice what Socket.IO 4 uses by default.
-const UNSEEN_LIFE: Duration = Duration::from_secs(90);
 /// Most servers that are asked for one session.
 const MOST_ASKED: usize = 16;
 
 impl SessionTie {
+    fn new(protocol: &dyn SessionProtocol, table: &SessionTable, request: &Request<'_>) -> Self {
+        let said = protocol.read(request);
+        let begun = said.id.map(|id| (table.key(id), Box::from(id)));
+        let found = begun.as_ref().and_then(|(key, _)| table.find(*key));
+        let lost = said.id.filter(|_| found.is_none());
+        let question = lost.and_then(|id| protocol.question(said.dialect, id, request)).map(Box::new);
+        Self { begun, said: SessionRequest { id: None, ..said }, found, question }
+    }
+
     /// How long its session may be silent, as far as its handshake was seen.
-    pub(super) fn silence(&self, upstream: &Arc<Upstream>) -> Option<Duration> {
+    pub(super) fn silence(&self, upstream: &Upstream) -> Option<Duration> {
         let (key, _) = self.begun.as_ref()?;
         upstream.sessions()?.silence(*key)
     }
@@ -59,20 +62,8 @@ impl Ties {
         let value = upstream.keys.iter().find_map(|by| affinity::value(request, by)).map(affinity::stable_hash);
         let client = PickKey { client: request.client, value };
         let was_on = upstream.cookie.as_ref().and_then(|cookie| cookie.find(request)).map(ServerId::from_bits);
-        let session = upstream.sessions().map(|table| {
-            let path = &*request.path.canonical;
-            let info = RequestInfo::read(path, request.query);
-            SessionTie {
-                begun: info.sid.map(|sid| (table.key(sid), sid.into())),
-                path: path.into(),
-                // A server reads a request without EIO as revision 3.
-                revision: info.revision.unwrap_or(Revision::Eio3),
-                transport: info.transport,
-                jsonp: info.jsonp,
-                speaks: info.revision.is_some() || info.transport.is_some(),
-                goodbye: info.goodbye,
-            }
-        });
+        let session = upstream.sessions().zip(upstream.session_protocol());
+        let session = session.map(|(table, protocol)| SessionTie::new(&**protocol, table, request));
         Self { client, was_on, cross_site: upstream.cookie.is_some() && is_cross_site(request), session }
     }
 
@@ -92,48 +83,44 @@ impl Ties {
         self.session.as_ref().is_some_and(|session| session.begun.is_some())
     }
 
-    /// Whether it belongs to a session, or may open one.
-    pub(super) fn concerns_session(&self) -> bool {
-        self.session.as_ref().is_some_and(|session| session.speaks || session.begun.is_some())
-    }
-
     /// Whether this request may open a session.
     pub(super) fn opens(&self) -> bool {
-        self.session.as_ref().is_some_and(|session| session.speaks && session.begun.is_none())
+        self.session.as_ref().is_some_and(|session| session.said.opens)
     }
 
-    /// Whether the body of its answer may open one: that of a WebSocket opens with its first frame.
-    pub(super) fn opens_by_answer(&self) -> bool {
-        let socket = |session: &SessionTie| session.transport == Some(Transport::WebSocket);
-        self.opens() && !self.session.as_ref().is_some_and(socket)
+    /// Whether the body of its answer is read.
+    pub(super) fn reads_answer(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.said.reads_answer)
     }
 
-    /// Whether the server may take its time to answer, and the session ends politely if the gateway answers instead.
-    pub(super) fn polls(&self, method: &str) -> Option<&SessionTie> {
-        let session = self.session.as_ref()?;
-        let polling = session.transport.is_some_and(Transport::is_polling);
-        (method == "GET" && polling && session.begun.is_some()).then_some(session)
+    /// Whether the server may take its time to answer.
+    pub(super) fn polls(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.said.polls)
+    }
+
+    /// The answer that ends its session politely in the server's place, where this is a poll that has one.
+    pub(super) fn goodbye(&self, upstream: &Upstream) -> Option<Goodbye> {
+        let session = self.session.as_ref().filter(|session| session.said.polls)?;
+        upstream.session_protocol()?.goodbye(session.said.dialect)
     }
 
     /// Takes note of a client's goodbye, which is the whole body of a POST: its session is over. Nothing else would tell,
     /// and it would be counted on its server until it expired.
-    pub(super) fn note_client_goodbye(&self, upstream: &Arc<Upstream>, body: &[u8]) {
-        let (Some(table), Some(session)) = (upstream.sessions(), &self.session) else { return };
-        if let Some((key, _)) = &session.begun
-            && session.transport.is_some_and(Transport::is_polling)
-            && is_goodbye(body, session.revision, session.transport == Some(Transport::JsonpPolling))
-        {
-            table.goodbye(*key, Cause::Client);
-        }
+    pub(super) fn note_client_goodbye(&self, upstream: &Upstream, body: &[u8]) {
+        self.note_goodbye(upstream, Cause::Client, |protocol, dialect| protocol.is_client_goodbye(dialect, body));
     }
 
     /// Takes note of a server's goodbye, in the same way; `answer` is the end of the answer to a poll.
-    pub(super) fn note_server_goodbye(&self, upstream: &Arc<Upstream>, answer: &[u8]) {
-        if let (Some(table), Some(poll)) = (upstream.sessions(), &self.session)
-            && let Some((key, _)) = &poll.begun
-            && is_farewell(answer, poll.revision, poll.jsonp)
+    pub(super) fn note_server_goodbye(&self, upstream: &Upstream, answer: &[u8]) {
+        self.note_goodbye(upstream, Cause::Server, |protocol, dialect| protocol.is_server_goodbye(dialect, answer));
+    }
+
+    fn note_goodbye(&self, upstream: &Upstream, cause: Cause, said: impl FnOnce(&dyn SessionProtocol, u64) -> bool) {
+        if let (Some(table), Some(protocol)) = (upstream.sessions(), upstream.session_protocol())
+            && let Some(SessionTie { begun: Some((key, _)), said: request, .. }) = &self.session
+            && said(&**protocol, request.dialect)
         {
-            table.goodbye(*key, Cause::Server);
+            table.goodbye(*key, cause);
         }
     }
 
@@ -167,10 +154,12 @@ impl Ties {
     /// is gone or has been given up.
     async fn at_home(&self, upstream: &Arc<Upstream>, tried: &mut Tried) -> Option<Lease> {
         let (table, session) = (upstream.sessions()?, self.session.as_ref()?);
-        let (key, sid) = session.begun.as_ref()?;
-        let found = match table.find(*key) {
+        let (key, _) = session.begun.as_ref()?;
+        // It was looked up when the request came; meanwhile a server has failed it.
+        let found = if tried.is_empty() { session.found } else { table.find(*key) };
+        let found = match found {
             Some(found) => ServerId::from_bits(found.server),
-            None => self.search(upstream, table, *key, sid).await?,
+            None => self.search(upstream, table, *key).await?,
         };
         // The session is nowhere else.
         let back =
@@ -178,7 +167,7 @@ impl Ties {
         if back.is_none() {
             // Another server will not know it, and its client begins anew.
             table.forget(*key, Cause::ServerDown);
-        } else if session.goodbye {
+        } else if session.said.ends {
             table.goodbye(*key, Cause::Client);
         }
         back
@@ -187,8 +176,9 @@ impl Ties {
     /// Looks for a session that this gateway has not seen: it was restarted, or another replica opened it. The servers
     /// are asked in ring order, beginning where the client's hash points, since there most sessions are. The request
     /// itself waits, and is sent once.
-    async fn search(&self, upstream: &Arc<Upstream>, table: &SessionTable, key: Key, sid: &str) -> Option<ServerId> {
+    async fn search(&self, upstream: &Arc<Upstream>, table: &SessionTable, key: Key) -> Option<ServerId> {
         let session = self.session.as_ref()?;
+        let question = session.question.as_ref()?;
         let mut servers = upstream.in_ring_order(&self.client);
         // Where the cookie points is more likely still.
         servers.sort_by_key(|server| Some(server.id()) != self.was_on);
@@ -202,9 +192,9 @@ impl Ties {
             return Some(ServerId::from_bits(found.server));
         }
         for server in servers.iter().take(MOST_ASKED) {
-            if upstream.knows(server, &session.path, sid, session.revision).await {
+            if upstream.knows(server, session.said.dialect, question).await {
                 let home = table.home(server.id().to_bits());
-                table.learn(key, &home, UNSEEN_LIFE, How::Rescue);
+                table.learn(key, &home, upstream.session_protocol()?.unseen_life(), How::Rescue);
                 upstream.saw(&self.client, server);
                 drop(turn);
                 return Some(server.id());

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::learn::{Hold, Learner, overhear_upgrade, reached};
-use super::place::Ties;
+use super::learn::{Hold, overhear_arrival, reached};
+use super::place::SessionTie;
 use super::{Entry, Exchange, Form, RequestHead};
+use crate::session::Arrival;
 use crate::tunnel::Listening;
 use crate::upstream::{Lease, Upstream};
-use crate::wire::engine_io::Revision;
 
 /// What is told of a tunnel when it ends, and what it holds until then.
 pub(crate) struct Opened {
@@ -17,8 +17,7 @@ pub(crate) struct Opened {
     pub(crate) upstream: Arc<Upstream>,
     /// Its session, where it may have one.
     pub(crate) held: Option<Arc<Hold>>,
-    /// Whether that session may go on without it though it came here: a client of Socket.IO 0.9 that gave up waiting for
-    /// its server's first word polls on by the same session.
+    /// Whether that session may go on without it though it came here: see [`Arrival::Unsure`].
     pub(crate) unsure: bool,
     /// How long it may be silent; zero for no limit. For a session that begins here, its first frame will say more.
     pub(crate) idle: Duration,
@@ -35,7 +34,7 @@ impl Exchange {
     pub(crate) fn open_tunnel(mut self: Box<Self>, listening: &mut Listening) -> Option<Opened> {
         let mut entry = self.entry.take().unwrap_or_else(|| Box::new(self.entry("", None)));
         self.fill(&mut entry);
-        let (mut lease, upstream, ties) = (self.lease.take()?, self.upstream.take()?, self.ties.take()?);
+        let (lease, upstream, ties) = (self.lease.take()?, self.upstream.take()?, self.ties.take()?);
         if self.form == Form::Upgrade {
             lease.answered(101);
             upstream.metrics.answered(101);
@@ -44,37 +43,39 @@ impl Exchange {
         } else {
             upstream.metrics.raw.inc();
         }
-        // Other WebSockets on the upstream end without a session, and come back to nothing.
-        let held = session(&upstream, &ties, &mut lease, listening).filter(|_| ties.concerns_session());
         let session = ties.session.as_ref();
-        let unsure = session.is_some_and(|session| session.revision == Revision::SocketIo09);
         let silence = session.and_then(|session| session.silence(&upstream));
-        let idle = upstream.config().timeouts.tunnel_idle(silence);
+        let mut idle = upstream.config().timeouts.tunnel_idle(silence);
+        let (mut held, mut unsure) = (None, false);
+        if let Some(learner) = self.learner.take() {
+            // The session begins here.
+            held = learner.hold().cloned();
+            idle = learner.idle().unwrap_or(idle);
+            listening.overhear = learner.overhear();
+        } else if let Some(session) = session {
+            (held, unsure) = came(&upstream, session, listening);
+        }
         Some(Opened { entry, lease, upstream, held, unsure, idle })
     }
 }
 
-/// What a new tunnel means to its session, which it holds for as long as it is open. One that began with polling is still
-/// to find out whether it reaches its WebSocket, but for 0.9, where this is it. One that begins here is held from the
-/// server's first frame onwards, which is its handshake.
-fn session(upstream: &Arc<Upstream>, ties: &Ties, lease: &mut Lease, listening: &mut Listening) -> Option<Arc<Hold>> {
-    let (table, session) = (upstream.sessions()?, ties.session.as_ref()?);
-    let hold = Arc::new(Hold::new());
-    match &session.begun {
-        Some((key, _)) => {
-            let held = table.hold(*key)?;
-            if session.revision == Revision::SocketIo09 {
-                reached(upstream, &held);
-            } else {
-                listening.overhear_client = Some(overhear_upgrade(Arc::clone(upstream), Arc::clone(&hold)));
+/// What a new tunnel means to a session that began elsewhere, which it holds for as long as it is open; and whether the
+/// session may go on without it though it has come.
+fn came(upstream: &Arc<Upstream>, session: &SessionTie, listening: &mut Listening) -> (Option<Arc<Hold>>, bool) {
+    let known = upstream.sessions().zip(upstream.session_protocol()).zip(session.begun.as_ref());
+    let Some(((table, protocol), (key, _))) = known else { return (None, false) };
+    let arrival = protocol.arrival(session.said.dialect);
+    let held = table.hold(*key).map(|held| {
+        let hold = Arc::new(Hold::new());
+        match arrival {
+            Arrival::AtOnce | Arrival::Unsure => reached(upstream, &held),
+            Arrival::Message(number) => {
+                listening.overhear_client = Some(overhear_arrival(Arc::clone(upstream), Arc::clone(&hold), number));
             }
-            // It has been empty until now.
-            let _ = hold.set(held);
         }
-        None => {
-            let learner = Learner::new(Arc::clone(upstream), ties.client, lease);
-            listening.overhear = Some(learner.overhear(Arc::clone(&hold)));
-        }
-    }
-    Some(hold)
+        // It has been empty until now.
+        let _ = hold.set(held);
+        hold
+    });
+    (held, arrival == Arrival::Unsure)
 }

@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::proxy::{App, Balancer, Engine, Engines, PingoraEngine};
 use crate::reload::Reloader;
 use crate::router::Router;
+use crate::session::SessionProtocol;
 use crate::snapshot::Brought;
 use crate::upstream::{self, Balance};
 
@@ -91,6 +92,15 @@ impl Builder {
         self
     }
 
+    /// Keeps the sessions of an upstream's servers by this protocol: an upstream of kind `http` has sessions then, one of
+    /// kind `socket.io` has these in place of Engine.IO's.
+    #[must_use]
+    pub fn session_protocol(mut self, upstream: &str, protocol: impl SessionProtocol) -> Self {
+        let own = self.brought.upstreams.entry(upstream.to_owned()).or_default();
+        own.session_protocol = Some(Arc::new(protocol));
+        self
+    }
+
     /// Serves HTTP/1 exchanges with this engine. Default: [`Engine::Pingora`].
     #[must_use]
     pub fn engine(mut self, engine: Engine) -> Self {
@@ -121,7 +131,7 @@ impl Builder {
     /// Loads what the configuration names, and binds every address; nothing is accepted yet.
     ///
     /// # Errors
-    /// The first certificate, policy, log file, upstream or address that can't be used.
+    /// The first certificate, policy, log file, upstream or address that can't be used, or a name that no upstream has.
     pub fn build(self) -> Result<Gateway, BuildError> {
         let Self { config, file, brought, engine } = self;
         let fail = |error: &dyn fmt::Display| BuildError(error.to_string());
@@ -129,6 +139,7 @@ impl Builder {
         // chosen already, its choice stands.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         check_authorities()?;
+        check_names(&brought, &config)?;
         let metrics = Metrics::new().map_err(|error| fail(&error))?;
         let threads = match config.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -158,6 +169,18 @@ impl Builder {
         let stop_asked = Arc::default();
         Ok(Gateway { reloader, listeners, app, admin, server, log_writer, stop_asked, sockets, predecessor })
     }
+}
+
+/// What a program brings for an upstream that is not there would have no effect.
+fn check_names(brought: &Brought, config: &Config) -> Result<(), BuildError> {
+    let stranger = brought.upstreams.keys().find(|name| !config.upstreams.contains_key(*name));
+    stranger.map_or(Ok(()), |name| {
+        let known: Vec<_> = config.upstreams.keys().map(|name| format!("`{name}`")).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        Err(BuildError(format!(
+            "upstream `{name}`: the program brings parts for it, but the configuration has no such upstream, it has {known}"
+        )))
+    })
 }
 
 /// Pingora's connector reads the system's authorities whether anybody needs them or not, and panics where it can't.

@@ -159,7 +159,7 @@ impl Attempt {
     fn answered(&mut self, status: u16, head: &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
         let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
         let mut parsed = httparse::Response::new(&mut fields);
-        if !self.exchange.snapshot().filters.is_empty() {
+        if self.exchange.reads_heads() {
             // The tunnel has read it as a head before.
             let _ = parsed.parse(head);
         } else {

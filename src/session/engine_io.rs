@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::protocol::{
-    Answered, Arrival, CheckedSession, Goodbye, Opened, Question, Reader, SessionCheck, SessionProtocol,
-    SessionRequest, Verdict,
+    Answered, Arrival, CheckedSession, Goodbye, NewSession, Question, Reader, SessionCheck, SessionProtocol,
+    SessionRequest,
 };
 use crate::request::{Headers, Request};
 use crate::wire::engine_io::{
@@ -52,12 +52,12 @@ impl SessionProtocol for EngineIo {
 
     fn is_client_goodbye(&self, dialect: u64, body: &[u8]) -> bool {
         let Dialect { revision, polling, form, .. } = Dialect::unpack(dialect);
-        polling && engine_io::is_goodbye(body, revision, form)
+        polling && engine_io::is_client_goodbye(body, revision, form)
     }
 
     fn is_server_goodbye(&self, dialect: u64, bytes: &[u8]) -> bool {
         let Dialect { revision, jsonp, .. } = Dialect::unpack(dialect);
-        engine_io::is_farewell(bytes, revision, jsonp)
+        engine_io::is_server_goodbye(bytes, revision, jsonp)
     }
 
     /// The client's first message is the probe, to which the server has to answer, and the second one says that this is
@@ -65,7 +65,7 @@ impl SessionProtocol for EngineIo {
     /// on by the same session.
     fn arrival(&self, dialect: u64) -> Arrival {
         match Dialect::unpack(dialect).revision {
-            Revision::SocketIo09 => Arrival::OpenedUnsure,
+            Revision::SocketIo09 => Arrival::Unsure,
             Revision::Eio3 | Revision::Eio4 => Arrival::Message(2),
         }
     }
@@ -89,29 +89,29 @@ impl SessionProtocol for EngineIo {
         Some(Question::get(format!("{}?EIO={eio}&transport=websocket&sid={id}", request.path.canonical)))
     }
 
-    fn verdict(&self, _dialect: u64, status: u16, body: &[u8]) -> Verdict {
+    fn is_known(&self, _dialect: u64, status: u16, body: &[u8]) -> Option<bool> {
         // python-engineio answers in words.
         const TRANSPORT: &[u8] = b"invalid transport";
         let names_transport = || body.windows(TRANSPORT.len()).any(|words| words.eq_ignore_ascii_case(TRANSPORT));
         match (status, error_code(body)) {
-            (400, Some(SESSION_UNKNOWN)) => Verdict::Unknown,
-            (400, Some(_)) => Verdict::Known,
-            (400, None) if names_transport() => Verdict::Known,
-            _ => Verdict::Unclear,
+            (400, Some(SESSION_UNKNOWN)) => Some(false),
+            (400, Some(_)) => Some(true),
+            (400, None) if names_transport() => Some(true),
+            _ => None,
         }
     }
 
     fn goodbye(&self, dialect: u64) -> Option<Goodbye> {
         let Dialect { revision, jsonp, .. } = Dialect::unpack(dialect);
         let content_type = if jsonp.is_some() { "text/javascript; charset=UTF-8" } else { "text/plain; charset=UTF-8" };
-        Some(Goodbye { content_type, body: engine_io::goodbye(revision, jsonp) })
+        Some(Goodbye { status: 200, content_type, body: engine_io::goodbye(revision, jsonp) })
     }
 
     fn check(&self) -> Option<&dyn SessionCheck> {
         Some(self)
     }
 
-    fn may_poll(&self, target: &[u8]) -> bool {
+    fn may_be_poll(&self, target: &[u8]) -> bool {
         target.windows(4).any(|window| matches!(window, b"sid=" | b"/1/x" | b"/1/j"))
     }
 }
@@ -167,7 +167,7 @@ impl Reader for HandshakeReader {
             Progress::NeedMore => None,
             Progress::NotOne => Some(Answered::Nothing),
             Progress::Found(Handshake { sid, ping_interval, ping_timeout, websocket }) => {
-                Some(Answered::Opened(Opened { id: Some(sid), silence: ping_interval + ping_timeout, websocket }))
+                Some(Answered::Opened(NewSession { id: Some(sid), silence: ping_interval + ping_timeout, websocket }))
             }
         }
     }

@@ -2,23 +2,21 @@
 //! here; who they are and how they fare is the upstream's.
 
 mod engine_io;
-mod guess;
 mod home;
 mod protocol;
 mod returning;
 mod shards;
-mod table;
+pub(crate) mod table;
 mod totals;
 mod upgrades;
 
 pub use engine_io::EngineIo;
-pub(crate) use guess::may_be_poll;
-pub use home::Home;
+pub(crate) use home::Home;
 pub use protocol::{
-    Answered, Arrival, CheckedSession, Goodbye, Opened, Question, Reader, SessionCheck, SessionProtocol,
-    SessionRequest, Verdict,
+    Answered, Arrival, CheckedSession, Goodbye, NewSession, Question, Reader, SessionCheck, SessionProtocol,
+    SessionRequest,
 };
-pub use returning::{ClientKey, Returning};
-pub use table::{Found, Held, How, Key, Learned, Mark, SessionTable, Upgrade};
-pub use totals::{Cause, Totals};
-pub use upgrades::Recent;
+pub(crate) use returning::Returning;
+pub(crate) use table::{Found, Held, How, Key, Learned, Mark, SessionTable};
+pub(crate) use totals::{Cause, Totals};
+pub(crate) use upgrades::Recent;

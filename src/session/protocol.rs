@@ -53,8 +53,8 @@ use crate::request::{Headers, Request};
 /// ```
 /// use std::time::Duration;
 ///
-/// use sockgate::request::{Headers, Request};
-/// use sockgate::session::{Answered, Opened, SessionProtocol, SessionRequest};
+/// use sockgate::{Headers, Request};
+/// use sockgate::session::{Answered, NewSession, SessionProtocol, SessionRequest};
 ///
 /// struct Mcp;
 ///
@@ -71,7 +71,7 @@ use crate::request::{Headers, Request};
 ///     fn answered(&self, _dialect: u64, status: u16, headers: Headers<'_>) -> Answered {
 ///         match headers.get("mcp-session-id") {
 ///             // Some servers put a fresh id on refusals, too; that one is dead.
-///             Some(id) if status == 200 => Answered::Opened(Opened::new(String::from_utf8_lossy(id), HALF_AN_HOUR)),
+///             Some(id) if status == 200 => Answered::Opened(NewSession::new(String::from_utf8_lossy(id), HALF_AN_HOUR)),
 ///             None if status == 404 => Answered::Refused { code: None, unknown: true },
 ///             _ => Answered::Nothing,
 ///         }
@@ -98,7 +98,7 @@ pub trait SessionProtocol: Send + Sync + 'static {
 
     /// When a session that began elsewhere has come to its WebSocket for good: from then on it ends with it.
     fn arrival(&self, _dialect: u64) -> Arrival {
-        Arrival::Opened
+        Arrival::AtOnce
     }
 
     /// How long a session may be silent whose opening the gateway has not seen.
@@ -112,10 +112,10 @@ pub trait SessionProtocol: Send + Sync + 'static {
         None
     }
 
-    /// What the answer to a [question](Self::question) means. Only a clear yes should be one: a session that is sent to
-    /// the wrong server is lost.
-    fn verdict(&self, _dialect: u64, _status: u16, _body: &[u8]) -> Verdict {
-        Verdict::Unclear
+    /// Whether the answer to a [question](Self::question) says that the server knows the session; `None` where it can't be
+    /// told. Only a clear yes should be one: a session that is sent to the wrong server is lost.
+    fn is_known(&self, _dialect: u64, _status: u16, _body: &[u8]) -> Option<bool> {
+        None
     }
 
     /// The answer to a pending [poll](SessionRequest::polls) on which the client opens a new session by itself. `None`
@@ -132,7 +132,7 @@ pub trait SessionProtocol: Send + Sync + 'static {
     /// Whether a `GET` for this target, path and query as sent, may be a [poll](SessionRequest::polls). It is asked
     /// before the route is known, of requests for other upstreams, too. A yes to what is none costs some memory; a no to
     /// one that is keeps it from being answered in the server's place.
-    fn may_poll(&self, _target: &[u8]) -> bool {
+    fn may_be_poll(&self, _target: &[u8]) -> bool {
         false
     }
 }
@@ -161,7 +161,7 @@ pub enum Answered {
     /// Nothing.
     Nothing,
     /// A session is open.
-    Opened(Opened),
+    Opened(NewSession),
     /// It is a refusal.
     Refused {
         /// The protocol's code for it, which is counted.
@@ -174,7 +174,7 @@ pub enum Answered {
 }
 
 /// Reads the body of an answer as it passes.
-pub trait Reader: Send {
+pub trait Reader: Send + Sync {
     /// Takes the next bytes, before the client gets them. `is_end` says that no more will come. `None` while more has to
     /// be seen; after anything else nothing more is read. It should give up by itself on bodies that are too long.
     fn read(&mut self, bytes: &[u8], is_end: bool) -> Option<Answered>;
@@ -182,7 +182,7 @@ pub trait Reader: Send {
 
 /// A session that a server has opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Opened {
+pub struct NewSession {
     /// Its id, as later requests name it; `None` for the one that the request has named.
     pub id: Option<String>,
     /// How long it may be silent before it is over, by what its server says or does. Polls and WebSockets of the session
@@ -192,7 +192,7 @@ pub struct Opened {
     pub websocket: bool,
 }
 
-impl Opened {
+impl NewSession {
     /// A session without a WebSocket.
     pub fn new(id: impl Into<String>, silence: Duration) -> Self {
         Self { id: Some(id.into()), silence, websocket: false }
@@ -203,15 +203,16 @@ impl Opened {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
     /// When it opens.
-    Opened,
+    AtOnce,
     /// The same, as far as anybody can tell: if it ends before the client has sent a message, the session may go on
     /// without it.
-    OpenedUnsure,
+    Unsure,
     /// With this message of the client, counted from 1: what comes before is only a trial.
     Message(u64),
 }
 
-/// A request that the gateway makes on its own account. `Host` and the length of the body are added.
+/// A request that the gateway makes on its own account. `Host`, unless a field brings it, and the length of the body are
+/// added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     /// The method.
@@ -237,20 +238,11 @@ impl Question {
     }
 }
 
-/// What the answer to a [question](SessionProtocol::question) means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// The server knows the session.
-    Known,
-    /// It does not.
-    Unknown,
-    /// It can't be told.
-    Unclear,
-}
-
 /// The polite end of a session, as the answer to its poll.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Goodbye {
+    /// The status.
+    pub status: u16,
     /// The media type of the body.
     pub content_type: &'static str,
     /// The body.

@@ -1,7 +1,7 @@
 //! What the operator says about an upstream: its servers, how to choose among them and how to know that they live.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use serde::de::{self, MapAccess, Unexpected, Visitor, value::MapAccessDeserializer};
@@ -415,7 +415,9 @@ pub enum Check {
 impl Check {
     /// What the check `engine.io` speaks with servers that have no sessions of another protocol.
     pub(super) fn protocol() -> Arc<dyn SessionProtocol> {
-        Arc::new(EngineIo)
+        // One for all: who goes through the protocols in use does so for each request.
+        static ENGINE_IO: LazyLock<Arc<dyn SessionProtocol>> = LazyLock::new(|| Arc::new(EngineIo));
+        Arc::clone(&ENGINE_IO)
     }
 }
 

@@ -71,7 +71,7 @@ pub fn close_packet(revision: Revision) -> &'static str {
 }
 
 /// Whether this is the whole body of a POST with which a client ends its session. `jsonp` says that it was sent by a form.
-pub fn is_goodbye(body: &[u8], revision: Revision, jsonp: bool) -> bool {
+pub fn is_client_goodbye(body: &[u8], revision: Revision, jsonp: bool) -> bool {
     let packet = close_packet(revision).as_bytes();
     if !jsonp {
         return body == packet || revision == Revision::Eio4 && closes_payload(body);
@@ -85,7 +85,7 @@ pub fn is_goodbye(body: &[u8], revision: Revision, jsonp: bool) -> bool {
 }
 
 /// Whether this is the end of an answer to a poll with which a server ends the session.
-pub fn is_farewell(answer: &[u8], revision: Revision, jsonp: Option<u32>) -> bool {
+pub fn is_server_goodbye(answer: &[u8], revision: Revision, jsonp: Option<u32>) -> bool {
     match (revision, jsonp) {
         (Revision::SocketIo09, Some(index)) => answer == format!("io.j[{index}](\"0::\");").as_bytes(),
         (Revision::SocketIo09, None) => answer == close_packet(revision).as_bytes(),
@@ -175,7 +175,7 @@ mod tests {
             ("d=%220%3A%3A%22", SocketIo09, true),
             ("d=0%3A%3A", SocketIo09, true),
         ] {
-            assert!(is_goodbye(body.as_bytes(), revision, jsonp), "{body}");
+            assert!(is_client_goodbye(body.as_bytes(), revision, jsonp), "{body}");
         }
         for (body, revision, jsonp) in [
             ("", Eio4, false),
@@ -186,7 +186,7 @@ mod tests {
             ("d=2%3A41", Eio3, true),
             ("0::/chat", SocketIo09, false),
         ] {
-            assert!(!is_goodbye(body.as_bytes(), revision, jsonp), "{body}");
+            assert!(!is_client_goodbye(body.as_bytes(), revision, jsonp), "{body}");
         }
     }
 
@@ -201,10 +201,10 @@ mod tests {
             ("0::", SocketIo09, None),
             ("io.j[0](\"0::\");", SocketIo09, Some(0)),
         ] {
-            assert!(is_farewell(answer.as_bytes(), revision, jsonp), "{answer}");
+            assert!(is_server_goodbye(answer.as_bytes(), revision, jsonp), "{answer}");
         }
         for (answer, revision) in [("6", Eio4), ("2:41", Eio3), ("7:::1+0", SocketIo09), ("", Eio4)] {
-            assert!(!is_farewell(answer.as_bytes(), revision, None), "{answer}");
+            assert!(!is_server_goodbye(answer.as_bytes(), revision, None), "{answer}");
         }
     }
 

@@ -1,16 +1,15 @@
 //! Filters of a program's own see every HTTP request, whatever carries it, and every answer.
 
 use std::net::SocketAddr;
-use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use http::{HeaderName, HeaderValue};
-use sockgate::{Builder, Changes, Config, Filter, FilterAnswer, HeaderEdits, Request, Response, Verdict};
+use sockgate::{Changes, Filter, FilterAnswer, HeaderEdits, Request, Response, Verdict};
 
 use crate::support::client::tcp;
 use crate::support::http2::Http2;
 use crate::support::websocket::upgrade;
-use crate::support::{Client, Echo, Puppet};
+use crate::support::{Client, Echo, Inside, Puppet};
 
 /// Lets nobody in without a token, keeps it from servers, and leaves a mark on what goes either way.
 struct Token;
@@ -34,31 +33,6 @@ impl Filter for Token {
     fn response(&self, response: &Response<'_>, edits: &mut HeaderEdits) {
         let by = if response.from_server { "server" } else { "gateway" };
         edits.set(HeaderName::from_static("x-answered-by"), HeaderValue::from_static(by));
-    }
-}
-
-/// A gateway inside the test.
-struct Inside {
-    address: SocketAddr,
-    handle: sockgate::Handle,
-    running: Option<JoinHandle<()>>,
-}
-
-impl Inside {
-    fn start(yaml: &str, with: impl FnOnce(Builder) -> Builder) -> Self {
-        let yaml =
-            format!("listeners: [{{ name: web, address: 127.0.0.1:0 }}]\naccess_log: {{ format: \"off\" }}\n{yaml}");
-        let config = Config::read("test.yaml", &yaml, &|_| None).unwrap().config;
-        let gateway = with(sockgate::Gateway::builder(config)).build().unwrap();
-        let (address, handle) = (gateway.address("web").unwrap().parse().unwrap(), gateway.handle());
-        Self { address, handle, running: Some(std::thread::spawn(move || gateway.run())) }
-    }
-}
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        self.handle.stop();
-        let _ = self.running.take().map(JoinHandle::join);
     }
 }
 

@@ -36,6 +36,7 @@ mod refusals;
 mod reload;
 mod routing;
 mod servers;
+mod session_protocol;
 mod sessions;
 mod signals;
 mod socketio;

@@ -142,9 +142,9 @@ fn websocket(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
         return;
     }
     let not_here = match upstream.kind {
-        Kind::Http => None,
-        Kind::SocketIo => Some("not for kind `socket.io`, whose servers ask their clients themselves"),
         Kind::Tcp => Some("not for kind `tcp`, which has no frames"),
+        kind if kind.has_sessions() => Some("not for kind `socket.io`, whose servers ask their clients themselves"),
+        _ => None,
     };
     let spot_of = |key| spot.key("websocket").key(key);
     if let Some(what) = not_here {

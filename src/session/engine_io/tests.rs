@@ -67,7 +67,7 @@ fn a_handshake_opens_a_session_wherever_its_answer_is_cut() {
     for at in 0..body.len() {
         let Answered::Opened(opened) = answer(polling, 200, &[&body[..at], &body[at..]]) else { panic!("{at}") };
         let silence = Duration::from_secs(45);
-        assert_eq!(opened, Opened { id: Some("a".to_owned()), silence, websocket: true });
+        assert_eq!(opened, NewSession { id: Some("a".to_owned()), silence, websocket: true });
     }
     let socket = dialect("/socket.io/?EIO=4&transport=websocket");
     assert!(matches!(answer(socket, 101, &[body]), Answered::Opened(_)));
@@ -115,7 +115,8 @@ fn goodbyes_are_heard_in_the_words_of_the_client() {
 #[test]
 fn a_poll_is_said_goodbye_in_the_words_of_its_client() {
     let goodbye = |target: &str| {
-        let Goodbye { content_type, body } = EngineIo.goodbye(dialect(target)).unwrap();
+        let Goodbye { status, content_type, body } = EngineIo.goodbye(dialect(target)).unwrap();
+        assert_eq!(status, 200);
         (content_type, String::from_utf8(body.into_owned()).unwrap())
     };
     let (plain, script) = ("text/plain; charset=UTF-8", "text/javascript; charset=UTF-8");
@@ -134,7 +135,7 @@ fn a_poll_is_said_goodbye_in_the_words_of_its_client() {
 fn a_session_comes_to_its_websocket_with_the_second_message_and_in_0_9_at_once() {
     assert_eq!(EngineIo.arrival(dialect("/socket.io/?EIO=4&transport=websocket&sid=a")), Arrival::Message(2));
     assert_eq!(EngineIo.arrival(dialect("/socket.io/?EIO=3&transport=websocket&sid=a")), Arrival::Message(2));
-    assert_eq!(EngineIo.arrival(dialect("/socket.io/1/websocket/a")), Arrival::OpenedUnsure);
+    assert_eq!(EngineIo.arrival(dialect("/socket.io/1/websocket/a")), Arrival::Unsure);
 }
 
 #[test]
@@ -151,27 +152,29 @@ fn servers_are_asked_for_a_session_without_harm() {
 
 #[test]
 fn only_an_objection_to_the_transport_is_a_yes() {
-    let verdict = |status, body: &str| EngineIo.verdict(0, status, body.as_bytes());
-    assert_eq!(verdict(400, r#"{"code":3,"message":"Bad request"}"#), Verdict::Known);
-    assert_eq!(verdict(400, r#""Invalid transport""#), Verdict::Known);
-    assert_eq!(verdict(400, r#"{"code":1,"message":"Session ID unknown"}"#), Verdict::Unknown);
-    assert_eq!(verdict(400, r#""Invalid session abc""#), Verdict::Unclear);
-    assert_eq!(verdict(200, r#"{"code":3}"#), Verdict::Unclear);
-    assert_eq!(verdict(404, "Cannot GET /socket.io/"), Verdict::Unclear);
+    let known = |status, body: &str| EngineIo.is_known(0, status, body.as_bytes());
+    assert_eq!(known(400, r#"{"code":3,"message":"Bad request"}"#), Some(true));
+    assert_eq!(known(400, r#""Invalid transport""#), Some(true));
+    assert_eq!(known(400, r#"{"code":1,"message":"Session ID unknown"}"#), Some(false));
+    assert_eq!(known(400, r#""Invalid session abc""#), None);
+    assert_eq!(known(200, r#"{"code":3}"#), None);
+    assert_eq!(known(404, "Cannot GET /socket.io/"), None);
 }
 
 #[test]
 fn every_poll_may_be_one() {
+    let token = format!("/socket.io/?token={}&EIO=4&transport=polling&sid=abc", "x".repeat(4000));
     for target in [
+        token.as_str(),
         "/socket.io/?EIO=4&transport=polling&sid=abc",
         "/socket.io/?sid=abc&EIO=3&transport=polling&j=0",
         "/socket.io/1/xhr-polling/abc?t=1",
         "/socket.io/1/jsonp-polling/abc?t=1&i=0",
     ] {
         assert!(reading("GET", target, |said, _| said.polls), "{target}");
-        assert!(EngineIo.may_poll(target.as_bytes()), "{target}");
+        assert!(EngineIo.may_be_poll(target.as_bytes()), "{target}");
     }
-    assert!(!EngineIo.may_poll(b"/"));
+    assert!(!EngineIo.may_be_poll(b"/"));
 }
 
 #[test]

@@ -16,7 +16,7 @@ impl SessionProtocol for ByHeader {
 
     fn answered(&self, _dialect: u64, status: u16, headers: Headers<'_>) -> Answered {
         match (status, headers.get("mcp-session-id")) {
-            (200, Some(id)) => Answered::Opened(Opened::new(String::from_utf8_lossy(id), LIFE)),
+            (200, Some(id)) => Answered::Opened(NewSession::new(String::from_utf8_lossy(id), LIFE)),
             (404, None) => Answered::Refused { code: None, unknown: true },
             _ => Answered::Nothing,
         }
@@ -32,11 +32,11 @@ impl SessionProtocol for ByHeader {
         Some(question)
     }
 
-    fn verdict(&self, _dialect: u64, status: u16, _body: &[u8]) -> Verdict {
+    fn is_known(&self, _dialect: u64, status: u16, _body: &[u8]) -> Option<bool> {
         match status {
-            202 => Verdict::Known,
-            400 | 404 => Verdict::Unknown,
-            _ => Verdict::Unclear,
+            202 => Some(true),
+            400 | 404 => Some(false),
+            _ => None,
         }
     }
 }
@@ -56,7 +56,7 @@ impl SessionProtocol for ByClient {
 
     fn answered(&self, dialect: u64, status: u16, _headers: Headers<'_>) -> Answered {
         match (dialect, status) {
-            (1, 200) => Answered::Opened(Opened { id: None, silence: Duration::from_secs(5), websocket: false }),
+            (1, 200) => Answered::Opened(NewSession { id: None, silence: Duration::from_secs(5), websocket: false }),
             (0, 404) => Answered::Refused { code: None, unknown: true },
             _ => Answered::Nothing,
         }
@@ -64,7 +64,7 @@ impl SessionProtocol for ByClient {
 
     fn goodbye(&self, _dialect: u64) -> Option<Goodbye> {
         let body = b"c[1012,\"Service restart\"]\n"[..].into();
-        Some(Goodbye { content_type: "application/javascript; charset=UTF-8", body })
+        Some(Goodbye { status: 200, content_type: "application/javascript; charset=UTF-8", body })
     }
 }
 
@@ -99,8 +99,8 @@ fn a_question_can_carry_what_the_client_brought() {
     let question = ByHeader.question(0, "1868a90c", &request("GET", "/mcp", &fields)).unwrap();
     assert_eq!((question.method, &*question.target), ("POST", "/mcp"));
     assert!(question.fields.contains(&("authorization", b"Bearer x".to_vec())));
-    assert_eq!(ByHeader.verdict(0, 202, b""), Verdict::Known);
-    assert_eq!(ByHeader.verdict(0, 401, b""), Verdict::Unclear);
+    assert_eq!(ByHeader.is_known(0, 202, b""), Some(true));
+    assert_eq!(ByHeader.is_known(0, 401, b""), None);
 }
 
 #[test]
@@ -124,11 +124,10 @@ fn a_session_whose_client_chose_the_id_is_learned_with_its_first_answer() {
 
 #[test]
 fn what_a_protocol_does_not_say_has_no_effect() {
-    assert!(!ByHeader.is_client_goodbye(0, b"1") && !ByHeader.is_server_goodbye(0, b"1") && !ByHeader.may_poll(b"/"));
-    assert_eq!(ByHeader.arrival(0), Arrival::Opened);
-    assert_eq!(
-        (ByClient.question(0, "a", &request("GET", "/", &[])), ByClient.verdict(0, 200, b"")),
-        (None, Verdict::Unclear)
+    assert!(
+        !ByHeader.is_client_goodbye(0, b"1") && !ByHeader.is_server_goodbye(0, b"1") && !ByHeader.may_be_poll(b"/")
     );
+    assert_eq!(ByHeader.arrival(0), Arrival::AtOnce);
+    assert_eq!((ByClient.question(0, "a", &request("GET", "/", &[])), ByClient.is_known(0, 200, b"")), (None, None));
     assert!(ByHeader.check().is_none());
 }

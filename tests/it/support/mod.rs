@@ -6,6 +6,7 @@ pub mod crowd;
 pub mod engine;
 pub mod gateway;
 pub mod http2;
+pub mod inside;
 pub mod load;
 pub mod node;
 pub mod polling;
@@ -17,6 +18,7 @@ pub mod websocket;
 
 pub use client::Client;
 pub use gateway::Gateway;
+pub use inside::Inside;
 pub use server::{Echo, Puppet, Refusing, Scripted};
 pub use setup::Setup;
 

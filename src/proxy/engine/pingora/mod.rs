@@ -33,7 +33,6 @@ use crate::exchange::{Core, Exchange};
 use crate::http::framing::Body;
 use crate::listener::Connection;
 use crate::proxy::http1::{self, Carrier};
-use crate::session::may_be_poll;
 
 /// Pingora's HTTP proxy with a [`ProxyHttp`] of the gateway's ([`Balancer`]) or of a program's own.
 pub(crate) struct PingoraEngine<P> {
@@ -121,7 +120,7 @@ where
     async fn carry(self, head: BytesMut, body: Body, stopping: &Stopping) -> Option<Self> {
         let Self { engine, mut stream } = self;
         stream.expect(body);
-        let stream = if may_be_poll(&head) {
+        let stream = if engine.core.snapshot.load().may_be_poll(&head) {
             let serving = async |lent, head| {
                 let stream = Self::exchange(&engine.proxy, Box::new(lent), head, stopping).await?;
                 stream.into_any().downcast::<Lent>().ok().map(|lent| *lent)
