@@ -156,7 +156,7 @@ impl Settings {
         let unknown = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let peer = socket.peer_addr().unwrap_or(unknown);
         let local = socket.local_addr().unwrap_or(unknown);
-        match settings.shared.limits.admit(peer.ip(), &settings.metrics.open, settings.config.max_connections) {
+        match settings.shared.limits.admit(peer.ip(), &settings.metrics, settings.config.max_connections) {
             Ok(permit) => {
                 settings.metrics.accepted.inc();
                 let connection = Accepted { socket, peer, local, permit, settings: Arc::clone(settings) };

@@ -107,6 +107,7 @@ pub(crate) mod testing {
     use super::*;
     use crate::deadline::Deadlines;
     use crate::listener::limits::ConnectionLimits;
+    use crate::metrics::Metrics;
     use crate::transport::Socket;
 
     /// A connection, and its client's end.
@@ -114,13 +115,13 @@ pub(crate) mod testing {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let clock = Deadlines::new();
         tokio::spawn(Arc::clone(&clock).run());
-        let open = prometheus::IntGauge::new("open", "for the test").unwrap();
+        let metrics = Metrics::new().unwrap().listener("test");
         let info = info();
         let connection = Connection {
             transport: Transport::Plain(Socket::Unix(ours)),
             held: BytesMut::new(),
             deadline: clock.register(),
-            permit: ConnectionLimits::new(0, 0).admit(info.peer.ip(), &open, 0).unwrap(),
+            permit: ConnectionLimits::new(0, 0).admit(info.peer.ip(), &metrics, 0).unwrap(),
             info: Arc::new(info),
         };
         (connection, theirs)

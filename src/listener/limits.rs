@@ -6,9 +6,8 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use prometheus::IntGauge;
-
 use crate::address::standing_for;
+use crate::metrics::ListenerMetrics;
 
 /// The counts of one gateway; 0 is no limit.
 #[derive(Debug)]
@@ -45,7 +44,7 @@ impl Full {
 #[derive(Debug)]
 pub struct Permit {
     limits: Arc<ConnectionLimits>,
-    listener: IntGauge,
+    listener: ListenerMetrics,
     /// Set where addresses are counted.
     address: Option<IpAddr>,
 }
@@ -76,13 +75,13 @@ impl ConnectionLimits {
 
     /// A place for one more connection, or the limit that has none.
     ///
-    /// `listener` is the gauge of the listener's open connections, `most` its limit.
-    pub fn admit(self: &Arc<Self>, peer: IpAddr, listener: &IntGauge, most: usize) -> Result<Permit, Full> {
+    /// `listener` counts the listener's open connections, `most` is its limit.
+    pub fn admit(self: &Arc<Self>, peer: IpAddr, listener: &ListenerMetrics, most: usize) -> Result<Permit, Full> {
         // The permit is made first, so that whatever has been counted is given back on the way out.
         let mut permit = Permit { limits: Arc::clone(self), listener: listener.clone(), address: None };
         let open = self.open.fetch_add(1, Ordering::Relaxed);
-        listener.inc();
-        let on_listener = usize::try_from(listener.get()).unwrap_or(0).saturating_sub(1);
+        listener.open.inc();
+        let on_listener = usize::try_from(listener.open.get()).unwrap_or(0).saturating_sub(1);
         let reaches = |count: usize, most: usize| most != 0 && count >= most;
         if reaches(open, self.most.load(Ordering::Relaxed)) {
             return Err(Full::Process);
@@ -116,7 +115,7 @@ impl ConnectionLimits {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.limits.open.fetch_sub(1, Ordering::Relaxed);
-        self.listener.dec();
+        self.listener.open.dec();
         if let Some(address) = self.address {
             let mut counts = self.limits.shard(address).lock().unwrap_or_else(PoisonError::into_inner);
             if let Entry::Occupied(mut entry) = counts.entry(address) {
@@ -132,6 +131,11 @@ impl Drop for Permit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
+
+    fn listener() -> ListenerMetrics {
+        Metrics::new().unwrap().listener("web")
+    }
 
     fn address(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -140,7 +144,7 @@ mod tests {
     #[test]
     fn each_limit_refuses_one_more_and_takes_it_once_one_has_left() {
         let limits = ConnectionLimits::new(3, 2);
-        let listener = IntGauge::new("open", "for the test").unwrap();
+        let listener = listener();
         let admit = |peer: &str, most| limits.admit(address(peer), &listener, most);
         let first = admit("192.0.2.1", 0).unwrap();
         let _second = admit("::ffff:192.0.2.1", 0).unwrap();
@@ -150,13 +154,13 @@ mod tests {
         assert_eq!(admit("192.0.2.3", 0).unwrap_err(), Full::Process);
         drop(first);
         let _again = admit("192.0.2.1", 3).unwrap();
-        assert_eq!((limits.open(), listener.get()), (3, 3), "refusals leave nothing counted");
+        assert_eq!((limits.open(), listener.open.get()), (3, 3), "refusals leave nothing counted");
     }
 
     #[test]
     fn one_ipv6_network_counts_as_one_address() {
         let limits = ConnectionLimits::new(0, 1);
-        let listener = IntGauge::new("open", "for the test").unwrap();
+        let listener = listener();
         let _one = limits.admit(address("2001:db8::1"), &listener, 0).unwrap();
         assert_eq!(limits.admit(address("2001:db8::2:3"), &listener, 0).unwrap_err(), Full::Address);
         assert!(limits.admit(address("2001:db8:0:1::1"), &listener, 0).is_ok());
@@ -165,7 +169,7 @@ mod tests {
     #[test]
     fn addresses_that_have_left_take_no_memory() {
         let limits = ConnectionLimits::new(0, 1);
-        let listener = IntGauge::new("open", "for the test").unwrap();
+        let listener = listener();
         for last in 0..=255u8 {
             drop(limits.admit([192, 0, 2, last].into(), &listener, 0).unwrap());
         }

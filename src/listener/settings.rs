@@ -70,6 +70,11 @@ impl Settings {
         })
     }
 
+    /// What the listener counts.
+    pub fn metrics(&self) -> &ListenerMetrics {
+        &self.metrics
+    }
+
     /// What the operator said.
     pub fn config(&self) -> &Config {
         &self.config

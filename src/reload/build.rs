@@ -1,6 +1,6 @@
 //! Builds and binds what a configuration needs and does not find in place; nothing of it is in use yet.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{ReloadError, Running, failed};
@@ -53,9 +53,18 @@ impl Context {
             first_bytes: config.timeouts.head,
             sockets: Arc::clone(&self.sockets),
         };
+        let admin = config.admin.as_ref().map(|said| admin_listener(said, &config));
+        let kept = config.listeners.iter().filter_map(|said| existing.listeners.get(&said.identity()));
+        let kept = kept.chain(admin.iter().filter_map(|said| existing.admin.get(&said.identity())));
+        let kept: HashSet<String> = kept.map(|settings| settings.config().name()).collect();
         let bind = |said: &listener::Config, shared: Shared, existing: &HashMap<String, Arc<Settings>>| {
-            let before = existing.get(&said.identity());
-            let metrics = self.metrics.listener(&said.name());
+            let (name, before) = (said.name(), existing.get(&said.identity()));
+            let metrics = match before {
+                Some(before) => before.metrics().clone(),
+                // One that stays has this name until the swap.
+                None if kept.contains(&name) => self.metrics.new_listener(&name),
+                None => self.metrics.listener(&name),
+            };
             let settings = Settings::build(said, shared, metrics, before.map(|before| &**before)).map_err(failed)?;
             Ok(match before {
                 Some(_) => Binding::Kept(Box::new(settings)),
@@ -67,9 +76,9 @@ impl Context {
         };
         let listeners = config.listeners.iter().map(|said| bind(said, shared.clone(), &existing.listeners));
         let listeners = listeners.collect::<Result<Vec<_>, ReloadError>>()?;
-        let admin = config.admin.as_ref().map(|said| {
+        let admin = admin.map(|said| {
             let shared = Shared { limits: Arc::clone(&self.admin_limits), ..shared.clone() };
-            bind(&admin_listener(said, &config), shared, &existing.admin)
+            bind(&said, shared, &existing.admin)
         });
         let admin = admin.transpose()?;
         let known = |name: &str| existing.upstreams.get(name).cloned();

@@ -281,7 +281,7 @@ impl Reloader {
             info!("no longer listening {}", control.settings().config().name());
             control.retire();
         }
-        let orphans = running.retired.take(&before, &snapshot, metrics);
+        let orphans = running.retired.take(&before, &snapshot);
         retire::let_go(orphans, &snapshot.config.reload);
         Ok(plan)
     }
@@ -300,20 +300,19 @@ impl Reloader {
     /// Gives listeners their settings, and those that are new to be run; gives back those that have no place any more.
     fn listen(&self, running: &mut Running, listeners: Vec<Binding>, admin: Option<Binding>) -> Vec<Control> {
         type Before = HashMap<String, Control>;
-        fn place(binding: Binding, before: &mut Before, run: &UnboundedSender<Listener>) -> Option<Control> {
-            match binding {
-                Binding::New(listener, control) => {
-                    // Nobody takes it only when the gateway has ended.
-                    let _ = run.send(listener);
-                    Some(control)
-                }
-                Binding::Kept(settings) => {
-                    let control = before.remove(&settings.config().identity())?;
-                    control.set(*settings);
-                    Some(control)
-                }
+        let place = |binding, before: &mut Before, run: &UnboundedSender<Listener>| match binding {
+            Binding::New(listener, control) => {
+                // Nobody takes it only when the gateway has ended.
+                let _ = run.send(listener);
+                Some(control)
             }
-        }
+            Binding::Kept(settings) => {
+                let control = before.remove(&settings.config().identity())?;
+                self.context.metrics.rename_listener(settings.metrics(), &settings.config().name());
+                control.set(*settings);
+                Some(control)
+            }
+        };
         let identity = |control: Control| (control.settings().config().identity(), control);
         let mut before: Before = std::mem::take(&mut running.listeners).into_iter().map(identity).collect();
         let mut admin_before: Before = running.admin.take().into_iter().map(identity).collect();

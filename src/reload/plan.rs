@@ -80,11 +80,6 @@ impl Gone {
         }
     }
 
-    /// The names of the listeners.
-    pub(super) fn listeners(&self) -> impl Iterator<Item = &str> {
-        self.listeners.iter().map(String::as_str)
-    }
-
     /// Whether what goes to this upstream, and came in this way, has no place any more.
     pub(super) fn has(&self, upstream: &str, origin: &Origin) -> bool {
         self.upstreams.contains(upstream)

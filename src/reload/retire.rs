@@ -1,7 +1,5 @@
-//! Lets go of what a new configuration has no place for: sockets in the way that it says, names once nothing is counted
-//! under them any more.
+//! Lets go of what a new configuration has no place for, in the way that it says.
 
-use std::collections::HashSet;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Weak};
 
@@ -9,7 +7,6 @@ use log::info;
 
 use super::plan::Gone;
 use crate::config::{Orphans, Reload};
-use crate::metrics::Metrics;
 use crate::roster::{Pace, Roster};
 use crate::snapshot::Snapshot;
 use crate::upstream::Upstream;
@@ -18,15 +15,6 @@ use crate::upstream::Upstream;
 #[derive(Default)]
 pub(super) struct Retired {
     upstreams: Vec<Weak<Upstream>>,
-    /// What is still counted under names that nobody has any more.
-    names: Vec<Name>,
-}
-
-/// The name of an upstream or listener that is gone.
-struct Name {
-    name: Arc<str>,
-    /// `None` for a listener.
-    upstream: Option<Weak<Upstream>>,
 }
 
 impl Retired {
@@ -37,42 +25,19 @@ impl Retired {
 
     /// Takes over what `now` has no place for, and gives back the sockets among it. Needs the runtime around it that
     /// serves the traffic.
-    pub(super) fn take(&mut self, before: &Snapshot, now: &Snapshot, metrics: &Metrics) -> Roster {
+    pub(super) fn take(&mut self, before: &Snapshot, now: &Snapshot) -> Roster {
         self.upstreams.retain(|upstream| upstream.strong_count() > 0);
-        self.forget(now, metrics);
         let gone = Gone::between(&before.config, &now.config);
-        self.names.extend(gone.listeners().map(|name| Name { name: name.into(), upstream: None }));
         let mut orphans = Vec::new();
         for (name, upstream) in &before.upstreams {
             if !now.upstreams.contains_key(name) {
                 self.upstreams.push(Arc::downgrade(upstream));
-                self.names.push(Name { name: Arc::clone(name), upstream: Some(Arc::downgrade(upstream)) });
             }
             for (_, roster) in upstream.rosters() {
                 orphans.extend(roster.those(|origin| gone.has(name, origin)));
             }
         }
         Roster::of(orphans)
-    }
-
-    /// Tells no more of upstreams and listeners that are gone and have nothing open: a thousand names are a thousand
-    /// families of metrics.
-    fn forget(&mut self, now: &Snapshot, metrics: &Metrics) {
-        let listeners: HashSet<String> = now.config.listeners.iter().map(|said| said.name()).collect();
-        let mut forgotten = [Vec::new(), Vec::new()];
-        self.names.retain(|Name { name, upstream }| {
-            let (is_back, is_open) = match upstream {
-                Some(upstream) => (now.upstreams.contains_key(name), upstream.strong_count() > 0),
-                None => (listeners.contains(&**name), metrics.listener(name).open.get() > 0),
-            };
-            if !is_back && !is_open {
-                forgotten[usize::from(upstream.is_some())].push(Arc::clone(name));
-            }
-            !is_back && is_open
-        });
-        let [listeners, upstreams] = &forgotten;
-        metrics.forget("listener", listeners);
-        metrics.forget("upstream", upstreams);
     }
 }
 

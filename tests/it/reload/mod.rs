@@ -1,6 +1,7 @@
 //! Loading a configuration into a running gateway.
 
 mod change;
+mod counts;
 mod file;
 mod many;
 
