@@ -114,7 +114,7 @@ pub enum Event {
 }
 
 impl Event {
-    fn word(self) -> &'static str {
+    fn as_str(self) -> &'static str {
         match self {
             Self::Request => "request",
             Self::Open => "open",
@@ -395,7 +395,7 @@ impl Record {
         };
 
         text("time", &humantime::format_rfc3339_millis(self.began).to_string());
-        text("event", self.event.word());
+        text("event", self.event.as_str());
         text("client", &Text::address(self.client));
         text("listener", &self.listener);
         text("protocol", self.protocol);

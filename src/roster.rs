@@ -84,7 +84,7 @@ pub enum Why {
 
 impl Why {
     /// The word for it in the access log.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Drain => "drain",
             Self::Rebalance => "rebalance",

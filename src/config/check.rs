@@ -187,7 +187,7 @@ fn unused_upstreams(config: &Config, upstreams: &Spot<'_>, report: &mut Report) 
     let used: HashSet<&str> = in_routes.chain(in_listeners).collect();
     let unused = |(_, (name, _)): &(Spot<'_>, (&String, _))| !used.contains(name.as_str());
     for (spot, _) in upstreams.each_key(&config.upstreams).filter(unused) {
-        report.warn(&spot.word(), "no route and no listener uses this upstream");
+        report.warn(&spot.as_str(), "no route and no listener uses this upstream");
     }
 }
 
@@ -195,7 +195,7 @@ fn flash_policy(config: &Config, spot: &Spot<'_>, report: &mut Report) {
     let policy = &config.flash_policy;
     if policy.file.is_some() && policy.allow != FlashPolicy::default().allow {
         report.fault(
-            &spot.key("allow").word(),
+            &spot.key("allow").as_str(),
             "found `file` and `allow`, expected one of them: the file is sent as it is",
         );
     }
@@ -214,7 +214,7 @@ fn flash_policy(config: &Config, spot: &Spot<'_>, report: &mut Report) {
     });
     if *policy != FlashPolicy::default() && !answered {
         report.warn(
-            &spot.word(),
+            &spot.as_str(),
             "no listener answers it: that takes `protocol: flash_policy` or `detect: { flash_policy: true }`",
         );
     }
@@ -274,7 +274,7 @@ fn leaving(config: &Config, root: &Spot<'_>, report: &mut Report) {
     let spot = root.key("access_log").key("file");
     report.some_path(&spot, log.file.as_deref());
     if log.format == crate::access_log::Format::Off && log.file.is_some() {
-        report.warn(&spot.word(), "nothing is written to it: `format` is `off`");
+        report.warn(&spot.as_str(), "nothing is written to it: `format` is `off`");
     }
 }
 

@@ -328,7 +328,7 @@ impl Exchange {
     /// Notes and counts that the gateway refuses the request; [`Self::own_answer`] says so to the client.
     pub(crate) fn refuse(&mut self, core: &Core, refusal: Refusal) {
         self.refusal = Some(refusal);
-        core.metrics.refused(refusal.word());
+        core.metrics.refused(refusal.as_str());
     }
 
     /// Which of the client's fields go on to the server, and what is added to them.
@@ -514,7 +514,7 @@ impl Exchange {
     fn say_goodbye(&mut self, core: &Core, why: Why, request: &RequestHead<'_>) {
         let (Some(upstream), Some(ties)) = (&self.upstream, &self.ties) else { return };
         let Some(goodbye) = ties.goodbye(upstream) else { return };
-        let why = if core.ending.is_leaving() { "stopped" } else { why.word() };
+        let why = if core.ending.is_leaving() { "stopped" } else { why.as_str() };
         upstream.metrics.goodbye(why);
         let origin = request.headers.get("origin").and_then(|origin| HeaderValue::from_bytes(origin).ok());
         self.own = Some(Box::new(answer::goodbye(goodbye, origin)));
@@ -557,7 +557,7 @@ impl Exchange {
             entry.bytes_out = ended.bytes_out;
             entry.closed_by = match (self.refusal, ended.cut_by) {
                 (_, Some(_)) if core.ending.is_cut() => "stopped",
-                (Some(refusal), _) => refusal.word(),
+                (Some(refusal), _) => refusal.as_str(),
                 // An upgrade that was refused leaves nothing to be used again.
                 (None, None) if self.form == Form::Upgrade && self.server_status.is_some() => Side::Server.as_str(),
                 (None, None) => self.told.unwrap_or(""),

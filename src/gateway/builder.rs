@@ -22,7 +22,7 @@ use crate::reload::Reloader;
 use crate::router::Router;
 use crate::session::SessionProtocol;
 use crate::snapshot::Brought;
-use crate::upstream::{self, Balance};
+use crate::upstream::{self, Balance, Discovery};
 
 /// Assembles a [`Gateway`].
 pub struct Builder {
@@ -89,6 +89,14 @@ impl Builder {
     {
         let own = self.brought.upstreams.entry(upstream.to_owned()).or_default();
         own.balance = Some(Arc::new(move |servers| Box::new(make(servers))));
+        self
+    }
+
+    /// Takes the servers of an upstream from this; those of the configuration serve until it has found some.
+    #[must_use]
+    pub fn discovery(mut self, upstream: &str, discovery: impl Discovery) -> Self {
+        let own = self.brought.upstreams.entry(upstream.to_owned()).or_default();
+        own.discovery = Some(Arc::new(discovery));
         self
     }
 

@@ -71,7 +71,7 @@ impl Refusal {
     }
 
     /// One word for logs and metrics.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::BadRequest => "bad_request",
             Self::Malformed(_) => "malformed",

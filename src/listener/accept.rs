@@ -175,7 +175,7 @@ impl Settings {
                 tokio::spawn(metrics.contain(serving));
             }
             Err(full) => {
-                settings.metrics.refused(full.word());
+                settings.metrics.refused(full.as_str());
                 settings.refuse(&socket);
             }
         }

@@ -25,7 +25,7 @@ pub enum Detected {
 
 impl Detected {
     /// One word for metrics.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Http1 => "http1",
             Self::Http2 => "http2",

@@ -31,7 +31,7 @@ pub enum Full {
 
 impl Full {
     /// One word for logs and metrics.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Process => "process",
             Self::Listener => "listener",

@@ -65,7 +65,7 @@ impl Accepted {
         }
         let detecting = settings.config.detect.as_ref();
         let detected = detect(&mut connection.transport, &mut connection.held, undecided_until).await;
-        settings.metrics.detected(detected.word());
+        settings.metrics.detected(detected.as_str());
         match detected {
             Detected::Http2 if settings.config.http2 => Some((connection, AppProtocol::Http2)),
             Detected::Http1 | Detected::Http2 => Some((connection, AppProtocol::Http1)),

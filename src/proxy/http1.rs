@@ -118,7 +118,7 @@ fn kind(head: &mut BytesMut, limits: &Limits) -> Result<Kind, Refusal> {
 async fn refuse(core: &Core, connection: Connection, refusal: Refusal, head: Option<&BytesMut>) {
     let mut entry = Entry::new(&connection.info, "HTTP/1.1", SystemTime::now(), Instant::now());
     entry.status = refusal.status();
-    entry.closed_by = refusal.word();
+    entry.closed_by = refusal.as_str();
     if let Some(head) = head {
         let mut fields = head::room();
         if let Ok(head) = head::parse(head, &mut fields, 0) {
@@ -127,7 +127,7 @@ async fn refuse(core: &Core, connection: Connection, refusal: Refusal, head: Opt
     }
     let answer = Answer::refusing(refusal);
     entry.bytes_out = answer.body.len() as u64;
-    core.metrics.refused(refusal.word());
+    core.metrics.refused(refusal.as_str());
     core.snapshot.load().local.answered(refusal.status());
     core.access_log.write(entry.finish());
     connection.answer_and_close(&answer.to_http1(true)).await;

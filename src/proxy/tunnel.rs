@@ -96,8 +96,8 @@ impl Tunnel {
         drop(carrying);
         // When this client comes back it is placed here again.
         upstream.saw(&entry.client.into(), lease.server());
-        let why = told.map(|why| if core.ending.is_leaving() { End::Stopped.word() } else { why.word() });
-        let closed_by = why.unwrap_or(closed.end.word());
+        let why = told.map(|why| if core.ending.is_leaving() { End::Stopped.as_str() } else { why.as_str() });
+        let closed_by = why.unwrap_or(closed.end.as_str());
         if let Some(why) = why {
             upstream.metrics.goodbye(why);
         }

@@ -83,7 +83,7 @@ pub enum End {
 
 impl End {
     /// One word for logs and metrics.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Client => "client",
             Self::Server => "server",

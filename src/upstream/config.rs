@@ -150,6 +150,15 @@ pub struct ServerConfig {
 }
 
 impl ServerConfig {
+    /// A server at an address, as it is written in the configuration: `10.0.0.1:8000`, `app.internal:8000`, `unix:/run/app`.
+    ///
+    /// # Errors
+    /// What is wrong with the address.
+    pub fn at(address: &str) -> Result<Self, String> {
+        let address = address.parse::<ServerAddress>().map_err(|fault| format!("`{address}`: {fault}"))?;
+        Ok(Self { address, name: None, weight: 1, max_connections: 0, drain: false })
+    }
+
     /// The name, or the address where no name was given.
     pub fn name(&self) -> String {
         self.name.clone().unwrap_or_else(|| self.address.to_string())

@@ -13,7 +13,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::sessions::shedding::{self, Shedding};
-use super::{Checks, Server, ServerId, Upstream};
+use super::{Checks, Server, ServerId, Upstream, discovery};
 use crate::roster::{Pace, Roster};
 
 /// What is open on the servers of an upstream, and who is told to leave. It outlives reloads.
@@ -85,6 +85,9 @@ impl Upstream {
         let mut tasks = vec![tokio::spawn(keep(Arc::clone(self)))];
         if let (Some(said), Some(_)) = (self.config().sessions.rebalance.clone(), self.sessions()) {
             tasks.push(tokio::spawn(shedding::run(Arc::clone(self), said)));
+        }
+        if let Some(discovery) = &self.brought.discovery {
+            tasks.push(tokio::spawn(discovery::follow(Arc::clone(self), Arc::clone(discovery))));
         }
         Running { _checks: checks, tasks }
     }
@@ -284,7 +287,7 @@ mod tests {
         let mut said = servers(&[1, 1, 1]);
         said[0].drain = true;
         let a = bench.server("a");
-        bench.upstream.set_servers(&said).unwrap();
+        bench.upstream.set_servers(&said);
         let started = Instant::now();
         bench.until(|bench| bench.upstream.progress(&a).is_some_and(|progress| progress.over)).await;
         let took = started.elapsed();
@@ -301,7 +304,7 @@ mod tests {
         bench.come(40).await;
         let b = bench.server("b");
         let upstream = &bench.upstream;
-        upstream.set_servers(&servers(&[1])).unwrap();
+        upstream.set_servers(&servers(&[1]));
         sleep(Duration::from_secs(2)).await;
         assert_eq!(upstream.removed().len(), 1);
         assert!(upstream.return_to(b.id()).is_some(), "those that are there still come");
@@ -317,9 +320,9 @@ mod tests {
         let mut bench = Bench::new(&[1, 1], json!({ "balance": "round_robin", "drain": { "rate": 1.0 } }));
         bench.come(40).await;
         let b = bench.server("b");
-        bench.upstream.set_servers(&servers(&[1])).unwrap();
+        bench.upstream.set_servers(&servers(&[1]));
         bench.until(|bench| told(bench, &b) == 5).await;
-        bench.upstream.set_servers(&servers(&[1, 1])).unwrap();
+        bench.upstream.set_servers(&servers(&[1, 1]));
         sleep(Duration::from_secs(60)).await;
         assert_eq!((b.is_draining(), bench.upstream.progress(&b)), (false, None));
         assert!(bench.moves().iter().sum::<usize>() <= 6, "no goodbye is said any more");
@@ -332,7 +335,7 @@ mod tests {
         let mut bench = Bench::new(&[1, 1], drain);
         bench.come(40).await;
         let b = bench.server("b");
-        bench.upstream.set_servers(&servers(&[1])).unwrap();
+        bench.upstream.set_servers(&servers(&[1]));
         sleep(Duration::from_secs(28)).await;
         assert!(b.sessions() > 10);
         bench.until(|bench| bench.upstream.removed().is_empty()).await;
@@ -344,7 +347,7 @@ mod tests {
         let mut bench = Bench::new(&[1, 1], json!({ "balance": "round_robin", "drain": { "goodbye": false } }));
         bench.come(40).await;
         let b = bench.server("b");
-        bench.upstream.set_servers(&servers(&[1])).unwrap();
+        bench.upstream.set_servers(&servers(&[1]));
         sleep(Duration::from_secs(3600)).await;
         let progress = Progress { open: 20, sessions: 20, told: 0, over: false };
         assert_eq!((b.sessions(), bench.upstream.progress(&b)), (20, Some(progress)));
@@ -362,10 +365,10 @@ mod tests {
         bench.come(40).await;
         let mut said = servers(&[1, 1, 1]);
         (said[0].drain, said[1].drain) = (true, true);
-        bench.upstream.set_servers(&said[..2]).unwrap();
+        bench.upstream.set_servers(&said[..2]);
         sleep(Duration::from_secs(60)).await;
         assert_eq!((bench.loads(), bench.moves()), (vec![20, 20], vec![0; 40]));
-        bench.upstream.set_servers(&said).unwrap();
+        bench.upstream.set_servers(&said);
         bench.until(|bench| bench.loads() == [0, 0, 40]).await;
         assert_eq!(bench.moves(), vec![1; 40]);
     }

@@ -6,6 +6,7 @@
 mod balance;
 pub mod config;
 mod connect;
+mod discovery;
 mod drains;
 mod health;
 mod queue;
@@ -20,12 +21,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Semaphore, watch};
 
 pub use balance::{Balance, Candidates, PickKey, Tried};
 pub use config::Config;
 pub use connect::ServerTls;
+pub use discovery::Discovery;
 pub use drains::Running;
 pub use health::{Checks, Fault};
 pub use servers::{CheckReport, Endpoint, Lease, Opening, Server, ServerId, State};
@@ -49,6 +51,8 @@ pub struct Upstream {
     name: Arc<str>,
     config: Config,
     members: ArcSwap<Members>,
+    /// The servers that discovery has found last, if it has.
+    found: ArcSwapOption<Vec<ServerConfig>>,
     /// Tells the checks that the set of servers is another one.
     members_changed: watch::Sender<()>,
     make_balance: MakeBalance,
@@ -90,6 +94,8 @@ pub struct Brought {
     pub balance: Option<MakeBalance>,
     /// The protocol of the sessions that its servers have, in place of that of its kind.
     pub session_protocol: Option<Arc<dyn SessionProtocol>>,
+    /// Tells of the servers, in place of the configuration.
+    pub discovery: Option<Arc<dyn Discovery>>,
 }
 
 /// The servers of an upstream at one moment.
@@ -220,14 +226,21 @@ impl Upstream {
         // Another way to speak to the servers is no evidence of how they do.
         let same_way = before.filter(|before| config.tls == before.config.tls);
         let known = same_way.map(|before| before.all_servers()).unwrap_or_default();
-        let members =
-            Members::build(config, &config.servers, table, &known, &make_balance, tls.as_ref()).map_err(explain)?;
+        // What has been found is found; a configuration that says other servers is not asked for them then.
+        let follows = brought.discovery.is_some();
+        let found = before.filter(|_| follows).and_then(|before| before.found.load_full());
+        let servers = found.as_deref().unwrap_or(&config.servers);
+        let (members, bad) = Members::build(config, servers, table, &known, &make_balance, tls.as_ref());
+        if let (None, Some(fault)) = (&found, bad.into_iter().next()) {
+            return Err(explain(fault));
+        }
         // Connections that are kept to its servers stay good unless they speak TLS by other terms.
         let same_terms = before.filter(|before| before.tls == tls);
         Ok(Arc::new(Self {
             name: name.into(),
             config: config.clone(),
             members: ArcSwap::from_pointee(members),
+            found: ArcSwapOption::new(found),
             members_changed: watch::channel(()).0,
             make_balance,
             brought,
@@ -296,17 +309,19 @@ impl Upstream {
     }
 
     /// Replaces the set of servers, as discovery finds it. Who stays keeps state and counters, and who comes back does
-    /// too; who goes keeps its sessions until they end or its drain is over ([`Self::removed`]).
-    pub fn set_servers(&self, servers: &[ServerConfig]) -> Result<(), BuildError> {
+    /// too; who goes keeps its sessions until they end or its drain is over ([`Self::removed`]). A server that can't be
+    /// one is left out; why is given back. Only one task may do this: see [`discovery`].
+    pub fn set_servers(&self, servers: &[ServerConfig]) -> Vec<String> {
         let known = self.all_servers();
         let table = self.sessions().map(|table| &**table);
-        let members = Members::build(&self.config, servers, table, &known, &self.make_balance, self.tls.as_ref())
-            .map_err(|fault| BuildError(format!("upstream `{}`: {fault}", self.name)))?;
+        let (members, bad) =
+            Members::build(&self.config, servers, table, &known, &self.make_balance, self.tls.as_ref());
+        self.found.store(Some(Arc::new(servers.to_vec())));
         self.members.store(Arc::new(members));
         self.settle();
         self.members_changed.send_replace(());
         self.queue.dispatch();
-        Ok(())
+        bad
     }
 
     /// Whether new work has somewhere to go: a server is up, if only one that drains.

@@ -58,7 +58,7 @@ async fn check_prints_what_it_has_understood() {
     let output = sockgate(&["check", "-c", &path, "--print"]).await;
     assert_eq!(code(&output), 0);
     assert!(err(&output).starts_with("warning: "), "{}", err(&output));
-    for line in ["- address: 127.0.0.1:0", "  head: 0s", "  keep_alive: 1m 15s", "upstreams:"] {
+    for line in ["  address: 127.0.0.1:0", "  head: 0s", "  keep_alive: 1m 15s", "upstreams:"] {
         assert!(out(&output).lines().any(|printed| printed == line), "{line}: {}", out(&output));
     }
     let (_folder, printed) = file(&out(&output));

@@ -113,7 +113,7 @@ fn protocol(listener: &listener::Config, spot: &Spot<'_>, names: &Names, report:
             report.fault(spot, "expected the key `upstream`, where a `tcp` listener carries its connections");
         }
         (Protocol::Http | Protocol::FlashPolicy, Some(_)) => report.fault(
-            &upstream.word(),
+            &upstream.as_str(),
             "only for `protocol: tcp`: on `http` the routes decide, and `flash_policy` is answered here",
         ),
         (_, None) => {}
@@ -121,12 +121,12 @@ fn protocol(listener: &listener::Config, spot: &Spot<'_>, names: &Names, report:
     if listener.protocol != Protocol::Http {
         for (key, set) in [("detect", listener.detect.is_some()), ("http2", !listener.http2)] {
             if set {
-                report.fault(&spot.key(key).word(), "only for `protocol: http`");
+                report.fault(&spot.key(key).as_str(), "only for `protocol: http`");
             }
         }
     }
     if listener.protocol == Protocol::FlashPolicy && listener.tls.is_some() {
-        report.fault(&spot.key("tls").word(), "not for `protocol: flash_policy`: Flash players ask without TLS");
+        report.fault(&spot.key("tls").as_str(), "not for `protocol: flash_policy`: Flash players ask without TLS");
     }
     if listener.protocol == Protocol::Http
         && let Some(detect) = &listener.detect

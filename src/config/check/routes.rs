@@ -40,7 +40,7 @@ pub(super) fn check(config: &Config, spot: &Spot<'_>, names: &Names, report: &mu
     }
     let speaks_http = config.listeners.iter().any(|listener| listener.protocol == Protocol::Http);
     if !config.routes.is_empty() && !config.listeners.is_empty() && !speaks_http {
-        report.fault(&spot.word(), "no listener speaks HTTP, so that no route could ever apply");
+        report.fault(&spot.as_str(), "no listener speaks HTTP, so that no route could ever apply");
     }
 }
 
@@ -62,7 +62,7 @@ fn matches(matches: &Match, spot: &Spot<'_>, names: &Names, report: &mut Report)
     }
     headers(&matches.headers, &spot.key("headers"), report);
     for name in matches.query.keys().filter(|name| name.is_empty()) {
-        report.fault(&spot.key("query").key(name).word(), "expected the name of a parameter");
+        report.fault(&spot.key("query").key(name).as_str(), "expected the name of a parameter");
     }
     for (spot, name) in spot.key("listener").each(&matches.listener.0) {
         if report.reference(&spot, "listener", name, &names.listeners)
@@ -77,10 +77,10 @@ fn matches(matches: &Match, spot: &Spot<'_>, names: &Names, report: &mut Report)
 fn headers(headers: &BTreeMap<String, String>, spot: &Spot<'_>, report: &mut Report) {
     let mut seen = HashSet::new();
     for (spot, (name, value)) in spot.each_key(headers) {
-        report.well_formed(&spot.word(), words::header_name(name));
+        report.well_formed(&spot.as_str(), words::header_name(name));
         report.well_formed(&spot, words::header_value(value));
         if !seen.insert(name.to_ascii_lowercase()) {
-            report.fault(&spot.word(), "written twice: the names of headers have no case");
+            report.fault(&spot.as_str(), "written twice: the names of headers have no case");
         }
     }
 }
@@ -93,7 +93,7 @@ fn outcome(config: &Config, route: &router::Config, spot: &Spot<'_>, names: &Nam
         [_] => {}
         [(first, _), rest @ ..] => {
             for (key, spot) in rest {
-                report.fault(&spot.word(), format!("found `{first}` and `{key}`, expected one of them"));
+                report.fault(&spot.as_str(), format!("found `{first}` and `{key}`, expected one of them"));
             }
         }
     }
@@ -127,7 +127,7 @@ fn respond(respond: &Respond, spot: &Spot<'_>, report: &mut Report) {
     if size.as_u64() > 0 && matches!(respond.status, 204 | 304) {
         report.fault(&spot.key("body_size"), format!("an answer with status {} carries no body", respond.status));
     } else if size.as_u64() > 0 && !respond.body.is_empty() {
-        report.fault(&spot.key("body_size").word(), "found `body` and `body_size`, expected one of them");
+        report.fault(&spot.key("body_size").as_str(), "found `body` and `body_size`, expected one of them");
     } else if size > LARGEST_BODY {
         report.fault(&spot.key("body_size"), format!("found {size}, expected at most {LARGEST_BODY}"));
     }
@@ -137,7 +137,7 @@ fn respond(respond: &Respond, spot: &Spot<'_>, report: &mut Report) {
         ["connection", "content-length", "date", "keep-alive", "trailer", "transfer-encoding", "upgrade"];
     for (spot, (name, _)) in spot.key("headers").each_key(&respond.headers) {
         if OWN.contains(&name.to_ascii_lowercase().as_str()) {
-            report.fault(&spot.word(), "the gateway writes this header itself");
+            report.fault(&spot.as_str(), "the gateway writes this header itself");
         }
     }
 }
@@ -163,12 +163,12 @@ fn redirect(config: &Config, route: &router::Config, redirect: &Redirect, spot: 
     let given = ["scheme", "host", "port", "path"].iter().any(|key| spot.key(key).is_given());
     if !given && spot.is_intact() {
         report.fault(
-            &spot.word(),
+            &spot.as_str(),
             "changes nothing, so that the client comes back for ever: expected `scheme`, `host`, `port` or `path`",
         );
     } else if let Some(listener) = comes_back(config, &route.matches, redirect) {
         report.warn(
-            &spot.word(),
+            &spot.as_str(),
             format!("a client of listener `{listener}` is sent to where it is: `match` should leave it out"),
         );
     }

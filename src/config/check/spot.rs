@@ -80,7 +80,7 @@ impl<'a> Spot<'a> {
     }
 
     /// The same path, placed at the key instead of its value.
-    pub(super) fn word(&self) -> Self {
+    pub(super) fn as_str(&self) -> Self {
         let mut spot = self.clone();
         spot.at = self.word;
         spot

@@ -17,7 +17,7 @@ const HEARTBEAT: Duration = Duration::from_secs(45);
 const LONG_CONNECT: Duration = Duration::from_secs(60);
 
 pub(super) fn check(name: &str, upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
-    report.name(&spot.word(), name);
+    report.name(&spot.as_str(), name);
     servers(upstream, &spot.key("servers"), report);
     queue(upstream, spot, report);
     sessions(upstream, spot, report);
@@ -34,15 +34,15 @@ pub(super) fn check(name: &str, upstream: &Config, spot: &Spot<'_>, report: &mut
         report.well_formed(&spot.key("host"), words::authority(host));
     }
     if upstream.kind == Kind::Tcp && upstream.affinity != affinity::Config::default() {
-        report.fault(&spot.key("affinity").word(), "not for kind `tcp`, which carries no HTTP");
+        report.fault(&spot.key("affinity").as_str(), "not for kind `tcp`, which carries no HTTP");
     }
     if upstream.affinity.hashes_values() && upstream.balance() != Balance::ClientIp {
         let what =
             "`header`, `query` and `app_cookie` are hashed only with balance `client_ip`, and have no effect here";
-        report.warn(&spot.key("affinity").word(), what);
+        report.warn(&spot.key("affinity").as_str(), what);
     }
     if upstream.kind == Kind::Tcp && upstream.host != HostHeader::Keep {
-        report.fault(&spot.key("host").word(), "not for kind `tcp`, which carries no HTTP");
+        report.fault(&spot.key("host").as_str(), "not for kind `tcp`, which carries no HTTP");
     }
 }
 
@@ -51,7 +51,7 @@ fn servers(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
         report.fault(spot, "found an empty list, expected at least one server");
     }
     if !upstream.servers.is_empty() && upstream.servers.iter().all(|server| server.drain) {
-        report.warn(&spot.word(), "every server drains: new work goes to them all the same");
+        report.warn(&spot.as_str(), "every server drains: new work goes to them all the same");
     }
     let mut addresses: BTreeMap<String, usize> = BTreeMap::new();
     let mut names: BTreeMap<String, usize> = BTreeMap::new();
@@ -94,7 +94,7 @@ fn sessions(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
             [("sessions", *sessions != Sessions::default()), ("new_sessions", *new_sessions != NewSessions::default())];
         for (key, _) in given.iter().filter(|(_, given)| *given && spot.key("kind").is_intact()) {
             report.fault(
-                &spot.key(key).word(),
+                &spot.key(key).as_str(),
                 format!("not for kind `{kind}`, which has no sessions: only for `socket.io`"),
             );
         }
@@ -116,7 +116,7 @@ fn sessions(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
         report.some(&spot.key("new_sessions").key("burst"), burst);
     }
     if new_sessions.rate == 0 && *new_sessions != NewSessions::default() {
-        report.warn(&spot.key("new_sessions").word(), "nothing ever waits here: `rate` is 0, any number");
+        report.warn(&spot.key("new_sessions").as_str(), "nothing ever waits here: `rate` is 0, any number");
     }
 }
 
@@ -132,7 +132,7 @@ fn drain(said: &Drain, spot: &Spot<'_>, report: &mut Report) {
     report.pace(spot, said.rate, said.jitter);
     let paced = Drain { goodbye: false, ..Drain::default() };
     if !said.goodbye && *said != paced {
-        report.warn(&spot.word(), "nobody is told goodbye, so there is no pace: `goodbye` is false");
+        report.warn(&spot.as_str(), "nobody is told goodbye, so there is no pace: `goodbye` is false");
     }
 }
 
@@ -149,10 +149,10 @@ fn websocket(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
     let spot_of = |key| spot.key("websocket").key(key);
     if let Some(what) = not_here {
         if spot.key("kind").is_intact() {
-            report.fault(&spot.key("websocket").word(), what);
+            report.fault(&spot.key("websocket").as_str(), what);
         }
     } else if said.ping_interval.is_zero() {
-        report.warn(&spot_of("ping_timeout").word(), "nobody is asked: that takes `ping_interval`");
+        report.warn(&spot_of("ping_timeout").as_str(), "nobody is asked: that takes `ping_interval`");
     } else {
         for (key, time) in [("ping_interval", said.ping_interval), ("ping_timeout", said.ping_timeout)] {
             if time < Duration::from_secs(1) {
@@ -166,14 +166,14 @@ fn queue(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
     let servers = spot.key("servers");
     let limited = upstream.servers.iter().any(|server| server.max_connections > 0);
     if upstream.queue != Queue::default() && servers.is_intact() && !limited {
-        report.warn(&spot.key("queue").word(), "nothing ever waits here: no server has `max_connections`");
+        report.warn(&spot.key("queue").as_str(), "nothing ever waits here: no server has `max_connections`");
     }
 }
 
 fn tls(upstream: &Config, tls: &Tls, spot: &Spot<'_>, report: &mut Report) {
     for (one, other) in [("cert", "key"), ("key", "cert")] {
         if spot.key(one).is_given() && !spot.key(other).is_given() {
-            report.fault(&spot.key(one).word(), format!("found `{one}` without `{other}`, expected both"));
+            report.fault(&spot.key(one).as_str(), format!("found `{one}` without `{other}`, expected both"));
         }
     }
     for (key, path) in [("ca", &tls.ca), ("cert", &tls.cert), ("key", &tls.key)] {
@@ -186,12 +186,12 @@ fn tls(upstream: &Config, tls: &Tls, spot: &Spot<'_>, report: &mut Report) {
     let nameless = upstream.servers.iter().any(|server| unix(&server.address));
     if tls.verify && nameless && !spot.key("server_name").is_given() {
         report.fault(
-            &spot.word(),
+            &spot.as_str(),
             "expected the key `server_name`: a Unix socket has no name that a certificate could be verified against",
         );
     }
     if !tls.verify && tls.ca.is_some() {
-        report.warn(&spot.key("ca").word(), "nothing is verified against it: `verify` is false");
+        report.warn(&spot.key("ca").as_str(), "nothing is verified against it: `verify` is false");
     }
 }
 
@@ -216,10 +216,10 @@ fn health(upstream: &Config, health: &Health, spot: &Spot<'_>, report: &mut Repo
         report.well_formed(&spot.key("path"), words::target(path));
     }
     for (spot, (name, value)) in spot.key("headers").each_key(&health.headers) {
-        report.well_formed(&spot.word(), words::header_name(name));
+        report.well_formed(&spot.as_str(), words::header_name(name));
         report.well_formed(&spot, words::header_value(value));
         if frames_a_body(name) {
-            report.fault(&spot.word(), "a check says itself how long its request is");
+            report.fault(&spot.as_str(), "a check says itself how long its request is");
         }
     }
     if health.body.as_deref() == Some("") {
@@ -248,7 +248,7 @@ fn check_keys(upstream: &Config, health: &Health, spot: &Spot<'_>, report: &mut 
     ];
     for (key, _) in ignored.iter().filter(|(_, ignored)| *ignored) {
         let what = format!("not for the check `{name}`: add `check: http`, or leave it out");
-        report.fault(&spot.key(key).word(), what);
+        report.fault(&spot.key(key).as_str(), what);
     }
 }
 

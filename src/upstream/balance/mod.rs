@@ -27,7 +27,7 @@ use crate::upstream::{MakeBalance, Reason};
 /// server that isn't open gets asked no further, so a balance walks past those.
 ///
 /// ```
-/// use sockgate::upstream::{Balance, Candidates, PickKey};
+/// use sockgate::{Balance, Candidates, PickKey};
 ///
 /// /// The first server in the file that has room; the others stand by.
 /// struct First;

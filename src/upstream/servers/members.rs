@@ -1,5 +1,6 @@
 //! The servers of an upstream at one moment, with all that is derived from the set.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
@@ -23,7 +24,8 @@ pub(crate) struct Members {
 }
 
 impl Members {
-    /// `known` are the servers until now, with those that had been removed from among them.
+    /// `known` are the servers until now, with those that had been removed from among them. A server that can't be one is
+    /// left out, and why is given beside.
     pub(crate) fn build(
         config: &Config,
         servers: &[ServerConfig],
@@ -31,30 +33,43 @@ impl Members {
         known: &[Arc<Server>],
         make_balance: &MakeBalance,
         tls: Option<&ServerTls>,
-    ) -> Result<Self, String> {
+    ) -> (Self, Vec<String>) {
+        let known_by_id: HashMap<ServerId, &Arc<Server>> = known.iter().map(|server| (server.id(), server)).collect();
         let mut built: Vec<Arc<Server>> = Vec::with_capacity(servers.len());
+        let mut ids = HashSet::with_capacity(servers.len());
+        let mut bad = Vec::new();
         for said in servers {
-            let server = Server::adopt(said, config.health_check(), sessions, known)?;
-            if built.iter().any(|other| other.id() == server.id()) {
-                return Err(format!("two servers are called `{}`: give each its own address or `name`", server.name()));
+            let same = known_by_id.get(&ServerId::of(&said.name())).copied();
+            let checked =
+                Server::adopt(said, config.health_check(), sessions, same, !known.is_empty()).and_then(|server| {
+                    if ids.contains(&server.id()) {
+                        return Err(format!(
+                            "two servers are called `{}`: give each its own address or `name`",
+                            server.name()
+                        ));
+                    }
+                    tls.map(|tls| tls.server_name(&server)).transpose()?;
+                    Ok(server)
+                });
+            match checked {
+                Ok(_) if built.len() == usize::from(u16::MAX) => {
+                    bad.push(format!("{} servers are too many: expected at most {}", servers.len(), u16::MAX));
+                    break;
+                }
+                Ok(server) => {
+                    ids.insert(server.id());
+                    built.push(server);
+                }
+                Err(fault) => bad.push(fault),
             }
-            if let Some(tls) = tls {
-                tls.server_name(&server)?;
-            }
-            built.push(server);
-        }
-        if built.len() > usize::from(u16::MAX) {
-            return Err(format!("{} servers are too many: expected at most {}", built.len(), u16::MAX));
         }
         let mut by_id: Vec<_> = built.iter().enumerate().map(|(index, server)| (server.id(), index)).collect();
         by_id.sort_unstable();
         // Who is removed only now may be about to get work from somebody who has not heard of it yet.
-        let stays = |server: &&Arc<Server>| {
-            !built.iter().any(|other| other.id() == server.id()) && (!server.is_removed() || server.is_busy())
-        };
+        let stays = |server: &&Arc<Server>| !ids.contains(&server.id()) && (!server.is_removed() || server.is_busy());
         let removed = ArcSwap::from_pointee(known.iter().filter(stays).cloned().collect());
         let balance = make_balance(&built);
-        Ok(Self { by_id: by_id.into(), ring: OnceLock::new(), balance, servers: built.into(), removed })
+        (Self { by_id: by_id.into(), ring: OnceLock::new(), balance, servers: built.into(), removed }, bad)
     }
 
     /// Servers of before that still have work.
@@ -87,8 +102,9 @@ impl Members {
     pub(crate) fn in_ring_order(&self, key: &PickKey) -> Vec<Arc<Server>> {
         let ring = self.ring.get_or_init(|| Ring::build(&self.servers));
         let mut order: Vec<usize> = Vec::with_capacity(self.servers.len());
+        let mut met = vec![false; self.servers.len()];
         for index in ring.walk(key) {
-            if !order.contains(&index) {
+            if !std::mem::replace(&mut met[index], true) {
                 order.push(index);
                 if order.len() == self.servers.len() {
                     break;

@@ -169,7 +169,8 @@ impl Server {
         said: &ServerConfig,
         check: Check,
         sessions: Option<&SessionTable>,
-        known: &[Arc<Self>],
+        known: Option<&Arc<Self>>,
+        joins: bool,
     ) -> Result<Arc<Self>, String> {
         let name = said.name();
         let weight = u32::from(said.weight);
@@ -178,14 +179,14 @@ impl Server {
         }
         let id = ServerId::of(&name);
         let home = sessions.map(|table| table.home(id.to_bits()));
-        let same = known.iter().find(|server| server.id == id && server.address == said.address);
+        let same = known.filter(|server| server.id == id && server.address == said.address);
         if let Some(same) = same
             && (same.weight, same.max_connections, same.drain) == (weight, said.max_connections, said.drain)
             && same.home.as_ref().map(Arc::as_ptr) == home.as_ref().map(Arc::as_ptr)
         {
             return Ok(same.clone());
         }
-        let fresh = || Arc::new(Life::new(said, check, !known.is_empty()));
+        let fresh = || Arc::new(Life::new(said, check, joins));
         Ok(Arc::new(Self {
             id,
             name: name.into(),

@@ -184,7 +184,7 @@ impl ProxyHttp for Balancer {
         let mut dropped: Vec<_> = response.headers.keys().filter(|name| goes(name.as_str())).cloned().collect();
         let edits = match begun(ctx)?.answered(response.status.as_u16(), Headers::Map(&response.headers)) {
             Ok(edits) => edits,
-            Err(refusal) => return Error::e_explain(ErrorType::InvalidHTTPHeader, refusal.word()),
+            Err(refusal) => return Error::e_explain(ErrorType::InvalidHTTPHeader, refusal.as_str()),
         };
         dropped.extend(response.headers.keys().filter(|name| !edits.keeps(name.as_str())).cloned());
         for name in dropped {

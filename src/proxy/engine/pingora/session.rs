@@ -96,7 +96,7 @@ pub(super) fn join_cookies(request: &mut RequestHeader) -> Result<()> {
 
 /// A refusal on its way through Pingora.
 pub(super) fn error(refusal: Refusal) -> Box<Error> {
-    Error::explain(ErrorType::HTTPStatus(refusal.status()), refusal.word())
+    Error::explain(ErrorType::HTTPStatus(refusal.status()), refusal.as_str())
 }
 
 /// Who is behind an error.
