@@ -15,7 +15,7 @@
 //! * a [`Filter`] sees every request before it is routed, and every answer (`examples/token_filter.rs`);
 //! * a [`Router`] decides where requests go (`examples/custom_router.rs`);
 //! * a [`Balance`] picks servers, and a [`Discovery`] tells which there are;
-//! * a [`SessionProtocol`](session::SessionProtocol) knows the sessions of a protocol that the gateway does not;
+//! * a [`SessionProtocol`] knows the sessions of a protocol that the gateway does not;
 //! * a `ProxyHttp` of Pingora's wraps the [`Balancer`] (`examples/own_proxy.rs`).
 
 mod access_log;
@@ -60,5 +60,6 @@ pub use proxy::{Balancer, Context, Engine};
 pub use reload::{Plan, ReloadError};
 pub use request::{Headers, Path, Request};
 pub use router::{Action, Decision, Route, Router};
+pub use session::SessionProtocol;
 pub use upstream::config::ServerConfig;
 pub use upstream::{Balance, Candidates, Discovery, PickKey, Server};

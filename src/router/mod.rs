@@ -18,7 +18,7 @@ use config::{Redirect, Respond};
 use index::Index;
 use matcher::Matcher;
 
-/// Decides where requests go. [`Routes`] is the one that the configuration describes; programs may bring their own.
+/// Decides where requests go. The routes of the configuration are one; programs may bring their own.
 ///
 /// It is asked once for each request, on the thread that serves it, and must not block.
 pub trait Router: Send + Sync {

@@ -29,7 +29,7 @@ pub struct Balancer {
 
 impl Balancer {
     /// The hooks over a gateway's snapshot.
-    pub fn new(core: Arc<Core>) -> Self {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
         Self { core, peers: peer::Peers::default() }
     }
 
