@@ -84,7 +84,8 @@ pub(super) async fn serve(core: &Arc<Core>, mut carrier: impl Carrier, stopping:
             }
             Ok(Kind::Upgrade(opening)) => {
                 if let Some((connection, begun)) = carrier.leave_upgrade(&head, stopping).await {
-                    upgrade::serve(core, connection, head, opening, begun).await;
+                    // Boxed: room for the fields of a head would be kept for as long as the connection is.
+                    Box::pin(upgrade::serve(core, connection, head, opening, begun)).await;
                 }
                 return;
             }

@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::loan::Lent;
 use super::stream::Stream;
-use crate::exchange::{Core, Ended, RequestHead};
+use crate::exchange::{Core, Ended, Exchange, RequestHead};
 use crate::http::head;
 
 /// Serves a request that may be a poll with an engine that takes a connection on loan, and gives it back when it can be
@@ -53,16 +53,8 @@ where
         return reusable?.into_inner();
     }
     // The engine has been dropped, and with it the request to the server; what it had begun is in the mailbox.
-    let (mut exchange, mut stream) = (mailbox.take()?, back.take()?);
-    let mut fields = head::room();
-    let parsed = head::parse(&kept, &mut fields, 0).ok()?;
-    let request = RequestHead::from(&parsed);
-    // Where the gateway leaves, too, the next session has to begin on another one.
-    let last = core.ending.is_leaving() || !parsed.is_kept_alive();
-    exchange.goodbye(core, &request);
-    let answer = exchange.own_answer(&request)?;
-    let (status, bytes_out, answer) = (answer.status, answer.body.len() as u64, answer.to_http1(last));
-    exchange.end(core, Ended { protocol: "HTTP/1.1", status, bytes_out, cut_by: None }, || request);
+    let (exchange, mut stream) = (mailbox.take()?, back.take()?);
+    let (answer, last) = goodbye(core, exchange, &kept)?;
     stream.write_all(&answer).await.ok()?;
     // What is written first might wait for more of the same answer.
     stream.flush().await.ok()?;
@@ -71,4 +63,19 @@ where
         return None;
     }
     Some(stream)
+}
+
+/// The goodbye as HTTP/1.1, and whether it is the last answer on its connection. Apart, since room for the fields of a head
+/// would be kept for as long as a poll waits.
+fn goodbye(core: &Core, mut exchange: Box<Exchange>, head: &BytesMut) -> Option<(Vec<u8>, bool)> {
+    let mut fields = head::room();
+    let parsed = head::parse(head, &mut fields, 0).ok()?;
+    let request = RequestHead::from(&parsed);
+    // Where the gateway leaves, too, the next session has to begin on another one.
+    let last = core.ending.is_leaving() || !parsed.is_kept_alive();
+    exchange.goodbye(core, &request);
+    let answer = exchange.own_answer(&request)?;
+    let (status, bytes_out, answer) = (answer.status, answer.body.len() as u64, answer.to_http1(last));
+    exchange.end(core, Ended { protocol: "HTTP/1.1", status, bytes_out, cut_by: None }, || request);
+    Some((answer, last))
 }
