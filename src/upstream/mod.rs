@@ -9,6 +9,7 @@ mod connect;
 mod discovery;
 mod drains;
 mod health;
+mod pick;
 mod queue;
 mod servers;
 mod sessions;
@@ -19,7 +20,6 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Semaphore, watch};
@@ -30,16 +30,18 @@ pub use connect::ServerTls;
 pub use discovery::Discovery;
 pub use drains::Running;
 pub use health::{Checks, Fault};
+pub use pick::PickError;
 pub use servers::{CheckReport, Endpoint, Lease, Opening, Server, ServerId, State};
 pub use sessions::{LargestClient, Line, Rebalancing};
 
-use balance::{Terms, Tier, Work};
+use balance::Terms;
 use config::{Check, Kind, ServerConfig};
 use drains::Drains;
 use health::check_request;
+use pick::{Reason, Turn};
 use queue::Queue;
 use servers::{Health, Members};
-use sessions::{Sessions, Way};
+use sessions::Sessions;
 
 use crate::affinity::{By, CookieAffinity};
 use crate::metrics::UpstreamMetrics;
@@ -120,59 +122,6 @@ impl fmt::Display for BuildError {
 }
 
 impl std::error::Error for BuildError {}
-
-/// Why no server was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PickError {
-    /// No server is up, or every one that is was tried.
-    NoServer,
-    /// Every server is full, and so is the queue.
-    QueueFull,
-    /// No server had room within the timeout of the queue.
-    QueueTimeout,
-    /// New sessions come faster than they may.
-    Admission {
-        /// When it may be worth while to come again; 1 s or more.
-        retry_after: Duration,
-    },
-}
-
-impl fmt::Display for PickError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NoServer => "no server is up",
-            Self::QueueFull => "every server is full, and so is the queue",
-            Self::QueueTimeout => "no server had room in time",
-            Self::Admission { .. } => "too many new sessions at once",
-        })
-    }
-}
-
-impl std::error::Error for PickError {}
-
-/// What can be done for a request at this moment.
-enum Turn {
-    /// A place was taken on this server, perhaps for a session that is to be opened.
-    Serve(Arc<Server>, Option<Way>),
-    /// It may be served later.
-    Wait(Reason),
-    /// Nobody can serve it.
-    Refuse,
-}
-
-/// What a request waits for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reason {
-    /// Room on a server.
-    Full,
-    /// The first verdict on a server.
-    Starting,
-}
-
-/// Longest wait for a first verdict where the connect timeout is off.
-const STARTING_WAIT: Duration = Duration::from_secs(5);
-/// Requests that may wait for a first verdict even if `queue.size` is smaller: at start nobody is full yet.
-const STARTING_SIZE: usize = 1000;
 
 impl Upstream {
     /// Builds the upstream `name`. Reads the TLS files; does not wait for names to resolve.
@@ -339,38 +288,6 @@ impl Upstream {
         self.queue.len()
     }
 
-    /// Finds a server for new work, in the order of the balance, past servers that are down, draining, ejected, full or
-    /// in `tried`; the server found is added to `tried`. Where only ejected or draining servers are left, those serve.
-    /// Waits in the queue while every server is full, and for the first verdict while none is known to be up.
-    ///
-    /// A handshake that may open a session goes by [`Self::pick_new`].
-    pub async fn pick(self: &Arc<Self>, key: &PickKey, tried: &mut Tried) -> Result<Lease, PickError> {
-        self.place(Work::Request, key, tried).await
-    }
-
-    async fn place(self: &Arc<Self>, work: Work, key: &PickKey, tried: &mut Tried) -> Result<Lease, PickError> {
-        let turn = if self.queue.is_empty() {
-            self.attempt(work, key, tried, true)
-        } else {
-            // Who came first goes first, even if there is room by now.
-            Turn::Wait(self.outlook(work, tried))
-        };
-        let lease = match turn {
-            Turn::Serve(server, opening) => Lease::new(self.clone(), server, opening),
-            Turn::Wait(reason) => self.wait(work, key, tried, reason).await?,
-            Turn::Refuse => return Err(PickError::NoServer),
-        };
-        tried.add(lease.server().id());
-        Ok(lease)
-    }
-
-    /// A place for new work on a server that the client knows from before. `None` if [`Self::pick`] would walk past it.
-    pub fn place_on(self: &Arc<Self>, id: ServerId) -> Option<Lease> {
-        let server = self.server(id)?;
-        let open = self.queue.is_empty() && server.is_healthy() && server.try_acquire();
-        open.then(|| Lease::new(self.clone(), server, None))
-    }
-
     /// All servers in the order in which the consistent hash meets them for this client, whatever their state and
     /// whatever the balance, and removed ones last: where a session of unknown home is looked for.
     pub fn in_ring_order(&self, key: &PickKey) -> Vec<Arc<Server>> {
@@ -396,85 +313,13 @@ impl Upstream {
             if server.come_back() {
                 log::info!("upstream {}: server {} is back", self.name, server.name());
             }
-            if server.heed() {
+            if server.follow_configured_drain() {
                 let verb = if server.is_draining() { "drains" } else { "no longer drains" };
                 log::info!("upstream {}: server {} {verb}, as configured", self.name, server.name());
             }
         }
         for server in members.removed().iter().filter(|server| server.remove()) {
             log::info!("upstream {}: server {} was removed: it drains", self.name, server.name());
-        }
-    }
-
-    fn attempt(&self, work: Work, key: &PickKey, tried: &Tried, patient: bool) -> Turn {
-        let members = self.members.load();
-        // Ejection is a guess and draining a wish, so they give way where nobody else is left.
-        for tier in [Tier::Healthy, Tier::Ejected, Tier::Draining] {
-            let candidates = Candidates::new(&members.servers, tried, tier, work, self.terms);
-            while let Some(index) = members.balance.choose(key, &candidates) {
-                if !candidates.has_place(index) {
-                    break;
-                }
-                let server = &members.servers[index];
-                if server.try_acquire() {
-                    let opening = (work == Work::Session).then(|| {
-                        server.opens();
-                        if candidates.spilled() { Way::Spilled } else { Way::Balance }
-                    });
-                    return Turn::Serve(server.clone(), opening);
-                }
-            }
-            match candidates.worth_waiting_for() {
-                Some(Reason::Starting) if !patient => {}
-                Some(reason) => return Turn::Wait(reason),
-                None => {}
-            }
-        }
-        Turn::Refuse
-    }
-
-    /// What a request would wait for.
-    fn outlook(&self, work: Work, tried: &Tried) -> Reason {
-        let members = self.members.load();
-        let candidates = Candidates::new(&members.servers, tried, Tier::Healthy, work, self.terms);
-        candidates.worth_waiting_for().unwrap_or(Reason::Full)
-    }
-
-    async fn wait(
-        self: &Arc<Self>,
-        work: Work,
-        key: &PickKey,
-        tried: &Tried,
-        reason: Reason,
-    ) -> Result<Lease, PickError> {
-        let (size, timeout) = match reason {
-            Reason::Full => (self.config.queue.size, self.config.queue.timeout),
-            Reason::Starting => (
-                self.config.queue.size.max(STARTING_SIZE),
-                Some(self.config.timeouts.connect).filter(|limit| !limit.is_zero()).unwrap_or(STARTING_WAIT),
-            ),
-        };
-        let since = tokio::time::Instant::now();
-        let mut ticket = Queue::join(self, work, key, tried);
-        self.queue.dispatch();
-        if let Some(answer) = ticket.answer_now() {
-            return answer;
-        }
-        if ticket.ahead() >= size {
-            return Err(PickError::QueueFull);
-        }
-        let served = |mut lease: Lease| {
-            lease.waited = since.elapsed();
-            lease
-        };
-        match tokio::time::timeout(timeout, ticket.answer()).await {
-            Ok(answer) => answer.map(served),
-            // Nobody came up; whoever is left may serve now.
-            Err(_) if reason == Reason::Starting => match self.attempt(work, key, tried, false) {
-                Turn::Serve(server, opening) => Ok(served(Lease::new(self.clone(), server, opening))),
-                Turn::Wait(_) | Turn::Refuse => Err(PickError::NoServer),
-            },
-            Err(_) => Err(PickError::QueueTimeout),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The pool as a whole: leases, the queue, ejection, draining and reload.
 
+use std::time::Duration;
+
 use futures::FutureExt;
 use serde_json::json;
 use tokio::time::advance;

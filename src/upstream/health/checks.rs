@@ -43,14 +43,14 @@ impl Upstream {
         let (good, text) = (check.good, check.text.clone());
         server.checked(check);
         if let Some(health) = verdict {
-            self.pronounce(server, health, &text);
+            self.announce(server, health, &text);
         } else if ejected && good {
             self.queue.dispatch();
         }
     }
 
     /// Sets a server's health, tells the log if that is news, and tells who waits.
-    fn pronounce(&self, server: &Server, health: Health, reason: &str) {
+    fn announce(&self, server: &Server, health: Health, reason: &str) {
         if !server.set_health(health) {
             return;
         }
@@ -104,7 +104,7 @@ async fn watch_over(upstream: Arc<Upstream>, server: Arc<Server>) {
 /// Tells when a server gets work again, and those who wait for it.
 async fn watch_ejections(upstream: &Upstream, server: &Server) {
     loop {
-        server.conduct().ejection_over().await;
+        server.faults().ejection_over().await;
         log::info!("upstream {}: server {} is no longer passed over", upstream.name(), server.name());
         upstream.queue.dispatch();
     }
@@ -132,8 +132,8 @@ async fn look_up(upstream: &Upstream, server: &Server, host: &str, port: u16, fa
     // Where nothing is checked, the name is all that is known of the server.
     if upstream.config.health_check() == Check::None {
         match result {
-            Ok(()) => upstream.pronounce(server, Health::Up, "its name resolves"),
-            Err(fault) if server.endpoint().is_none() => upstream.pronounce(server, Health::Down, &fault),
+            Ok(()) => upstream.announce(server, Health::Up, "its name resolves"),
+            Err(fault) if server.endpoint().is_none() => upstream.announce(server, Health::Down, &fault),
             Err(fault) => log::debug!("server {}: {fault}", server.name()),
         }
     } else if let Err(fault) = result {
@@ -146,7 +146,7 @@ async fn run_checks(upstream: &Arc<Upstream>, server: &Arc<Server>) {
     match upstream.config.health_check() {
         Check::None => {
             if server.endpoint().is_some() {
-                upstream.pronounce(server, Health::Up, "it isn't checked");
+                upstream.announce(server, Health::Up, "it isn't checked");
             }
         }
         Check::Tcp => check_for_ever(upstream, server, Tcp(target)).await,

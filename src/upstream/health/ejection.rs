@@ -41,7 +41,7 @@ pub struct Ejected {
 }
 
 /// What is known of how a server does its work; outlives a reload.
-pub(crate) struct Conduct {
+pub(crate) struct Faults {
     born: Instant,
     /// Failed connects in a row.
     connects: AtomicU32,
@@ -53,7 +53,7 @@ pub(crate) struct Conduct {
     ejected_until: AtomicU64,
     /// When it first failed a connect or was found down, if it hasn't recovered since: milliseconds after `born`, and
     /// one; else 0.
-    unwell_since: AtomicU64,
+    failing_since: AtomicU64,
     record: Mutex<Record>,
     /// An ejection has begun or ended.
     changed: Notify,
@@ -71,7 +71,7 @@ struct Record {
     total: u64,
 }
 
-impl Conduct {
+impl Faults {
     pub(crate) fn new() -> Self {
         Self {
             born: Instant::now(),
@@ -80,7 +80,7 @@ impl Conduct {
             failed_connects: AtomicU64::new(0),
             bad_answers: AtomicU64::new(0),
             ejected_until: AtomicU64::new(0),
-            unwell_since: AtomicU64::new(0),
+            failing_since: AtomicU64::new(0),
             record: Mutex::new(Record { fault: Fault::Connect, in_a_row: 0, ends: 0, total: 0 }),
             changed: Notify::new(),
         }
@@ -151,12 +151,12 @@ impl Conduct {
     /// no check makes.
     pub(crate) fn passed_a_check(&self) {
         if self.ejection().is_some_and(|ejected| ejected.fault == Fault::Connect) {
-            self.pardon();
+            self.uneject();
         }
     }
 
     /// Ends any ejection.
-    pub(crate) fn pardon(&self) {
+    pub(crate) fn uneject(&self) {
         let mut record = self.record();
         if self.ejected_until.swap(0, Relaxed) != 0 {
             record.ends = record.ends.min(milliseconds(self.born.elapsed()));
@@ -175,21 +175,21 @@ impl Conduct {
         }
     }
 
-    /// Begins the time for which it is unwell, unless it is already.
-    pub(crate) fn fell_ill(&self) {
+    /// Begins the time for which it is failing, unless it is already.
+    pub(crate) fn starts_failing(&self) {
         let now = milliseconds(self.born.elapsed()).saturating_add(1);
-        let _ = self.unwell_since.compare_exchange(0, now, Relaxed, Relaxed);
+        let _ = self.failing_since.compare_exchange(0, now, Relaxed, Relaxed);
     }
 
     pub(crate) fn recovered(&self) {
-        if self.unwell_since.load(Relaxed) != 0 {
-            self.unwell_since.store(0, Relaxed);
+        if self.failing_since.load(Relaxed) != 0 {
+            self.failing_since.store(0, Relaxed);
         }
     }
 
     /// For how long it has been down or could not be connected to; `None` if it can.
-    pub(crate) fn unwell_for(&self) -> Option<Duration> {
-        match self.unwell_since.load(Relaxed) {
+    pub(crate) fn failing_for(&self) -> Option<Duration> {
+        match self.failing_since.load(Relaxed) {
             0 => None,
             since => Some(self.born.elapsed().saturating_sub(Duration::from_millis(since - 1))),
         }
@@ -220,7 +220,7 @@ impl Upstream {
     /// Counts what a server failed at, and passes it over from now on if that was once too often.
     pub(crate) fn hold_against(&self, server: &Server, fault: Fault) {
         let said = &self.config.ejection;
-        let in_a_row = server.conduct().failed(fault);
+        let in_a_row = server.faults().failed(fault);
         let threshold = match fault {
             Fault::Connect => said.failures,
             Fault::Answer => said.bad_answers,
@@ -255,7 +255,7 @@ impl Upstream {
         if !others.clone().any(|other| other.is_healthy()) {
             return Some("it is the last one".to_owned());
         }
-        let ejected = others.by_ref().filter(|other| other.conduct().ejected().is_some()).count();
+        let ejected = others.by_ref().filter(|other| other.faults().ejected().is_some()).count();
         let most = self.config.ejection.most_of(members.servers.len());
         (ejected >= most).then(|| format!("{ejected} of {} servers are already", members.servers.len()))
     }
@@ -380,12 +380,12 @@ mod tests {
         let server = lease.server();
         lease.answered(503);
         let began = Instant::now();
-        server.conduct().ejection_over().await;
+        server.faults().ejection_over().await;
         assert_eq!(began.elapsed(), 10 * SECOND);
         lease.answered(503);
-        tokio::join!(server.conduct().ejection_over(), async {
+        tokio::join!(server.faults().ejection_over(), async {
             sleep(SECOND).await;
-            server.conduct().pardon();
+            server.faults().uneject();
         });
         assert_eq!(began.elapsed(), 11 * SECOND);
     }

@@ -9,5 +9,5 @@ mod request;
 pub use checks::Checks;
 pub use ejection::{Ejected, Fault};
 
-pub(crate) use ejection::Conduct;
+pub(crate) use ejection::Faults;
 pub(crate) use request::check as check_request;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::Server;
-use crate::upstream::sessions::Way;
+use crate::upstream::sessions::Placement;
 use crate::upstream::{Fault, PickKey, Upstream};
 
 /// One request or tunnel in flight on one server. Dropping it gives the place to the next in the queue.
@@ -22,7 +22,7 @@ pub struct Lease {
 pub struct Opening {
     upstream: Arc<Upstream>,
     server: Arc<Server>,
-    way: Way,
+    placement: Placement,
     /// Whether it has come.
     over: AtomicBool,
 }
@@ -33,7 +33,7 @@ impl Opening {
     pub fn learned(&self, client: &PickKey) {
         if !self.over.swap(true, Relaxed) {
             self.server.opened();
-            self.upstream.opened(client, &self.server, self.way);
+            self.upstream.opened(client, &self.server, self.placement);
         }
     }
 }
@@ -48,10 +48,10 @@ impl Drop for Opening {
 
 impl Lease {
     /// Makes a lease of a place that was taken already.
-    pub(crate) fn new(upstream: Arc<Upstream>, server: Arc<Server>, opening: Option<Way>) -> Self {
-        let opening = opening.map(|way| {
+    pub(crate) fn new(upstream: Arc<Upstream>, server: Arc<Server>, opening: Option<Placement>) -> Self {
+        let opening = opening.map(|placement| {
             let (upstream, server) = (upstream.clone(), server.clone());
-            Opening { upstream, server, way, over: AtomicBool::new(false) }
+            Opening { upstream, server, placement, over: AtomicBool::new(false) }
         });
         Self { upstream, server, waited: Duration::ZERO, opening }
     }
@@ -59,7 +59,7 @@ impl Lease {
     /// The client wished itself to another server, which has its share.
     pub(crate) fn spilled(&mut self) {
         if let Some(opening) = &mut self.opening {
-            opening.way = Way::Spilled;
+            opening.placement = Placement::Spilled;
         }
     }
 
@@ -106,7 +106,7 @@ impl Lease {
         if self.upstream.config.ejection.status.contains(status) {
             self.upstream.hold_against(&self.server, Fault::Answer);
         } else {
-            self.server.conduct().answered_well();
+            self.server.faults().answered_well();
         }
     }
 

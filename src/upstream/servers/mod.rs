@@ -1,13 +1,18 @@
 //! The servers of an upstream: who each is, how it fares and what it carries, where its name leads, the set of the moment,
 //! and a place on one of them.
 
+mod condition;
 mod lease;
+mod load;
+mod location;
 mod members;
 pub(crate) mod resolve;
 mod server;
 
+pub use condition::{CheckReport, State};
 pub use lease::{Lease, Opening};
-pub use server::{CheckReport, Endpoint, Server, ServerId, State};
+pub use location::Endpoint;
+pub use server::{Server, ServerId};
 
+pub(crate) use condition::Health;
 pub(crate) use members::Members;
-pub(crate) use server::Health;

@@ -25,7 +25,7 @@ impl Upstream {
         Some(Lease::new(self.clone(), server, None))
     }
 
-    /// The same after the server could not be connected to, and after a pause. `None` once it has been unwell, or this
+    /// The same after the server could not be connected to, and after a pause. `None` once it has been failing, or this
     /// has been called, for `sessions.grace`.
     pub async fn return_again(self: &Arc<Self>, id: ServerId, tried: &mut Tried) -> Option<Lease> {
         let grace = self.config.sessions.grace;
@@ -34,17 +34,17 @@ impl Upstream {
         if waited >= grace || !self.is_waited_for(&server) {
             return None;
         }
-        let unwell = server.conduct().unwell_for().unwrap_or_default();
-        let pause = (unwell / 2).clamp(PAUSE.0, PAUSE.1).mul_f64(rand::rng().random_range(0.75..1.25));
+        let failing = server.faults().failing_for().unwrap_or_default();
+        let pause = (failing / 2).clamp(PAUSE.0, PAUSE.1).mul_f64(rand::rng().random_range(0.75..1.25));
         sleep(pause.min(grace - waited)).await;
         let mut lease = self.return_to(id)?;
         lease.waited = waited + pause;
         Some(lease)
     }
 
-    /// Whether the server is well, or has not been unwell for long.
+    /// Whether the server is well, or has not been failing for long.
     fn is_waited_for(&self, server: &Server) -> bool {
-        server.conduct().unwell_for().is_none_or(|time| time < self.config.sessions.grace)
+        server.faults().failing_for().is_none_or(|time| time < self.config.sessions.grace)
     }
 }
 

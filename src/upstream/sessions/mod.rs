@@ -45,7 +45,7 @@ struct Placed {
 
 /// How a new session came to its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum Placement {
     /// As the balance has it.
     Balance,
     /// The client was there before.
@@ -144,24 +144,24 @@ impl Upstream {
             waited = since.elapsed();
         }
         let remembered = || if first { sessions.was_on(key) } else { None };
-        let mut back = Back::Gone;
+        let mut back = Return::Gone;
         for id in was_on.into_iter().chain(std::iter::once_with(remembered).flatten()) {
             back = self.welcome_back(id, tried);
-            if !matches!(back, Back::Gone) {
+            if !matches!(back, Return::Gone) {
                 break;
             }
         }
         let mut lease = match back {
-            Back::Placed(lease) => {
+            Return::Placed(lease) => {
                 tried.add(lease.server().id());
                 lease
             }
-            Back::OverBound => {
+            Return::OverBound => {
                 let mut lease = self.place(Work::Session, key, tried).await?;
                 lease.spilled();
                 lease
             }
-            Back::Gone => self.place(Work::Session, key, tried).await?,
+            Return::Gone => self.place(Work::Session, key, tried).await?,
         };
         lease.waited += waited;
         Ok(lease)
@@ -196,12 +196,12 @@ impl Upstream {
     }
 
     /// A session was opened on a server; the other end of [`Self::pick_new`].
-    pub(crate) fn opened(&self, key: &PickKey, server: &Server, way: Way) {
+    pub(crate) fn opened(&self, key: &PickKey, server: &Server, placement: Placement) {
         let Some(sessions) = &self.sessions else { return };
-        let count = match way {
-            Way::Balance => &sessions.placed.balance,
-            Way::Returning => &sessions.placed.returning,
-            Way::Spilled => &sessions.placed.spilled,
+        let count = match placement {
+            Placement::Balance => &sessions.placed.balance,
+            Placement::Returning => &sessions.placed.returning,
+            Placement::Spilled => &sessions.placed.spilled,
         };
         count.fetch_add(1, Relaxed);
         self.saw(key, server);
@@ -217,27 +217,27 @@ impl Upstream {
         }
     }
 
-    fn welcome_back(self: &Arc<Self>, id: ServerId, tried: &Tried) -> Back {
+    fn welcome_back(self: &Arc<Self>, id: ServerId, tried: &Tried) -> Return {
         let members = self.members.load();
         let candidates = Candidates::new(&members.servers, tried, Tier::Healthy, Work::Session, self.terms);
         let Some(position) = members.position(id).filter(|&position| candidates.has_place(position)) else {
-            return Back::Gone;
+            return Return::Gone;
         };
         if candidates.bound(FEW_RETURNING).is_some_and(|bound| !candidates.is_within(&bound, position)) {
-            return Back::OverBound;
+            return Return::OverBound;
         }
         let server = &members.servers[position];
         // Who came first goes first.
         if !self.queue.is_empty() || !server.try_acquire() {
-            return Back::Gone;
+            return Return::Gone;
         }
         server.opens();
-        Back::Placed(Lease::new(self.clone(), server.clone(), Some(Way::Returning)))
+        Return::Placed(Lease::new(self.clone(), server.clone(), Some(Placement::Returning)))
     }
 }
 
 /// What became of the wish to be where one was.
-enum Back {
+enum Return {
     Placed(Lease),
     /// The server has its share.
     OverBound,
