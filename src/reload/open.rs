@@ -16,6 +16,8 @@ pub struct Open {
     pub sessions: Vec<(Arc<str>, Arc<str>, usize)>,
     /// Connections, by listener.
     pub connections: Vec<(Arc<str>, usize)>,
+    /// How many servers discovery has found, by upstream: those stay, whatever the configuration says.
+    pub found: HashMap<Arc<str>, usize>,
 }
 
 /// Where a tunnel or pending poll is, and how it came there.
@@ -34,6 +36,9 @@ impl Open {
     pub(super) fn of(snapshot: &Snapshot, metrics: &Metrics) -> Self {
         let mut open = Self::default();
         for (name, upstream) in &snapshot.upstreams {
+            if upstream.is_found() {
+                open.found.insert(Arc::clone(name), upstream.servers().len());
+            }
             let servers = upstream.all_servers();
             let names: HashMap<_, _> = servers.iter().map(|server| (server.id(), server.name())).collect();
             for (id, roster) in upstream.rosters() {

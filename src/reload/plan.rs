@@ -88,20 +88,19 @@ impl Gone {
     }
 }
 
-/// The servers of a configuration whose upstreams tell those goodbye who are on another one.
+/// The servers of a configuration whose upstreams tell those goodbye who are on another one. Where discovery has found the
+/// servers they stay, so nobody is told.
 struct Staying<'a>(HashMap<&'a str, HashSet<String>>);
 
 impl<'a> Staying<'a> {
-    fn of(new: &'a Config) -> Self {
+    fn of(new: &'a Config, open: &Open) -> Self {
         let telling = new.upstreams.iter().filter(|(_, said)| said.drain.goodbye);
-        Self(
-            telling
-                .map(|(name, said)| {
-                    let staying = said.servers.iter().filter(|server| !server.drain);
-                    (name.as_str(), staying.map(|server| server.name()).collect())
-                })
-                .collect(),
-        )
+        let configured = telling.filter(|(name, _)| !open.found.contains_key(name.as_str()));
+        let staying = configured.map(|(name, said)| {
+            let staying = said.servers.iter().filter(|server| !server.drain);
+            (name.as_str(), staying.map(|server| server.name()).collect())
+        });
+        Self(staying.collect())
     }
 
     /// Whether those who are on this server are told goodbye, though their upstream stays.
@@ -145,11 +144,11 @@ impl Plan {
     /// Compares two configurations by their meaning, and counts what is open on either side of the difference.
     pub fn between(running: &Config, new: &Config, open: &Open) -> Self {
         let gone = Gone::between(running, new);
-        let (staying, counts) = (Staying::of(new), Counts::of(open));
+        let (staying, counts) = (Staying::of(new, open), Counts::of(open));
         let mut plan = Self::default();
         plan.listeners(running, new, &counts);
         plan.routes(running, new, &gone, &counts);
-        plan.upstreams(running, new, &counts);
+        plan.upstreams(running, new, &counts, open);
         plan.settings(running, new);
         for (socket, count) in &open.sockets {
             let is_gone = gone.has(&socket.upstream, &socket.origin);
@@ -253,7 +252,7 @@ impl Plan {
         }
     }
 
-    fn upstreams(&mut self, running: &Config, new: &Config, counts: &Counts<'_>) {
+    fn upstreams(&mut self, running: &Config, new: &Config, counts: &Counts<'_>, open: &Open) {
         for (name, said) in &running.upstreams {
             let Some(other) = new.upstreams.get(name) else {
                 let (sockets, sessions) = counts.by_upstream.get(name.as_str()).copied().unwrap_or_default();
@@ -261,7 +260,14 @@ impl Plan {
                 continue;
             };
             let mut what = different_keys(said, other);
-            let (before, after) = (servers(said), servers(other));
+            let (mut before, mut after) = (servers(said), servers(other));
+            if let Some(found) = open.found.get(name.as_str())
+                && before != after
+            {
+                what.retain(|key| key != "servers");
+                what.push(format!("servers, in whose place the {found} serve that discovery finds"));
+                (before, after) = Default::default();
+            }
             let mut change = Change::new("upstream", name, "changed", Vec::new());
             if before != after {
                 what.retain(|key| key != "servers");
@@ -466,6 +472,7 @@ mod tests {
             .into(),
             sessions: vec![("a".into(), "127.0.0.1:9000".into(), 16), ("a".into(), "127.0.0.1:9001".into(), 32)],
             connections: vec![("old".into(), 64)],
+            found: HashMap::new(),
         };
         let plan = Plan::between(&before, &after, &open);
         assert_eq!(plan.sockets, Fates { kept: 1, drained: 2, closed: 12 });
@@ -478,6 +485,31 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} in\n{text}");
         }
+    }
+
+    #[test]
+    fn servers_that_discovery_has_found_stay_whatever_is_configured() {
+        let said = |server: &str| {
+            config(&format!(
+                "listeners: [{{ address: '127.0.0.1:8080', name: web }}]\nroutes: [{{ upstream: a }}]\n\
+                 upstreams: {{ a: {{ servers: ['{server}'], drain: {{ goodbye: true }} }} }}\n"
+            ))
+        };
+        let socket = Socket {
+            upstream: "a".into(),
+            server: "10.0.0.1:1".into(),
+            origin: Origin { listener: "web".into(), route: Some("a".into()) },
+        };
+        let open = Open {
+            sockets: [(socket, 1)].into(),
+            sessions: vec![("a".into(), "10.0.0.1:1".into(), 2)],
+            found: [("a".into(), 3)].into(),
+            ..Open::default()
+        };
+        let plan = Plan::between(&said("127.0.0.1:9000"), &said("127.0.0.1:9001"), &open);
+        assert_eq!((plan.sockets.kept, plan.sessions.kept), (1, 2));
+        let what = "upstream a changed: servers, in whose place the 3 serve that discovery finds\n";
+        assert!(plan.to_string().contains(what), "{plan}");
     }
 
     /// So many that to compare each with each would take minutes.

@@ -159,6 +159,43 @@ impl ServerConfig {
         Ok(Self { address, name: None, weight: 1, max_connections: 0, drain: false })
     }
 
+    /// Calls it so in logs and metrics, instead of by its address; cookies and sessions go by the name, too.
+    #[must_use]
+    pub fn with_name(self, name: impl Into<String>) -> Self {
+        Self { name: Some(name.into()), ..self }
+    }
+
+    /// Gives it this share of new work beside its peers, 1 to 256.
+    #[must_use]
+    pub fn with_weight(self, weight: u16) -> Self {
+        Self { weight, ..self }
+    }
+
+    /// Gives it at most so many requests and tunnels at once; 0 for no limit.
+    #[must_use]
+    pub fn with_max_connections(self, max_connections: usize) -> Self {
+        Self { max_connections, ..self }
+    }
+
+    /// Says whether it is to be left: it gets no new work while others can take it.
+    #[must_use]
+    pub fn with_drain(self, drain: bool) -> Self {
+        Self { drain, ..self }
+    }
+
+    /// Whether it can be a server at all.
+    pub(super) fn check(&self) -> Result<(), String> {
+        match &self.name {
+            Some(name) if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control()) => {
+                Err(format!("found the name {name:?}, expected one without spaces"))
+            }
+            _ if !(1..=256).contains(&self.weight) => {
+                Err(format!("server `{}` has weight {}: expected 1 to 256", self.name(), self.weight))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The name, or the address where no name was given.
     pub fn name(&self) -> String {
         self.name.clone().unwrap_or_else(|| self.address.to_string())

@@ -1,18 +1,19 @@
-//! Servers that come and go by themselves: who tells of them, and the one task that brings an upstream in line.
+//! Servers that come and go by themselves: who tells of them, and the task that asks.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use log::{info, warn};
+use log::warn;
 
-use super::Upstream;
 use super::config::ServerConfig;
+use super::servers::Latest;
 
 /// Tells which servers an upstream has.
 ///
 /// The servers of the configuration serve until the first set is found. What is found replaces the set before: who stays
-/// keeps state, counters and sessions, who comes back does too, and who goes keeps its sessions until its drain is over.
+/// keeps state, counters and sessions, who comes back does too, and who goes keeps its sessions until its drain is over. One
+/// that can't be a server (a second one of its name, a name that TLS can't ask for) is left out, and the log tells why.
 /// A reload keeps the set.
 ///
 /// ```
@@ -36,8 +37,8 @@ use super::config::ServerConfig;
 /// ```
 #[async_trait]
 pub trait Discovery: Send + Sync + 'static {
-    /// Waits until the set of servers is another one, and gives it whole; the first call gives the set of now. It is
-    /// dropped while it waits when the configuration is loaded anew, and called again.
+    /// Waits until the set of servers is another one, and gives it whole; the first call gives the set of now. An empty
+    /// set changes nothing: a registry that has lost its memory is likelier than an app without any server.
     ///
     /// # Errors
     /// Why nothing could be found out: it is logged, the set stays as it is, and this is called again after a pause.
@@ -47,21 +48,21 @@ pub trait Discovery: Send + Sync + 'static {
 /// The pause after a failure; twice as long after each further one, up to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// Keeps the servers of an upstream as discovery finds them, for as long as it is polled. Nobody else sets them.
-pub(super) async fn follow(upstream: Arc<Upstream>, discovery: Arc<dyn Discovery>) {
+/// Lays down what is found for the upstream of this name, for as long as it is polled.
+pub(super) async fn follow(upstream: Arc<str>, discovery: Arc<dyn Discovery>, latest: Latest) {
     let mut pause = PAUSE.0;
     loop {
         match discovery.next().await {
             Ok(servers) => {
                 pause = PAUSE.0;
-                let bad = upstream.set_servers(&servers);
-                for fault in &bad {
-                    warn!("upstream {}: a server is left out: {fault}", upstream.name());
+                if servers.is_empty() {
+                    warn!("upstream {upstream}: discovery finds no server, the servers stay");
+                } else {
+                    latest.set(&servers);
                 }
-                info!("upstream {}: discovery finds {} servers", upstream.name(), servers.len() - bad.len());
             }
             Err(fault) => {
-                warn!("upstream {}: discovery fails, the servers stay: {fault}", upstream.name());
+                warn!("upstream {upstream}: discovery fails, the servers stay: {fault}");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSE.1);
             }
@@ -77,7 +78,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::Metrics;
-    use crate::upstream::{Brought, Config};
+    use crate::upstream::{Brought, Config, Upstream};
 
     struct Sent(Mutex<Receiver<Result<Vec<ServerConfig>, String>>>);
 
@@ -139,8 +140,44 @@ mod tests {
         sender.send(Ok(at(&["10.0.0.1:1", "10.0.0.1:1", "10.0.0.2:1"]))).await.unwrap();
         changes.changed().await.unwrap();
         assert_eq!(names(&upstream), ["10.0.0.1:1", "10.0.0.2:1"]);
-        let twice = upstream.set_servers(&at(&["10.0.0.3:1", "10.0.0.3:1"]));
-        assert_eq!(twice, ["two servers are called `10.0.0.3:1`: give each its own address or `name`"]);
+        let weightless = ServerConfig::at("10.0.0.4:1").unwrap().with_weight(0);
+        sender.send(Ok([at(&["10.0.0.3:1"]), vec![weightless]].concat())).await.unwrap();
+        changes.changed().await.unwrap();
+        assert_eq!(names(&upstream), ["10.0.0.3:1"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_set_that_comes_while_a_reload_is_built_is_the_next_ones_too() {
+        let (upstream, sender) = build();
+        let mut changes = upstream.changes();
+        let running = upstream.start();
+        let rebuilt = upstream.rebuild(&config("b")).unwrap();
+        sender.send(Ok(at(&["10.0.0.1:1"]))).await.unwrap();
+        changes.changed().await.unwrap();
+        assert_eq!(names(&rebuilt), ["10.0.0.9:1"], "it is not in force yet");
+        let mut changes = rebuilt.changes();
+        let _running = rebuilt.start();
+        drop(running);
+        changes.changed().await.unwrap();
+        assert_eq!(names(&rebuilt), ["10.0.0.1:1"]);
+        sender.send(Ok(at(&["10.0.0.2:1"]))).await.unwrap();
+        changes.changed().await.unwrap();
+        assert_eq!(names(&rebuilt), ["10.0.0.2:1"], "who ends an old one ends no discovery");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_empty_set_changes_nothing() {
+        let (upstream, sender) = build();
+        let mut changes = upstream.changes();
+        let _running = upstream.start();
+        sender.send(Ok(at(&["10.0.0.1:1"]))).await.unwrap();
+        changes.changed().await.unwrap();
+        sender.send(Ok(Vec::new())).await.unwrap();
+        // The second is taken only when the first has been dealt with.
+        sender.send(Err("nobody answers".to_owned())).await.unwrap();
+        sender.send(Err("nobody answers".to_owned())).await.unwrap();
+        assert_eq!(names(&upstream), ["10.0.0.1:1"]);
+        assert!(!changes.has_changed().unwrap());
     }
 
     #[test]

@@ -1,19 +1,19 @@
 //! Letting go of servers: what is open on each, who drains at what pace, and when a removed server is gone.
 //!
 //! A drain begins by an operator's word ([`Upstream::drain`]), or because the configuration or discovery says so, which
-//! [`keep`] notices. Both know only servers and sessions; how a goodbye is said is the business of whoever serves.
+//! [`Upstream::reconcile`] notices. Both know only servers and sessions; how a goodbye is said is the business of whoever serves.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use log::info;
-use tokio::task::{AbortHandle, JoinHandle};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep};
 
-use super::sessions::shedding::{self, Shedding};
-use super::{Checks, Server, ServerId, Upstream, discovery};
+use super::sessions::shedding::Shedding;
+use super::{Server, ServerId, Upstream};
 use crate::roster::{Pace, Roster};
 
 /// What is open on the servers of an upstream, and who is told to leave. It outlives reloads.
@@ -56,42 +56,11 @@ pub struct Progress {
     pub over: bool,
 }
 
-/// An upstream at work; dropping it ends its checks and its drains that nobody has asked for by hand.
-#[must_use = "it ends when this is dropped"]
-pub struct Running {
-    _checks: Checks,
-    tasks: Vec<JoinHandle<()>>,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
-    }
-}
-
-/// How often it is looked who has gone.
-const LOOK: Duration = Duration::from_secs(1);
 /// How long those who come are told at once when the deadline has come: who was between two polls has its turn too.
 const AFTER_DEADLINE: Duration = Duration::from_secs(3);
 const AFTER_DEADLINE_LOOK: Duration = Duration::from_millis(100);
 
 impl Upstream {
-    /// Goes to work: checks the servers ([`Self::start_checks`]), and follows what the configuration and
-    /// discovery say of them: those that are to be left are told goodbye, those that come back no longer, and a removed
-    /// one is forgotten when nothing is left of it. Sheds sessions where that is configured. Needs a tokio runtime
-    /// around it.
-    pub fn start(self: &Arc<Self>) -> Running {
-        let checks = self.start_checks();
-        let mut tasks = vec![tokio::spawn(keep(Arc::clone(self)))];
-        if let (Some(said), Some(_)) = (self.config().sessions.rebalance.clone(), self.sessions()) {
-            tasks.push(tokio::spawn(shedding::run(Arc::clone(self), said)));
-        }
-        if let Some(discovery) = &self.brought.discovery {
-            tasks.push(tokio::spawn(discovery::follow(Arc::clone(self), Arc::clone(discovery))));
-        }
-        Running { _checks: checks, tasks }
-    }
-
     /// What is open on a server and can be told to leave.
     pub fn roster(&self, server: ServerId) -> Arc<Roster> {
         self.drains.roster(server)
@@ -156,7 +125,7 @@ impl Upstream {
     }
 
     /// Brings what is done in line with what is wished.
-    fn reconcile(&self) {
+    pub(super) fn reconcile(&self) {
         let (servers, removed) = (self.servers(), self.removed());
         self.drains.elsewhere.store(servers.iter().any(|server| server.is_healthy()), Ordering::Relaxed);
         let all = || servers.iter().chain(removed.iter());
@@ -175,8 +144,10 @@ impl Upstream {
                 self.begin(server, pace, Some(Arc::clone(&self.drains.elsewhere)));
             }
         }
+        let draining: HashSet<ServerId> =
+            all().filter(|server| server.is_draining()).map(|server| server.id()).collect();
         self.drains.begun().retain(|id, drain| {
-            let wished = all().any(|server| server.id() == *id && server.is_draining());
+            let wished = draining.contains(id);
             if !wished {
                 drain.stop();
             }
@@ -185,14 +156,13 @@ impl Upstream {
     }
 
     /// Forgets removed servers that nobody needs any more.
-    fn sweep(&self) {
-        for server in self.removed().iter() {
-            let expired = || self.drains.begun().get(&server.id()).is_some_and(Drain::is_expired);
-            if !server.is_busy() || expired() {
-                self.drains.end(server.id());
-                self.forget(server);
-            }
-        }
+    pub(super) fn sweep(&self) {
+        let expired = |server: &Server| self.drains.begun().get(&server.id()).is_some_and(Drain::is_expired);
+        let removed = self.removed();
+        let gone = removed.iter().filter(|server| !server.is_busy() || expired(server));
+        let gone: HashSet<ServerId> = gone.map(|server| server.id()).collect();
+        gone.iter().for_each(|&id| self.drains.end(id));
+        self.forget(&gone);
         self.drains
             .rosters()
             .retain(|id, roster| Arc::strong_count(roster) > 1 || !roster.is_empty() || self.server(*id).is_some());
@@ -213,24 +183,6 @@ async fn say_goodbyes(server: &Server, roster: &Roster, pace: Pace, may_go: impl
         said.told.fetch_add(roster.tell_all(), Ordering::Relaxed);
     }
     said.expired.store(true, Ordering::Relaxed);
-}
-
-/// Keeps an upstream in order for as long as it is polled.
-async fn keep(upstream: Arc<Upstream>) {
-    let mut changes = upstream.changes();
-    let mut looks = interval(LOOK);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        upstream.reconcile();
-        tokio::select! {
-            _ = looks.tick() => upstream.sweep(),
-            changed = changes.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-            }
-        }
-    }
 }
 
 impl Drains {

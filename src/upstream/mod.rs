@@ -11,36 +11,38 @@ mod drains;
 mod health;
 mod pick;
 mod queue;
+mod running;
 mod servers;
 mod sessions;
 #[cfg(test)]
 mod testing;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, watch};
 
 pub use balance::{Balance, Candidates, PickKey, Tried};
 pub use config::Config;
 pub use connect::ServerTls;
 pub use discovery::Discovery;
-pub use drains::Running;
 pub use health::{Checks, Fault};
 pub use pick::PickError;
+pub use running::Running;
 pub use servers::{CheckReport, Endpoint, Lease, Opening, Server, ServerId, State};
 pub use sessions::{LargestClient, Line, Rebalancing};
 
 use balance::Terms;
-use config::{Check, Kind, ServerConfig};
+use config::{Check, Kind};
 use drains::Drains;
 use health::check_request;
 use pick::{Reason, Turn};
 use queue::Queue;
-use servers::{Health, Members};
+use servers::{Found, Health, Members};
 use sessions::Sessions;
 
 use crate::affinity::{By, CookieAffinity};
@@ -52,9 +54,10 @@ use crate::session::SessionProtocol;
 pub struct Upstream {
     name: Arc<str>,
     config: Config,
+    /// Changed by one task alone once the upstream runs.
     members: ArcSwap<Members>,
-    /// The servers that discovery has found last, if it has.
-    found: ArcSwapOption<Vec<ServerConfig>>,
+    /// What discovery has found.
+    found: Arc<Found>,
     /// Tells the checks that the set of servers is another one.
     members_changed: watch::Sender<()>,
     make_balance: MakeBalance,
@@ -171,25 +174,28 @@ impl Upstream {
             (None, Some(before)) => before.make_balance.clone(),
             (None, None) => balance::maker(config),
         };
-        let table = sessions.as_ref().map(|sessions| &*sessions.table);
         // Another way to speak to the servers is no evidence of how they do.
         let same_way = before.filter(|before| config.tls == before.config.tls);
         let known = same_way.map(|before| before.all_servers()).unwrap_or_default();
-        // What has been found is found; a configuration that says other servers is not asked for them then.
-        let follows = brought.discovery.is_some();
-        let found = before.filter(|_| follows).and_then(|before| before.found.load_full());
-        let servers = found.as_deref().unwrap_or(&config.servers);
-        let (members, bad) = Members::build(config, servers, table, &known, &make_balance, tls.as_ref());
-        if let (None, Some(fault)) = (&found, bad.into_iter().next()) {
-            return Err(explain(fault));
-        }
+        let terms = servers::Terms {
+            check: config.health_check(),
+            sessions: sessions.as_ref().map(|sessions| &*sessions.table),
+            tls: tls.as_ref(),
+            make_balance: &make_balance,
+        };
+        // What has been found is found, and what is wrong with one of those is no fault of the configuration's.
+        let found = before.map(|before| before.found.clone()).unwrap_or_default();
+        let members = match found.latest() {
+            Some(list) => Members::build_of_found(&list, &known, &terms),
+            None => Members::build_all(&config.servers, &known, &terms).map_err(explain)?,
+        };
         // Connections that are kept to its servers stay good unless they speak TLS by other terms.
         let same_terms = before.filter(|before| before.tls == tls);
         Ok(Arc::new(Self {
             name: name.into(),
             config: config.clone(),
             members: ArcSwap::from_pointee(members),
-            found: ArcSwapOption::new(found),
+            found,
             members_changed: watch::channel(()).0,
             make_balance,
             brought,
@@ -238,16 +244,20 @@ impl Upstream {
         self.members.load().removed()
     }
 
-    /// Lets go of a removed server: requests of its sessions go elsewhere from now on.
-    pub fn forget(&self, server: &Server) {
-        if self.members.load().forget(server.id()) {
+    /// Lets go of removed servers: requests of their sessions go elsewhere from now on.
+    fn forget(&self, servers: &HashSet<ServerId>) {
+        let gone = self.members.load().forget(servers);
+        for server in &gone {
             log::info!("upstream {}: server {} is gone", self.name, server.name());
+        }
+        if !gone.is_empty() {
             self.members_changed.send_replace(());
         }
     }
 
     /// Resolves whenever the set of servers is another one.
-    pub fn changes(&self) -> watch::Receiver<()> {
+    #[cfg(test)]
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.members_changed.subscribe()
     }
 
@@ -257,20 +267,14 @@ impl Upstream {
         members.servers.iter().chain(members.removed().iter()).cloned().collect()
     }
 
-    /// Replaces the set of servers, as discovery finds it. Who stays keeps state and counters, and who comes back does
-    /// too; who goes keeps its sessions until they end or its drain is over ([`Self::removed`]). A server that can't be
-    /// one is left out; why is given back. Only one task may do this: see [`discovery`].
-    pub fn set_servers(&self, servers: &[ServerConfig]) -> Vec<String> {
-        let known = self.all_servers();
-        let table = self.sessions().map(|table| &**table);
-        let (members, bad) =
-            Members::build(&self.config, servers, table, &known, &self.make_balance, self.tls.as_ref());
-        self.found.store(Some(Arc::new(servers.to_vec())));
-        self.members.store(Arc::new(members));
-        self.settle();
-        self.members_changed.send_replace(());
-        self.queue.dispatch();
-        bad
+    /// What its servers have in common.
+    fn server_terms(&self) -> servers::Terms<'_> {
+        servers::Terms {
+            check: self.config.health_check(),
+            sessions: self.sessions().map(|table| &**table),
+            tls: self.tls.as_ref(),
+            make_balance: &self.make_balance,
+        }
     }
 
     /// Whether new work has somewhere to go: a server is up, if only one that drains.
@@ -308,6 +312,7 @@ impl Upstream {
         if let Some(table) = self.sessions() {
             table.set_max(self.config.sessions.max);
         }
+        self.tell_left_out();
         let members = self.members.load();
         for server in members.servers.iter() {
             if server.come_back() {

@@ -6,6 +6,7 @@ use futures::FutureExt;
 use serde_json::json;
 use tokio::time::advance;
 
+use super::config::ServerConfig;
 use super::testing::{at_once, client, config, eject, metrics, upstream};
 use super::*;
 
@@ -419,11 +420,10 @@ async fn a_removed_server_keeps_its_sessions_and_gets_nothing_new() {
     let order: Vec<_> = upstream.in_ring_order(&client(1)).iter().map(|server| server.id()).collect();
     assert_eq!(order, [ServerId::of("b"), a.id()], "it may have sessions that nobody has seen");
 
-    // A second change finds it busy, a third one does not.
-    upstream.set_servers(&said[1..]);
+    upstream.sweep();
     assert_eq!(upstream.removed().len(), 1);
     drop(lease);
-    upstream.set_servers(&said[1..]);
+    upstream.sweep();
     assert_eq!(upstream.removed().len(), 0);
     assert!(upstream.return_to(a.id()).is_none());
 }
@@ -442,7 +442,12 @@ async fn a_removed_server_that_comes_back_is_as_the_configuration_says() {
         assert_eq!((a.is_removed(), a.is_draining()), (false, drain), "an operator's word is for the time before");
     }
     assert_eq!(upstream.removed().len(), 0);
+}
 
+#[tokio::test(start_paused = true)]
+async fn a_server_that_a_reload_takes_out_is_removed_when_that_is_in_force() {
+    let upstream = narrow();
+    let a = upstream.servers()[0].clone();
     let without = config(json!({ "servers": ["10.0.0.9:1"] }));
     let rebuilt = upstream.rebuild(&without).unwrap();
     assert!(!a.is_removed(), "what is built does not run yet");
@@ -450,7 +455,7 @@ async fn a_removed_server_that_comes_back_is_as_the_configuration_says() {
     assert!(a.is_removed());
     let removed: Vec<_> = rebuilt.removed().iter().map(|server| server.id()).collect();
     assert_eq!(removed, [a.id(), ServerId::of("b")]);
-    rebuilt.forget(&a);
+    rebuilt.forget(&HashSet::from([a.id()]));
     assert!(rebuilt.return_to(a.id()).is_none());
     assert!(rebuilt.return_to(ServerId::of("b")).is_some());
 }
@@ -492,4 +497,20 @@ fn what_cannot_be_built_is_told_in_a_sentence() {
     let missing = fault(json!({ "servers": ["10.0.0.1:1"], "tls": { "ca": "/nowhere/ca.pem" } }));
     let start = "upstream `web`: tls.ca /nowhere/ca.pem: expected certificates in PEM: ";
     assert!(missing.starts_with(start), "{missing}");
+}
+
+/// So many that to compare each with each would take minutes.
+#[test]
+fn tens_of_thousands_of_servers_are_replaced_by_who_they_are() {
+    const SERVERS: u32 = 50_000;
+    let at = |number: u32| ServerConfig::at(&format!("{}:1", std::net::Ipv4Addr::from_bits(0x0a00_0000 + number)));
+    let list = |first: u32| -> Vec<_> { (first..first + SERVERS).map(|number| at(number).unwrap()).collect() };
+    let upstream = upstream(json!({ "servers": ["10.255.0.1:1"] }));
+    upstream.set_servers(&list(0));
+    let kept = upstream.servers()[1].clone();
+    upstream.set_servers(&list(1));
+    assert_eq!(upstream.servers().len(), SERVERS as usize);
+    assert!(Arc::ptr_eq(&upstream.servers()[0], &kept));
+    upstream.set_servers(&[list(1), list(1 + SERVERS)].concat());
+    assert_eq!(upstream.servers().len(), usize::from(u16::MAX), "more have no place");
 }

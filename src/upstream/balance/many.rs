@@ -39,7 +39,7 @@ fn round(weights: &[u64]) -> Box<[u16]> {
         if total > MOST_TURNS { (turns * MOST_TURNS / total).max(1) } else { turns }
     };
     let mut turns = Vec::new();
-    for (position, &weight) in (0u16..).zip(weights) {
+    for (position, &weight) in (0..=u16::MAX).zip(weights) {
         let count = turns_of(weight);
         // The middles of `count` equal parts of the round.
         turns.extend((0..count).map(|turn| (((2 * turn + 1) << 32) / (2 * count), position)));

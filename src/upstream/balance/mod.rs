@@ -7,7 +7,7 @@ mod ring;
 use std::cell::{Cell, LazyCell, OnceCell};
 use std::cmp::Ordering;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use rand::Rng;
@@ -37,6 +37,16 @@ use crate::upstream::{MakeBalance, Reason};
 ///         candidates.open().next()
 ///     }
 /// }
+///
+/// // Asked as a request would ask it, without a gateway:
+/// use sockgate::{Server, ServerConfig};
+/// # use std::net::Ipv4Addr;
+///
+/// let drains = ServerConfig::at("10.0.0.1:80")?.with_drain(true);
+/// let servers = [Server::idle(&drains), Server::idle(&ServerConfig::at("10.0.0.2:80")?)];
+/// let client = PickKey::from(std::net::IpAddr::from(Ipv4Addr::LOCALHOST));
+/// assert_eq!(First.choose(&client, &Candidates::of(&servers)), Some(1));
+/// # Ok::<(), String>(())
 /// ```
 pub trait Balance: Send + Sync {
     /// The position of the chosen server among the candidates; `None` if none of them is open.
@@ -106,6 +116,13 @@ pub(crate) fn thousandths(factor: f64) -> u64 {
 }
 
 impl<'a> Candidates<'a> {
+    /// These servers in the eyes of a request that has tried none of them: for tests of a [`Balance`].
+    pub fn of(servers: &'a [Arc<Server>]) -> Self {
+        static NONE: LazyLock<Tried> = LazyLock::new(Tried::default);
+        let terms = Terms { slow_start: Duration::ZERO, bound: 0, strict: false };
+        Self::new(servers, &NONE, Tier::Healthy, Work::Request, terms)
+    }
+
     pub(crate) fn new(servers: &'a [Arc<Server>], tried: &'a Tried, tier: Tier, work: Work, terms: Terms) -> Self {
         Self { servers, tried, tier, work, terms, spilled: Cell::new(false), cap: OnceCell::new() }
     }

@@ -22,7 +22,7 @@ impl Ring {
         let buckets: Vec<Bucket> =
             nodes.iter().zip(servers).map(|(&node, server)| Bucket::new(node, server.weight())).collect();
         let continuum = Continuum::new(&buckets);
-        let positions: std::collections::HashMap<_, _> = nodes.iter().zip(0u16..).collect();
+        let positions: std::collections::HashMap<_, _> = nodes.iter().zip(0..=u16::MAX).collect();
         let mut points = Vec::new();
         let mut index = 0;
         while let Some(node) = continuum.get_addr(&mut index) {

@@ -76,8 +76,9 @@ async fn supervise(upstream: Arc<Upstream>) {
     let mut watched: HashMap<ServerId, (Arc<Server>, AbortHandle)> = HashMap::new();
     loop {
         let servers = upstream.all_servers();
+        let by_id: HashMap<ServerId, &Arc<Server>> = servers.iter().map(|server| (server.id(), server)).collect();
         watched.retain(|_, (server, task)| {
-            let stays = servers.iter().any(|other| Arc::ptr_eq(other, server));
+            let stays = by_id.get(&server.id()).is_some_and(|&other| Arc::ptr_eq(other, server));
             if !stays {
                 task.abort();
             }

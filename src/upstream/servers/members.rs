@@ -5,10 +5,11 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 
+use super::live::List;
 use super::{Server, ServerId};
 use crate::session::SessionTable;
 use crate::upstream::balance::Ring;
-use crate::upstream::config::{Config, ServerConfig};
+use crate::upstream::config::{Check, ServerConfig};
 use crate::upstream::{Balance, MakeBalance, PickKey, ServerTls};
 
 /// The servers of the moment and what was derived from them; swapped whole.
@@ -21,55 +22,99 @@ pub(crate) struct Members {
     pub(crate) balance: Box<dyn Balance>,
     /// Servers that were taken out of the set while sessions or tunnels were there: those go on.
     removed: ArcSwap<Vec<Arc<Server>>>,
+    /// The list that they are made of, where it was found and isn't that of the configuration.
+    found: Option<List>,
+    /// Those of the list that can't be servers here.
+    pub(super) left_out: Vec<LeftOut>,
 }
 
+/// What the servers of a set have in common.
+pub(crate) struct Terms<'a> {
+    pub(crate) check: Check,
+    pub(crate) sessions: Option<&'a SessionTable>,
+    pub(crate) tls: Option<&'a ServerTls>,
+    pub(crate) make_balance: &'a MakeBalance,
+}
+
+/// One that is on the list and can't be a server.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct LeftOut {
+    pub(crate) name: String,
+    /// Why not: one plain sentence.
+    pub(crate) fault: String,
+}
+
+/// Positions are kept in 16 bits.
+const MOST: usize = u16::MAX as usize;
+
 impl Members {
-    /// `known` are the servers until now, with those that had been removed from among them. A server that can't be one is
-    /// left out, and why is given beside.
-    pub(crate) fn build(
-        config: &Config,
-        servers: &[ServerConfig],
-        sessions: Option<&SessionTable>,
-        known: &[Arc<Server>],
-        make_balance: &MakeBalance,
-        tls: Option<&ServerTls>,
-    ) -> (Self, Vec<String>) {
+    /// Makes a set of those on a list that can be servers; the others are left out, each for a reason of its own. `known` are
+    /// the servers until now, with those that had been removed from among them.
+    ///
+    /// Each server is looked up, and none compared with all the others: a list may hold thousands, and come often.
+    fn build(list: &[ServerConfig], known: &[Arc<Server>], terms: &Terms<'_>) -> Self {
         let known_by_id: HashMap<ServerId, &Arc<Server>> = known.iter().map(|server| (server.id(), server)).collect();
-        let mut built: Vec<Arc<Server>> = Vec::with_capacity(servers.len());
-        let mut ids = HashSet::with_capacity(servers.len());
-        let mut bad = Vec::new();
-        for said in servers {
-            let same = known_by_id.get(&ServerId::of(&said.name())).copied();
-            let checked =
-                Server::adopt(said, config.health_check(), sessions, same, !known.is_empty()).and_then(|server| {
-                    if ids.contains(&server.id()) {
-                        return Err(format!(
-                            "two servers are called `{}`: give each its own address or `name`",
-                            server.name()
-                        ));
-                    }
-                    tls.map(|tls| tls.server_name(&server)).transpose()?;
-                    Ok(server)
-                });
-            match checked {
-                Ok(_) if built.len() == usize::from(u16::MAX) => {
-                    bad.push(format!("{} servers are too many: expected at most {}", servers.len(), u16::MAX));
-                    break;
+        let mut servers: Vec<Arc<Server>> = Vec::with_capacity(list.len());
+        let mut by_id: HashMap<ServerId, usize> = HashMap::with_capacity(list.len());
+        let mut left_out = Vec::new();
+        for said in list {
+            let fit = || {
+                said.check()?;
+                let same = known_by_id.get(&ServerId::of(&said.name())).copied();
+                let server = Server::adopt(said, terms.check, terms.sessions, same, !known.is_empty());
+                if by_id.contains_key(&server.id()) {
+                    return Err(format!(
+                        "two servers are called `{}`: give each its own address or `name`",
+                        server.name()
+                    ));
                 }
+                if let Some(tls) = terms.tls {
+                    tls.server_name(&server)?;
+                }
+                if servers.len() == MOST {
+                    return Err(format!("{} servers are too many: expected at most {MOST}", list.len()));
+                }
+                Ok(server)
+            };
+            match fit() {
                 Ok(server) => {
-                    ids.insert(server.id());
-                    built.push(server);
+                    by_id.insert(server.id(), servers.len());
+                    servers.push(server);
                 }
-                Err(fault) => bad.push(fault),
+                Err(fault) => left_out.push(LeftOut { name: said.name(), fault }),
             }
         }
-        let mut by_id: Vec<_> = built.iter().enumerate().map(|(index, server)| (server.id(), index)).collect();
-        by_id.sort_unstable();
         // Who is removed only now may be about to get work from somebody who has not heard of it yet.
-        let stays = |server: &&Arc<Server>| !ids.contains(&server.id()) && (!server.is_removed() || server.is_busy());
+        let stays =
+            |server: &&Arc<Server>| !by_id.contains_key(&server.id()) && (!server.is_removed() || server.is_busy());
         let removed = ArcSwap::from_pointee(known.iter().filter(stays).cloned().collect());
-        let balance = make_balance(&built);
-        (Self { by_id: by_id.into(), ring: OnceLock::new(), balance, servers: built.into(), removed }, bad)
+        let mut by_id: Vec<_> = by_id.into_iter().collect();
+        by_id.sort_unstable();
+        let balance = (terms.make_balance)(&servers);
+        let (servers, by_id) = (servers.into(), by_id.into());
+        Self { servers, by_id, ring: OnceLock::new(), balance, removed, found: None, left_out }
+    }
+
+    /// Makes a set of a list that was found.
+    pub(crate) fn build_of_found(list: &List, known: &[Arc<Server>], terms: &Terms<'_>) -> Self {
+        Self { found: Some(list.clone()), ..Self::build(list, known, terms) }
+    }
+
+    /// Whether it is made of this very list.
+    pub(super) fn is_made_of(&self, list: &List) -> bool {
+        self.found.as_ref().is_some_and(|found| Arc::ptr_eq(found, list))
+    }
+
+    /// Makes a set of the configuration's list, all of which have to be servers.
+    ///
+    /// # Errors
+    /// Why the first can't.
+    pub(crate) fn build_all(list: &[ServerConfig], known: &[Arc<Server>], terms: &Terms<'_>) -> Result<Self, String> {
+        let members = Self::build(list, known, terms);
+        match members.left_out.first() {
+            None => Ok(members),
+            Some(first) => Err(first.fault.clone()),
+        }
     }
 
     /// Servers of before that still have work.
@@ -77,11 +122,12 @@ impl Members {
         self.removed.load_full()
     }
 
-    /// Lets go of a removed server. False if it was none.
-    pub(crate) fn forget(&self, id: ServerId) -> bool {
+    /// Lets go of removed servers; tells which of these there were.
+    pub(crate) fn forget(&self, ids: &HashSet<ServerId>) -> Vec<Arc<Server>> {
+        let goes = |server: &&Arc<Server>| ids.contains(&server.id());
         let before =
-            self.removed.rcu(|removed| removed.iter().filter(|server| server.id() != id).cloned().collect::<Vec<_>>());
-        before.iter().any(|server| server.id() == id)
+            self.removed.rcu(|removed| removed.iter().filter(|server| !goes(server)).cloned().collect::<Vec<_>>());
+        before.iter().filter(goes).cloned().collect()
     }
 
     /// The server with this id, even if it was removed.
@@ -101,17 +147,10 @@ impl Members {
 
     pub(crate) fn in_ring_order(&self, key: &PickKey) -> Vec<Arc<Server>> {
         let ring = self.ring.get_or_init(|| Ring::build(&self.servers));
-        let mut order: Vec<usize> = Vec::with_capacity(self.servers.len());
         let mut met = vec![false; self.servers.len()];
-        for index in ring.walk(key) {
-            if !std::mem::replace(&mut met[index], true) {
-                order.push(index);
-                if order.len() == self.servers.len() {
-                    break;
-                }
-            }
-        }
-        let mut servers: Vec<_> = order.into_iter().map(|index| self.servers[index].clone()).collect();
+        let first = |&position: &usize| !std::mem::replace(&mut met[position], true);
+        let order = ring.walk(key).filter(first).take(self.servers.len());
+        let mut servers: Vec<_> = order.map(|position| self.servers[position].clone()).collect();
         servers.extend_from_slice(&self.removed.load());
         servers
     }

@@ -1,8 +1,9 @@
-//! The servers of an upstream: who each is, how it fares and what it carries, where its name leads, the set of the moment,
-//! and a place on one of them.
+//! The servers of an upstream: who each is, how it fares and what it carries, where its name leads, the live set and who
+//! changes it, and a place on one of them.
 
 mod condition;
 mod lease;
+mod live;
 mod load;
 mod location;
 mod members;
@@ -15,4 +16,5 @@ pub use location::Endpoint;
 pub use server::{Server, ServerId};
 
 pub(crate) use condition::Health;
-pub(crate) use members::Members;
+pub(crate) use live::{Found, Latest, own};
+pub(crate) use members::{Members, Terms};

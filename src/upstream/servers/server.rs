@@ -64,6 +64,14 @@ impl fmt::Display for ServerId {
 }
 
 impl Server {
+    /// A server that is up and has nothing to do, outside of any upstream: for tests of a [`Balance`](crate::Balance).
+    pub fn idle(said: &ServerConfig) -> Arc<Self> {
+        let server = Self::adopt(said, Check::None, None, None, false);
+        // One behind a name would wait for an address.
+        server.set_health(super::Health::Up);
+        server
+    }
+
     /// A server as configured: the one in `known` if nothing changed, a new one with its life if name and address are
     /// the same, else a fresh one.
     pub(crate) fn adopt(
@@ -72,12 +80,9 @@ impl Server {
         sessions: Option<&SessionTable>,
         known: Option<&Arc<Self>>,
         joins: bool,
-    ) -> Result<Arc<Self>, String> {
+    ) -> Arc<Self> {
         let name = said.name();
         let weight = u32::from(said.weight);
-        if weight == 0 {
-            return Err(format!("server `{name}` has weight 0: expected 1 to 256"));
-        }
         let id = ServerId::of(&name);
         let home = sessions.map(|table| table.home(id.to_bits()));
         let same = known.filter(|server| server.id == id && server.address == said.address);
@@ -85,10 +90,10 @@ impl Server {
             && (same.weight, same.max_connections, same.drain) == (weight, said.max_connections, said.drain)
             && same.home.as_ref().map(Arc::as_ptr) == home.as_ref().map(Arc::as_ptr)
         {
-            return Ok(same.clone());
+            return same.clone();
         }
         let fresh = || Arc::new(Life::new(said, check, joins));
-        Ok(Arc::new(Self {
+        Arc::new(Self {
             id,
             name: name.into(),
             address: said.address.clone(),
@@ -97,7 +102,7 @@ impl Server {
             drain: said.drain,
             home,
             life: same.map_or_else(fresh, |same| same.life.clone()),
-        }))
+        })
     }
 
     /// What session tables and cookies call it.

@@ -4,7 +4,7 @@
 //! it has, the session is counted neither here nor there: [`Ledger`] keeps account of those on their way, so that nobody
 //! is told who need not have been.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -126,7 +126,7 @@ impl Turn<'_> {
         let servers = self.upstream.servers();
         let taking: Vec<&Arc<Server>> = servers.iter().filter(|server| !server.is_draining()).collect();
         let leaving = self.ledger.settle();
-        let left = |server: &Server| leaving.iter().filter(|&&id| id == server.id()).count() as u64;
+        let left = |server: &Server| leaving.get(&server.id()).copied().unwrap_or(0);
         let sessions = taking.iter().map(|server| (server.sessions() as u64).saturating_sub(left(server))).sum();
         let coming = self.ledger.coming(sessions);
         let over = if self.upstream.drains.shedding.stopped.load(Ordering::Relaxed) {
@@ -192,11 +192,15 @@ impl Ledger {
         self.told.push_back(Told { server, at: Instant::now(), leave });
     }
 
-    /// Drops whoever must have come back by now; gives the server of each that was told and has not left yet.
-    fn settle(&mut self) -> Vec<ServerId> {
+    /// Drops whoever must have come back by now; tells how many of each server were told and have not left yet.
+    fn settle(&mut self) -> HashMap<ServerId, u64> {
         let now = Instant::now();
         self.told.retain(|told| told.leave.strong_count() > 0 || now < told.at + ON_THE_WAY);
-        self.told.iter().filter(|told| told.leave.strong_count() > 0).map(|told| told.server).collect()
+        let mut leaving = HashMap::new();
+        for told in self.told.iter().filter(|told| told.leave.strong_count() > 0) {
+            *leaving.entry(told.server).or_default() += 1;
+        }
+        leaving
     }
 
     /// How many are on their way, when there are so many sessions apart from those that leave: no more than were told,

@@ -8,9 +8,11 @@ use serde_json::{Value, json};
 use tokio::time::advance;
 
 use super::*;
-use crate::session::{Cause, How};
+use crate::request::{Headers, Request};
+use crate::session::{Answered, Cause, How, SessionRequest};
+use crate::upstream::Brought;
 use crate::upstream::servers::Health;
-use crate::upstream::testing::{at_once, client, config, upstream};
+use crate::upstream::testing::{at_once, client, config, metrics, upstream};
 
 const LIFE: Duration = Duration::from_secs(45);
 
@@ -231,6 +233,35 @@ async fn new_sessions_wait_for_their_turn_and_others_do_not() {
 
     assert_eq!(second.await.unwrap().unwrap().waited().as_secs(), 1);
     assert_eq!(upstream.line(), Some(Line { waiting: 0, refused: 1 }));
+}
+
+/// Knows no session.
+struct Silent;
+
+impl SessionProtocol for Silent {
+    fn read<'r>(&self, _request: &'r Request<'_>) -> SessionRequest<'r> {
+        SessionRequest::default()
+    }
+
+    fn answered(&self, _dialect: u64, _status: u16, _headers: Headers<'_>) -> Answered {
+        Answered::Nothing
+    }
+}
+
+#[test]
+fn a_protocol_that_a_program_brings_outlives_the_configuration() {
+    let build = |said| {
+        let brought = Brought { session_protocol: Some(Arc::new(Silent)), ..Brought::default() };
+        Upstream::build_with("test", &config(said), metrics(), brought)
+    };
+    let upstream = build(json!({ "servers": ["10.0.0.1:1"] })).unwrap();
+    let table = upstream.sessions().unwrap();
+    let later = upstream.rebuild(&config(json!({ "servers": ["10.0.0.2:1"] }))).unwrap();
+    assert!(Arc::ptr_eq(table, later.sessions().unwrap()));
+    let fault = |said| build(said).err().unwrap().to_string();
+    assert!(fault(json!({ "kind": "tcp", "servers": ["10.0.0.1:1"] })).contains("not for kind `tcp`"));
+    let unchecked = fault(json!({ "kind": "socket.io", "servers": ["10.0.0.1:1"], "health": {} }));
+    assert!(unchecked.contains("expected another check"), "{unchecked}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Verdicts in paused time, and checks against real listeners.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use futures::FutureExt;
@@ -173,7 +174,7 @@ async fn checks_find_servers_follow_the_set_and_end_with_their_guard() {
     upstream.set_servers(&config(said).servers);
     let lease = upstream.pick(&client(1), &mut Tried::default()).await.unwrap();
     assert_eq!(lease.server().name().as_ref(), address(&other));
-    upstream.forget(&upstream.removed()[0]);
+    upstream.forget(&HashSet::from([upstream.removed()[0].id()]));
     let still_checked = async {
         while gone.upgrade().is_some() {
             tokio::task::yield_now().await;
