@@ -75,8 +75,14 @@ fn head(criterion: &mut Criterion) {
             let mut written = Vec::with_capacity(2048);
             bencher.iter(|| {
                 written.clear();
-                let seen =
-                    Client { peer: PEER, local_port: 80, secure: false, authority: Some("h700.example.com"), headers };
+                let seen = Client {
+                    peer: PEER,
+                    client: PEER,
+                    local_port: 80,
+                    secure: false,
+                    authority: Some("h700.example.com"),
+                    headers,
+                };
                 let id = forwarding.request_id(PEER, headers);
                 let onward = Onward::new(&forwarding, seen, &id);
                 let mut write = |name: &str, value: &[u8]| {

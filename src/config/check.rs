@@ -251,6 +251,9 @@ fn forwarding(config: &Config, spot: &Spot<'_>, report: &mut Report) {
             report.warn(&spot, format!("{network} trusts everybody: any client can then claim any address"));
         }
     }
+    for (spot, field) in spot.key("believe").each(&config.forwarding.believe) {
+        report.well_formed(&spot, words::believable(field));
+    }
 }
 
 fn leaving(config: &Config, root: &Spot<'_>, report: &mut Report) {

@@ -3,6 +3,7 @@
 use crate::http::edits::HeaderEdits;
 use crate::http::head::MOST_FIELDS;
 use crate::http::onward::Onward;
+use crate::http::origin::taken_for;
 use crate::http::write::HeadWriter;
 
 /// The fields of a request on its way to a server.
@@ -22,6 +23,8 @@ impl<'a> ServerFields<'a> {
     pub(crate) fn pass(&self, name: &str) -> bool {
         self.onward.passes(name)
             && self.edits.keeps(name)
+            // What a filter sets or removes comes in by no other spelling.
+            && taken_for(name).is_none_or(|taken_for| self.edits.keeps(&taken_for))
             && !(self.plain && name.eq_ignore_ascii_case("accept-encoding"))
     }
 

@@ -335,6 +335,7 @@ impl Exchange {
     pub(crate) fn to_server<'a>(&'a self, request: &RequestHead<'a>) -> ServerFields<'a> {
         let seen = Seen {
             peer: self.info.peer.ip(),
+            client: self.client,
             local_port: self.info.local.port(),
             secure: self.secure(),
             authority: request.authority,

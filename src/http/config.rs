@@ -69,8 +69,13 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Forwarding {
-    /// Networks of proxies whose own forwarding headers are kept and added to; those of others are replaced.
+    /// Networks of proxies whose `X-Forwarded-For` is kept and added to; that of others is replaced.
     pub trusted_proxies: Vec<IpNet>,
+    /// The fields about the client that these proxies set themselves, whatever their visitors send; no other one is taken
+    /// from them. Default `X-Forwarded-Proto`.
+    pub believe: Vec<String>,
+    /// Whether fields with `_` in their names pass, which many servers can't tell from those with `-`. Default false.
+    pub underscores: bool,
     /// `X-Forwarded-For`. Default true.
     pub x_forwarded_for: bool,
     /// `X-Forwarded-Proto`. Default true.
@@ -91,6 +96,8 @@ impl Default for Forwarding {
     fn default() -> Self {
         Self {
             trusted_proxies: Vec::new(),
+            believe: vec!["X-Forwarded-Proto".to_owned()],
+            underscores: false,
             x_forwarded_for: true,
             x_forwarded_proto: true,
             x_forwarded_host: true,

@@ -1,24 +1,24 @@
 //! What servers are told about the client: `X-Forwarded-*`, `X-Real-IP`, `Forwarded` (RFC 7239) and the request id.
 //!
-//! What a trusted proxy says is kept and added to; what anybody else says is replaced.
+//! The chain of addresses that a trusted proxy sends is kept and added to. Of what else it sends only those fields count
+//! that it sets itself (`believe`): the others may be its visitor's. What anybody else says is replaced.
 
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::ops::Deref;
 
 use super::config::Forwarding;
-use crate::request::{Headers, elements};
+use super::origin::is_origin;
+use crate::request::{Headers, elements, is_token};
 use crate::text::Text;
-
-/// The fields that say who the client is; none of them passes from a stranger.
-const ORIGIN_FIELDS: [&str; 6] =
-    ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-real-ip", "forwarded"];
 
 /// One request as the connection shows it.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen<'a> {
     /// The address at the other end of the connection.
     pub peer: IpAddr,
+    /// Who the client is: what [`Forwarding::client`] says.
+    pub client: IpAddr,
     /// The port that the client reached.
     pub local_port: u16,
     /// Whether the client speaks TLS to the gateway.
@@ -86,29 +86,34 @@ impl Forwarding {
         if !self.request_id.is_empty() && is(&self.request_id) {
             return true;
         }
-        let origin = ORIGIN_FIELDS.into_iter().position(is);
-        origin.is_some_and(|field| !trusted || self.tells(field))
+        is_origin(name) && (!trusted || self.tells(name) || !self.believes(name))
     }
 
-    /// Whether the gateway writes the field at this place of [`ORIGIN_FIELDS`].
-    fn tells(&self, field: usize) -> bool {
-        [
-            self.x_forwarded_for,
-            self.x_forwarded_proto,
-            self.x_forwarded_host,
-            self.x_forwarded_port,
-            self.x_real_ip,
-            self.forwarded,
-        ][field]
+    /// Whether the gateway writes the field itself.
+    fn tells(&self, name: &str) -> bool {
+        let is = |field: &str| name.eq_ignore_ascii_case(field);
+        self.x_forwarded_for && is("x-forwarded-for")
+            || self.x_forwarded_proto && is("x-forwarded-proto")
+            || self.x_forwarded_host && is("x-forwarded-host")
+            || self.x_forwarded_port && is("x-forwarded-port")
+            || self.forwarded && is("forwarded")
+    }
+
+    /// Whether a field is taken from trusted proxies. Their chain of addresses always is, an address that nothing vouches
+    /// for never.
+    fn believes(&self, name: &str) -> bool {
+        let is = |field: &str| name.eq_ignore_ascii_case(field);
+        is("x-forwarded-for") || !is("x-real-ip") && self.believe.iter().any(|field| is(field))
     }
 
     /// Hands out every field that the server is to see, name and value; `trusted` is what [`Self::trusts`] says of the
     /// peer.
     pub fn tell(&self, seen: &Seen<'_>, trusted: bool, request_id: &str, mut field: impl FnMut(Name<'_>, &str)) {
         let peer = seen.peer.to_canonical();
-        let address = Text::address(peer);
+        // A proxy that adds its own behind its visitor's has the last word.
         let before = |name: &str| {
-            let value = trusted.then(|| seen.headers.get(name)).flatten()?;
+            let values = (trusted && self.believes(name)).then(|| seen.headers.all(name));
+            let value = values.into_iter().flatten().last()?;
             std::str::from_utf8(value).ok().filter(|value| !value.is_empty())
         };
         // What came before, and the last hop behind it.
@@ -125,42 +130,42 @@ impl Forwarding {
             field(&value);
         };
         let scheme = if seen.secure { "https" } else { "http" };
+        let (before_scheme, before_host) = (before("x-forwarded-proto"), before("x-forwarded-host"));
         if self.x_forwarded_for {
-            chain("x-forwarded-for", &address, &mut |value| field(Name::Known("X-Forwarded-For"), value));
+            chain("x-forwarded-for", &Text::address(peer), &mut |value| field(Name::Known("X-Forwarded-For"), value));
         }
         if self.x_forwarded_proto {
-            field(Name::Known("X-Forwarded-Proto"), before("x-forwarded-proto").unwrap_or(scheme));
+            field(Name::Known("X-Forwarded-Proto"), before_scheme.unwrap_or(scheme));
         }
         if self.x_forwarded_host
-            && let Some(host) = before("x-forwarded-host").or(seen.authority)
+            && let Some(host) = before_host.or(seen.authority)
         {
             field(Name::Known("X-Forwarded-Host"), host);
         }
         if self.x_forwarded_port {
             match before("x-forwarded-port") {
                 Some(port) => field(Name::Known("X-Forwarded-Port"), port),
-                None => field(Name::Known("X-Forwarded-Port"), &Text::number(seen.local_port.into())),
+                None => {
+                    // Where the proxy says how it was reached, the port that it reached is not the client's.
+                    let reached = before_scheme.and_then(|scheme| port_of(scheme, before_host.or(seen.authority)));
+                    field(Name::Known("X-Forwarded-Port"), &Text::number(reached.unwrap_or(seen.local_port).into()));
+                }
             }
         }
         if self.x_real_ip {
-            match before("x-real-ip") {
-                Some(address) => field(Name::Known("X-Real-IP"), address),
-                None if trusted => {
-                    field(Name::Known("X-Real-IP"), &Text::address(self.client(seen.peer, seen.headers)))
-                }
-                None => field(Name::Known("X-Real-IP"), &address),
-            }
+            field(Name::Known("X-Real-IP"), &Text::address(seen.client));
         }
         if self.forwarded {
-            let mut hop = match peer {
-                IpAddr::V4(address) => format!("for={address}"),
-                IpAddr::V6(address) => format!("for=\"[{address}]\""),
-            };
-            if let Some(host) = seen.authority.filter(|host| !host.contains(['"', '\\'])) {
-                let _ = write!(hop, ";host=\"{host}\"");
+            let mut hop = String::new();
+            if before("forwarded").is_none() && seen.client != peer {
+                hop_of(&mut hop, seen.client, before_host, before_scheme.filter(|scheme| is_token(scheme)));
+                hop.push_str(", ");
             }
-            let _ = write!(hop, ";proto={scheme}");
-            chain("forwarded", &hop, &mut |value| field(Name::Known("Forwarded"), value));
+            hop_of(&mut hop, peer, seen.authority, Some(scheme));
+            match before("forwarded") {
+                Some(_) => chain("forwarded", &hop, &mut |value| field(Name::Known("Forwarded"), value)),
+                None => field(Name::Known("Forwarded"), &hop),
+            }
         }
         if !self.request_id.is_empty() {
             field(Name::Chosen(&self.request_id), request_id);
@@ -179,6 +184,30 @@ impl Forwarding {
     }
 }
 
+/// Adds an element of `Forwarded`.
+fn hop_of(list: &mut String, address: IpAddr, host: Option<&str>, scheme: Option<&str>) {
+    let _ = match address {
+        IpAddr::V4(address) => write!(list, "for={address}"),
+        IpAddr::V6(address) => write!(list, "for=\"[{address}]\""),
+    };
+    if let Some(host) = host.filter(|host| !host.contains(['"', '\\'])) {
+        let _ = write!(list, ";host=\"{host}\"");
+    }
+    if let Some(scheme) = scheme {
+        let _ = write!(list, ";proto={scheme}");
+    }
+}
+
+/// The port that a client reached by a scheme and a host.
+fn port_of(scheme: &str, authority: Option<&str>) -> Option<u16> {
+    let written = authority.and_then(|authority| authority.rsplit_once(':')).and_then(|(_, port)| port.parse().ok());
+    written.or(match scheme {
+        "https" | "wss" => Some(443),
+        "http" | "ws" => Some(80),
+        _ => None,
+    })
+}
+
 /// An address in a forwarding list: plain, or with a port, or in brackets.
 fn parse_address(text: &str) -> Option<IpAddr> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.split_once(']')).map(|(inside, _)| inside);
@@ -193,13 +222,9 @@ mod tests {
     fn tell(forwarding: &Forwarding, peer: &str, fields: &[(&str, &str)]) -> Vec<(String, String)> {
         let fields: Vec<_> =
             fields.iter().map(|(name, value)| httparse::Header { name, value: value.as_bytes() }).collect();
-        let seen = Seen {
-            peer: peer.parse().unwrap(),
-            local_port: 443,
-            secure: true,
-            authority: Some("example.com"),
-            headers: Headers::Fields(&fields),
-        };
+        let (peer, headers) = (peer.parse().unwrap(), Headers::Fields(&fields));
+        let client = forwarding.client(peer, headers);
+        let seen = Seen { peer, client, local_port: 8443, secure: true, authority: Some("example.com"), headers };
         let mut told = Vec::new();
         forwarding.tell(&seen, forwarding.trusts(seen.peer), "id", |name, value| {
             told.push(((*name).to_owned(), value.to_owned()))
@@ -215,11 +240,13 @@ mod tests {
         Forwarding { trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()], forwarded: true, ..Forwarding::default() }
     }
 
-    const SPOOFED: [(&str, &str); 4] = [
+    const SPOOFED: [(&str, &str); 6] = [
         ("X-Forwarded-For", "6.6.6.6"),
-        ("X-Real-IP", "6.6.6.6"),
+        ("X-Real-IP", "6.6.6.8"),
         ("X-Forwarded-Proto", "gopher"),
-        ("Forwarded", "for=6.6.6.6"),
+        ("X-Forwarded-Host", "evil.example"),
+        ("X-Forwarded-Port", "1"),
+        ("Forwarded", "for=6.6.6.7"),
     ];
 
     #[test]
@@ -229,7 +256,7 @@ mod tests {
         assert_eq!(value(&told, "X-Real-IP"), "203.0.113.9");
         assert_eq!(value(&told, "X-Forwarded-Proto"), "https");
         assert_eq!(value(&told, "X-Forwarded-Host"), "example.com");
-        assert_eq!(value(&told, "X-Forwarded-Port"), "443");
+        assert_eq!(value(&told, "X-Forwarded-Port"), "8443");
         assert_eq!(value(&told, "Forwarded"), "for=203.0.113.9;host=\"example.com\";proto=https");
         for (name, _) in SPOOFED {
             assert!(trusting().replaces(name, false), "{name}");
@@ -237,19 +264,60 @@ mod tests {
     }
 
     #[test]
-    fn what_a_trusted_proxy_says_is_kept_and_added_to() {
-        let told = tell(&trusting(), "10.1.2.3", &SPOOFED);
+    fn what_a_trusted_proxy_sets_is_kept_and_added_to() {
+        let all =
+            ["X-Forwarded-Proto", "x-forwarded-host", "X-Forwarded-Port", "Forwarded"].map(str::to_owned).to_vec();
+        let told = tell(&Forwarding { believe: all, ..trusting() }, "10.1.2.3", &SPOOFED);
         assert_eq!(value(&told, "X-Forwarded-For"), "6.6.6.6, 10.1.2.3");
-        assert_eq!(value(&told, "X-Real-IP"), "6.6.6.6");
+        assert_eq!(value(&told, "X-Real-IP"), "6.6.6.6", "the client that it vouches for");
         assert_eq!(value(&told, "X-Forwarded-Proto"), "gopher");
-        assert_eq!(value(&told, "Forwarded"), "for=6.6.6.6, for=10.1.2.3;host=\"example.com\";proto=https");
+        assert_eq!(value(&told, "X-Forwarded-Host"), "evil.example");
+        assert_eq!(value(&told, "X-Forwarded-Port"), "1");
+        assert_eq!(value(&told, "Forwarded"), "for=6.6.6.7, for=10.1.2.3;host=\"example.com\";proto=https");
     }
 
     #[test]
-    fn switched_off_fields_still_do_not_pass_from_strangers() {
-        let off = Forwarding { x_real_ip: false, ..trusting() };
-        assert!(off.replaces("X-Real-IP", false));
-        assert!(!off.replaces("X-Real-IP", true));
+    fn what_a_visitor_sends_through_a_trusted_proxy_is_not_believed() {
+        let told = tell(&trusting(), "10.1.2.3", &SPOOFED);
+        assert_eq!(value(&told, "X-Real-IP"), "6.6.6.6", "X-Forwarded-For vouches for it, and X-Real-IP for nobody");
+        assert_eq!(value(&told, "X-Forwarded-Host"), "example.com");
+        assert_eq!(value(&told, "X-Forwarded-Port"), "8443", "nobody knows what port a gopher asks at");
+        let forwarded = "for=6.6.6.6;proto=gopher, for=10.1.2.3;host=\"example.com\";proto=https";
+        assert_eq!(value(&told, "Forwarded"), forwarded);
+        let twice = [("X-Forwarded-Proto", "http"), ("X-Forwarded-Proto", "https")];
+        assert_eq!(
+            value(&tell(&trusting(), "10.1.2.3", &twice), "X-Forwarded-Proto"),
+            "https",
+            "the proxy's is the last"
+        );
+        let none = Forwarding { believe: Vec::new(), ..trusting() };
+        assert_eq!(value(&tell(&none, "10.1.2.3", &SPOOFED), "X-Forwarded-Proto"), "https");
+    }
+
+    #[test]
+    fn a_proxy_that_says_by_what_scheme_it_was_reached_says_the_port_too() {
+        let port = |scheme: &str| {
+            let told = tell(&trusting(), "10.1.2.3", &[("X-Forwarded-Proto", scheme)]);
+            value(&told, "X-Forwarded-Port").to_owned()
+        };
+        assert_eq!((port("https"), port("http")), ("443".to_owned(), "80".to_owned()));
+        assert_eq!((port_of("https", Some("a:8080")), port_of("http", Some("[::1]"))), (Some(8080), Some(80)));
+    }
+
+    #[test]
+    fn switched_off_fields_pass_only_from_proxies_that_set_them() {
+        let believe = vec!["X-Forwarded-Host".to_owned(), "True-Client-IP".to_owned()];
+        let off = Forwarding { x_real_ip: false, x_forwarded_host: false, believe, ..trusting() };
+        for (name, from_a_proxy) in [
+            ("X-Real-IP", false),
+            ("X-Forwarded-Host", true),
+            ("true-client-ip", true),
+            ("X-Forwarded-Ssl", false),
+            ("X-Original-URL", false),
+        ] {
+            assert!(off.replaces(name, false), "{name}");
+            assert_eq!(!off.replaces(name, true), from_a_proxy, "{name}");
+        }
         assert!(!tell(&off, "203.0.113.9", &[]).iter().any(|(name, _)| name == "X-Real-IP"));
     }
 

@@ -1,5 +1,6 @@
 //! Header fields that speak of one connection only, and so are not passed on (RFC 9110 7.6.1).
 
+use super::origin::is_origin;
 use crate::request::{Headers, elements};
 
 /// Fields that never pass a gateway, whether `Connection` names them or not.
@@ -47,10 +48,8 @@ impl<'a> Nominated<'a> {
 
 /// Fields whose removal would change who asks for what: a client may not make the gateway drop them.
 fn is_protected(name: &str) -> bool {
-    const PROTECTED: [&str; 8] =
-        ["host", "cookie", "content-length", "transfer-encoding", "forwarded", "x-real-ip", "authorization", "origin"];
-    name.len() > 12 && name.as_bytes()[..12].eq_ignore_ascii_case(b"x-forwarded-")
-        || PROTECTED.iter().any(|protected| name.eq_ignore_ascii_case(protected))
+    const PROTECTED: [&str; 6] = ["host", "cookie", "content-length", "transfer-encoding", "authorization", "origin"];
+    is_origin(name) || PROTECTED.iter().any(|protected| name.eq_ignore_ascii_case(protected))
 }
 
 #[cfg(test)]

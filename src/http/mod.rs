@@ -9,6 +9,7 @@ pub mod framing;
 pub(crate) mod head;
 pub mod hop_by_hop;
 pub mod onward;
+pub mod origin;
 pub mod upgrade;
 pub(crate) mod write;
 

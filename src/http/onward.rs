@@ -3,6 +3,10 @@
 use super::config::Forwarding;
 use super::forwarding::{Name, Seen};
 use super::hop_by_hop::{Nominated, is_hop_by_hop};
+use super::origin::taken_for;
+
+/// Fields that servers take for a message's length, where an underscore would lead around the rules of framing.
+const FRAMING: [&str; 2] = ["content-length", "transfer-encoding"];
 
 /// The fields of a request on its way to a server.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +27,14 @@ impl<'a> Onward<'a> {
 
     /// Whether a field that the client sent goes on as it is; `Host` is the caller's.
     pub fn passes(&self, name: &str) -> bool {
+        if let Some(taken_for) = taken_for(name) {
+            let frames = FRAMING.iter().any(|framing| taken_for.eq_ignore_ascii_case(framing));
+            return self.forwarding.underscores && !frames && self.goes(&taken_for) && !self.nominated.contains(name);
+        }
+        self.goes(name)
+    }
+
+    fn goes(&self, name: &str) -> bool {
         !is_hop_by_hop(name) && !self.forwarding.replaces(name, self.trusted) && !self.nominated.contains(name)
     }
 
@@ -44,6 +56,22 @@ mod tests {
     use crate::request::Headers;
 
     #[test]
+    fn fields_with_underscores_pass_only_where_they_may_and_say_nothing_that_hyphens_may_not() {
+        let passed = |underscores| {
+            let forwarding = Forwarding { underscores, ..Forwarding::default() };
+            let peer = [127, 0, 0, 1].into();
+            let headers = Headers::Fields(&[]);
+            let seen = Seen { peer, client: peer, local_port: 80, secure: false, authority: None, headers };
+            let onward = Onward::new(&forwarding, seen, "id");
+            let names =
+                ["X_Forwarded_For", "x-real_ip", "Content_Length", "Proxy_Connection", "X_Request_Id", "My_Own"];
+            names.into_iter().filter(|name| onward.passes(name)).collect::<Vec<_>>()
+        };
+        assert_eq!(passed(false), [""; 0]);
+        assert_eq!(passed(true), ["My_Own"]);
+    }
+
+    #[test]
     fn what_is_the_connections_and_what_strangers_say_of_themselves_does_not_pass() {
         let forwarding = Forwarding::default();
         let fields =
@@ -51,7 +79,7 @@ mod tests {
                 .map(|(name, value)| httparse::Header { name, value: value.as_bytes() });
         let headers = Headers::Fields(&fields);
         let peer = [127, 0, 0, 1].into();
-        let seen = Seen { peer, local_port: 80, secure: false, authority: Some("a"), headers };
+        let seen = Seen { peer, client: peer, local_port: 80, secure: false, authority: Some("a"), headers };
         let onward = Onward::new(&forwarding, seen, "id");
         let passed: Vec<_> = fields.iter().map(|field| field.name).filter(|name| onward.passes(name)).collect();
         assert_eq!(passed, ["Cookie"]);

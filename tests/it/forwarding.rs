@@ -7,7 +7,10 @@ use crate::support::{Client, Gateway, Puppet};
 for_each_engine! {
     servers_learn_who_asks_and_how,
     what_strangers_say_of_themselves_is_replaced,
-    what_trusted_proxies_say_is_kept_and_added_to,
+    what_trusted_proxies_set_is_kept_and_added_to,
+    what_visitors_send_through_a_trusted_proxy_is_not_believed,
+    fields_by_which_frameworks_know_the_client_do_not_pass_from_strangers,
+    fields_with_underscores_are_dropped,
     only_what_is_wanted_is_told,
     httpoxy_is_dropped,
     clients_cannot_name_away_who_they_are,
@@ -86,9 +89,10 @@ async fn what_strangers_say_of_themselves_is_replaced() {
     gateway.access_line(&["client=127.0.0.7", "target=/upgrade"]).await;
 }
 
-async fn what_trusted_proxies_say_is_kept_and_added_to() {
+async fn what_trusted_proxies_set_is_kept_and_added_to() {
     let server = Puppet::start().await;
-    let forwarding = "forwarding: { trusted_proxies: [127.0.0.64/26], forwarded: true }";
+    let forwarding = "forwarding: { trusted_proxies: [127.0.0.64/26], forwarded: true, \
+                      believe: [X-Forwarded-Proto, X-Forwarded-Host, X-Forwarded-Port, Forwarded] }";
     let gateway = Gateway::before(&[server.address()], "", forwarding).await;
     let said = "X-Forwarded-For: 198.51.100.1, 127.0.0.65\r\nX-Forwarded-Proto: https\r\n\
                 X-Forwarded-Host: shop.example\r\nX-Forwarded-Port: 443\r\n\
@@ -111,6 +115,69 @@ async fn what_trusted_proxies_say_is_kept_and_added_to() {
         assert_eq!(asked.all("x-real-ip"), ["198.51.100.8"]);
     }
     gateway.access_line(&["client=198.51.100.8"]).await;
+}
+
+/// Cloud balancers add to X-Forwarded-For, set X-Forwarded-Proto, and leave the rest as their visitors sent it.
+async fn what_visitors_send_through_a_trusted_proxy_is_not_believed() {
+    let server = Puppet::start().await;
+    let forwarding = "forwarding: { trusted_proxies: [127.0.0.64/26], forwarded: true }";
+    let gateway = Gateway::before(&[server.address()], "", forwarding).await;
+    let said = "X-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Proto: https\r\nX-Real-IP: 6.6.6.6\r\n\
+                X-Forwarded-Host: evil.example\r\nX-Forwarded-Port: 1\r\nForwarded: for=6.6.6.6\r\n\
+                X-Forwarded-Prefix: /evil\r\nX-Original-URL: /admin\r\nTrue-Client-IP: 6.6.6.6\r\n";
+    for asked in ask(&gateway, &server, 66, "a", said).await {
+        for (name, value) in [
+            ("x-real-ip", "203.0.113.9"),
+            ("x-forwarded-for", "203.0.113.9, 127.0.0.66"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "a"),
+            ("x-forwarded-port", "443"),
+            ("forwarded", "for=203.0.113.9;proto=https, for=127.0.0.66;host=\"a\";proto=http"),
+        ] {
+            assert_eq!(asked.all(name), [value], "{name}");
+        }
+        for name in ["x-forwarded-prefix", "x-original-url", "true-client-ip"] {
+            assert_eq!(asked.all(name), [""; 0], "{name}");
+        }
+    }
+}
+
+async fn fields_by_which_frameworks_know_the_client_do_not_pass_from_strangers() {
+    let (server, gateway) = Gateway::before_puppet("").await;
+    let names = [
+        "X-Forwarded-Ssl",
+        "X-Forwarded-Scheme",
+        "X-Forwarded-Server",
+        "X-Forwarded-Prefix",
+        "X-Forwarded-User",
+        "X-Client-IP",
+        "Client-IP",
+        "True-Client-IP",
+        "CF-Connecting-IP",
+        "X-Original-URL",
+        "X-Rewrite-URL",
+    ];
+    let fields: String = names.iter().map(|name| format!("{name}: made-up\r\n")).collect();
+    for asked in ask(&gateway, &server, 7, "a", &(fields + "X-Mine: kept\r\n")).await {
+        for (name, value) in &asked.0 {
+            assert_ne!(value, "made-up", "{name}");
+        }
+        assert_eq!(asked.all("x-mine"), ["kept"]);
+    }
+}
+
+/// CGI, WSGI, Rack and PHP can't tell `X_Real_IP` from `X-Real-IP`.
+async fn fields_with_underscores_are_dropped() {
+    let said = "X_Forwarded_For: 6.6.6.6\r\nX-Forwarded_For: 6.6.6.6\r\nX_REAL_IP: 6.6.6.6\r\nx_request_id: 6\r\n\
+                Content_Length: 6\r\nMy_Own: 7\r\n";
+    for (forwarding, own) in [("", vec![]), ("forwarding: { underscores: true }", vec!["7"])] {
+        let (server, gateway) = Gateway::before_puppet(forwarding).await;
+        for asked in ask(&gateway, &server, 7, "a", said).await {
+            assert_eq!(asked.all("my_own"), own, "{forwarding}");
+            let others: Vec<_> = asked.0.iter().filter(|(name, _)| name.contains('_') && name != "my_own").collect();
+            assert!(others.is_empty(), "{forwarding}: {others:?}");
+        }
+    }
 }
 
 async fn only_what_is_wanted_is_told() {

@@ -268,7 +268,8 @@ pub fn forwarding(bytes: &[u8]) {
         .collect();
     let tell = |peer, headers| {
         let mut told = Vec::new();
-        let seen = Client { peer, local_port: 443, secure: true, authority: Some("example.com"), headers };
+        let client = rules.client(peer, headers);
+        let seen = Client { peer, client, local_port: 443, secure: true, authority: Some("example.com"), headers };
         rules.tell(&seen, rules.trusts(peer), "id", |name, value| told.push(((*name).to_owned(), value.to_owned())));
         told
     };
@@ -280,6 +281,8 @@ pub fn forwarding(bytes: &[u8]) {
     let id = rules.request_id(proxy, sent);
     assert!((1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()));
     let told = tell(proxy, sent);
+    let real = told.iter().find(|(name, _)| name == "X-Real-IP").map(|(_, value)| value.parse());
+    assert_eq!(real, Some(Ok(rules.client(proxy, sent))), "the client that the chain vouches for, and no other");
     assert!(told.iter().all(|(_, value)| HeaderValue::from_bytes(value.as_bytes()).is_ok()), "{told:?}");
     assert!(told[0].0 == "X-Forwarded-For" && told[0].1.rsplit(", ").next() == Some("10.0.0.1"));
     assert_eq!(

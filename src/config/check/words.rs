@@ -4,6 +4,7 @@
 use std::net::Ipv6Addr;
 
 use crate::config::shape::{quoted, short};
+use crate::http::origin::is_origin;
 use crate::request::is_token;
 use crate::request::path::Path;
 use crate::wire::flash;
@@ -127,6 +128,26 @@ pub(super) fn header_name(text: &str) -> Result<(), String> {
     match is_token(text) {
         true => Ok(()),
         false => Err(format!("found {}, expected the name of a header: letters, digits and hyphens", quoted(text))),
+    }
+}
+
+/// The name of a field about the client that a trusted proxy may be believed.
+pub(super) fn believable(text: &str) -> Result<(), String> {
+    let is = |field: &str| text.eq_ignore_ascii_case(field);
+    let found = quoted(text);
+    if is("X-Forwarded-For") {
+        return Err(format!("found {found}, which is always taken from `trusted_proxies`: leave it out"));
+    }
+    if is("X-Real-IP") {
+        return Err(format!(
+            "found {found}, which the gateway writes itself: it is the client that X-Forwarded-For tells"
+        ));
+    }
+    match is_origin(text) {
+        true => Ok(()),
+        false => {
+            Err(format!("found {found}, expected a field that says who asks, such as X-Forwarded-Host or Forwarded"))
+        }
     }
 }
 
