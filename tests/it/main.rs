@@ -16,6 +16,7 @@ mod bench;
 mod classic;
 mod cli;
 mod detect;
+mod discovery;
 mod docs;
 mod drain;
 mod ejection;

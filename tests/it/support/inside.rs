@@ -24,6 +24,10 @@ impl Inside {
         let admin = gateway.address("admin").map(|address| address.parse().unwrap());
         Self { address, admin, handle, running: Some(std::thread::spawn(move || gateway.run())) }
     }
+
+    pub fn handle(&self) -> &sockgate::Handle {
+        &self.handle
+    }
 }
 
 impl Drop for Inside {
