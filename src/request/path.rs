@@ -1,7 +1,8 @@
 //! Paths as servers read them: the canonical copy that routes are matched against, while the original is forwarded.
 //!
-//! Servers disagree on one thing: whether `%2F` and `\` separate segments. Where a path holds one, both readings are
-//! kept; a router that would decide differently for the two refuses the request (see [`crate::router`]).
+//! Servers disagree on two things: whether `%2F` and `\` separate segments, and whether a segment ends at a `;`, behind
+//! which Java's servers look for parameters. Where a path holds one, every reading is kept; a router that would decide
+//! differently for two of them refuses the request (see [`crate::router`]).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,8 +13,9 @@ pub struct Path<'a> {
     /// Unreserved characters decoded, dot segments resolved, empty segments dropped (RFC 3986 6.2.2); a `%` that begins no
     /// escape is one itself.
     pub canonical: Cow<'a, str>,
-    /// The same with `%2F`, `%5C` and `\` taken for separators, where that makes a difference.
-    pub loose: Option<String>,
+    /// The other readings, where they make a difference: with `%2F`, `%5C` and `\` taken for separators, without what
+    /// stands behind a `;` or `%3B` in its segment, and both in either order.
+    pub loose: Vec<String>,
 }
 
 /// Why a path is refused.
@@ -46,23 +48,62 @@ impl<'a> Path<'a> {
     /// Reads a path (no query); borrows it whole in the usual case, where it is canonical as it stands.
     pub fn read(path: &'a str) -> Result<Self, Refused> {
         if path == "*" {
-            return Ok(Self { canonical: Cow::Borrowed(path), loose: None });
+            return Ok(Self { canonical: Cow::Borrowed(path), loose: Vec::new() });
         }
         if !path.starts_with('/') {
             return Err(Refused::NotAbsolute);
         }
         if is_plain(path.as_bytes()) {
-            return Ok(Self { canonical: Cow::Borrowed(path), loose: None });
+            return Ok(Self { canonical: Cow::Borrowed(path), loose: Vec::new() });
         }
         let canonical = resolve(&decode(path, false)?)?;
-        let loose = resolve(&decode(path, true)?)?;
+        let separated = resolve(&decode(path, true)?)?;
         // Some servers resolve dot segments before they decode separators, and once more after it.
-        if resolve(&decode(&canonical, true)?)? != loose {
+        if resolve(&decode(&canonical, true)?)? != separated {
             return Err(Refused::OverSeparator);
         }
-        let loose = (loose != canonical).then_some(loose);
+        let mut loose = vec![separated];
+        if has_parameters(path) {
+            for cut in [Cut::Plain, Cut::Encoded] {
+                let without = without_parameters(path, cut);
+                loose.push(resolve(&decode(&without, false)?)?);
+                loose.push(resolve(&decode(&without, true)?)?);
+                loose.push(resolve(&without_parameters(&decode(path, true)?, cut))?);
+                loose.push(resolve(&without_parameters(&canonical, cut))?);
+            }
+        }
+        loose.sort_unstable();
+        loose.dedup();
+        loose.retain(|reading| *reading != canonical);
         Ok(Self { canonical: Cow::Owned(canonical), loose })
     }
+}
+
+/// What a server takes for the beginning of a segment's parameters.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    /// `;`
+    Plain,
+    /// `;` and `%3B`
+    Encoded,
+}
+
+fn has_parameters(path: &str) -> bool {
+    path.contains(';') || path.contains("%3b") || path.contains("%3B")
+}
+
+/// Cuts the parameters off each segment.
+fn without_parameters(path: &str, cut: Cut) -> String {
+    let mut kept = String::with_capacity(path.len());
+    for (place, segment) in path.split('/').enumerate() {
+        let ends = [";", "%3b", "%3B"].into_iter().take(if cut == Cut::Plain { 1 } else { 3 });
+        let end = ends.filter_map(|mark| segment.find(mark)).min().unwrap_or(segment.len());
+        if place > 0 {
+            kept.push('/');
+        }
+        kept.push_str(&segment[..end]);
+    }
+    kept
 }
 
 /// Whether nothing in the path needs a second look: no escapes, no empty or dot segments, no odd bytes.
@@ -70,7 +111,7 @@ fn is_plain(path: &[u8]) -> bool {
     let mut after_slash = false;
     for &byte in path {
         match byte {
-            b'%' | b'\\' | 0..=0x20 | 0x7f => return false,
+            b'%' | b'\\' | b';' | 0..=0x20 | 0x7f => return false,
             b'/' | b'.' if after_slash => return false,
             _ => after_slash = byte == b'/',
         }
@@ -148,7 +189,7 @@ mod tests {
         for path in ["/", "/socket.io/", "/a/b.c", "/a~b_c-d", "/ü", "/a..b", "*"] {
             let read = Path::read(path).unwrap();
             assert!(matches!(read.canonical, Cow::Borrowed(same) if same == path), "{path}");
-            assert_eq!(read.loose, None);
+            assert!(read.loose.is_empty());
         }
     }
 
@@ -175,8 +216,31 @@ mod tests {
     fn encoded_separators_keep_both_readings() {
         let read = Path::read("/api%2fadmin/..%5Cx").unwrap();
         assert_eq!(read.canonical, "/api%2Fadmin/..%5Cx");
-        assert_eq!(read.loose.as_deref(), Some("/api/x"));
-        assert_eq!(Path::read("/a\\b").unwrap().loose.as_deref(), Some("/a/b"));
+        assert_eq!(read.loose, ["/api/x"]);
+        assert_eq!(Path::read("/a\\b").unwrap().loose, ["/a/b"]);
+    }
+
+    #[test]
+    fn segments_with_parameters_keep_every_reading() {
+        for (path, loose) in [
+            ("/admin;x", &["/admin"] as &[&str]),
+            ("/admin%3bx/y", &["/admin/y"]),
+            ("/;/admin", &["/admin"]),
+            ("/.;/admin", &["/admin"]),
+            ("/x/..;/admin", &["/admin"]),
+            ("/admin/..;/x", &["/x"]),
+            ("/a;b%2Fc", &["/a", "/a/c", "/a;b/c"]),
+            // Whoever cuts at a plain `;` only climbs out of another segment.
+            ("/admin;/%3b/../x", &["/admin/x", "/admin;/x", "/x"]),
+        ] {
+            let read = Path::read(path).unwrap();
+            for expected in loose {
+                let known = read.canonical == *expected || read.loose.iter().any(|reading| reading == expected);
+                assert!(known, "{path}: {expected} is not among {read:?}");
+            }
+        }
+        assert_eq!(Path::read("/a;b").unwrap().canonical, "/a;b", "it is what the client asked for");
+        assert_eq!(Path::read("/..;/x"), Err(Refused::AboveRoot));
     }
 
     #[test]

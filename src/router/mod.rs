@@ -121,11 +121,9 @@ pub fn named(configs: &[Config]) -> Vec<(String, &Config)> {
 impl Router for Routes {
     fn route(&self, request: &Request<'_>) -> Decision {
         let strict = self.first(request, &request.path.canonical);
-        if let Some(loose) = &request.path.loose {
-            let other = self.first(request, loose);
-            if strict.map(Arc::as_ptr) != other.map(Arc::as_ptr) {
-                return Decision::Ambiguous;
-            }
+        let part = |loose: &String| strict.map(Arc::as_ptr) != self.first(request, loose).map(Arc::as_ptr);
+        if request.path.loose.iter().any(part) {
+            return Decision::Ambiguous;
         }
         strict.map_or(Decision::Nowhere, |route| Decision::To(Arc::clone(route)))
     }

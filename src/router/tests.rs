@@ -104,6 +104,12 @@ fn a_path_with_two_readings_is_refused_only_where_they_part() {
     assert_eq!(ask(&routes, "GET /x/..%2Fadmin", &[]), "ambiguous");
     assert_eq!(ask(&routes, "GET /admin%2Fx", &[]), "ambiguous");
     assert_eq!(ask(&routes, "GET /admin/a%2Fb", &[]), "admin");
+    for around in ["/admin;x", "/;/admin", "/.;/admin", "/x/..;/admin", "/admin%3bx", "/admin%3B/x", "/admin;%2f..%2fx"]
+    {
+        assert_eq!(ask(&routes, &format!("GET {around}"), &[]), "ambiguous", "{around}");
+    }
+    assert_eq!(ask(&routes, "GET /shop;jsessionid=1/cart", &[]), "rest");
+    assert_eq!(ask(&routes, "GET /admin/x;y", &[]), "admin");
 }
 
 #[test]

@@ -144,7 +144,10 @@ async fn fields_of_a_connection_go_no_further() {
     })
     .await;
     let (gateway, _) = gateway("", server.address()).await;
-    let request = Request::get("http://a.test/").header("te", "trailers").header("x-mine", "3").body(()).unwrap();
+    let request = Request::get("http://a.test/").header("te", "trailers").header("x-mine", "3");
+    // Nor does what a stranger says of himself, however he spells it.
+    let request = request.header("x_real_ip", "6.6.6.6").header("x-forwarded-ssl", "on").header("client-ip", "6.6.6.6");
+    let request = request.body(()).unwrap();
     // The client refuses an answer with such a field as malformed (RFC 9113 8.2.2).
     let answer = plain(&gateway).await.ask(request, "").await;
     assert_eq!(answer.body(), b"ok");
@@ -154,6 +157,7 @@ async fn fields_of_a_connection_go_no_further() {
     }
     let seen = within("the request", seen.recv()).await.unwrap().to_ascii_lowercase();
     assert!(seen.contains("\r\nx-mine: 3\r\n") && !seen.contains("\r\nte:"), "{seen}");
+    assert!(!seen.contains("6.6.6.6") && !seen.contains("-ssl"), "{seen}");
 }
 
 #[tokio::test]

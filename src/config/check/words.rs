@@ -88,7 +88,10 @@ pub(super) fn path(text: &str) -> Result<(), String> {
         return fault(&format!("write `{c}` as {encoded}"));
     }
     match Path::read(text) {
-        Ok(path) if path.loose.is_some() => {
+        Ok(path) if !path.loose.is_empty() && (text.contains(';') || text.to_ascii_uppercase().contains("%3B")) => {
+            fault("to some servers a segment ends at `;` or `%3B`, to others not: leave them out")
+        }
+        Ok(path) if !path.loose.is_empty() => {
             fault("to some servers `%2F`, `%5C` and `\\` are a `/`, to others not: leave them out")
         }
         Ok(path) if path.canonical != text => {
