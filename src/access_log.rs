@@ -10,7 +10,7 @@ use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -155,14 +155,22 @@ enum Message {
     Line(Box<Record>),
     /// Something in [`Switches`] is different. Where there is no room for it, another message is on its way.
     Look,
+    /// No line of the gateway's comes after this.
+    Last,
 }
 
-/// Waits until the last line is written; the log ends when every [`AccessLog`] has been dropped.
+/// Ends the log, which else ends when every [`AccessLog`] has been dropped: a program may keep one for longer than its
+/// gateway.
 #[derive(Debug)]
-pub struct Writer(Receiver<()>);
+pub struct Writer {
+    lines: SyncSender<Message>,
+    ended: Receiver<()>,
+}
 
 /// Longest time for the last lines to be taken when the gateway ends.
 const LAST_LINES: Duration = Duration::from_secs(5);
+/// Time between two attempts to say that no more will come.
+const A_MOMENT: Duration = Duration::from_millis(10);
 /// Time from one warning that lines are lost to the next.
 const WARNINGS_APART: Duration = Duration::from_secs(60);
 /// Lines that may wait for the writer.
@@ -185,7 +193,8 @@ impl AccessLog {
             sink.write_all_of(&receiver, &next, &lost);
             drop(done);
         })?;
-        Ok((Self { lines: sender, switches, metrics }, Writer(ended)))
+        let writer = Writer { lines: sender.clone(), ended };
+        Ok((Self { lines: sender, switches, metrics }, writer))
     }
 
     /// Opens another log, to switch to.
@@ -234,11 +243,22 @@ impl AccessLog {
 }
 
 impl Writer {
-    /// Waits for the last line; not for ever, since a pipe may have a reader that has stopped reading.
+    /// Waits until the last line is written; not for ever, since a pipe may have a reader that has stopped reading.
     pub fn finish(self) {
-        if let Err(RecvTimeoutError::Timeout) = self.0.recv_timeout(LAST_LINES) {
-            warn!("access log: nobody took the last lines for {LAST_LINES:?}, leaving without them");
+        let deadline = Instant::now() + LAST_LINES;
+        let mut last = Some(Message::Last);
+        while Instant::now() < deadline {
+            // A queue that is full has no room for the last word yet.
+            last = last.and_then(|last| match self.lines.try_send(last) {
+                Err(TrySendError::Full(last)) => Some(last),
+                Ok(()) | Err(TrySendError::Disconnected(_)) => None,
+            });
+            let wait = if last.is_some() { A_MOMENT } else { deadline.saturating_duration_since(Instant::now()) };
+            if self.ended.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
         }
+        warn!("access log: nobody took the last lines for {LAST_LINES:?}, leaving without them");
     }
 }
 
@@ -293,7 +313,7 @@ impl Sink {
                     self.note(written, metrics);
                 }
                 Some(Message::Look) => {}
-                None => {
+                Some(Message::Last) | None => {
                     let flushed = self.out.flush();
                     self.note(flushed, metrics);
                     return;
@@ -549,6 +569,20 @@ mod tests {
         for name in ["access.log", "access.log.1"] {
             assert_eq!(std::fs::read_to_string(folder.path().join(name)).unwrap().lines().count(), 1, "{name}");
         }
+    }
+
+    #[test]
+    fn the_last_line_is_not_waited_for_where_a_program_keeps_the_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access.log");
+        let config = Config { file: Some(path.clone()), ..Config::default() };
+        let (log, writer) = AccessLog::open(&config, Metrics::new().unwrap()).unwrap();
+        log.write(record());
+        let began = Instant::now();
+        writer.finish();
+        assert!(began.elapsed() < LAST_LINES);
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
+        drop(log);
     }
 
     #[test]

@@ -106,6 +106,8 @@ async fn a_socket_outlives_the_departure_of_its_server_from_the_set() {
     is_served_by(&gateway, &["b"]).await;
     socket.send("ping").await;
     assert_eq!(within("the old server", socket.read(4)).await, b"ping");
+    socket.finish().await;
+    assert_eq!(within("its end", socket.read_all()).await, b"");
 }
 
 #[test]
