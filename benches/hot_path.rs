@@ -17,7 +17,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use futures::FutureExt;
 use serde_json::json;
 use sockgate::internals::{
-    Client, Forwarding, FrameTracker, HandshakeReader, How, Metrics, Onward, Routes, Seen, SessionTable, Tried,
+    Client, Forwarding, FrameCounts, FrameTracker, HandshakeReader, How, Metrics, Onward, Routes, SessionTable, Tried,
     Upstream, host_name, opening, request_body,
 };
 use sockgate::{Headers, Path, PickKey, Request, Router};
@@ -206,7 +206,7 @@ fn frames(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements((stream.len() / frame.len()) as u64));
         group.bench_function(BenchmarkId::new("advance", size), |bencher| {
             bencher.iter(|| {
-                let (mut tracker, mut seen) = (FrameTracker::new(), Seen::default());
+                let (mut tracker, mut seen) = (FrameTracker::new(), FrameCounts::default());
                 for read in stream.chunks(16 * 1024) {
                     tracker.advance(black_box(read), &mut seen).unwrap();
                 }

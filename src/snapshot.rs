@@ -29,13 +29,13 @@ pub struct Snapshot {
 
 /// What a program brings of its own; it outlives every configuration.
 #[derive(Default)]
-pub struct Brought {
+pub struct Extensions {
     /// Who looks at requests before they are routed, in their order.
     pub filters: Vec<Arc<dyn Filter>>,
     /// In place of the routes.
     pub router: Option<Arc<dyn Router>>,
     /// For the upstreams of these names.
-    pub upstreams: HashMap<String, upstream::Brought>,
+    pub upstreams: HashMap<String, upstream::Extensions>,
 }
 
 impl Snapshot {
@@ -46,7 +46,7 @@ impl Snapshot {
     /// The first upstream that can't be built.
     pub fn build(
         config: Config,
-        brought: &Brought,
+        brought: &Extensions,
         metrics: &Metrics,
         before: impl Fn(&str) -> Option<Arc<Upstream>>,
     ) -> Result<Self, upstream::BuildError> {

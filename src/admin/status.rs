@@ -9,7 +9,7 @@ use super::drain::Progress;
 use crate::reload::Outcome;
 use crate::session::{Cause, SessionTable, Totals};
 use crate::snapshot::Snapshot;
-use crate::upstream::{self, CheckReport, LargestClient, Line, Rebalancing, Upstream};
+use crate::upstream::{self, AdmissionQueue, CheckReport, LargestClient, Rebalancing, Upstream};
 
 /// Everything that `/status` tells.
 #[derive(Serialize)]
@@ -163,8 +163,8 @@ impl Sessions {
                 last_minute: LastMinute { offered: recent.offered, reached: recent.reached, ratio: recent.ratio() },
             },
             placed: Placed { by_balance: placed.balance, returning: placed.returning, spilled: placed.spilled },
-            waiting_to_open: line.map(|Line { waiting, .. }| waiting),
-            refused_to_open: line.map(|Line { refused, .. }| refused),
+            waiting_to_open: line.map(|AdmissionQueue { waiting, .. }| waiting),
+            refused_to_open: line.map(|AdmissionQueue { refused, .. }| refused),
             largest_client: upstream.largest_client().map(Into::into),
         }
     }

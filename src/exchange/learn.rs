@@ -9,7 +9,7 @@ use super::place::SessionTie;
 use crate::session::{Answered, Cause, Held, How, Key, Learned, Mark, NewSession, Reader};
 use crate::tunnel::Overhear;
 use crate::upstream::{Lease, Opening, PickKey, ServerId, Upstream};
-use crate::wire::websocket::{FrameTracker, Seen};
+use crate::wire::websocket::{FrameCounts, FrameTracker};
 
 /// Learns from one answer.
 pub(super) struct Learner {
@@ -132,7 +132,7 @@ impl Learner {
 
 /// Hears when a session has come to its WebSocket for good: with so many messages of the client.
 pub(super) fn overhear_arrival(upstream: Arc<Upstream>, hold: Arc<Hold>, messages: u64) -> Overhear {
-    let (mut tracker, mut seen) = (FrameTracker::new(), Seen::default());
+    let (mut tracker, mut seen) = (FrameTracker::new(), FrameCounts::default());
     Box::new(move |bytes| {
         let followed = tracker.advance(bytes, &mut seen).is_ok();
         if followed && seen.messages < messages {

@@ -21,14 +21,14 @@ use crate::proxy::{App, Balancer, Engine, Engines, PingoraEngine};
 use crate::reload::Reloader;
 use crate::router::Router;
 use crate::session::SessionProtocol;
-use crate::snapshot::Brought;
+use crate::snapshot::Extensions;
 use crate::upstream::{self, Balance, Discovery};
 
 /// Assembles a [`Gateway`].
 pub struct Builder {
     config: Config,
     file: Option<PathBuf>,
-    brought: Brought,
+    brought: Extensions,
     engine: EngineMaker,
 }
 
@@ -53,7 +53,7 @@ const KEPT_CONNECTIONS: usize = 512;
 impl Builder {
     pub(super) fn new(config: Config) -> Self {
         let engine = engine_with(|balancer| balancer, false);
-        Self { config, file: None, brought: Brought::default(), engine }
+        Self { config, file: None, brought: Extensions::default(), engine }
     }
 
     /// The file that the configuration was loaded from: it is loaded anew on SIGHUP, on `POST /reload`, and when it
@@ -180,7 +180,7 @@ impl Builder {
 }
 
 /// What a program brings for an upstream that is not there would have no effect.
-fn check_names(brought: &Brought, config: &Config) -> Result<(), BuildError> {
+fn check_names(brought: &Extensions, config: &Config) -> Result<(), BuildError> {
     let stranger = brought.upstreams.keys().find(|name| !config.upstreams.contains_key(*name));
     stranger.map_or(Ok(()), |name| {
         let known: Vec<_> = config.upstreams.keys().map(|name| format!("`{name}`")).collect();

@@ -9,13 +9,13 @@ use crate::deadline::Deadlines;
 use crate::listener::inherit::Sockets;
 use crate::listener::{self, ConnectionLimits, Control, Listener, Settings, Shared};
 use crate::metrics::Metrics;
-use crate::snapshot::{Brought, Snapshot};
+use crate::snapshot::{Extensions, Snapshot};
 use crate::upstream::Upstream;
 
 /// What every configuration of one process shares.
 pub(super) struct Context {
     pub(super) metrics: Arc<Metrics>,
-    pub(super) brought: Brought,
+    pub(super) brought: Extensions,
     pub(super) limits: Arc<ConnectionLimits>,
     /// The admin address answers when the gateway is full.
     pub(super) admin_limits: Arc<ConnectionLimits>,

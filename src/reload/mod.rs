@@ -31,7 +31,7 @@ use crate::listener::inherit::Sockets;
 use crate::listener::{ConnectionLimits, Control, Listener, Settings};
 use crate::metrics::Metrics;
 use crate::roster::Roster;
-use crate::snapshot::{Brought, Snapshot};
+use crate::snapshot::{Extensions, Snapshot};
 use crate::upstream::{self, Upstream};
 use build::{Binding, Built, Context, Existing};
 use retire::Retired;
@@ -117,7 +117,7 @@ impl Reloader {
     pub fn first(
         config: Config,
         file: Option<PathBuf>,
-        brought: Brought,
+        brought: Extensions,
         metrics: &Arc<Metrics>,
         sockets: &Arc<Sockets>,
     ) -> Result<(Arc<Self>, Listeners, Writer), ReloadError> {

@@ -16,7 +16,7 @@ use crate::deadline::{Deadline, Moment};
 use crate::roster::Leave;
 use crate::transport::Transport;
 use crate::wire::ping::OwnPings;
-use crate::wire::websocket::{FrameTracker, Seen, close_frame};
+use crate::wire::websocket::{FrameCounts, FrameTracker, close_frame};
 
 /// The two sides of a tunnel, and what has been read of each already.
 #[derive(Debug)]
@@ -116,9 +116,9 @@ pub struct Closed {
     /// Bytes from the server to the client.
     pub bytes_out: u64,
     /// WebSocket frames from the client; all zero for raw tunnels.
-    pub seen_in: Seen,
+    pub seen_in: FrameCounts,
     /// WebSocket frames from the server.
-    pub seen_out: Seen,
+    pub seen_out: FrameCounts,
     /// The status code of the Close frame that the gateway put there.
     pub said: Option<u16>,
 }

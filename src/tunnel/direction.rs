@@ -14,7 +14,7 @@ use super::copy::{End, Overhear};
 use super::splice::{self, Pipe};
 use super::stream::Stream;
 use crate::wire::ping::OwnPings;
-use crate::wire::websocket::{FrameTracker, Seen};
+use crate::wire::websocket::{FrameCounts, FrameTracker};
 
 /// Reads before other tasks get their turn.
 const READS_PER_TURN: usize = 16;
@@ -65,7 +65,7 @@ pub(super) struct Direction {
     took: bool,
     pub(super) bytes: u64,
     pub(super) tracker: Option<FrameTracker>,
-    pub(super) seen: Seen,
+    pub(super) seen: FrameCounts,
     overhear: Option<Overhear>,
     /// The longest silence of the tunnel, in milliseconds, where who overhears has said one that nobody has asked for yet.
     idle: u32,
@@ -89,7 +89,7 @@ impl Direction {
             took: false,
             bytes: 0,
             tracker: websocket.then(FrameTracker::new),
-            seen: Seen::default(),
+            seen: FrameCounts::default(),
             overhear: None,
             idle: 0,
             pings: None,

@@ -78,7 +78,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::Metrics;
-    use crate::upstream::{Brought, Config, Upstream};
+    use crate::upstream::{Config, Extensions, Upstream};
 
     struct Sent(Mutex<Receiver<Result<Vec<ServerConfig>, String>>>);
 
@@ -99,7 +99,7 @@ mod tests {
 
     fn build() -> (Arc<Upstream>, Sender<Result<Vec<ServerConfig>, String>>) {
         let (sender, receiver) = channel(1);
-        let brought = Brought { discovery: Some(Arc::new(Sent(Mutex::new(receiver)))), ..Brought::default() };
+        let brought = Extensions { discovery: Some(Arc::new(Sent(Mutex::new(receiver)))), ..Extensions::default() };
         let metrics = Metrics::new().unwrap().upstream("app");
         (Upstream::build_with("app", &config("a"), metrics, brought).unwrap(), sender)
     }

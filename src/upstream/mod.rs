@@ -34,7 +34,7 @@ pub use health::{Checks, Fault};
 pub use pick::PickError;
 pub use running::Running;
 pub use servers::{CheckReport, Endpoint, Lease, Opening, Server, ServerId, State};
-pub use sessions::{LargestClient, Line, Rebalancing};
+pub use sessions::{AdmissionQueue, LargestClient, Rebalancing};
 
 use balance::Terms;
 use config::{Check, Kind};
@@ -62,7 +62,7 @@ pub struct Upstream {
     members_changed: watch::Sender<()>,
     make_balance: MakeBalance,
     /// What a program brought, which outlives what the configuration says of it.
-    brought: Brought,
+    brought: Extensions,
     tls: Option<ServerTls>,
     queue: Arc<Queue>,
     terms: Terms,
@@ -94,7 +94,7 @@ pub type MakeBalance = Arc<dyn Fn(&[Arc<Server>]) -> Box<dyn Balance> + Send + S
 
 /// What a program brings for an upstream, in place of what the configuration says.
 #[derive(Clone, Default)]
-pub struct Brought {
+pub struct Extensions {
     /// In place of `balance`.
     pub balance: Option<MakeBalance>,
     /// The protocol of the sessions that its servers have, in place of that of its kind.
@@ -129,7 +129,7 @@ impl std::error::Error for BuildError {}
 impl Upstream {
     /// Builds the upstream `name`. Reads the TLS files; does not wait for names to resolve.
     pub fn build(name: &str, config: &Config, metrics: UpstreamMetrics) -> Result<Arc<Self>, BuildError> {
-        Self::build_with(name, config, metrics, Brought::default())
+        Self::build_with(name, config, metrics, Extensions::default())
     }
 
     /// As [`Self::build`], with parts of the caller's own.
@@ -137,7 +137,7 @@ impl Upstream {
         name: &str,
         config: &Config,
         metrics: UpstreamMetrics,
-        brought: Brought,
+        brought: Extensions,
     ) -> Result<Arc<Self>, BuildError> {
         Self::assemble(name, config, metrics, brought, None)
     }
@@ -155,7 +155,7 @@ impl Upstream {
         name: &str,
         config: &Config,
         metrics: UpstreamMetrics,
-        brought: Brought,
+        brought: Extensions,
         before: Option<&Arc<Self>>,
     ) -> Result<Arc<Self>, BuildError> {
         let explain = |fault: String| BuildError(format!("upstream `{name}`: {fault}"));

@@ -3,7 +3,7 @@
 //! RFC 6455 allows a control frame between any two frames, those of one message included (section 5.4). The answer has
 //! the payload of the Ping (section 5.5.3): eight random bytes tell it from every other Pong.
 
-use super::websocket::{FIN, FrameTracker, MASKED, PING, PONG, Seen, Violation, control_frame};
+use super::websocket::{FIN, FrameCounts, FrameTracker, MASKED, PING, PONG, Violation, control_frame};
 
 /// The Pings to one side of a WebSocket. Their answers are taken out of what that side sends; everything else is left
 /// as it is, answers to the other side's Pings and unsolicited Pongs included.
@@ -58,7 +58,7 @@ impl OwnPings {
         &mut self,
         bytes: &mut [u8],
         tracker: &mut FrameTracker,
-        seen: &mut Seen,
+        seen: &mut FrameCounts,
     ) -> Result<usize, (usize, Violation)> {
         self.have = 0;
         let (mut kept, mut at) = (0, 0);
@@ -125,8 +125,8 @@ mod tests {
     const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
     /// What is carried of a stream that comes in these pieces, and what is held back at its end.
-    fn carried(pieces: &[&[u8]]) -> (Vec<u8>, Vec<u8>, Seen) {
-        let (mut pings, mut tracker, mut seen) = (OwnPings::new(OURS), FrameTracker::new(), Seen::default());
+    fn carried(pieces: &[&[u8]]) -> (Vec<u8>, Vec<u8>, FrameCounts) {
+        let (mut pings, mut tracker, mut seen) = (OwnPings::new(OURS), FrameTracker::new(), FrameCounts::default());
         let mut carried = Vec::new();
         for piece in pieces {
             let mut bytes = [pings.held(), piece].concat();
@@ -160,7 +160,7 @@ mod tests {
             for at in 0..stream.len() {
                 let (left, held, seen) = carried(&[&stream[..at], &stream[at..]]);
                 assert_eq!((left, held), ([first, second].concat(), Vec::new()), "split at {at}");
-                assert_eq!(seen, Seen { frames: 2, messages: 1, close: None }, "split at {at}");
+                assert_eq!(seen, FrameCounts { frames: 2, messages: 1, close: None }, "split at {at}");
             }
         }
     }
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_stream_that_breaks_the_protocol_is_carried_whole_from_there() {
-        let (mut pings, mut tracker, mut seen) = (OwnPings::new(OURS), FrameTracker::new(), Seen::default());
+        let (mut pings, mut tracker, mut seen) = (OwnPings::new(OURS), FrameTracker::new(), FrameCounts::default());
         let answer = pong(&OURS.to_be_bytes(), None);
         let mut bytes = [&answer, b"\x81\x01a\x83\x00".as_slice(), &answer].concat();
         let broken = pings.sift(&mut bytes, &mut tracker, &mut seen);

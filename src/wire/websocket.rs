@@ -23,7 +23,7 @@ pub struct FrameTracker {
 
 /// What one direction has carried so far; a tracker only adds to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct FrameCounts {
     /// Frames whose last byte has passed, control frames included.
     pub frames: u64,
     /// Text and binary messages whose last byte has passed.
@@ -43,7 +43,7 @@ impl FrameTracker {
     /// # Errors
     /// The first header that breaks the protocol. From then on nothing is known: the tracker counts no more and is
     /// never again at a boundary.
-    pub fn advance(&mut self, bytes: &[u8], seen: &mut Seen) -> Result<(), Violation> {
+    pub fn advance(&mut self, bytes: &[u8], seen: &mut FrameCounts) -> Result<(), Violation> {
         let mut passed = 0;
         while passed < bytes.len() {
             passed += self.advance_frame(&bytes[passed..], seen)?;
@@ -57,7 +57,7 @@ impl FrameTracker {
     /// # Errors
     /// As [`Self::advance`].
     #[inline]
-    pub fn advance_frame(&mut self, bytes: &[u8], seen: &mut Seen) -> Result<usize, Violation> {
+    pub fn advance_frame(&mut self, bytes: &[u8], seen: &mut FrameCounts) -> Result<usize, Violation> {
         let mut rest = bytes;
         let mut remaining = self.remaining;
         if remaining == 0 {
@@ -119,7 +119,7 @@ impl FrameTracker {
     }
 
     /// How many payload bytes follow this header.
-    fn begin_frame(&mut self, header: &[u8; LONGEST_HEADER], seen: &mut Seen) -> Result<u64, Violation> {
+    fn begin_frame(&mut self, header: &[u8; LONGEST_HEADER], seen: &mut FrameCounts) -> Result<u64, Violation> {
         let (fin, opcode) = (header[0] & FIN != 0, header[0] & 0x0f);
         let length = self.judge(header).inspect_err(|_| self.remaining = u64::MAX)?;
         let data = opcode < CLOSE;
@@ -256,8 +256,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn follow(bytes: &[u8]) -> (Result<(), Violation>, Seen, FrameTracker) {
-        let (mut tracker, mut seen) = (FrameTracker::new(), Seen::default());
+    fn follow(bytes: &[u8]) -> (Result<(), Violation>, FrameCounts, FrameTracker) {
+        let (mut tracker, mut seen) = (FrameTracker::new(), FrameCounts::default());
         (tracker.advance(bytes, &mut seen), seen, tracker)
     }
 
@@ -274,7 +274,7 @@ mod tests {
         let all = [hello, masked, fragments, ping, pong, &long, &longer].concat();
         let (followed, seen, tracker) = follow(&all);
         assert_eq!(followed, Ok(()));
-        assert_eq!(seen, Seen { frames: 8, messages: 5, close: None });
+        assert_eq!(seen, FrameCounts { frames: 8, messages: 5, close: None });
         assert!(tracker.at_boundary() && !tracker.in_message());
     }
 
@@ -282,13 +282,13 @@ mod tests {
     fn a_ping_between_fragments_ends_no_message() {
         let (followed, seen, tracker) = follow(b"\x01\x03Hel\x89\x00");
         assert_eq!(followed, Ok(()));
-        assert_eq!(seen, Seen { frames: 2, messages: 0, close: None });
+        assert_eq!(seen, FrameCounts { frames: 2, messages: 0, close: None });
         assert!(tracker.at_boundary() && tracker.in_message());
     }
 
     #[test]
     fn only_between_two_frames_is_a_boundary() {
-        let (mut tracker, mut seen) = (FrameTracker::new(), Seen::default());
+        let (mut tracker, mut seen) = (FrameTracker::new(), FrameCounts::default());
         assert!(tracker.at_boundary());
         for (bytes, boundary) in [(&b"\x81"[..], false), (b"\x01a", true), (b"\x81\x05He", false), (b"llo", true)] {
             assert_eq!(tracker.advance(bytes, &mut seen), Ok(()));
@@ -329,9 +329,9 @@ mod tests {
     #[test]
     fn after_a_violation_nothing_is_known_any_more() {
         let (_, _, mut tracker) = follow(b"\x83\x00");
-        let mut seen = Seen::default();
+        let mut seen = FrameCounts::default();
         assert_eq!(tracker.advance(b"\x81\x00\x81\x00", &mut seen), Ok(()));
-        assert_eq!(seen, Seen::default());
+        assert_eq!(seen, FrameCounts::default());
         assert!(!tracker.at_boundary());
     }
 
@@ -353,10 +353,10 @@ mod tests {
     }
 
     /// A stream that keeps the protocol, the offsets between its frames, and what there is to see in it.
-    fn stream() -> impl Strategy<Value = (Vec<u8>, Vec<usize>, Seen)> {
+    fn stream() -> impl Strategy<Value = (Vec<u8>, Vec<usize>, FrameCounts)> {
         let frame = (0u8..6, any::<bool>(), prop_oneof![0usize..130, 65530usize..65540], any::<Option<[u8; 4]>>());
         prop::collection::vec(frame, 0..12).prop_map(|frames| {
-            let (mut bytes, mut boundaries, mut seen) = (Vec::new(), vec![0], Seen::default());
+            let (mut bytes, mut boundaries, mut seen) = (Vec::new(), vec![0], FrameCounts::default());
             let mut in_message = false;
             for (kind, fin, length, mask) in frames {
                 if kind == 5 {
@@ -412,7 +412,7 @@ mod tests {
             ends.extend(near.iter().map(|(at, offset)| (at.get(&boundaries) + offset).min(bytes.len())));
             ends.push(bytes.len());
             ends.sort_unstable();
-            let (mut tracker, mut seen, mut from) = (FrameTracker::new(), Seen::default(), 0);
+            let (mut tracker, mut seen, mut from) = (FrameTracker::new(), FrameCounts::default(), 0);
             for end in ends {
                 tracker.advance(&bytes[from..end], &mut seen).unwrap();
                 prop_assert_eq!(tracker.at_boundary(), boundaries.contains(&end));
@@ -424,7 +424,7 @@ mod tests {
         #[test]
         fn hostile_bytes_end_the_same_in_one_piece_and_in_single_bytes(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let (whole, seen, tracker) = follow(&bytes);
-            let (mut single, mut single_seen) = (FrameTracker::new(), Seen::default());
+            let (mut single, mut single_seen) = (FrameTracker::new(), FrameCounts::default());
             let result = bytes.iter().try_for_each(|&byte| single.advance(&[byte], &mut single_seen));
             prop_assert_eq!(result, whole);
             prop_assert_eq!(single_seen, seen);
@@ -436,7 +436,7 @@ mod tests {
             let frame = close(code, &reason, mask);
             let (followed, seen, tracker) = follow(&frame);
             prop_assert!(followed.is_ok() && tracker.at_boundary());
-            prop_assert_eq!(seen, Seen { frames: 1, messages: 0, close: Some(code) });
+            prop_assert_eq!(seen, FrameCounts { frames: 1, messages: 0, close: Some(code) });
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::wire::engine_io::{HandshakeReader, LONGEST_SID, LONGEST_SILENCE, Prog
 use crate::wire::flash::{self, AllowRule, Policy, PolicyRequest};
 use crate::wire::ping::OwnPings;
 use crate::wire::sniff::{self, Verdict, sniff};
-use crate::wire::websocket::{FrameTracker, Seen, Violation};
+use crate::wire::websocket::{FrameCounts, FrameTracker, Violation};
 
 /// A verdict stays, comes by the limit at the latest, and agrees with the reader of Flash policy requests.
 pub fn sniffing(bytes: &[u8]) {
@@ -35,7 +35,7 @@ pub fn sniffing(bytes: &[u8]) {
 /// Frames are the same in one piece and in many, and so is whether the stream is between two of them.
 pub fn websocket_frames(bytes: &[u8]) {
     let follow = |piece: usize| {
-        let (mut tracker, mut seen) = (FrameTracker::new(), Seen::default());
+        let (mut tracker, mut seen) = (FrameTracker::new(), FrameCounts::default());
         let result: Result<(), Violation> = bytes.chunks(piece).try_for_each(|part| tracker.advance(part, &mut seen));
         (result, seen, tracker.at_boundary(), tracker.in_message())
     };
@@ -44,7 +44,7 @@ pub fn websocket_frames(bytes: &[u8]) {
     assert_eq!(follow(7), whole);
     assert!(whole.1.messages <= whole.1.frames);
     let carry = |piece: usize| {
-        let (mut pings, mut tracker, mut seen) = (OwnPings::new(OWN_PING), FrameTracker::new(), Seen::default());
+        let (mut pings, mut tracker, mut seen) = (OwnPings::new(OWN_PING), FrameTracker::new(), FrameCounts::default());
         let (mut carried, mut broken) = (Vec::new(), None);
         for part in bytes.chunks(piece) {
             let mut part = if broken.is_none() { [pings.held(), part].concat() } else { part.to_vec() };

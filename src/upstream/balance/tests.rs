@@ -11,10 +11,10 @@ use tokio::time::advance;
 
 use super::*;
 use crate::upstream::testing::{at_once, client, config, metrics, upstream};
-use crate::upstream::{Brought, Lease, Upstream};
+use crate::upstream::{Extensions, Lease, Upstream};
 
-fn brought(make: impl Fn(&[Arc<Server>]) -> Box<dyn Balance> + Send + Sync + 'static) -> Brought {
-    Brought { balance: Some(Arc::new(make)), ..Brought::default() }
+fn brought(make: impl Fn(&[Arc<Server>]) -> Box<dyn Balance> + Send + Sync + 'static) -> Extensions {
+    Extensions { balance: Some(Arc::new(make)), ..Extensions::default() }
 }
 
 /// An upstream of servers `a`, `b`, `c`… with these weights.

@@ -67,7 +67,7 @@ pub struct Placements {
 
 /// The line of handshakes before an upstream whose new sessions are paced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Line {
+pub struct AdmissionQueue {
     /// Handshakes that wait for their turn.
     pub waiting: usize,
     /// Handshakes that were refused: the line was full, or too long for the timeout.
@@ -190,9 +190,9 @@ impl Upstream {
     }
 
     /// The line of handshakes; `None` where they aren't paced.
-    pub fn line(&self) -> Option<Line> {
+    pub fn line(&self) -> Option<AdmissionQueue> {
         let admission = self.sessions.as_ref()?.admission.as_ref()?;
-        Some(Line { waiting: admission.waiting(), refused: admission.refused() })
+        Some(AdmissionQueue { waiting: admission.waiting(), refused: admission.refused() })
     }
 
     /// A session was opened on a server; the other end of [`Self::pick_new`].

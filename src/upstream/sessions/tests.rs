@@ -10,7 +10,7 @@ use tokio::time::advance;
 use super::*;
 use crate::request::{Headers, Request};
 use crate::session::{Answered, Cause, How, SessionRequest};
-use crate::upstream::Brought;
+use crate::upstream::Extensions;
 use crate::upstream::servers::Health;
 use crate::upstream::testing::{at_once, client, config, metrics, upstream};
 
@@ -221,7 +221,7 @@ async fn new_sessions_wait_for_their_turn_and_others_do_not() {
         async move { upstream.pick_new(&client(2), None, &mut Tried::default()).await }
     });
     tokio::task::yield_now().await;
-    assert_eq!(upstream.line(), Some(Line { waiting: 1, refused: 0 }));
+    assert_eq!(upstream.line(), Some(AdmissionQueue { waiting: 1, refused: 0 }));
 
     let third = at_once(upstream.pick_new(&client(3), None, &mut Tried::default())).unwrap_err();
     assert_eq!(third, PickError::Admission { retry_after: Duration::from_secs(2) });
@@ -232,7 +232,7 @@ async fn new_sessions_wait_for_their_turn_and_others_do_not() {
     assert!(upstream.return_to(first.server().id()).is_some(), "its session is known");
 
     assert_eq!(second.await.unwrap().unwrap().waited().as_secs(), 1);
-    assert_eq!(upstream.line(), Some(Line { waiting: 0, refused: 1 }));
+    assert_eq!(upstream.line(), Some(AdmissionQueue { waiting: 0, refused: 1 }));
 }
 
 /// Knows no session.
@@ -251,7 +251,7 @@ impl SessionProtocol for Silent {
 #[test]
 fn a_protocol_that_a_program_brings_outlives_the_configuration() {
     let build = |said| {
-        let brought = Brought { session_protocol: Some(Arc::new(Silent)), ..Brought::default() };
+        let brought = Extensions { session_protocol: Some(Arc::new(Silent)), ..Extensions::default() };
         Upstream::build_with("test", &config(said), metrics(), brought)
     };
     let upstream = build(json!({ "servers": ["10.0.0.1:1"] })).unwrap();
