@@ -52,11 +52,11 @@ mod checks;
 #[doc(hidden)]
 pub mod internals;
 
-pub use config::Config;
+pub use config::{Config, Engine};
 pub use exchange::Exchange;
 pub use filter::{Changes, Filter, FilterAnswer, HeaderEdits, Response, Verdict};
 pub use gateway::{BuildError, Builder, Gateway, Handle};
-pub use proxy::{Balancer, Context, Engine};
+pub use proxy::{Balancer, Context};
 pub use reload::{Plan, ReloadError};
 pub use request::{Headers, Path, Request};
 pub use router::{Action, Decision, Route, Router};

@@ -7,10 +7,8 @@ use log::{error, info, warn};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::gateway::{Gateway, Signals};
-use crate::proxy::Engine;
 
-/// The variable that names the HTTP engine. It is no part of the configuration: what operators see is the same with each,
-/// and who works on one runs the tests with it.
+/// The variable that names the HTTP engine, whatever the configuration says: who works on one runs the tests with it.
 const ENGINE: &str = "SOCKGATE_ENGINE";
 
 pub(super) fn run(file: &Path) -> ExitCode {
@@ -28,7 +26,7 @@ pub(super) fn run(file: &Path) -> ExitCode {
         Err(code) => return code,
     };
     let engine = match std::env::var(ENGINE).unwrap_or_default().as_str() {
-        "" => Engine::default(),
+        "" => config.engine,
         name => match name.parse() {
             Ok(engine) => engine,
             Err(fault) => {

@@ -2,6 +2,7 @@
 
 mod check;
 mod document;
+mod engine;
 mod environment;
 mod fault;
 mod print;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use engine::Engine;
 pub use fault::{Fault, Faults, Place};
 pub use reload::{Orphans, Reload};
 
@@ -57,6 +59,9 @@ pub struct Config {
     /// Where operators look: `/livez`, `/readyz`, `/metrics`, `/status`. Default: nowhere.
     #[serde(default)]
     pub admin: Option<Admin>,
+    /// What carries HTTP/1. Default `pingora`.
+    #[serde(default)]
+    pub engine: Engine,
     /// Worker threads. Default 0: one for each core.
     #[serde(default)]
     pub threads: usize,

@@ -402,6 +402,11 @@ impl Exchange {
         Ok(())
     }
 
+    /// Whether it is a poll of a session, which the server may take its time to answer.
+    pub(crate) fn is_poll(&self) -> bool {
+        self.polls
+    }
+
     /// A poll's place on the list of those who can be told to leave.
     pub(crate) fn leave(&self) -> Option<&Arc<Leave>> {
         self.leave.as_ref()

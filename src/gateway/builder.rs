@@ -12,12 +12,12 @@ use pingora::server::configuration::ServerConf;
 
 use super::Gateway;
 use crate::admin::Admin;
-use crate::config::Config;
+use crate::config::{Config, Engine};
 use crate::exchange::Core;
 use crate::filter::Filter;
 use crate::listener::inherit::Sockets;
 use crate::metrics::Metrics;
-use crate::proxy::{App, Balancer, Engine, Engines, PingoraEngine};
+use crate::proxy::{App, Balancer, Engines, PingoraEngine, Relay};
 use crate::reload::Reloader;
 use crate::router::Router;
 use crate::session::SessionProtocol;
@@ -29,7 +29,8 @@ pub struct Builder {
     config: Config,
     file: Option<PathBuf>,
     brought: Extensions,
-    engine: EngineMaker,
+    engine: Option<Engine>,
+    own_proxy: Option<EngineMaker>,
 }
 
 /// Makes the HTTP engine once there is something to serve.
@@ -52,8 +53,7 @@ const KEPT_CONNECTIONS: usize = 512;
 
 impl Builder {
     pub(super) fn new(config: Config) -> Self {
-        let engine = engine_with(|balancer| balancer, false);
-        Self { config, file: None, brought: Extensions::default(), engine }
+        Self { config, file: None, brought: Extensions::default(), engine: None, own_proxy: None }
     }
 
     /// The file that the configuration was loaded from: it is loaded anew on SIGHUP, on `POST /reload`, and when it
@@ -109,12 +109,10 @@ impl Builder {
         self
     }
 
-    /// Serves HTTP/1 exchanges with this engine. Default: [`Engine::Pingora`].
+    /// Serves HTTP/1 exchanges with this engine, whatever the configuration says.
     #[must_use]
     pub fn engine(mut self, engine: Engine) -> Self {
-        self.engine = match engine {
-            Engine::Pingora => engine_with(|balancer| balancer, false),
-        };
+        self.engine = Some(engine);
         self
     }
 
@@ -132,7 +130,7 @@ impl Builder {
         P::CTX: Send + Sync,
         F: FnOnce(Balancer) -> P + 'static,
     {
-        self.engine = engine_with(make, true);
+        self.own_proxy = Some(engine_with(make, true));
         self
     }
 
@@ -141,7 +139,7 @@ impl Builder {
     /// # Errors
     /// The first certificate, policy, log file, upstream or address that can't be used, or a name that no upstream has.
     pub fn build(self) -> Result<Gateway, BuildError> {
-        let Self { config, file, brought, engine } = self;
+        let Self { config, file, brought, engine, own_proxy } = self;
         let fail = |error: &dyn fmt::Display| BuildError(error.to_string());
         // Named before anything else does: Pingora would choose ring, whose handshakes cost more. If a program has
         // chosen already, its choice stands.
@@ -154,6 +152,8 @@ impl Builder {
             threads => threads,
         };
         let keep_alive = config.timeouts.keep_alive;
+        // Hooks of a program's own are Pingora's.
+        let relays = engine.unwrap_or(config.engine) == Engine::Relay && own_proxy.is_none();
         let (sockets, predecessor) = Sockets::from_env();
         let (reloader, listeners, log_writer) =
             Reloader::first(config, file, brought, &metrics, &sockets).map_err(|error| fail(&error))?;
@@ -171,7 +171,11 @@ impl Builder {
         let mut server = Server::new_with_opt_and_conf(None, conf);
         server.bootstrap();
         let core = reloader.core();
-        let engine = engine(Arc::clone(core), &server.configuration, keep_alive);
+        let pingora = own_proxy.unwrap_or_else(|| engine_with(|balancer| balancer, false));
+        let mut engine = pingora(Arc::clone(core), &server.configuration, keep_alive);
+        if relays {
+            engine.http1 = Arc::new(Relay::new(Arc::clone(core), KEPT_CONNECTIONS * threads));
+        }
         let app = Arc::new(App::new(Arc::clone(core), engine));
         let admin = Admin::new(Arc::clone(&reloader)).map_err(|error| fail(&error))?;
         let stop_asked = Arc::default();

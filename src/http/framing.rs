@@ -1,6 +1,8 @@
 //! Where a message ends: the framing rules of RFC 9112, told strictly, so that no two readers of one connection can
 //! disagree on where the next message begins.
 
+use std::ops::Range;
+
 use httparse::Header;
 
 /// How the body of a message is delimited.
@@ -138,6 +140,20 @@ impl Chunks {
 
     /// The same, and hands out the data of the chunks.
     pub(crate) fn decode(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Option<usize> {
+        let mut at = 0;
+        while at < bytes.len() && !self.is_done() {
+            let (taken, found) = self.step(&bytes[at..])?;
+            if !found.is_empty() {
+                data(&bytes[at..][found]);
+            }
+            at += taken;
+        }
+        Some(at)
+    }
+
+    /// Takes bytes up to and including the next data of a chunk: how many, and which of them are data. `None`: this is no
+    /// chunked body.
+    pub(crate) fn step(&mut self, bytes: &[u8]) -> Option<(usize, Range<usize>)> {
         use ChunkState::{
             Data, DataEnd, DataLineFeed, Done, Extension, LastLineFeed, Size, SizeEnd, SizeStart, Trailer,
             TrailerLineFeed, TrailerStart,
@@ -157,13 +173,11 @@ impl Chunks {
                 (SizeEnd(size), b'\n') => Data(size),
                 (Data(left), _) => {
                     let step = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len() - at);
-                    data(&bytes[at..at + step]);
-                    at += step;
                     self.state = match left - step as u64 {
                         0 => DataEnd,
                         left => Data(left),
                     };
-                    continue;
+                    return Some((at + step, at..at + step));
                 }
                 (DataEnd, b'\r') => DataLineFeed,
                 (DataLineFeed, b'\n') => SizeStart,
@@ -178,7 +192,7 @@ impl Chunks {
             };
             at += 1;
         }
-        Some(at)
+        Some((at, at..at))
     }
 
     /// Whether the last byte of the body has been seen.

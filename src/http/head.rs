@@ -43,24 +43,30 @@ pub(crate) fn room<'a>() -> Fields<'a> {
 }
 
 /// Parses a head into `fields`, which the result borrows.
-pub(crate) fn parse<'a>(
-    bytes: &'a BytesMut,
+pub(crate) fn parse<'a>(bytes: &'a [u8], fields: &'a mut Fields<'a>, most_fields: usize) -> Result<Head<'a>, Refusal> {
+    parse_first(bytes, fields, most_fields)?.map(|(head, _)| head).ok_or(Refusal::BadRequest)
+}
+
+/// Parses the head that these bytes begin with, and says how long it is; `None` where its end has not come.
+pub(crate) fn parse_first<'a>(
+    bytes: &'a [u8],
     fields: &'a mut Fields<'a>,
     most_fields: usize,
-) -> Result<Head<'a>, Refusal> {
+) -> Result<Option<(Head<'a>, usize)>, Refusal> {
     let mut request = httparse::Request::new(&mut []);
-    match request.parse_with_uninit_headers(bytes, fields) {
-        Ok(httparse::Status::Complete(_)) => {}
+    let length = match request.parse_with_uninit_headers(bytes, fields) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Ok(None),
         Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HeadTooLarge),
-        Ok(httparse::Status::Partial) | Err(_) => return Err(Refusal::BadRequest),
-    }
+        Err(_) => return Err(Refusal::BadRequest),
+    };
     let (Some(method), Some(target), Some(minor_version)) = (request.method, request.path, request.version) else {
         return Err(Refusal::BadRequest);
     };
     if most_fields != 0 && request.headers.len() > most_fields {
         return Err(Refusal::HeadTooLarge);
     }
-    Ok(Head { method, target, minor_version, fields: request.headers })
+    Ok(Some((Head { method, target, minor_version, fields: request.headers }, length)))
 }
 
 impl<'a> Head<'a> {

@@ -70,7 +70,7 @@ impl Connection {
 }
 
 /// Where the head ends that begins at the start of `bytes`, behind its blank line; the search begins at `from`.
-fn head_end(bytes: &[u8], from: usize) -> Option<usize> {
+pub(crate) fn head_end(bytes: &[u8], from: usize) -> Option<usize> {
     let from = from.saturating_sub(1);
     bytes[from..].iter().enumerate().filter(|&(_, &byte)| byte == b'\n').find_map(|(at, _)| {
         match bytes[from + at + 1..] {

@@ -27,6 +27,7 @@ pub(crate) use connection::testing;
 pub use connection::{AppProtocol, Connection, Info, TlsInfo};
 pub use flash::policy as flash_policy;
 pub use head::HeadError;
+pub(crate) use head::head_end;
 pub use limits::{ConnectionLimits, Permit};
 pub use settings::{Settings, Shared};
 

@@ -89,7 +89,7 @@ pub(super) async fn serve(core: &Arc<Core>, mut carrier: impl Carrier, stopping:
                 }
                 return;
             }
-            Err(refusal) => return refuse(core, carrier.into_connection(), refusal, Some(&head)).await,
+            Err(refusal) => return refuse(core, carrier.into_connection(), refusal, Some(&head[..])).await,
         }
     }
 }
@@ -97,7 +97,7 @@ pub(super) async fn serve(core: &Arc<Core>, mut carrier: impl Carrier, stopping:
 /// Waits until a connection between two requests has to go: when its listener ends, or the gateway leaves. One that a
 /// session uses stays until every session has been told goodbye: it has no other way to reach its server, unless another
 /// process has taken over.
-async fn idle_no_longer(core: &Core, stopping: &mut Stopping, of_session: bool) {
+pub(super) async fn idle_no_longer(core: &Core, stopping: &mut Stopping, of_session: bool) {
     let _ = stopping.wait_for(|&stopping| stopping).await;
     if of_session && core.ending.is_leaving() {
         core.ending.nothing_to_stay_for().await;
@@ -116,7 +116,7 @@ fn kind(head: &mut BytesMut, limits: &Limits) -> Result<Kind, Refusal> {
 }
 
 /// Refuses what is no request yet: logs, answers and closes; in this order, since a client may be slow to take its leave.
-async fn refuse(core: &Core, connection: Connection, refusal: Refusal, head: Option<&BytesMut>) {
+pub(super) async fn refuse(core: &Core, connection: Connection, refusal: Refusal, head: Option<&[u8]>) {
     let mut entry = Entry::new(&connection.info, "HTTP/1.1", SystemTime::now(), Instant::now());
     entry.status = refusal.status();
     entry.closed_by = refusal.as_str();

@@ -13,7 +13,8 @@ use async_trait::async_trait;
 
 pub(crate) use self::engine::pingora::PingoraEngine;
 pub use self::engine::pingora::{Balancer, Context};
-pub use engine::{Engine, Engines};
+pub(crate) use self::engine::relay::Relay;
+pub use engine::Engines;
 
 use crate::ending::Stopping;
 use crate::exchange::Core;

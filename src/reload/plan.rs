@@ -301,6 +301,9 @@ impl Plan {
                 self.changes.push(Change::new("setting", section, "changed", different(&before, &after)));
             }
         }
+        if running.engine != new.engine {
+            self.at_next_start.push("engine".to_owned());
+        }
         if running.threads != new.threads {
             self.at_next_start.push("threads".to_owned());
         }
@@ -377,6 +380,7 @@ fn settings(config: &Config) -> Vec<(&'static str, Value)> {
         drain,
         reload,
         admin,
+        engine,
         threads,
     } = config;
     vec![
@@ -388,6 +392,7 @@ fn settings(config: &Config) -> Vec<(&'static str, Value)> {
         ("drain", to_value(drain)),
         ("reload", to_value(reload)),
         ("admin", to_value(admin)),
+        ("engine", to_value(engine)),
         ("threads", to_value(threads)),
     ]
 }

@@ -2,9 +2,8 @@
 //! engine keeps of connections and upstreams lives inside of it.
 
 pub(super) mod pingora;
+pub(super) mod relay;
 
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -38,36 +37,4 @@ pub trait Http2Engine: Send + Sync {
 pub struct Engines {
     pub(crate) http1: Arc<dyn Http1Engine>,
     pub(crate) http2: Arc<dyn Http2Engine>,
-}
-
-/// The engines that there are, for HTTP/1; HTTP/2 is Pingora's in any case.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Engine {
-    /// Pingora's proxy.
-    #[default]
-    Pingora,
-}
-
-/// There is no engine of this name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NoSuchEngine(String);
-
-impl fmt::Display for NoSuchEngine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "there is no HTTP engine `{}`: expected pingora", self.0)
-    }
-}
-
-impl std::error::Error for NoSuchEngine {}
-
-impl FromStr for Engine {
-    type Err = NoSuchEngine;
-
-    fn from_str(name: &str) -> Result<Self, NoSuchEngine> {
-        match name {
-            "pingora" => Ok(Self::Pingora),
-            _ => Err(NoSuchEngine(name.to_owned())),
-        }
-    }
 }

@@ -30,7 +30,7 @@ async fn a_whole_url_is_a_target_too() {
 
 /// Old clients and servers mind both, and what looks odd here may be what an app was written for.
 async fn targets_and_fields_keep_their_spelling() {
-    let (server, gateway) = Gateway::before_puppet("").await;
+    let (server, gateway) = Gateway::before_puppet("forwarding: { underscores: true }").await;
     for sent in [
         "/a%2fb/./c/%7e//?x=%20+y&&=",
         "/;p=1/%E2%82%AC?",

@@ -1,0 +1,42 @@
+//! `engine`: what carries HTTP.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// The engines that there are, for HTTP/1; HTTP/2 is Pingora's in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Engine {
+    /// Pingora's proxy.
+    #[default]
+    Pingora,
+    /// The gateway's own.
+    Relay,
+}
+
+/// There is no engine of this name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoSuchEngine(String);
+
+impl fmt::Display for NoSuchEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "there is no HTTP engine `{}`: expected pingora or relay", self.0)
+    }
+}
+
+impl std::error::Error for NoSuchEngine {}
+
+impl FromStr for Engine {
+    type Err = NoSuchEngine;
+
+    fn from_str(name: &str) -> Result<Self, NoSuchEngine> {
+        match name {
+            "pingora" => Ok(Self::Pingora),
+            "relay" => Ok(Self::Relay),
+            _ => Err(NoSuchEngine(name.to_owned())),
+        }
+    }
+}

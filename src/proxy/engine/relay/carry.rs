@@ -1,0 +1,576 @@
+//! One exchange between two open connections: the request goes, the answer comes, both at once where they have to, until
+//! the answer is with the client or one of them fails.
+
+use std::io;
+use std::ops::Range;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::AsyncWrite;
+
+use super::answer::{self, Towards};
+use super::body::{Part, Passing};
+use super::buffer::{self, AHEAD, Buffer};
+use super::client::{poll_ended, poll_read, poll_write};
+use super::request::Asked;
+use crate::deadline::Moment;
+use crate::exchange::{Core, Exchange, Side};
+use crate::http::Refusal;
+use crate::http::framing::Body;
+use crate::http::head::room;
+use crate::listener::Connection;
+use crate::request::Headers;
+use crate::transport::Transport;
+
+/// Reads before other tasks get their turn.
+const READS_PER_TURN: usize = 16;
+/// Interim answers before one that is meant.
+const MOST_INTERIMS: u8 = 32;
+/// How long a server may be silent to a client that has finished sending, and so may have left: which of the two it is
+/// nobody can tell before something is sent to it.
+const HALF_CLOSED: Duration = Duration::from_secs(5);
+/// What the framing of a body may take where its data are limited to less.
+const FRAMING: u64 = 64 * 1024;
+
+/// Times that rule an exchange; zero is no limit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// Between two reads of the request's body.
+    pub(super) body: Duration,
+    /// For a write to the client to make progress.
+    pub(super) write: Duration,
+    /// For a write to the server to make progress.
+    pub(super) server_write: Duration,
+    /// For the answer, and between two parts of it.
+    pub(super) first_byte: Duration,
+}
+
+/// The request on its way to the server.
+pub(super) struct Upload {
+    /// The head, and what has been read of the body and not been taken.
+    pub(super) out: Vec<u8>,
+    /// How much of that the server has.
+    sent: usize,
+    pub(super) body: Passing,
+    /// Bytes of the body so far that are no data.
+    framing: u64,
+    /// Whether all of the request is in `out`, and may be sent again.
+    whole: bool,
+    /// The server takes no more; what still comes is passed over.
+    broken: bool,
+}
+
+/// The answer on its way to the client.
+#[derive(Default)]
+struct Download {
+    /// What has come of a head.
+    head: Vec<u8>,
+    interims: u8,
+    /// The body, once the head is whole.
+    body: Option<Passing>,
+    /// What the client has not taken yet.
+    out: Vec<u8>,
+    /// How much of that it has.
+    sent: usize,
+    /// The status that it has been told, or is about to be.
+    status: u16,
+    /// Bytes of the body that have been passed on.
+    bytes: u64,
+    /// Whether its end is the end of the connection, for the client.
+    until_close: bool,
+    /// Whether the client may send another request then.
+    keep: bool,
+    /// Whether the server's connection can be used again.
+    reusable: bool,
+    /// Whether it belongs to this client's user from now on.
+    logged_in: bool,
+    /// Something has been written that TLS may still hold.
+    unflushed: bool,
+}
+
+/// An exchange under way.
+pub(super) struct Carry<'a> {
+    core: &'a Core,
+    client: &'a mut Connection,
+    server: Transport,
+    exchange: &'a mut Exchange,
+    asked: &'a Asked,
+    upload: Upload,
+    download: Download,
+    times: Times,
+    /// Whether the connection to the server was used before.
+    reused: bool,
+    /// Whether the client's connection ends with this exchange whatever comes.
+    last: bool,
+    /// When something last went from or to the client, and the server.
+    client_moved: Moment,
+    server_moved: Moment,
+    /// When the client finished sending.
+    half_closed: Option<Moment>,
+    /// Where another process has taken over: when those are told whom it could serve.
+    all_told: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+/// How the carrying ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The client has its answer.
+    Answered,
+    /// A connection that was kept had ended already; nothing of an answer came, and the request may be sent again.
+    Stale,
+    /// The turn of the session has come, whose poll this is.
+    Told,
+    /// The client is owed this in place of an answer; whose fault it is.
+    Refused(Refusal, Side),
+    /// One of them is gone, in the middle of the answer or with nobody left to be told.
+    Cut(Side),
+}
+
+/// What is known in the end.
+pub(super) struct Outcome {
+    pub(super) status: u16,
+    pub(super) bytes: u64,
+    pub(super) until_close: bool,
+    pub(super) keep: bool,
+    /// The server's connection, if it can be used again, and whether only for this client.
+    pub(super) server: Option<(Transport, bool)>,
+    pub(super) upload: Upload,
+}
+
+impl Upload {
+    /// A request whose head is written, and of whose body nothing has been looked at. It is only kept until it is
+    /// answered where it is `repeatable`.
+    pub(super) fn new(out: Vec<u8>, body: Body, repeatable: bool) -> Self {
+        let body = Passing::new(body, body == Body::Chunked);
+        Self { out, sent: 0, body, framing: 0, whole: repeatable, broken: false }
+    }
+
+    /// Once more from its beginning.
+    pub(super) fn again(mut self) -> Self {
+        (self.sent, self.broken) = (0, false);
+        self
+    }
+
+    /// Whether the server has got all of it.
+    fn is_sent(&self) -> bool {
+        self.body.is_over() && self.sent == self.out.len() && !self.broken
+    }
+
+    /// Takes the next bytes of the body, or refuses them.
+    fn take(&mut self, bytes: &mut [u8], exchange: &mut Exchange, asked: &Asked) -> Result<Part, Refusal> {
+        let part = self.body.take(bytes).ok_or(Refusal::BadRequest)?;
+        let data = &bytes[part.data.clone()];
+        self.framing += (part.taken - data.len()) as u64;
+        let most = exchange.snapshot().config.limits.body.as_u64();
+        if most != 0 && self.framing > most.max(FRAMING) {
+            return Err(Refusal::BodyTooLarge);
+        }
+        if !data.is_empty() {
+            exchange.hear_request(data, asked.body == Body::Length(data.len() as u64))?;
+        }
+        Ok(part)
+    }
+}
+
+impl<'a> Carry<'a> {
+    /// Over this connection to the server, which was used before or not. `last`: see there.
+    pub(super) fn new(
+        core: &'a Core,
+        client: &'a mut Connection,
+        (server, reused): (Transport, bool),
+        (exchange, asked): (&'a mut Exchange, &'a Asked),
+        upload: Upload,
+        times: Times,
+        last: bool,
+    ) -> Self {
+        let now = client.deadline.now();
+        let download = Download::default();
+        let (client_moved, server_moved) = (now, now);
+        Self {
+            core,
+            client,
+            server,
+            exchange,
+            asked,
+            upload,
+            download,
+            times,
+            reused,
+            last,
+            client_moved,
+            server_moved,
+            half_closed: None,
+            all_told: None,
+        }
+    }
+
+    /// What has come of it.
+    pub(super) fn outcome(self) -> Outcome {
+        let Self { server, upload, download, .. } = self;
+        let Download { status, bytes, until_close, keep, reusable, logged_in, .. } = download;
+        let server = (reusable && upload.is_sent()).then_some((server, logged_in));
+        Outcome { status, bytes, until_close, keep, server, upload }
+    }
+
+    /// Carries on, as far as it goes.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        self.poll_end(cx).map(|end| match end {
+            // The half of an interim answer can't be taken back.
+            End::Refused(_, side) if self.download.sent > 0 => End::Cut(side),
+            End::Told if self.download.sent > 0 => End::Cut(Side::Client),
+            end => end,
+        })
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        buffer::lend(|buffer| {
+            if let Poll::Ready(end) = self.poll_upload(buffer, cx) {
+                return Poll::Ready(end);
+            }
+            if let Poll::Ready(end) = self.poll_download(buffer, cx) {
+                return Poll::Ready(end);
+            }
+            if let Poll::Ready(end) = self.poll_client(buffer, cx) {
+                return Poll::Ready(end);
+            }
+            self.poll_waits(cx)
+        })
+    }
+
+    /// Whether the client can still be told something else than the server's answer.
+    fn is_unanswered(&self) -> bool {
+        self.download.body.is_none()
+    }
+
+    fn refuse(&self, refusal: Refusal, side: Side) -> End {
+        if self.is_unanswered() { End::Refused(refusal, side) } else { End::Cut(side) }
+    }
+
+    fn poll_upload(&mut self, buffer: &mut Buffer, cx: &mut Context<'_>) -> Poll<End> {
+        if self.upload.is_sent() {
+            return Poll::Pending;
+        }
+        if self.upload.sent == 0 && !self.client.held.is_empty() {
+            // What came with the head goes out with it.
+            if let Err(refusal) = self.add_held() {
+                return Poll::Ready(self.refuse(refusal, Side::Client));
+            }
+        }
+        for _ in 0..READS_PER_TURN {
+            let Upload { out, sent, body, broken, whole, .. } = &mut self.upload;
+            if !*broken {
+                let before = *sent;
+                let written = poll_write(&mut self.server, out, sent, cx);
+                if *sent > before {
+                    self.server_moved = self.client.deadline.now();
+                }
+                match written {
+                    Poll::Pending => return Poll::Pending,
+                    // Why it takes no more it may have said.
+                    Poll::Ready(Err(_)) => *broken = true,
+                    Poll::Ready(Ok(())) => {}
+                }
+            }
+            // What TLS holds goes when the answer is read, which comes next.
+            if body.is_over() {
+                if !*whole {
+                    (*out, *sent) = (Vec::new(), 0);
+                }
+                return Poll::Pending;
+            }
+            (*out, *sent, *whole) = (Vec::new(), 0, false);
+            if !self.client.held.is_empty() {
+                if let Err(refusal) = self.add_held() {
+                    return Poll::Ready(self.refuse(refusal, Side::Client));
+                }
+                continue;
+            }
+            let read = match poll_read(&mut self.client.transport, buffer, AHEAD, cx) {
+                Poll::Ready(Ok(read @ 1..)) => read,
+                // Without the rest nobody needs an answer, and the server must not take the half for the whole.
+                Poll::Ready(_) => return Poll::Ready(End::Cut(Side::Client)),
+                Poll::Pending => return Poll::Pending,
+            };
+            self.client_moved = self.client.deadline.now();
+            if let Err(refusal) = self.send(buffer, AHEAD..AHEAD + read, cx) {
+                return Poll::Ready(self.refuse(refusal, Side::Client));
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Puts what is held of the body behind the head.
+    fn add_held(&mut self) -> Result<(), Refusal> {
+        let Self { client, upload, exchange, asked, .. } = self;
+        let Part { taken, data } = upload.take(&mut client.held, exchange, asked)?;
+        upload.body.frame_into(&mut upload.out, &client.held[data]);
+        client.held.advance(taken);
+        if client.held.is_empty() {
+            client.held = BytesMut::new();
+        }
+        upload.whole &= upload.body.is_over();
+        Ok(())
+    }
+
+    /// Sends what has been read of the body, which lies here in the buffer; keeps what does not go at once.
+    fn send(&mut self, buffer: &mut Buffer, read: Range<usize>, cx: &mut Context<'_>) -> Result<(), Refusal> {
+        let Self { client, upload, exchange, asked, .. } = self;
+        let Part { taken, data } = upload.take(&mut buffer.bytes[read.clone()], exchange, asked)?;
+        client.held.extend_from_slice(&buffer.bytes[read.start + taken..read.end]);
+        if upload.broken {
+            return Ok(());
+        }
+        let framed = upload.body.frame(&mut buffer.bytes, read.start + data.start..read.start + data.end);
+        let (all, mut written) = (&buffer.bytes[framed], 0);
+        if let Poll::Ready(Err(_)) = poll_write(&mut self.server, all, &mut written, cx) {
+            upload.broken = true;
+            return Ok(());
+        }
+        if written > 0 {
+            self.server_moved = client.deadline.now();
+        }
+        upload.out.extend_from_slice(&all[written..]);
+        Ok(())
+    }
+
+    fn poll_download(&mut self, buffer: &mut Buffer, cx: &mut Context<'_>) -> Poll<End> {
+        for _ in 0..READS_PER_TURN {
+            let Download { out, sent, body, unflushed, .. } = &mut self.download;
+            if !out.is_empty() {
+                let before = *sent;
+                let written = poll_write(&mut self.client.transport, out, sent, cx);
+                if *sent > before {
+                    self.client_moved = self.client.deadline.now();
+                    *unflushed = true;
+                }
+                match written {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Err(_)) => return Poll::Ready(End::Cut(Side::Client)),
+                    Poll::Ready(Ok(())) => (*out, *sent) = (Vec::new(), 0),
+                }
+            }
+            if body.as_ref().is_some_and(Passing::is_over) {
+                return self.poll_flushed(cx).map(|flushed| flushed.map_or(End::Cut(Side::Client), |()| End::Answered));
+            }
+            let begun = self.download.head.len();
+            buffer.bytes[AHEAD..AHEAD + begun].copy_from_slice(&self.download.head);
+            let read = match poll_read(&mut self.server, buffer, AHEAD + begun, cx) {
+                Poll::Pending => {
+                    let _ = self.poll_flushed(cx);
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(read @ 1..)) => read,
+                Poll::Ready(Ok(_)) => match self.server_ended(None) {
+                    Some(end) => return Poll::Ready(end),
+                    None => continue,
+                },
+                Poll::Ready(Err(error)) => match self.server_ended(Some(error)) {
+                    Some(end) => return Poll::Ready(end),
+                    None => continue,
+                },
+            };
+            self.server_moved = self.client.deadline.now();
+            if let Err(end) = self.pass_on(buffer, AHEAD..AHEAD + begun + read, cx) {
+                return Poll::Ready(end);
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Sees to it that TLS holds nothing of what was written to the client.
+    fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let (true, Transport::FromClient(stream)) = (self.download.unflushed, &mut self.client.transport) {
+            ready!(Pin::new(stream).poll_flush(cx))?;
+        }
+        self.download.unflushed = false;
+        Poll::Ready(Ok(()))
+    }
+
+    /// The server has finished, or its connection broke; `None` where that is the end of a proper answer.
+    fn server_ended(&mut self, error: Option<io::Error>) -> Option<End> {
+        let Self { download, upload, exchange, .. } = self;
+        let Download { head, body, out, interims, .. } = download;
+        match body {
+            None if self.reused && head.is_empty() && *interims == 0 && upload.whole => Some(End::Stale),
+            None => Some(End::Refused(Refusal::BadAnswer, Side::Server)),
+            Some(body) => {
+                if error.is_some() || !body.close() {
+                    return Some(End::Cut(Side::Server));
+                }
+                exchange.hear_answer(b"", true);
+                out.extend_from_slice(body.end());
+                None
+            }
+        }
+    }
+
+    /// Passes on what the server has said, which lies here in the buffer.
+    fn pass_on(&mut self, buffer: &mut Buffer, said: Range<usize>, cx: &mut Context<'_>) -> Result<(), End> {
+        let Range { mut start, end } = said;
+        buffer.head.clear();
+        while self.download.body.is_none() {
+            match self.read_head(buffer, start..end)? {
+                Some(length) => start += length,
+                None => return Ok(()),
+            }
+        }
+        let Download { body, out, bytes, reusable, .. } = &mut self.download;
+        let Some(body) = body else { return Ok(()) };
+        let Some(Part { taken, data }) = body.take(&mut buffer.bytes[start..end]) else {
+            // What was read with the head has not been written yet.
+            return Err(if buffer.head.is_empty() {
+                End::Cut(Side::Server)
+            } else {
+                End::Refused(Refusal::BadAnswer, Side::Server)
+            });
+        };
+        // Whatever else it says was not asked for.
+        *reusable &= taken == end - start;
+        let data = start + data.start..start + data.end;
+        *bytes += data.len() as u64;
+        self.exchange.hear_answer(&buffer.bytes[data.clone()], body.is_over());
+        let framed = body.frame(&mut buffer.bytes, data);
+        let Buffer { bytes: room, head } = buffer;
+        let framed = if head.len() <= framed.start {
+            let start = framed.start - head.len();
+            room[start..framed.start].copy_from_slice(head);
+            start..framed.end
+        } else {
+            out.extend_from_slice(head);
+            framed
+        };
+        // Mostly it goes at once, without being kept.
+        let mut written = 0;
+        let all = &room[framed];
+        if out.is_empty() {
+            match poll_write(&mut self.client.transport, all, &mut written, cx) {
+                Poll::Ready(Err(_)) => return Err(End::Cut(Side::Client)),
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+            }
+            if written > 0 {
+                self.client_moved = self.client.deadline.now();
+                self.download.unflushed = true;
+            }
+        }
+        self.download.out.extend_from_slice(&all[written..]);
+        Ok(())
+    }
+
+    /// Reads the head that begins here: its length; `None` where its end has not come, and what there is has been kept.
+    fn read_head(&mut self, buffer: &mut Buffer, within: Range<usize>) -> Result<Option<usize>, End> {
+        let bad = || End::Refused(Refusal::BadAnswer, Side::Server);
+        let Self { download, upload, exchange, asked, .. } = self;
+        let mut fields = room();
+        let said = &buffer.bytes[within];
+        let Ok(parsed) = answer::parse(said, &mut fields) else { return Err(bad()) };
+        let Some(head) = parsed else {
+            download.head = said.to_vec();
+            return Ok(None);
+        };
+        if head.is_interim() {
+            if head.status == 101 {
+                // The exchange says what that is where nobody has asked for it.
+                let _ = exchange.answered(101, Headers::Fields(head.fields));
+                return Err(bad());
+            }
+            download.interims += 1;
+            if download.interims > MOST_INTERIMS {
+                return Err(bad());
+            }
+            if asked.is_new {
+                head.write_interim(&mut download.out);
+            }
+            download.head = Vec::new();
+            return Ok(Some(head.length));
+        }
+        let Ok(body) = head.body(asked.is_head) else { return Err(bad()) };
+        let knows_chunks = asked.is_new;
+        download.until_close = matches!(body, Body::Chunked | Body::UntilClose) && !knows_chunks;
+        // A client that waits to be asked for its body may send it or not: where the next request begins is unclear.
+        let unclear = asked.expects && !upload.body.is_over() && download.interims == 0;
+        download.keep = asked.is_kept_alive && !self.last && !download.until_close && !unclear;
+        download.reusable = head.keeps_connection() && body != Body::UntilClose;
+        download.logged_in = asked.logs_connection_in || head.logs_connection_in();
+        let edits = match exchange.answered(head.status, Headers::Fields(head.fields)) {
+            Ok(edits) => edits,
+            Err(refusal) => return Err(End::Refused(refusal, Side::Server)),
+        };
+        head.write(&mut buffer.head, edits, body, Towards { knows_chunks, keep: download.keep });
+        download.status = head.status;
+        download.body = Some(Passing::new(body, knows_chunks && matches!(body, Body::Chunked | Body::UntilClose)));
+        download.head = Vec::new();
+        // It can't be sent again any more.
+        upload.whole = false;
+        Ok(Some(head.length))
+    }
+
+    /// Looks whether the client is still there, where nothing of its request is to be read.
+    fn poll_client(&mut self, buffer: &mut Buffer, cx: &mut Context<'_>) -> Poll<End> {
+        if !self.upload.body.is_over() || self.half_closed.is_some() {
+            let stopping = self.client.deadline.is_stopping();
+            return if stopping { Poll::Ready(End::Cut(Side::Client)) } else { Poll::Pending };
+        }
+        match poll_ended(self.client, buffer, cx) {
+            Poll::Pending => Poll::Pending,
+            // A session is better off without a poll of which nobody knows whether it is heard.
+            Poll::Ready(Ok(())) if !self.exchange.is_poll() => {
+                self.half_closed = Some(self.client.deadline.now());
+                Poll::Pending
+            }
+            Poll::Ready(_) => Poll::Ready(End::Cut(Side::Client)),
+        }
+    }
+
+    /// Whether something else ends the wait: the session's turn to leave, or the time.
+    fn poll_waits(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if self.is_unanswered() && self.poll_told(cx).is_ready() {
+            return Poll::Ready(End::Told);
+        }
+        let (due, end) = self.due();
+        match due {
+            Some(due) => self.client.deadline.set_at(due),
+            None => self.client.deadline.clear(),
+        }
+        self.client.deadline.poll_expired(cx).map(|()| end)
+    }
+
+    /// Ready when this is a poll whose session has to go.
+    fn poll_told(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(leave) = self.exchange.leave() else { return Poll::Pending };
+        ready!(leave.poll_told(cx));
+        if !self.core.ending.is_handed_over() {
+            return Poll::Ready(());
+        }
+        // With its next poll the session is at the new process: one that is answered in time needs no goodbye.
+        let all_told = self.all_told.get_or_insert_with(|| {
+            let mut told = self.core.ending.told();
+            Box::pin(async move {
+                let _ = told.wait_for(|&told| told).await;
+            })
+        });
+        all_told.as_mut().poll(cx)
+    }
+
+    /// When it has waited for too long for what it waits for, and what becomes of it then.
+    fn due(&self) -> (Option<Moment>, End) {
+        let Self { upload, download, times, .. } = self;
+        let after = |moved: Moment, time: Duration| (!time.is_zero()).then(|| moved.after(time));
+        let (due, end) = if !download.out.is_empty() {
+            (after(self.client_moved, times.write), End::Cut(Side::Client))
+        } else if upload.body.is_over() && upload.is_sent() || upload.broken {
+            (after(self.server_moved, times.first_byte), self.refuse(Refusal::AnswerTimeout, Side::Server))
+        } else if upload.sent < upload.out.len() {
+            (after(self.server_moved, times.server_write), self.refuse(Refusal::AnswerTimeout, Side::Server))
+        } else {
+            (after(self.client_moved, times.body), self.refuse(Refusal::BodyTimeout, Side::Client))
+        };
+        match self.half_closed.map(|at| at.max(self.server_moved).after(HALF_CLOSED)) {
+            Some(left) if due.is_none_or(|due| left < due) => (Some(left), End::Cut(Side::Client)),
+            _ => (due, end),
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! The gateway's own HTTP/1 engine: it carries, and asks the [`Exchange`](crate::Exchange) for everything else.
+//!
+//! Bytes are read into a buffer of the thread ([`buffer`]), and only what has to wait is kept. Heads are parsed where
+//! they lie ([`answer`], [`request`]), bodies pass in place ([`body`]), and both ways of an exchange go on at once
+//! ([`carry`]). Connections to servers wait for each other's requests ([`kept`]).
+
+mod answer;
+mod body;
+mod buffer;
+mod carry;
+mod client;
+mod kept;
+mod request;
+mod serve;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::Http1Engine;
+use crate::ending::Stopping;
+use crate::exchange::Core;
+use crate::listener::Connection;
+use kept::Kept;
+
+/// The engine.
+pub(crate) struct Relay {
+    core: Arc<Core>,
+    kept: Kept,
+}
+
+impl Relay {
+    /// An engine that keeps this many idle connections to servers at most.
+    pub(crate) fn new(core: Arc<Core>, most_kept: usize) -> Self {
+        Self { core, kept: Kept::new(most_kept) }
+    }
+}
+
+#[async_trait]
+impl Http1Engine for Relay {
+    async fn serve_http1(&self, connection: Connection, stopping: &Stopping) {
+        serve::serve(self, connection, stopping).await;
+    }
+
+    async fn stop(&self) {
+        self.kept.clear();
+    }
+}

@@ -1,0 +1,477 @@
+//! One client's connection: head after head, and for each of them an exchange from its beginning to its line in the log.
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures::FutureExt;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+use super::Relay;
+use super::body::Passing;
+use super::buffer::{self, AHEAD};
+use super::carry::{Carry, End, Outcome, Times, Upload};
+use super::client::{NextHead, Stops, poll_read, unless_gone};
+use super::request::{Asked, add_host, to_server};
+use crate::ending::Stopping;
+use crate::exchange::{Answer, Core, Ended, Exchange, RequestHead, Side};
+use crate::http::Refusal;
+use crate::http::framing::Body;
+use crate::http::head::{self, Head, Kind};
+use crate::http::upgrade::Opening;
+use crate::http::write::HeadWriter;
+use crate::listener::{Connection, HeadError, Info};
+use crate::proxy::http1::refuse;
+use crate::proxy::upgrade;
+use crate::text::Text;
+use crate::transport::Transport;
+
+/// How long the rest of a request's body is read after an early answer, so that the connection can be used again.
+const DRAIN: Duration = Duration::from_secs(5);
+/// The longest body of an answer of the gateway's own that is copied behind its head.
+const COPIED: usize = 8 * 1024;
+
+/// What a head turned out to be.
+enum Next {
+    /// An exchange that has been begun.
+    Begun(Begun),
+    /// One that has to wait for filters.
+    ToFilters(Box<[u8]>, Body),
+    /// The opening of a WebSocket.
+    Upgrade(BytesMut, Opening),
+    /// Nothing that is carried.
+    Refused(Refusal, Box<[u8]>),
+}
+
+/// An exchange, and the request that it is about.
+struct Begun {
+    exchange: Box<Exchange>,
+    asked: Asked,
+    /// The head as its server gets it; empty where the gateway answers by itself.
+    out: Vec<u8>,
+}
+
+/// What becomes of a client's connection behind an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum After {
+    /// It waits for the next request.
+    Next,
+    /// It is closed so that the client can read what was written last.
+    Close,
+    /// It is dropped.
+    Drop,
+}
+
+/// Serves the connection to its end, or until it becomes a tunnel.
+pub(super) async fn serve(relay: &Relay, mut client: Connection, stopping: &Stopping) {
+    let core = &relay.core;
+    let (mut first, mut of_session) = (true, false);
+    let mut stops = Stops::default();
+    loop {
+        let next = match next(core, &mut client, &mut stops, stopping, (first, of_session)).await {
+            Some(Ok(next)) => next,
+            None | Some(Err(HeadError::Gone | HeadError::Idle)) => return,
+            Some(Err(HeadError::Late)) => return Box::pin(refuse(core, client, Refusal::HeadTimeout, None)).await,
+            Some(Err(HeadError::TooLarge)) => return Box::pin(refuse(core, client, Refusal::HeadTooLarge, None)).await,
+        };
+        first = false;
+        let begun = match next {
+            Next::Begun(begun) => begun,
+            Next::ToFilters(head, body) => match Box::pin(ask_filters(core, &client.info, head, body)).await {
+                Some(begun) => begun,
+                None => return,
+            },
+            // Boxed: room for what seldom happens would be kept for as long as the connection is.
+            Next::Upgrade(head, opening) => return Box::pin(upgrade::serve(core, client, head, opening, None)).await,
+            Next::Refused(refusal, head) => return Box::pin(refuse(core, client, refusal, Some(&head))).await,
+        };
+        of_session = begun.exchange.is_of_session();
+        match carry(relay, &mut client, begun, stopping).await {
+            After::Next => {}
+            After::Close => return Box::pin(client.close()).await,
+            After::Drop => return,
+        }
+    }
+}
+
+/// Waits for the next head; `None` when the connection is to be let go.
+async fn next(
+    core: &Arc<Core>,
+    client: &mut Connection,
+    stops: &mut Stops,
+    stopping: &Stopping,
+    (first, of_session): (bool, bool),
+) -> Option<Result<Next, HeadError>> {
+    let (timeouts, most, most_fields, most_body) = {
+        let snapshot = core.snapshot.load();
+        let limits = &snapshot.config.limits;
+        let most = usize::try_from(limits.head.as_u64()).unwrap_or(usize::MAX);
+        (snapshot.config.timeouts.clone(), most, limits.headers, limits.body.as_u64())
+    };
+    let info = Arc::clone(&client.info);
+    let mut head = NextHead::new(client, &timeouts, most, first);
+    poll_fn(|cx| {
+        let take = |bytes: &[u8], whole: bool| take(core, &info, bytes, whole, (most, most_fields, most_body));
+        match head.poll(client, take, cx) {
+            Poll::Ready(next) => return Poll::Ready(Some(next)),
+            // A head that has begun is finished first.
+            Poll::Pending if head.has_begun() => return Poll::Pending,
+            Poll::Pending => {}
+        }
+        stops.poll(core, stopping, (first, of_session), cx).map(|()| None)
+    })
+    .await
+}
+
+/// Reads a head where it lies, and how long it is; `None` where it may not be whole.
+fn take(
+    core: &Core,
+    info: &Arc<Info>,
+    bytes: &[u8],
+    whole: bool,
+    (most, most_fields, most_body): (usize, usize, u64),
+) -> Option<(Next, usize)> {
+    let mut fields = head::room();
+    let refused = |refusal| Some((Next::Refused(refusal, bytes.into()), bytes.len()));
+    let (head, length) = match head::parse_first(bytes, &mut fields, most_fields) {
+        Ok(Some((head, length))) if length <= most => (head, length),
+        // Where it ends is found out by other means.
+        _ if !whole => return None,
+        Ok(_) => return refused(Refusal::BadRequest),
+        Err(refusal) => return refused(refusal),
+    };
+    let bytes = &bytes[..length];
+    let next = match head.kind(most_body) {
+        Err(refusal) => Next::Refused(refusal, bytes.into()),
+        Ok(Kind::Upgrade(opening)) => {
+            Next::Upgrade(head.to_plain_form().unwrap_or_else(|| BytesMut::from(bytes)), opening)
+        }
+        Ok(Kind::Exchange(body)) => match head.to_plain_form() {
+            None => begin(core, info, &head, bytes, body),
+            Some(plain) => match head::parse(&plain, &mut head::room(), 0) {
+                Ok(head) => begin(core, info, &head, &plain, body),
+                Err(refusal) => Next::Refused(refusal, bytes.into()),
+            },
+        },
+    };
+    Some((next, length))
+}
+
+/// Begins an exchange at once, where nobody has to be waited for.
+fn begin(core: &Core, info: &Arc<Info>, head: &Head<'_>, bytes: &[u8], body: Body) -> Next {
+    if core.snapshot.load().filters.is_empty() {
+        let request = RequestHead::from(head);
+        if let Some(exchange) = Exchange::begin(core, info, &request, announced(body)).now_or_never() {
+            return Next::Begun(Begun::new(exchange, head, &request, bytes, body));
+        }
+    }
+    Next::ToFilters(bytes.into(), body)
+}
+
+/// Begins an exchange that filters are asked about.
+async fn ask_filters(core: &Core, info: &Arc<Info>, bytes: Box<[u8]>, body: Body) -> Option<Begun> {
+    let mut fields = head::room();
+    let head = head::parse(&bytes, &mut fields, 0).ok()?;
+    let request = RequestHead::from(&head);
+    let exchange = Exchange::begin(core, info, &request, announced(body)).await;
+    Some(Begun::new(exchange, &head, &request, &bytes, body))
+}
+
+/// The length that a body says.
+fn announced(body: Body) -> Option<u64> {
+    match body {
+        Body::None => Some(0),
+        Body::Length(length) => Some(length),
+        Body::Chunked | Body::UntilClose => None,
+    }
+}
+
+impl Begun {
+    fn new(exchange: Box<Exchange>, head: &Head<'_>, request: &RequestHead<'_>, bytes: &[u8], body: Body) -> Self {
+        let out = if exchange.answers_itself() { Vec::new() } else { to_server(&exchange, head, request, bytes.len()) };
+        Self { exchange, asked: Asked::new(head, bytes, body), out }
+    }
+}
+
+/// Carries one exchange to its end.
+async fn carry(relay: &Relay, client: &mut Connection, begun: Begun, stopping: &Stopping) -> After {
+    let core = &*relay.core;
+    let Begun { mut exchange, asked, out } = begun;
+    let repeatable = asked.is_idempotent && asked.body == Body::None;
+    let mut upload = Upload::new(out, asked.body, repeatable);
+    if exchange.answers_itself() {
+        return answer(core, client, exchange, &asked, upload, None, stopping).await;
+    }
+    let mut fresh = false;
+    loop {
+        let found = find(relay, client, &mut exchange, fresh).await;
+        let (server, reused) = match found {
+            Found::Server(server, reused) => (server, reused),
+            Found::Refused(refusal) => {
+                exchange.refuse(core, refusal);
+                return answer(core, client, exchange, &asked, upload, None, stopping).await;
+            }
+            Found::Gone => {
+                end(core, &mut exchange, &asked, (0, 0), Some(Side::Client));
+                return After::Drop;
+            }
+        };
+        if !fresh
+            && exchange.host(&asked.line()).is_none()
+            && let Some(lease) = exchange.lease()
+        {
+            add_host(&mut upload.out, &lease.upstream().own_host(lease.server()));
+        }
+        if exchange.leave().is_some() {
+            exchange.can_be_ended();
+        }
+        let times = times(&exchange);
+        let last = is_closing(core, stopping) || exchange.is_last(core);
+        let mut carry = Carry::new(core, client, (server, reused), (&mut exchange, &asked), upload, times, last);
+        let ended = poll_fn(|cx| carry.poll(cx)).await;
+        let Outcome { status, bytes, until_close, keep, server, upload: rest } = carry.outcome();
+        match ended {
+            End::Answered => {
+                if let (Some((server, false)), Some(lease)) = (server, exchange.lease()) {
+                    relay.kept.put(lease, server);
+                }
+                end(core, &mut exchange, &asked, (status, bytes), None);
+                return after(client, rest.body, keep).await;
+            }
+            End::Stale => {
+                fresh = true;
+                upload = rest.again();
+            }
+            End::Told => return goodbye(core, client, exchange, &asked).await,
+            End::Refused(refusal, side) => {
+                exchange.refuse(core, refusal);
+                return answer(core, client, exchange, &asked, rest, Some(side), stopping).await;
+            }
+            End::Cut(side) => {
+                if until_close {
+                    // A proper end would say that this was all.
+                    client.transport.socket().reset_on_close();
+                }
+                end(core, &mut exchange, &asked, (status, bytes), Some(side));
+                return After::Drop;
+            }
+        }
+    }
+}
+
+/// What came of looking for a server.
+enum Found {
+    /// A connection, used before or not.
+    Server(Transport, bool),
+    Refused(Refusal),
+    /// The client has left.
+    Gone,
+}
+
+/// Finds a server and a connection to it, a `fresh` one or one that was kept.
+async fn find(relay: &Relay, client: &mut Connection, exchange: &mut Exchange, fresh: bool) -> Found {
+    let at_once = exchange.is_poll();
+    loop {
+        match unless_gone(client, at_once, exchange.place()).await {
+            Some(Ok(())) => {}
+            Some(Err(refusal)) => return Found::Refused(refusal),
+            None => return Found::Gone,
+        }
+        let Some(lease) = exchange.lease() else { return Found::Refused(Refusal::NoServer) };
+        if let Some(server) = relay.kept.take(lease).filter(|_| !fresh) {
+            exchange.connected(true);
+            return Found::Server(server, true);
+        }
+        let connecting = Box::pin(lease.upstream().connect(lease.server()));
+        match unless_gone(client, at_once, connecting).await {
+            Some(Ok(server)) => {
+                exchange.connected(false);
+                return Found::Server(server, false);
+            }
+            Some(Err(error)) => {
+                exchange.connect_failed(&error);
+            }
+            None => return Found::Gone,
+        }
+    }
+}
+
+fn times(exchange: &Exchange) -> Times {
+    let timeouts = &exchange.snapshot().config.timeouts;
+    let server_write = exchange.lease().map_or(Duration::ZERO, |lease| lease.upstream().config().timeouts.write);
+    let first_byte = exchange.first_byte_timeout().unwrap_or_default();
+    Times { body: timeouts.body, write: timeouts.write, server_write, first_byte }
+}
+
+/// Whether no further request is taken on a connection. Which answer is the last on one when the gateway leaves, the
+/// exchange says.
+fn is_closing(core: &Core, stopping: &Stopping) -> bool {
+    if !stopping.has_changed().unwrap_or(true) {
+        return false;
+    }
+    if core.ending.is_leaving() { *core.ending.told().borrow() } else { *stopping.borrow() }
+}
+
+fn end(core: &Core, exchange: &mut Exchange, asked: &Asked, (status, bytes_out): (u16, u64), cut_by: Option<Side>) {
+    exchange.end(core, Ended { protocol: "HTTP/1.1", status, bytes_out, cut_by }, || asked.line());
+}
+
+/// What becomes of the connection behind an answer, once the rest of the request has been read.
+async fn after(client: &mut Connection, body: Passing, keep: bool) -> After {
+    if body.is_over() {
+        return match (keep, client.held.is_empty(), &client.transport) {
+            (true, ..) => After::Next,
+            // Nothing is on its way that the kernel could answer with a reset.
+            (false, true, Transport::Plain(_)) => After::Drop,
+            _ => After::Close,
+        };
+    }
+    if keep && drain(client, body).await { After::Next } else { After::Close }
+}
+
+/// Reads the rest of a body away; false where that takes too long, or the client is gone.
+async fn drain(client: &mut Connection, mut body: Passing) -> bool {
+    client.deadline.set(DRAIN);
+    poll_fn(|cx| {
+        buffer::lend(|buffer| {
+            while !body.is_over() {
+                if client.held.is_empty() {
+                    match poll_read(&mut client.transport, buffer, AHEAD, cx) {
+                        Poll::Ready(Ok(read @ 1..)) => {
+                            client.held.extend_from_slice(&buffer.bytes[AHEAD..AHEAD + read]);
+                        }
+                        Poll::Ready(_) => return Poll::Ready(false),
+                        Poll::Pending => {
+                            let stopping = client.deadline.is_stopping();
+                            return if stopping {
+                                Poll::Ready(false)
+                            } else {
+                                client.deadline.poll_expired(cx).map(|()| false)
+                            };
+                        }
+                    }
+                }
+                let Some(part) = body.take(&mut client.held) else { return Poll::Ready(false) };
+                client.held.advance(part.taken);
+                if client.held.is_empty() {
+                    client.held = BytesMut::new();
+                }
+            }
+            Poll::Ready(true)
+        })
+    })
+    .await
+}
+
+/// Answers in the server's place. `cut_by`: whose fault it is that the server's answer does not come.
+async fn answer(
+    core: &Core,
+    client: &mut Connection,
+    mut exchange: Box<Exchange>,
+    asked: &Asked,
+    upload: Upload,
+    cut_by: Option<Side>,
+    stopping: &Stopping,
+) -> After {
+    let Upload { body, .. } = upload;
+    // Where the rest of the request is not to be waited for, or its end is unclear, nothing can follow.
+    let unclear = cut_by == Some(Side::Client) || asked.expects && !body.is_over();
+    let last = !asked.is_kept_alive || unclear || is_closing(core, stopping) || exchange.is_last(core);
+    let write = exchange.snapshot().config.timeouts.write;
+    let line = asked.line();
+    let Some(answer) = exchange.own_answer(&line) else { return After::Drop };
+    answer.due().await;
+    let (status, head, body_out) = written(answer, asked, last);
+    let bytes_out = body_out.len() as u64;
+    let sent = send(client, head, body_out, write).await;
+    let cut_by = if sent.is_ok() { cut_by } else { Some(Side::Client) };
+    end(core, &mut exchange, asked, (status, bytes_out), cut_by);
+    drop(exchange);
+    if sent.is_err() { After::Drop } else { after(client, body, !last).await }
+}
+
+/// Says goodbye to a session whose turn to leave has come while its poll waited.
+async fn goodbye(core: &Core, client: &mut Connection, mut exchange: Box<Exchange>, asked: &Asked) -> After {
+    // Where the gateway leaves, too, the next session has to begin on another one.
+    let last = core.ending.is_leaving() || !asked.is_kept_alive;
+    let write = exchange.snapshot().config.timeouts.write;
+    let Some((status, head, body)) = goodbye_of(core, &mut exchange, asked, last) else { return After::Drop };
+    let bytes_out = body.len() as u64;
+    end(core, &mut exchange, asked, (status, bytes_out), None);
+    drop(exchange);
+    match send(client, head, body, write).await {
+        Ok(()) if !last => After::Next,
+        Ok(()) => After::Close,
+        Err(_) => After::Drop,
+    }
+}
+
+/// The goodbye. Apart, since room for the fields of a head would be kept for as long as it is written.
+fn goodbye_of(core: &Core, exchange: &mut Exchange, asked: &Asked, last: bool) -> Option<(u16, Vec<u8>, Bytes)> {
+    let mut fields = head::room();
+    let parsed = head::parse(&asked.head, &mut fields, 0).ok()?;
+    let request = RequestHead::from(&parsed);
+    exchange.goodbye(core, &request);
+    Some(written(exchange.own_answer(&request)?, asked, last))
+}
+
+/// An answer of the gateway's own as the client gets it: its status, its head, and what of its body is not behind that.
+fn written(answer: Answer<'_>, asked: &Asked, last: bool) -> (u16, Vec<u8>, Bytes) {
+    let Answer { status, fields, mut body, .. } = answer;
+    let mut head = HeadWriter::answer(status);
+    for (name, value) in &fields {
+        head.field(name, value);
+    }
+    // Neither has a body, and neither may say the length of one (RFC 9110 8.6).
+    let without = matches!(status, 100..=199 | 204);
+    if !without {
+        head.field("content-length", Text::number(body.len() as u64).as_bytes());
+    }
+    match (last, asked.is_new) {
+        (true, _) => head.field("connection", "close"),
+        (false, false) => head.field("connection", "keep-alive"),
+        (false, true) => {}
+    }
+    if asked.is_head || without || status == 304 {
+        body.clear();
+    }
+    (status, head.end(), body)
+}
+
+/// Sends an answer of the gateway's own.
+async fn send(client: &mut Connection, mut head: Vec<u8>, mut body: Bytes, write: Duration) -> io::Result<()> {
+    if body.len() <= COPIED {
+        head.extend_from_slice(&body);
+        body.clear();
+    }
+    let mut head = Bytes::from(head);
+    client.deadline.set(write);
+    let written: io::Result<()> = poll_fn(|cx| {
+        while !(head.is_empty() && body.is_empty()) {
+            let parts = [IoSlice::new(&head), IoSlice::new(&body)];
+            let written = match Pin::new(&mut client.transport).poll_write_vectored(cx, &parts) {
+                Poll::Ready(written) => written?,
+                Poll::Pending if client.deadline.is_stopping() => 0,
+                Poll::Pending => {
+                    ready!(client.deadline.poll_expired(cx));
+                    0
+                }
+            };
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            client.deadline.set(write);
+            let of_head = written.min(head.len());
+            head.advance(of_head);
+            body.advance(written - of_head);
+        }
+        Poll::Ready(Ok(()))
+    })
+    .await;
+    written?;
+    client.transport.flush().await
+}
