@@ -15,7 +15,6 @@ mod place;
 mod request;
 mod tunnel;
 
-use std::fmt::Display;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -39,6 +38,7 @@ use crate::roster::{Leave, Origin, Why};
 use crate::router::{Action, Decision, Route};
 use crate::session::{Cause, Mark};
 use crate::snapshot::Snapshot;
+use crate::transport::shortage::is_shortage;
 use crate::upstream::config::HostHeader;
 use crate::upstream::{Lease, PickError, Server, ServerId, Tried, Upstream};
 use learn::Learner;
@@ -390,6 +390,7 @@ impl Exchange {
         let lease = match ties.place(upstream, &mut self.tried).await {
             Ok(lease) => lease,
             // Enough others were tried: what failed is the connecting.
+            Err(PickError::NoServer) if self.tried.in_shortage => return Err(self.fail(Refusal::Shortage)),
             Err(PickError::NoServer) if self.tries > 0 => return Err(self.fail(Refusal::ConnectFailed)),
             Err(error) => return Err(self.fail(refusal_of(error))),
         };
@@ -419,13 +420,17 @@ impl Exchange {
     }
 
     /// The server could not be connected to. True if another one should be asked: nothing of the request has been sent,
-    /// so that repeats nothing.
-    pub(crate) fn connect_failed(&mut self, error: &dyn Display) -> bool {
-        self.refusal = Some(Refusal::ConnectFailed);
+    /// so that repeats nothing. What this machine lacks is held against no server.
+    pub(crate) fn connect_failed(&mut self, error: &(dyn std::error::Error + 'static)) -> bool {
+        let in_shortage = is_shortage(error);
+        self.tried.in_shortage = in_shortage;
+        self.refusal = Some(if in_shortage { Refusal::Shortage } else { Refusal::ConnectFailed });
         // Placing it says when it is enough.
         self.lease.as_ref().is_some_and(|lease| {
             log::debug!("upstream {}: {}: {error}", lease.upstream().name(), lease.server().name());
-            lease.connect_failed();
+            if !in_shortage {
+                lease.connect_failed();
+            }
             true
         })
     }

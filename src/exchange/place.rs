@@ -131,7 +131,8 @@ impl Ties {
             tried.add(lease.server().id());
             return Ok(lease);
         }
-        if tried.len() > upstream.config().connect_retries {
+        // A session that can't be reached for want of descriptors is on its server all the same.
+        if tried.len() > upstream.config().connect_retries || tried.in_shortage && self.is_of_session() {
             return Err(PickError::NoServer);
         }
         if self.opens() {
@@ -164,7 +165,7 @@ impl Ties {
         // The session is nowhere else.
         let back =
             if tried.contains(found) { upstream.return_again(found, tried).await } else { upstream.return_to(found) };
-        if back.is_none() {
+        if back.is_none() && !tried.in_shortage {
             // Another server will not know it, and its client begins anew.
             table.forget(*key, Cause::ServerDown);
         } else if session.said.ends {
@@ -213,4 +214,34 @@ fn is_cross_site(request: &Request<'_>) -> bool {
     let origin = request.headers.get("origin").and_then(|origin| std::str::from_utf8(origin).ok());
     let origin_host = origin.and_then(|origin| origin.split_once("://")).map(|(_, authority)| host_name(authority));
     origin_host.is_some_and(|host| Some(host) != request.host)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::request::testing::request;
+    use crate::upstream::testing::upstream;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_can_not_be_reached_for_want_of_descriptors_stays_where_it_is() {
+        let sessions = json!({ "grace": "4s" });
+        let servers = ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"];
+        let upstream = upstream(json!({ "kind": "socket.io", "servers": servers, "sessions": sessions }));
+        let (table, home) = (upstream.sessions().unwrap(), upstream.servers()[1].id());
+        let key = table.key("Zm9vYmFyYmF6cXV4MTIz");
+        table.learn(key, &table.home(home.to_bits()), Duration::from_secs(60), How::Handshake);
+        let target = "/socket.io/?EIO=4&transport=polling&sid=Zm9vYmFyYmF6cXV4MTIz";
+        let ties = Ties::new(&upstream, &request("GET", target, &[]));
+        let mut tried = Tried::default();
+        let mut tries = 0;
+        while let Ok(lease) = ties.place(&upstream, &mut tried).await {
+            assert_eq!(lease.server().id(), home);
+            tried.in_shortage = true;
+            tries += 1;
+        }
+        assert!(tries > 1, "it is tried again for as long as its sessions wait");
+        assert!(table.find(key).is_some());
+    }
 }

@@ -40,6 +40,8 @@ pub enum Refusal {
     NewSessions(u64),
     /// No server could be connected to.
     ConnectFailed,
+    /// No server could be connected to for want of descriptors, ports or memory.
+    Shortage,
     /// The server closed the connection, or answered with something that is no answer.
     BadAnswer,
     /// The server did not answer in time.
@@ -57,7 +59,7 @@ impl Refusal {
             Self::BodyTooLarge => 413,
             Self::HeadTooLarge => 431,
             Self::ConnectFailed | Self::BadAnswer => 502,
-            Self::NoServer | Self::QueueFull | Self::QueueTimeout | Self::NewSessions(_) => 503,
+            Self::NoServer | Self::QueueFull | Self::QueueTimeout | Self::NewSessions(_) | Self::Shortage => 503,
             Self::AnswerTimeout => 504,
         }
     }
@@ -88,6 +90,7 @@ impl Refusal {
             Self::QueueTimeout => "queue_timeout",
             Self::NewSessions(_) => "new_sessions",
             Self::ConnectFailed => "connect_failed",
+            Self::Shortage => "shortage",
             Self::BadAnswer => "bad_answer",
             Self::AnswerTimeout => "answer_timeout",
         }
@@ -112,6 +115,7 @@ impl fmt::Display for Refusal {
             Self::QueueTimeout => f.write_str("No server had room in time."),
             Self::NewSessions(_) => f.write_str("Too many new sessions at once."),
             Self::ConnectFailed => f.write_str("No server could be reached."),
+            Self::Shortage => f.write_str("The gateway has no room for this request now."),
             Self::BadAnswer => f.write_str("The server gave no proper answer."),
             Self::AnswerTimeout => f.write_str("The server did not answer in time."),
         }

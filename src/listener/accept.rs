@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use log::{debug, warn};
@@ -32,6 +32,8 @@ pub struct Control {
 
 /// How long the accept loop pauses when the process is out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often the log says so, while it goes on.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 impl Listener {
     /// Binds the address; accepts nothing yet.
@@ -78,6 +80,7 @@ impl Listener {
         // Connections end with the gateway, or with their listener.
         let (end, ending) = watch::channel(false);
         let Config { mut backlog, tcp_keepalive: mut keepalive, .. } = settings.load().config.clone();
+        let mut told: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -103,7 +106,10 @@ impl Listener {
                 Err(error) if is_about_one_connection(&error) => debug!("listener {}: accept: {error}", settings.name),
                 Err(error) => {
                     // Out of descriptors or memory: those that are open come first, new ones wait in the kernel.
-                    warn!("listener {}: can't accept, pausing {ACCEPT_PAUSE:?}: {error}", settings.name);
+                    if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
+                        told = Some(Instant::now());
+                        warn!("listener {}: can't accept, new connections wait: {error}", settings.name);
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

@@ -68,6 +68,11 @@ impl ConnectionLimits {
         self.most_per_address.store(most_per_address, Ordering::Relaxed);
     }
 
+    /// The most that there may be.
+    pub fn most(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
+    }
+
     /// Connections open now.
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)

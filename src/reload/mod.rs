@@ -32,9 +32,13 @@ use crate::listener::{ConnectionLimits, Control, Listener, Settings};
 use crate::metrics::Metrics;
 use crate::roster::Roster;
 use crate::snapshot::{Extensions, Snapshot};
+use crate::transport::shortage::room_for_connections;
 use crate::upstream::{self, Upstream};
 use build::{Binding, Built, Context, Existing};
 use retire::Retired;
+
+/// Descriptors for files, threads and the admin address, before the first one of a server or a listener.
+const OWN_DESCRIPTORS: usize = 128;
 
 /// Loads configurations into a running gateway.
 pub struct Reloader {
@@ -108,6 +112,24 @@ fn log_fault(config: &Config, error: &std::io::Error) -> ReloadError {
     ReloadError(format!("access_log.file: {} can't be opened for appending: {error}", file.display()))
 }
 
+/// Connections of clients that there may be: as many as are said, and no more than leave descriptors for servers and
+/// checks.
+fn most_connections(config: &Config) -> usize {
+    let said = config.limits.connections;
+    let servers: usize = config.upstreams.values().map(|upstream| upstream.servers.len()).sum();
+    let reserve = (OWN_DESCRIPTORS + config.listeners.len() + 2 * servers) as u64;
+    match room_for_connections(reserve) {
+        Some(room) if said == 0 || said > room => {
+            warn!(
+                "limits.connections: {room}, not {said}: each connection takes a descriptor, and one more towards its \
+                 server, and the limit of open files allows no more"
+            );
+            room
+        }
+        _ => said,
+    }
+}
+
 impl Reloader {
     /// Builds and binds the first configuration; nothing is accepted or checked before [`Self::begin`]. `file` is where
     /// later ones come from.
@@ -126,7 +148,7 @@ impl Reloader {
         let context = Context {
             metrics: Arc::clone(metrics),
             brought,
-            limits: ConnectionLimits::new(config.limits.connections, config.limits.connections_per_address),
+            limits: ConnectionLimits::new(most_connections(&config), config.limits.connections_per_address),
             admin_limits: ConnectionLimits::new(0, 0),
             deadlines: Deadlines::new(),
             sockets: Arc::clone(sockets),
@@ -273,7 +295,12 @@ impl Reloader {
             self.core.access_log.switch(log);
         }
         let limits = &snapshot.config.limits;
-        self.context.limits.set(limits.connections, limits.connections_per_address);
+        let most = if *limits == before.config.limits {
+            self.context.limits.most()
+        } else {
+            most_connections(&snapshot.config)
+        };
+        self.context.limits.set(most, limits.connections_per_address);
         let snapshot = Arc::new(snapshot);
         self.core.snapshot.store(Arc::clone(&snapshot));
         self.check(running, &snapshot);

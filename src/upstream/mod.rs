@@ -15,7 +15,7 @@ mod running;
 mod servers;
 mod sessions;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::collections::HashSet;
 use std::fmt;

@@ -2,8 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use http::Request;
+use tokio::net::{TcpListener, TcpStream};
+
 use crate::support::client::is_reset;
 use crate::support::engine::for_each_engine;
+use crate::support::http2::Http2;
 use crate::support::tls::Authority;
 use crate::support::websocket::upgrade;
 use crate::support::{Client, Echo, Gateway, Scripted, Setup, eventually};
@@ -15,7 +19,8 @@ for_each_engine! {
     an_address_has_a_limit_of_its_own,
     a_place_is_given_back_however_a_connection_ends,
     a_failed_tls_handshake_keeps_no_place_and_a_full_tls_listener_resets,
-    out_of_file_descriptors_accepting_pauses_and_recovers,
+    connections_are_bound_by_what_the_limit_of_open_files_allows,
+    out_of_file_descriptors_no_server_is_blamed_and_accepting_waits,
 }
 
 /// A gateway whose listener has these keys, before one server; `more` is more of the file.
@@ -196,27 +201,54 @@ fn cpu_time(gateway: &Gateway) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-async fn out_of_file_descriptors_accepting_pauses_and_recovers() {
+/// Half of them are for servers, checks and the gateway itself: else its healthy servers would be out of reach.
+async fn connections_are_bound_by_what_the_limit_of_open_files_allows() {
     let web = Echo::start("web").await;
-    let gateway =
-        Gateway::start_with_files(&Setup::before(&[web.address()]).listener("backlog: 1024").yaml(), 100).await;
+    let gateway = Gateway::start_with_files(&Setup::before(&[web.address()]).yaml(), 100).await;
+    gateway.log_line("limits.connections: 25, not 200000").await;
     eventually("the gateway is ready", async || gateway.admin("/readyz").await.status == 200).await;
     let mut clients = Vec::new();
-    for _ in 0..150 {
-        // The kernel answers for those who are not accepted yet.
-        clients.push(gateway.client().await);
+    for _ in 0..25 {
+        let mut client = gateway.client().await;
+        assert_eq!(client.get("/").await.status, 200);
+        clients.push(client);
     }
-    gateway.log_line("can't accept, pausing").await;
+    assert_eq!(gateway.client().await.get("/").await.status, 503);
+    assert_eq!(clients[0].get("/").await.status, 200, "those who are in are served");
+}
+
+/// Streams of HTTP/2 take descriptors that no limit of connections knows of.
+async fn out_of_file_descriptors_no_server_is_blamed_and_accepting_waits() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap();
+    let setup = Setup::before(&[address]).upstream("health: { check: tcp, interval: 1s, fall: 1 }");
+    let gateway = Gateway::start_with_files(&setup.listener("backlog: 1024").yaml(), 100).await;
+    eventually("the gateway is ready", async || gateway.admin("/readyz").await.status == 200).await;
+    let streams = Http2::over(TcpStream::connect(gateway.address("web")).await.unwrap()).await;
+    let mut held = Vec::new();
+    for _ in 0..90 {
+        held.push(streams.begin(Request::get("http://a.test/").body(()).unwrap(), "").await);
+    }
+    gateway.access_line(&["status=503", "closed_by=shortage"]).await;
+    gateway.log_line("was not checked: can't connect: Too many open files").await;
+    // The kernel answers for those who are not accepted yet.
+    let mut waiting = Vec::new();
+    for _ in 0..20 {
+        waiting.push(gateway.client().await);
+    }
+    gateway.log_line("can't accept, new connections wait").await;
     let (began, worked) = (Instant::now(), cpu_time(&gateway));
     tokio::time::sleep(Duration::from_secs(1)).await;
     let busy = (cpu_time(&gateway) - worked).as_secs_f64() / began.elapsed().as_secs_f64();
     assert!(busy < 0.5, "a gateway that can do nothing does nothing: {busy}");
+    drop((held, streams));
     // Those who wait in the kernel have their turn once others leave.
-    let waiting = clients.split_off(100);
-    drop(clients);
+    drop(silent);
     for mut client in waiting {
-        assert_eq!(client.get("/").await.status, 200);
+        assert!(matches!(client.get("/").await.status, 502 | 503), "its server is gone");
     }
-    assert_eq!(gateway.admin("/readyz").await.status, 200);
+    // The first thing that is said against it is true.
+    let down = gateway.log_line(" is down: ").await;
+    assert!(down.contains("refused"), "{down}");
     assert_eq!(gateway.metric("sockgate_panics_total").await, 0.0);
 }

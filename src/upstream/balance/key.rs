@@ -51,6 +51,8 @@ pub struct Tried {
     more: Vec<ServerId>,
     /// Since when the request has waited for the server of its session to be reached.
     pub(crate) waits_since: Option<Instant>,
+    /// Whether the last connect failed for want of something on this side, so that others will hardly do better.
+    pub(crate) in_shortage: bool,
 }
 
 impl Tried {

@@ -163,14 +163,19 @@ async fn check_for_ever(upstream: &Upstream, server: &Server, probe: impl Probe)
         let start = Instant::now();
         let outcome = match timeout(health.timeout, probe.probe()).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(format!("no answer within {:?}", health.timeout)),
+            Err(_) => Err(format!("no answer within {:?}", health.timeout).into()),
         };
-        let (good, text) = match outcome {
-            Ok(text) => (true, text),
-            Err(text) => (false, text),
+        let (good, in_shortage, text) = match outcome {
+            Ok(text) => (true, false, text),
+            Err(unwell) => (false, unwell.in_shortage, unwell.text),
         };
         let report = CheckReport { good, text, at: SystemTime::now(), took: start.elapsed() };
-        upstream.judge(server, &mut streak, report);
+        if in_shortage {
+            log::debug!("upstream {}: server {} was not checked: {}", upstream.name(), server.name(), report.text);
+            server.checked(report);
+        } else {
+            upstream.judge(server, &mut streak, report);
+        }
         // From start to start, so that a slow answer doesn't stretch the interval.
         let next = start + vary(health.interval, health.jitter, rand::rng().random());
         tokio::select! {

@@ -7,6 +7,7 @@ use super::request::request;
 use crate::http::client::{Answer, ask};
 use crate::session::{Question, SessionProtocol};
 use crate::transport::Transport;
+use crate::transport::shortage::is_shortage;
 use crate::upstream::config::Check;
 use crate::upstream::{Server, Upstream};
 
@@ -15,7 +16,21 @@ const MOST_BODY: usize = 64 * 1024;
 
 /// Looks at a server once. Both outcomes tell in a few words what was seen.
 pub(crate) trait Probe: Send + Sync {
-    fn probe(&self) -> impl Future<Output = Result<String, String>> + Send;
+    fn probe(&self) -> impl Future<Output = Result<String, Unwell>> + Send;
+}
+
+/// What a probe did not like.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Unwell {
+    pub(crate) text: String,
+    /// Whether it is this machine that lacks something, which says nothing about the server.
+    pub(crate) in_shortage: bool,
+}
+
+impl From<String> for Unwell {
+    fn from(text: String) -> Self {
+        Self { text, in_shortage: false }
+    }
 }
 
 /// Whom a probe looks at.
@@ -45,8 +60,9 @@ impl Target {
         Self { upstream: upstream.clone(), server: server.clone(), host }
     }
 
-    async fn connect(&self) -> Result<Transport, String> {
-        self.upstream.connect(&self.server).await.map_err(|fault| format!("can't connect: {fault}"))
+    async fn connect(&self) -> Result<Transport, Unwell> {
+        let told = |fault| Unwell { text: format!("can't connect: {fault}"), in_shortage: is_shortage(&fault) };
+        self.upstream.connect(&self.server).await.map_err(told)
     }
 
     async fn ask(
@@ -56,31 +72,31 @@ impl Target {
         target: &str,
         fields: &[(&'static str, Vec<u8>)],
         body: Option<&[u8]>,
-    ) -> Result<Answer, String> {
+    ) -> Result<Answer, Unwell> {
         let request = request(method, target, &self.host, &self.upstream.config().health, fields, body);
-        ask(stream, &request, method == "HEAD", MOST_BODY).await.map_err(|fault| fault.to_string())
+        ask(stream, &request, method == "HEAD", MOST_BODY).await.map_err(|fault| fault.to_string().into())
     }
 }
 
 impl Probe for Tcp {
-    async fn probe(&self) -> Result<String, String> {
+    async fn probe(&self) -> Result<String, Unwell> {
         self.0.connect().await.map(|_| "connected".to_owned())
     }
 }
 
 impl Probe for Http {
-    async fn probe(&self) -> Result<String, String> {
+    async fn probe(&self) -> Result<String, Unwell> {
         let health = &self.0.upstream.config().health;
         let path = health.path.as_deref().unwrap_or("/");
         let mut stream = self.0.connect().await?;
         let answer = self.0.ask(&mut stream, &health.method, path, &[], None).await?;
         let status = answer.status;
         if !health.status.contains(status) {
-            return Err(format!("answered {status}, expected {}", String::from(health.status)));
+            return Err(format!("answered {status}, expected {}", String::from(health.status)).into());
         }
         match &health.body {
             Some(text) if !String::from_utf8_lossy(&answer.body).contains(text.as_str()) => {
-                Err(format!("answered {status} with a body that doesn't hold `{text}`"))
+                Err(format!("answered {status} with a body that doesn't hold `{text}`").into())
             }
             _ => Ok(format!("answered {status}")),
         }
@@ -93,7 +109,7 @@ impl Session {
         Self { target, protocol, way: AtomicUsize::new(0) }
     }
 
-    async fn ask(&self, stream: &mut Transport, question: &Question) -> Result<Answer, String> {
+    async fn ask(&self, stream: &mut Transport, question: &Question) -> Result<Answer, Unwell> {
         let body = question.body.as_deref();
         self.target.ask(stream, question.method, &question.target, &question.fields, body).await
     }
@@ -101,14 +117,14 @@ impl Session {
     /// Says goodbye, so that the server needn't keep the session until it times out. Nothing is lost if that fails.
     async fn close(&self, stream: &mut Transport, goodbye: &Question) {
         if let Err(fault) = self.ask(stream, goodbye).await {
-            log::debug!("server {}: the check's session stays open: {fault}", self.target.server.name());
+            log::debug!("server {}: the check's session stays open: {}", self.target.server.name(), fault.text);
         }
     }
 }
 
 impl Probe for Session {
-    async fn probe(&self) -> Result<String, String> {
-        let check = self.protocol.check().ok_or("the session protocol can't open a session")?;
+    async fn probe(&self) -> Result<String, Unwell> {
+        let check = self.protocol.check().ok_or_else(|| "the session protocol can't open a session".to_owned())?;
         let path = self.target.upstream.config().health.path.as_deref();
         let mut stream = self.target.connect().await?;
         let known = self.way.load(Relaxed);
@@ -133,7 +149,7 @@ impl Probe for Session {
                 seen = format!("answered {} `{excerpt}`, expected {}", answer.status, check.expected());
             }
         }
-        Err(seen)
+        Err(seen.into())
     }
 }
 

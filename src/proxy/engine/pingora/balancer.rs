@@ -127,7 +127,8 @@ impl ProxyHttp for Balancer {
         ctx: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        error.set_retry(ctx.exchange.as_mut().is_some_and(|exchange| exchange.connect_failed(&error)));
+        let retry = ctx.exchange.as_mut().is_some_and(|exchange| exchange.connect_failed(error.root_cause()));
+        error.set_retry(retry);
         error
     }
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 
+use super::super::probe::Unwell;
 use super::*;
 use crate::upstream::testing::{client, config, eject, upstream};
 use crate::upstream::{Endpoint, State, Tried};
@@ -17,16 +18,19 @@ use crate::upstream::{Endpoint, State, Tried};
 struct Script {
     good: AtomicBool,
     silent: AtomicBool,
+    /// Whether it can't be asked for want of descriptors.
+    in_shortage: AtomicBool,
     probes: AtomicUsize,
 }
 
 impl Probe for Arc<Script> {
-    async fn probe(&self) -> Result<String, String> {
+    async fn probe(&self) -> Result<String, Unwell> {
         self.probes.fetch_add(1, Relaxed);
         if self.silent.load(Relaxed) {
             std::future::pending::<()>().await;
         }
-        if self.good.load(Relaxed) { Ok("well".to_owned()) } else { Err("ill".to_owned()) }
+        let ill = || Unwell { text: "ill".to_owned(), in_shortage: self.in_shortage.load(Relaxed) };
+        if self.good.load(Relaxed) { Ok("well".to_owned()) } else { Err(ill()) }
     }
 }
 
@@ -51,6 +55,23 @@ async fn until(condition: impl Fn() -> bool) -> Duration {
         sleep(Duration::from_millis(10)).await;
     }
     start.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_could_not_be_made_says_nothing_about_the_server() {
+    let (_, server, script) = checked(json!({ "check": "tcp", "fall": 2 }), true);
+    until(|| server.state() == State::Up).await;
+    script.in_shortage.store(true, Relaxed);
+    script.good.store(false, Relaxed);
+    let asked = script.probes.load(Relaxed);
+    until(|| script.probes.load(Relaxed) > asked + 10).await;
+    assert_eq!(server.state(), State::Up);
+    assert!(
+        server.status().last_check.is_some_and(|check| !check.good && check.text == "ill"),
+        "it is told all the same"
+    );
+    script.in_shortage.store(false, Relaxed);
+    until(|| server.state() == State::Down).await;
 }
 
 #[tokio::test(start_paused = true)]

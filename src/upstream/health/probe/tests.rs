@@ -70,9 +70,9 @@ async fn an_http_check_asks_as_told_and_looks_at_status_and_body() {
     assert!(check(health).probe().await.is_ok());
     assert_eq!(server.requests(), ["GET /", "OPTIONS /health?deep"]);
 
-    let fault = check(json!({ "status": "300-399" })).probe().await.unwrap_err();
+    let fault = check(json!({ "status": "300-399" })).probe().await.unwrap_err().text;
     assert_eq!(fault, "answered 200, expected 300-399");
-    let fault = check(json!({ "body": "ill" })).probe().await.unwrap_err();
+    let fault = check(json!({ "body": "ill" })).probe().await.unwrap_err().text;
     assert_eq!(fault, "answered 200 with a body that doesn't hold `ill`");
 }
 
@@ -83,7 +83,7 @@ async fn a_tcp_check_wants_a_connection() {
     let target = || Target::new(&upstream, &upstream.servers()[0]);
     assert_eq!(Tcp(target()).probe().await, Ok("connected".to_owned()));
     drop(listener);
-    let fault = Tcp(target()).probe().await.unwrap_err();
+    let fault = Tcp(target()).probe().await.unwrap_err().text;
     assert!(fault.starts_with("can't connect: Connection refused"), "{fault}");
 }
 
@@ -181,7 +181,7 @@ async fn a_server_without_engine_io_fails_with_what_it_said() {
     let server = Scripted::start(|_| answer(404, "Cannot GET /socket.io/")).await;
     let check = Session::new(server.target(json!({})));
     assert_eq!(
-        check.probe().await.unwrap_err(),
+        check.probe().await.unwrap_err().text,
         "answered 404 `Cannot GET /socket.io/`, expected an Engine.IO handshake"
     );
 }
