@@ -45,7 +45,9 @@ impl Exchange {
         }
         let session = ties.session.as_ref();
         let silence = session.and_then(|session| session.silence(&upstream));
-        let mut idle = upstream.config().timeouts.tunnel_idle(silence);
+        let timeouts = &upstream.config().timeouts;
+        let raw = self.form == Form::Raw;
+        let mut idle = if raw { timeouts.raw_idle() } else { timeouts.tunnel_idle(silence) };
         let (mut held, mut unsure) = (None, false);
         if let Some(learner) = self.learner.take() {
             // The session begins here.

@@ -584,8 +584,9 @@ pub struct Timeouts {
     /// How long an idle connection to a server is kept for reuse. Default 4 s, below the 5 s of Node.js.
     #[serde(with = "humantime_serde")]
     pub keep_alive: Duration,
-    /// How long a tunnel may stay silent in both directions. Default off, since sockets of 24 h are normal; for a
-    /// Socket.IO session, what its handshake allows.
+    /// How long a tunnel may stay silent in both directions. Default off for WebSockets, since those of 24 h are normal; for
+    /// a Socket.IO session, what its handshake allows; 1 h for raw connections, of which nobody knows whether they are
+    /// meant to say anything.
     #[serde(with = "humantime_serde")]
     pub tunnel_idle: Option<Duration>,
 }
@@ -613,6 +614,11 @@ impl Timeouts {
     /// belongs to one; else zero, no limit.
     pub fn tunnel_idle(&self, silence: Option<Duration>) -> Duration {
         self.tunnel_idle.or(silence).unwrap_or_default()
+    }
+
+    /// What rules a raw tunnel: `tunnel_idle` as said; else 1 h.
+    pub fn raw_idle(&self) -> Duration {
+        self.tunnel_idle.unwrap_or(Duration::from_secs(3600))
     }
 }
 

@@ -514,3 +514,12 @@ fn tens_of_thousands_of_servers_are_replaced_by_who_they_are() {
     upstream.set_servers(&[list(1), list(1 + SERVERS)].concat());
     assert_eq!(upstream.servers().len(), usize::from(u16::MAX), "more have no place");
 }
+
+#[test]
+fn silent_raw_tunnels_end_by_themselves_and_websockets_do_not() {
+    let unsaid = upstream(json!({ "servers": ["10.0.0.1:1"] }));
+    let timeouts = &unsaid.config().timeouts;
+    assert_eq!((timeouts.raw_idle(), timeouts.tunnel_idle(None)), (Duration::from_secs(3600), Duration::ZERO));
+    let said = upstream(json!({ "servers": ["10.0.0.1:1"], "timeouts": { "tunnel_idle": "0s" } }));
+    assert_eq!(said.config().timeouts.raw_idle(), Duration::ZERO);
+}

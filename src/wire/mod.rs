@@ -2,6 +2,7 @@
 
 pub mod engine_io;
 pub mod flash;
+pub mod http2;
 pub mod ping;
 pub mod sniff;
 pub mod websocket;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Request, Version};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Barrier, mpsc};
 
 use crate::support::client::tcp;
@@ -280,4 +281,27 @@ async fn garbage_behind_the_preface_ends_the_connection_and_nothing_else() {
     }
     assert_eq!(good.get("http://a.test/").await.status(), 200);
     assert_eq!(gateway.metric("sockgate_panics_total").await, 0.0);
+}
+
+#[tokio::test]
+async fn frames_that_carry_nothing_do_not_come_without_end() {
+    let web = Echo::start("web").await;
+    let (gateway, _) = gateway("", web.address()).await;
+    let priority = [0, 0, 5, 2, 0, 0, 0, 0, 3, 0, 0, 0, 0, 7];
+    let ping = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    for flood in [&priority[..], &ping, &settings] {
+        let stream = tcp(gateway.address("plain")).await;
+        let (mut reading, mut writing) = stream.into_split();
+        writing.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        writing.write_all(&settings).await.unwrap();
+        let flood = flood.repeat(1000);
+        // A gateway that took all of them would never end.
+        tokio::spawn(async move { while writing.write_all(&flood).await.is_ok() {} });
+        let mut answers = Vec::new();
+        let _ = within("the end of the flood", reading.read_to_end(&mut answers)).await;
+    }
+    gateway.log_line("too many frames of HTTP/2").await;
+    let asking = plain(&gateway).await;
+    assert_eq!(asking.get("http://a.test/").await.status(), 200);
 }

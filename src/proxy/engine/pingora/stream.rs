@@ -9,6 +9,7 @@ use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
@@ -24,13 +25,15 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use super::mailbox::Mailbox;
 use crate::http::framing::{Body, Chunks};
 use crate::listener::Connection;
+use crate::wire::http2::ControlFrames;
 
 /// A client's connection, as Pingora's engine reads and writes it.
 pub(crate) struct Stream {
     pub(super) connection: Connection,
     /// What the hooks get to know of it.
     pub(super) mailbox: Arc<Mailbox>,
-    http2: bool,
+    /// What is counted of a connection that speaks HTTP/2.
+    http2: Option<Box<ControlFrames>>,
     reading: Reading,
     writing: Writing,
     eof: bool,
@@ -80,6 +83,7 @@ impl Stream {
     pub(crate) fn new(connection: Connection, http2: bool) -> Self {
         let mailbox = Arc::new(Mailbox::new(Arc::clone(&connection.info)));
         let (reading, writing) = (Reading::Freely, Writing::Through);
+        let http2 = http2.then(|| Box::new(ControlFrames::new(Instant::now())));
         Self { connection, mailbox, http2, reading, writing, eof: false, digests: OnceLock::new() }
     }
 
@@ -205,6 +209,7 @@ impl Reading {
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let unread = buf.filled().len();
         // Whoever waits for the client must not wait with an answer in hand; if it can't go, the next write tells.
         let _ = this.poll_write_waiting(cx, &[]);
         if let Reading::Nothing = this.reading {
@@ -223,6 +228,14 @@ impl AsyncRead for Stream {
             let taken = this.reading.take(&this.connection.held[..step])?;
             buf.put_slice(&this.connection.held.split_to(taken));
         }
+        // The engine would answer them without end.
+        if this.http2.as_mut().is_some_and(|frames| !frames.read(&buf.filled()[unread..], Instant::now)) {
+            log::info!(
+                "{}: too many frames of HTTP/2 that carry nothing: the connection ends",
+                this.connection.info.peer
+            );
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -239,6 +252,9 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = this.poll_write_parts(cx, bufs);
+        if let (Some(frames), Poll::Ready(Ok(written))) = (&mut this.http2, &written) {
+            frames.wrote(*written);
+        }
         this.or_cut(written, cx)
     }
 
@@ -304,7 +320,7 @@ impl Ssl for Stream {
     }
 
     fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.http2.then_some(ALPN::H2)
+        self.http2.is_some().then_some(ALPN::H2)
     }
 }
 
