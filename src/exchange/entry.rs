@@ -5,6 +5,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::masking::{without_id, without_secrets};
 use super::request::RequestHead;
 use crate::access_log::{Event, Record};
 use crate::listener::Info;
@@ -55,7 +56,7 @@ impl Entry {
     pub(crate) fn request(&mut self, request: &RequestHead<'_>) {
         self.method = known_method(request.method).map_or_else(|| request.method.to_owned().into(), Cow::Borrowed);
         request.authority.unwrap_or("").clone_into(&mut self.host);
-        request.target.clone_into(&mut self.target);
+        self.target = without_secrets(request.target).into_owned();
     }
 
     /// How its session travels, and which one it is: what its table calls it, and its id, which is not kept, since who
@@ -64,7 +65,9 @@ impl Entry {
         self.transport = transport;
         if let Some((key, id)) = begun {
             self.session = key.to_string();
-            self.target = self.target.replace(&**id, "...");
+            if let Some(masked) = without_id(&self.target, id) {
+                self.target = masked;
+            }
         }
     }
 
@@ -143,6 +146,8 @@ mod tests {
         let socket = line("/socket.io/1/websocket/Zm9vYmFyYmF6cXV4MTIz", id);
         assert_eq!((socket.target.as_str(), &socket.session), ("/socket.io/1/websocket/...", &poll.session));
         assert_eq!(poll.session.len(), 16);
+        let made_up = line("/socket.io/?EIO=4&transport=polling&x=4&sid=4&token=abc", Some("4"));
+        assert_eq!(made_up.target, "/socket.io/?EIO=4&transport=polling&x=4&sid=...&token=...");
         let elsewhere = SessionTable::new(1).key("Zm9vYmFyYmF6cXV4MTIz").to_string();
         assert_ne!(
             elsewhere, poll.session,

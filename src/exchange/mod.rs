@@ -11,6 +11,7 @@ mod core;
 mod entry;
 mod fields;
 mod learn;
+mod masking;
 mod place;
 mod request;
 mod tunnel;
