@@ -76,6 +76,8 @@ pub struct Exchange {
     lease: Option<Lease>,
     /// Whether its server has been connected to.
     reached: bool,
+    /// Whether a server took it and ended without an answer.
+    lost: bool,
     /// Servers that could not be connected to.
     tried: Tried,
     /// Servers asked so far.
@@ -189,6 +191,7 @@ impl Exchange {
             refusal: None,
             lease: None,
             reached: false,
+            lost: false,
             tried: Tried::default(),
             tries: 0,
             queued: Duration::ZERO,
@@ -379,7 +382,7 @@ impl Exchange {
     pub(crate) async fn place(&mut self) -> Result<(), Refusal> {
         if self.lease.is_some() && self.reached {
             // Asked again though it was reached: the server had closed a kept connection, and gets a new one.
-            self.reached = false;
+            (self.reached, self.body_in) = (false, 0);
             return Ok(());
         }
         // A place on a server that could not be reached is given back before another one is looked for.
@@ -392,6 +395,7 @@ impl Exchange {
             Ok(lease) => lease,
             // Enough others were tried: what failed is the connecting.
             Err(PickError::NoServer) if self.tried.in_shortage => return Err(self.fail(Refusal::Shortage)),
+            Err(PickError::NoServer) if self.lost => return Err(self.fail(Refusal::BadAnswer)),
             Err(PickError::NoServer) if self.tries > 0 => return Err(self.fail(Refusal::ConnectFailed)),
             Err(error) => return Err(self.fail(refusal_of(error))),
         };
@@ -434,6 +438,17 @@ impl Exchange {
             }
             true
         })
+    }
+
+    /// The server took the request over a new connection and ended that before a byte of its answer. True if another one
+    /// may be asked, by whoever knows that to repeat it does no harm. A session is on no other.
+    pub(crate) fn lost(&mut self) -> bool {
+        if self.is_of_session() || self.server_status.is_some() {
+            return false;
+        }
+        self.judge(Some(Side::Server));
+        (self.lost, self.reached, self.body_in) = (true, false, 0);
+        true
     }
 
     /// There is a connection to the server, `reused` or new.

@@ -5,11 +5,16 @@ pub(super) mod pingora;
 pub(super) mod relay;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::ending::Stopping;
 use crate::listener::Connection;
+
+/// How long a server may be silent to a client that has finished sending, and so may have left: which of the two it is
+/// nobody can tell before something is sent to it.
+const HALF_CLOSED: Duration = Duration::from_secs(5);
 
 /// Carries HTTP/1 exchanges between clients' connections and servers.
 #[async_trait]

@@ -3,3 +3,4 @@
 mod body;
 mod connection;
 mod head;
+mod old;

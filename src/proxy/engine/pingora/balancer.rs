@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::Version;
-use ::http::header::TRANSFER_ENCODING;
+use ::http::header::{CONTENT_TYPE, TRANSFER_ENCODING};
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorType, Result};
+use pingora::{Error, ErrorSource, ErrorType, Result};
 
 use super::{Context, peer, session as of};
 use crate::exchange::{Core, Ended, Exchange};
@@ -35,7 +35,7 @@ impl Balancer {
 
     /// Writes what the gateway answers by itself, unless an answer has begun.
     async fn answer(&self, session: &mut Session, exchange: &mut Exchange) -> Result<()> {
-        if session.response_written().is_some() {
+        if of::status(session) != 0 {
             return Ok(());
         }
         let upgrade = of::mailbox(session).is_some_and(|mailbox| mailbox.is_upgrade());
@@ -48,6 +48,12 @@ impl Balancer {
             None => Ok(()),
         }
     }
+}
+
+/// Whether an answer may be silent for ever: that its client has gone would never be noticed.
+fn is_event_stream(response: &ResponseHeader) -> bool {
+    let content_type = response.headers.get(CONTENT_TYPE).map(|value| value.as_bytes());
+    content_type.is_some_and(|value| value.to_ascii_lowercase().starts_with(b"text/event-stream"))
 }
 
 /// The exchange of a request whose `request_filter` has been here.
@@ -71,6 +77,7 @@ impl ProxyHttp for Balancer {
         let request = of::request(header, mailbox.is_upgrade());
         let exchange = Exchange::begin(&self.core, mailbox.info(), &request, of::content_length(header)).await;
         mailbox.set_of_session(exchange.is_of_session());
+        mailbox.set_poll(exchange.is_poll());
         let answers = exchange.answers_itself();
         of::set_timeouts(session, &exchange.snapshot().config.timeouts);
         let exchange = ctx.exchange.insert(exchange);
@@ -132,6 +139,26 @@ impl ProxyHttp for Balancer {
         error
     }
 
+    /// What may be repeated is, where nothing of an answer came: on the same server where it has closed a kept connection,
+    /// else on another one.
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        ctx: &mut Context,
+        reused: bool,
+    ) -> Box<Error> {
+        let idempotent = session.req_header().method.is_idempotent();
+        let whole = !session.as_ref().retry_buffer_truncated();
+        let answered = of::status(session) != 0;
+        let theirs = *error.esource() == ErrorSource::Upstream && !of::timed_out(&error);
+        let repeatable = idempotent && whole && !answered && theirs;
+        let again = |exchange: &mut Box<Exchange>| reused || exchange.lost();
+        error.set_retry(repeatable && ctx.exchange.as_mut().is_some_and(again));
+        error
+    }
+
     async fn connected_to_upstream(
         &self,
         _session: &mut Session,
@@ -166,20 +193,29 @@ impl ProxyHttp for Balancer {
         });
         added?;
         of::join_cookies(request)?;
-        match exchange.host(&asked) {
-            Some(host) => request.insert_header("Host", host),
-            None => Ok(()),
+        match (exchange.host(&asked), exchange.lease()) {
+            (Some(host), _) => request.insert_header("Host", host),
+            // HTTP/1.0 knows no hosts, and the server insists on one (RFC 9112 3.2).
+            (None, Some(lease)) => request.insert_header("Host", lease.upstream().own_host(lease.server())),
+            (None, None) => Ok(()),
         }
     }
 
     async fn upstream_response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
         // The gateway speaks for itself, whatever its server speaks (RFC 9110 2.5).
         response.set_version(Version::HTTP_11);
+        if response.status.is_informational() && response.status != 101 {
+            // The answer is still to come.
+            return Ok(());
+        }
+        if let Some(mailbox) = of::mailbox(session).filter(|_| is_event_stream(response)) {
+            mailbox.set_poll(true);
+        }
         let nominated = Nominated::by(Headers::Map(&response.headers));
         let goes = |name: &str| !passes_back(name, &nominated);
         let mut dropped: Vec<_> = response.headers.keys().filter(|name| goes(name.as_str())).cloned().collect();

@@ -14,6 +14,8 @@ pub(super) struct Mailbox {
     info: Arc<Info>,
     /// Whether the last request belonged to a session.
     of_session: AtomicBool,
+    /// Whether a client that has closed its half is taken to have left.
+    poll: AtomicBool,
     upgrade: AtomicBool,
     passed: AtomicBool,
     mail: Mutex<Mail>,
@@ -29,8 +31,14 @@ struct Mail {
 
 impl Mailbox {
     pub(super) fn new(info: Arc<Info>) -> Self {
-        let (of_session, upgrade, passed) = (AtomicBool::default(), AtomicBool::default(), AtomicBool::default());
-        Self { info, of_session, upgrade, passed, mail: Mutex::default() }
+        Self {
+            info,
+            of_session: AtomicBool::default(),
+            poll: AtomicBool::default(),
+            upgrade: AtomicBool::default(),
+            passed: AtomicBool::default(),
+            mail: Mutex::default(),
+        }
     }
 
     /// What is known of the connection.
@@ -46,6 +54,17 @@ impl Mailbox {
     /// See [`Self::set_of_session`].
     pub(super) fn is_of_session(&self) -> bool {
         self.of_session.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether the answer may be a long time coming, so that nobody should wait for it who may have left: a client
+    /// that has closed its half is still owed any other (RFC 9112 9.6).
+    pub(super) fn set_poll(&self, poll: bool) {
+        self.poll.store(poll, Ordering::Relaxed);
+    }
+
+    /// See [`Self::set_poll`].
+    pub(super) fn is_poll(&self) -> bool {
+        self.poll.load(Ordering::Relaxed)
     }
 
     /// The request that comes opens a WebSocket: hooks are asked about it, and it is carried elsewhere.

@@ -51,9 +51,10 @@ pub(super) fn content_length(header: &RequestHeader) -> Option<u64> {
     header.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// The status that the client has got; 0 for none.
+/// The status that the client has got; 0 for none. Only a final one is an answer.
 pub(super) fn status(session: &Session) -> u16 {
-    session.response_written().map_or(0, |response| response.status.as_u16())
+    let status = session.response_written().map_or(0, |response| response.status.as_u16());
+    if (100..200).contains(&status) && status != 101 { 0 } else { status }
 }
 
 /// Writes a whole answer; the connection stays usable.
@@ -75,7 +76,9 @@ pub(super) async fn write(session: &mut Session, answer: Answer<'_>) -> Result<(
 /// Lets the client see that an answer is cut: where its end is the end of the connection, that has to be a reset.
 pub(super) fn cut(session: &Session) {
     let until_close = session.response_written().is_some_and(|response| {
-        !response.headers.contains_key(CONTENT_LENGTH) && !response.headers.contains_key(TRANSFER_ENCODING)
+        !response.status.is_informational()
+            && !response.headers.contains_key(CONTENT_LENGTH)
+            && !response.headers.contains_key(TRANSFER_ENCODING)
     });
     let stream = session.as_http1().filter(|_| until_close).map(|http1| http1.stream());
     if let Some(stream) = stream.and_then(|stream| Stream::beneath(&**stream)) {
@@ -99,6 +102,11 @@ pub(super) fn error(refusal: Refusal) -> Box<Error> {
     Error::explain(ErrorType::HTTPStatus(refusal.status()), refusal.as_str())
 }
 
+/// Whether the time for something was over.
+pub(super) fn timed_out(error: &Error) -> bool {
+    matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout)
+}
+
 /// Who is behind an error.
 pub(super) fn cut_by(error: &Error) -> Side {
     if *error.esource() == ErrorSource::Upstream { Side::Server } else { Side::Client }
@@ -106,7 +114,7 @@ pub(super) fn cut_by(error: &Error) -> Side {
 
 /// What an error of Pingora's means to the client; `None` when there is nobody left to tell.
 pub(super) fn refusal_of(error: &Error) -> Option<Refusal> {
-    let timed_out = matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
+    let timed_out = timed_out(error);
     let cause = error.root_cause().downcast_ref::<io::Error>().map(io::Error::kind);
     match (error.esource(), error.etype()) {
         // Said by the connection of a chunked body that is none.

@@ -25,6 +25,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use super::mailbox::Mailbox;
 use crate::http::framing::{Body, Chunks};
 use crate::listener::Connection;
+use crate::proxy::engine::HALF_CLOSED;
 use crate::wire::http2::ControlFrames;
 
 /// A client's connection, as Pingora's engine reads and writes it.
@@ -164,7 +165,7 @@ impl Stream {
         }
     }
 
-    /// Ready with an empty read once the client has left; holds what it sends before.
+    /// Ready with an empty read once the client of a poll has left; holds what it sends before.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.eof {
             if self.connection.held.len() >= HELD_AHEAD {
@@ -173,8 +174,16 @@ impl Stream {
             self.connection.held.reserve(2048);
             let read = std::pin::pin!(self.connection.transport.read_buf(&mut self.connection.held)).poll(cx);
             self.eof = ready!(self.or_cut(read, cx))? == 0;
+            if self.eof {
+                self.connection.deadline.set(HALF_CLOSED);
+            }
         }
-        Poll::Ready(Ok(()))
+        if self.http2.is_some() || self.mailbox.is_poll() {
+            return Poll::Ready(Ok(()));
+        }
+        // Who has said all that there is to say may still listen.
+        let heard = self.connection.deadline.poll_expired(cx).map(Ok::<(), io::Error>);
+        self.or_cut(heard, cx)
     }
 }
 
@@ -254,6 +263,9 @@ impl AsyncWrite for Stream {
         let written = this.poll_write_parts(cx, bufs);
         if let (Some(frames), Poll::Ready(Ok(written))) = (&mut this.http2, &written) {
             frames.wrote(*written);
+        }
+        if this.eof && written.is_ready() {
+            this.connection.deadline.set(HALF_CLOSED);
         }
         this.or_cut(written, cx)
     }

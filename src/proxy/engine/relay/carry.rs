@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
 
+use super::super::HALF_CLOSED;
 use super::answer::{self, Towards};
 use super::body::{Part, Passing};
 use super::buffer::{self, AHEAD, Buffer};
@@ -28,9 +29,6 @@ use crate::transport::Transport;
 const READS_PER_TURN: usize = 16;
 /// Interim answers before one that is meant.
 const MOST_INTERIMS: u8 = 32;
-/// How long a server may be silent to a client that has finished sending, and so may have left: which of the two it is
-/// nobody can tell before something is sent to it.
-const HALF_CLOSED: Duration = Duration::from_secs(5);
 /// What the framing of a body may take where its data are limited to less.
 const FRAMING: u64 = 64 * 1024;
 
