@@ -76,6 +76,8 @@ pub struct Record {
     pub target: String,
     /// A keyed hash of that id: the same session has the same one in every line of its process.
     pub session: String,
+    /// What came of looking for that session among the servers, where nobody knew it: `found`, `unknown` and the like.
+    pub search: &'static str,
     /// The status of the answer; 0 for raw connections and clients that left before one.
     pub status: u16,
     /// The route that matched.
@@ -424,6 +426,7 @@ impl Record {
         text("host", &self.host);
         text("target", &self.target);
         text("session", &self.session);
+        text("search", self.search);
         text("route", self.route.as_deref().unwrap_or(""));
         text("upstream", self.upstream.as_deref().unwrap_or(""));
         text("server", self.server.as_deref().unwrap_or(""));
@@ -512,6 +515,7 @@ mod tests {
             host: "example.com".to_owned(),
             target: "/socket.io/?x=\"quoted\"".to_owned(),
             session: String::new(),
+            search: "",
             status: 101,
             route: Some("sockets".into()),
             upstream: Some("sockets".into()),

@@ -36,6 +36,7 @@ impl Entry {
             host: String::new(),
             target: String::new(),
             session: String::new(),
+            search: "",
             status: 0,
             route: None,
             upstream: None,

@@ -20,6 +20,8 @@ pub(super) struct Learner {
     server: ServerId,
     /// The session that the request has named.
     named: Option<Key>,
+    /// Where the request went, if nobody expects a session there.
+    path: Option<Box<str>>,
     /// The session is on its way until it is known.
     opening: Option<Opening>,
     /// The tunnel that the session opens on, if it does.
@@ -49,6 +51,7 @@ impl Learner {
             client,
             server: lease.server().id(),
             named: session.begun.as_ref().map(|(key, _)| *key),
+            path: session.path.clone(),
             opening: lease.take_opening(),
             hold: in_tunnel.then(Arc::default),
             silence: None,
@@ -72,6 +75,9 @@ impl Learner {
             Answered::Body(reader) => self.reader = Some(reader),
             Answered::Opened(opened) => {
                 self.learn(&opened);
+                if let Some(path) = self.path.take() {
+                    self.upstream.saw_session_at(&path);
+                }
                 if let Some(opening) = &self.opening {
                     opening.learned(&self.client);
                 }

@@ -243,9 +243,23 @@ impl Exchange {
                 None => core.stranger(&route.name, name),
             }
         }
+        self.say_who_asks(head);
         let lost = self.upstream.is_none() && matches!(route.action, Action::Upstream(_));
         self.route = Some(route);
         if lost { Err(Refusal::NoRoute) } else { Ok(()) }
+    }
+
+    /// Where servers may have to be asked for the session, they are told of the client as they will be of its request.
+    fn say_who_asks(&mut self, head: &RequestHead<'_>) {
+        if self.ties.as_mut().and_then(Ties::questions).is_none() {
+            return;
+        }
+        let host = self.host(head).map(|host| (Box::from("host"), host.to_vec()));
+        let mut fields: Vec<_> = host.into_iter().collect();
+        self.to_server(head).add(|name, value| fields.push((name.into(), value.to_vec())));
+        if let Some(questions) = self.ties.as_mut().and_then(Ties::questions) {
+            questions.fields = fields;
+        }
     }
 
     /// The route that matched; `None` where none did, or nobody was asked.
@@ -388,7 +402,7 @@ impl Exchange {
         // A place on a server that could not be reached is given back before another one is looked for.
         self.lease = None;
         self.leave = None;
-        let (Some(upstream), Some(ties)) = (&self.upstream, &self.ties) else {
+        let (Some(upstream), Some(ties)) = (&self.upstream, &mut self.ties) else {
             return Err(self.fail(Refusal::NoRoute));
         };
         let lease = match ties.place(upstream, &mut self.tried).await {
@@ -634,6 +648,7 @@ impl Exchange {
             entry.taken(lease);
         }
         entry.queued = self.queued;
+        entry.search = self.ties.as_ref().and_then(|ties| ties.session.as_ref()?.sought()).unwrap_or("");
     }
 
     fn origin(&self) -> Origin {

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
+use rand::Rng;
 
 use crate::affinity;
 use crate::request::{Request, host_name};
-use crate::session::{Cause, Found, Goodbye, How, Key, Question, SessionProtocol, SessionRequest, SessionTable};
-use crate::upstream::{Lease, PickError, PickKey, ServerId, Tried, Upstream};
+use crate::session::{Cause, Found, Goodbye, Key, SessionProtocol, SessionRequest};
+use crate::upstream::{Lease, PickError, PickKey, Questions, ServerId, Sought, Tried, Upstream, Wanted};
 
 /// What ties a request to a server, as far as the request says.
 #[derive(Clone, Debug)]
@@ -32,21 +33,36 @@ pub(super) struct SessionTie {
     pub(super) said: SessionRequest<'static>,
     /// Where the session lives.
     pub(super) found: Option<Found>,
+    /// Where it opens one, if nobody expects that there.
+    pub(super) path: Option<Box<str>>,
     /// What servers can be asked for a session that the table does not know.
-    question: Option<Box<Question>>,
+    questions: Option<Arc<Questions>>,
+    /// What came of asking them.
+    sought: Option<Sought>,
 }
 
-/// Most servers that are asked for one session.
-const MOST_ASKED: usize = 16;
-
 impl SessionTie {
-    fn new(protocol: &dyn SessionProtocol, table: &SessionTable, request: &Request<'_>) -> Self {
+    /// `None` where the operator has said that sessions are elsewhere.
+    fn new(upstream: &Upstream, request: &Request<'_>) -> Option<Self> {
+        let (table, protocol) = (upstream.sessions()?, upstream.session_protocol()?);
+        let path = &*request.path.canonical;
+        if !upstream.config().sessions.paths.is_empty() && !upstream.expects_sessions_at(path) {
+            return None;
+        }
         let said = protocol.read(request);
         let begun = said.id.map(|id| (table.key(id), Box::from(id)));
         let found = begun.as_ref().and_then(|(key, _)| table.find(*key));
-        let lost = said.id.filter(|_| found.is_none());
-        let question = lost.and_then(|id| protocol.question(said.dialect, id, request)).map(Box::new);
-        Self { begun, said: SessionRequest { id: None, ..said }, found, question }
+        let lost = said.id.filter(|_| found.is_none() && upstream.expects_sessions_at(path));
+        let question = |id: &str| protocol.question(said.dialect, id, request);
+        let questions = lost.and_then(|id| question(id).zip(question(&made_up_id())));
+        let questions = questions.map(|(about, decoy)| Arc::new(Questions { about, decoy, fields: Vec::new() }));
+        let path = (said.opens && !upstream.expects_sessions_at(path)).then(|| path.into());
+        Some(Self { begun, said: SessionRequest { id: None, ..said }, found, path, questions, sought: None })
+    }
+
+    /// What came of looking for its session among the servers, where that was done.
+    pub(super) fn sought(&self) -> Option<&'static str> {
+        self.sought.map(Sought::as_str)
     }
 
     /// How long its session may be silent, as far as its handshake was seen.
@@ -62,8 +78,7 @@ impl Ties {
         let value = upstream.keys.iter().find_map(|by| affinity::value(request, by)).map(affinity::stable_hash);
         let client = PickKey { client: request.client, value };
         let was_on = upstream.cookie.as_ref().and_then(|cookie| cookie.find(request)).map(ServerId::from_bits);
-        let session = upstream.sessions().zip(upstream.session_protocol());
-        let session = session.map(|(table, protocol)| SessionTie::new(&**protocol, table, request));
+        let session = SessionTie::new(upstream, request);
         Self { client, was_on, cross_site: upstream.cookie.is_some() && is_cross_site(request), session }
     }
 
@@ -76,6 +91,11 @@ impl Ties {
     pub(super) fn set_cookie(&self, upstream: &Arc<Upstream>, server: ServerId, secure: bool) -> Option<HeaderValue> {
         let cookie = upstream.cookie.as_ref().filter(|_| self.was_on != Some(server))?;
         HeaderValue::try_from(cookie.set(server.to_bits(), self.cross_site, secure)).ok()
+    }
+
+    /// What servers can be asked for its session, before they are: to say in it who asks.
+    pub(super) fn questions(&mut self) -> Option<&mut Questions> {
+        Arc::get_mut(self.session.as_mut()?.questions.as_mut()?)
     }
 
     /// Whether it belongs to a session that has begun.
@@ -126,7 +146,7 @@ impl Ties {
 
     /// Finds a place for the request; `tried` are servers that could not be connected to, which may be no more
     /// than `connect_retries`. That of a session is tried again for a while.
-    pub(super) async fn place(&self, upstream: &Arc<Upstream>, tried: &mut Tried) -> Result<Lease, PickError> {
+    pub(super) async fn place(&mut self, upstream: &Arc<Upstream>, tried: &mut Tried) -> Result<Lease, PickError> {
         if let Some(lease) = self.at_home(upstream, tried).await {
             tried.add(lease.server().id());
             return Ok(lease);
@@ -153,56 +173,40 @@ impl Ties {
 
     /// A place on the server of a session that has begun. `None`: there is no session, nobody knows it, or its server
     /// is gone or has been given up.
-    async fn at_home(&self, upstream: &Arc<Upstream>, tried: &mut Tried) -> Option<Lease> {
-        let (table, session) = (upstream.sessions()?, self.session.as_ref()?);
-        let (key, _) = session.begun.as_ref()?;
+    async fn at_home(&mut self, upstream: &Arc<Upstream>, tried: &mut Tried) -> Option<Lease> {
+        let (table, session) = (upstream.sessions()?, self.session.as_mut()?);
+        let key = session.begun.as_ref().map(|(key, _)| *key)?;
         // It was looked up when the request came; meanwhile a server has failed it.
-        let found = if tried.is_empty() { session.found } else { table.find(*key) };
+        let found = if tried.is_empty() { session.found } else { table.find(key) };
         let found = match found {
             Some(found) => ServerId::from_bits(found.server),
-            None => self.search(upstream, table, *key).await?,
+            // With one server there is nothing to find out.
+            None if session.sought.is_some() || upstream.all_servers().len() < 2 => return None,
+            None => {
+                let (dialect, questions) = (session.said.dialect, session.questions.as_ref()?);
+                let wanted = Wanted { key, dialect, client: &self.client, was_on: self.was_on, questions };
+                let sought = upstream.search(&wanted).await;
+                session.sought = Some(sought);
+                let Sought::Found(server) = sought else { return None };
+                server
+            }
         };
         // The session is nowhere else.
         let back =
             if tried.contains(found) { upstream.return_again(found, tried).await } else { upstream.return_to(found) };
         if back.is_none() && !tried.in_shortage {
             // Another server will not know it, and its client begins anew.
-            table.forget(*key, Cause::ServerDown);
+            table.forget(key, Cause::ServerDown);
         } else if session.said.ends {
-            table.goodbye(*key, Cause::Client);
+            table.goodbye(key, Cause::Client);
         }
         back
     }
+}
 
-    /// Looks for a session that this gateway has not seen: it was restarted, or another replica opened it. The servers
-    /// are asked in ring order, beginning where the client's hash points, since there most sessions are. The request
-    /// itself waits, and is sent once.
-    async fn search(&self, upstream: &Arc<Upstream>, table: &SessionTable, key: Key) -> Option<ServerId> {
-        let session = self.session.as_ref()?;
-        let question = session.question.as_ref()?;
-        let mut servers = upstream.in_ring_order(&self.client);
-        // Where the cookie points is more likely still.
-        servers.sort_by_key(|server| Some(server.id()) != self.was_on);
-        // With one server there is nothing to find out.
-        if servers.len() < 2 {
-            return None;
-        }
-        // A stranger who makes up ids can't have all servers asked at once.
-        let turn = upstream.searches.acquire().await.ok()?;
-        if let Some(found) = table.find(key) {
-            return Some(ServerId::from_bits(found.server));
-        }
-        for server in servers.iter().take(MOST_ASKED) {
-            if upstream.knows(server, session.said.dialect, question).await {
-                let home = table.home(server.id().to_bits());
-                table.learn(key, &home, upstream.session_protocol()?.unseen_life(), How::Rescue);
-                upstream.saw(&self.client, server);
-                drop(turn);
-                return Some(server.id());
-            }
-        }
-        None
-    }
+/// An id that no session has.
+fn made_up_id() -> String {
+    rand::rng().sample_iter(rand::distr::Alphanumeric).take(20).map(char::from).collect()
 }
 
 /// Whether another site's page makes the request: browsers say so themselves, and where they don't, an `Origin` that is
@@ -222,6 +226,7 @@ mod tests {
 
     use super::*;
     use crate::request::testing::request;
+    use crate::session::How;
     use crate::upstream::testing::upstream;
 
     #[tokio::test(start_paused = true)]
@@ -233,7 +238,7 @@ mod tests {
         let key = table.key("Zm9vYmFyYmF6cXV4MTIz");
         table.learn(key, &table.home(home.to_bits()), Duration::from_secs(60), How::Handshake);
         let target = "/socket.io/?EIO=4&transport=polling&sid=Zm9vYmFyYmF6cXV4MTIz";
-        let ties = Ties::new(&upstream, &request("GET", target, &[]));
+        let mut ties = Ties::new(&upstream, &request("GET", target, &[]));
         let mut tried = Tried::default();
         let mut tries = 0;
         while let Ok(lease) = ties.place(&upstream, &mut tried).await {

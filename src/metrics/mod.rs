@@ -66,6 +66,10 @@ families! {
             histogram("time_to_websocket_seconds", "From the handshake of a session to its WebSocket", &UPGRADE_TIMES);
         session_fallbacks: IntCounterVec =
             counter_by("session_fallbacks_total", "Requests of sessions that nobody knows, by what placed them", "by");
+        session_searches: IntCounterVec =
+            counter_by("session_searches_total", "Requests that waited for a session to be found, by outcome", "result");
+        session_questions: IntCounter =
+            counter("session_questions_total", "Requests to servers that asked for a session");
         session_errors: IntCounterVec = counter_by("engine_io_errors_total", "Engine.IO errors by code", "code");
     }
 }
@@ -250,6 +254,11 @@ impl UpstreamMetrics {
     /// Counts a goodbye that was said.
     pub fn goodbye(&self, why: &str) {
         self.goodbyes.with_label_values(&[why]).inc();
+    }
+
+    /// Counts a request that waited for its session to be found, by what came of it.
+    pub fn session_search(&self, result: &str) {
+        self.session_searches.with_label_values(&[result]).inc();
     }
 
     /// Counts a request of a session that nobody knows, by what places it instead: `cookie` or `balance`.

@@ -1,15 +1,16 @@
 //! Engine.IO 2 to 4 (Socket.IO 1 to 4) and Socket.IO 0.9 as a protocol of sessions, by the readers of [`wire::engine_io`].
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use super::protocol::{
-    Answered, Arrival, CheckedSession, Goodbye, NewSession, Question, Reader, SessionCheck, SessionProtocol,
+    Answered, Arrival, CheckedSession, Goodbye, Known, NewSession, Question, Reader, SessionCheck, SessionProtocol,
     SessionRequest,
 };
 use crate::request::{Headers, Request};
 use crate::wire::engine_io::{
-    self, Handshake, HandshakeReader, Progress, RequestInfo, Revision, SESSION_UNKNOWN, Transport, close_packet,
-    error_code,
+    self, BAD_REQUEST, Handshake, HandshakeReader, Progress, RequestInfo, Revision, SESSION_UNKNOWN, TRANSPORT_UNKNOWN,
+    Transport, close_packet, error_code,
 };
 
 /// Engine.IO in all its dialects.
@@ -89,16 +90,25 @@ impl SessionProtocol for EngineIo {
         Some(Question::get(format!("{}?EIO={eio}&transport=websocket&sid={id}", request.path.canonical)))
     }
 
-    fn is_known(&self, _dialect: u64, status: u16, body: &[u8]) -> Option<bool> {
+    /// A server that allows polling only says so (code 0) before it looks at the session. It is asked once more, by polling
+    /// and with a method that polling has no use for: a session that is there answers that with an empty 500.
+    fn is_known(&self, _dialect: u64, question: &Question, status: u16, body: &[u8]) -> Known {
         // python-engineio answers in words.
         const TRANSPORT: &[u8] = b"invalid transport";
         let names_transport = || body.windows(TRANSPORT.len()).any(|words| words.eq_ignore_ascii_case(TRANSPORT));
         match (status, error_code(body)) {
-            (400, Some(SESSION_UNKNOWN)) => Some(false),
-            (400, Some(_)) => Some(true),
-            (400, None) if names_transport() => Some(true),
-            _ => None,
+            (400, Some(SESSION_UNKNOWN)) => Known::No,
+            (400, Some(BAD_REQUEST)) => Known::Yes,
+            (400, Some(TRANSPORT_UNKNOWN)) if question.method == "GET" => Known::Ask(by_polling(question)),
+            (500, None) if question.method == NOT_OF_POLLING && body.is_empty() => Known::Yes,
+            (400, None) if names_transport() => Known::Yes,
+            _ => Known::Untold,
         }
+    }
+
+    fn is_usual_path(&self, path: &str) -> bool {
+        let path = path.strip_suffix('/').unwrap_or(path);
+        path.ends_with("/socket.io") || path.ends_with("/engine.io")
     }
 
     fn goodbye(&self, dialect: u64) -> Option<Goodbye> {
@@ -230,6 +240,16 @@ impl SessionCheck for EngineIo {
         };
         (status == 200).then_some(CheckedSession { what, goodbye: Some(goodbye) })
     }
+}
+
+/// A method to which sessions that poll object, and do nothing else.
+const NOT_OF_POLLING: &str = "PUT";
+
+/// The question for a server that allows polling only.
+fn by_polling(question: &Question) -> Question {
+    let (path, query) = question.target.split_once('?').unwrap_or((&question.target, ""));
+    let target = format!("{path}?{}", query.replacen("transport=websocket", "transport=polling", 1));
+    Question { method: NOT_OF_POLLING, target, body: Some(Cow::Borrowed(b"")), ..question.clone() }
 }
 
 /// Where Socket.IO listens unless it is told otherwise.

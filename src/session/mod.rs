@@ -13,7 +13,7 @@ mod upgrades;
 pub use engine_io::EngineIo;
 pub(crate) use home::Home;
 pub use protocol::{
-    Answered, Arrival, CheckedSession, Goodbye, NewSession, Question, Reader, SessionCheck, SessionProtocol,
+    Answered, Arrival, CheckedSession, Goodbye, Known, NewSession, Question, Reader, SessionCheck, SessionProtocol,
     SessionRequest,
 };
 pub(crate) use returning::Returning;

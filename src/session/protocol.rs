@@ -112,10 +112,17 @@ pub trait SessionProtocol: Send + Sync + 'static {
         None
     }
 
-    /// Whether the answer to a [question](Self::question) says that the server knows the session; `None` where it can't be
-    /// told. Only a clear yes should be one: a session that is sent to the wrong server is lost.
-    fn is_known(&self, _dialect: u64, _status: u16, _body: &[u8]) -> Option<bool> {
-        None
+    /// What the answer to a [question](Self::question) says of the session. Only a clear yes should be one: a session that
+    /// is sent to the wrong server is lost. The question is the one that was asked, to which the gateway has added fields.
+    fn is_known(&self, _dialect: u64, _question: &Question, _status: u16, _body: &[u8]) -> Known {
+        Known::Untold
+    }
+
+    /// Whether sessions of this protocol are usually opened at this path, which is canonical. Elsewhere servers are not
+    /// asked for sessions until one has been opened there, or the operator has named the path: a question is a request, and
+    /// at another path it would be one of the app's.
+    fn is_usual_path(&self, _path: &str) -> bool {
+        true
     }
 
     /// The answer to a pending [poll](SessionRequest::polls) on which the client opens a new session by itself. `None`
@@ -236,6 +243,19 @@ impl Question {
         let fields = vec![("content-type", content_type.into())];
         Self { method: "POST", target: target.into(), fields, body: Some(body.into()) }
     }
+}
+
+/// What a server says of a session that it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// It knows it.
+    Yes,
+    /// It does not.
+    No,
+    /// Its answer doesn't tell.
+    Untold,
+    /// Its answer doesn't tell, and that to another question may.
+    Ask(Question),
 }
 
 /// The polite end of a session, as the answer to its poll.

@@ -280,6 +280,9 @@ pub struct Sessions {
     pub returning: Duration,
     /// Whether, and how, sessions are shed from servers that have more than their share. Default: they stay.
     pub rebalance: Option<Rebalance>,
+    /// Where sessions are opened: at these paths and below them, and nowhere else. Default: wherever a server opens one;
+    /// servers are asked for sessions only at the usual paths, that of the check, and where one has been opened.
+    pub paths: Vec<String>,
 }
 
 impl Default for Sessions {
@@ -291,6 +294,7 @@ impl Default for Sessions {
             bounded_load: 1.25,
             returning: Duration::from_secs(120),
             rebalance: None,
+            paths: Vec::new(),
         }
     }
 }

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 pub use balance::{Balance, Candidates, PickKey, Tried};
 pub use config::Config;
@@ -43,7 +43,9 @@ use health::check_request;
 use pick::{Reason, Turn};
 use queue::Queue;
 use servers::{Found, Health, Members};
-use sessions::Sessions;
+use sessions::{Searches, Sessions};
+
+pub(crate) use sessions::{Questions, Sought, Wanted};
 
 use crate::affinity::{By, CookieAffinity};
 use crate::metrics::UpstreamMetrics;
@@ -78,14 +80,11 @@ pub struct Upstream {
     pub(crate) cookie: Option<CookieAffinity>,
     /// What is hashed in place of the client's address, the first that a request has.
     pub(crate) keys: Vec<By>,
-    /// Places for searches of sessions that nobody here knows.
-    pub(crate) searches: Arc<Semaphore>,
+    /// The searches for sessions that nobody here knows.
+    searches: Arc<Searches>,
     /// What is open on the servers, and who is told to leave.
     drains: Arc<Drains>,
 }
-
-/// Unknown sessions that are looked for at once, on one upstream.
-const SEARCHES: usize = 32;
 
 static NEXT_GROUP: AtomicU64 = AtomicU64::new(1);
 
@@ -208,7 +207,7 @@ impl Upstream {
             group: same_terms.map_or_else(|| NEXT_GROUP.fetch_add(1, Ordering::Relaxed), |before| before.group),
             cookie: config.affinity.cookie.as_ref().map(|cookie| CookieAffinity::new(cookie, name)),
             keys: config.affinity.keys(),
-            searches: before.map_or_else(|| Arc::new(Semaphore::new(SEARCHES)), |before| before.searches.clone()),
+            searches: before.map_or_else(|| Arc::new(Searches::new()), |before| before.searches.clone()),
             drains: before.map(|before| before.drains.clone()).unwrap_or_default(),
         }))
     }

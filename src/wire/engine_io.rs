@@ -31,18 +31,35 @@ pub enum Revision {
 pub fn error_code(body: &[u8]) -> Option<u8> {
     #[derive(Deserialize)]
     struct ErrorAnswer {
-        code: u8,
+        code: Code,
+    }
+    // engineioxide writes it as a text.
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Code {
+        Number(u8),
+        Text(String),
     }
     if body == RECONNECT_09.as_bytes() || body.starts_with(b"io.j[") && body.ends_with(b"](\"7:::1+0\");") {
         return Some(SESSION_UNKNOWN);
     }
     let body = body.get(..LONGEST_ERROR).map_or(body, |_| &[]);
     let answer: ErrorAnswer = serde_json::from_slice(body).ok()?;
-    (answer.code <= 5).then_some(answer.code)
+    let code = match answer.code {
+        Code::Number(code) => code,
+        Code::Text(digit) => digit.parse().ok().filter(|_| digit.len() == 1)?,
+    };
+    (code <= 5).then_some(code)
 }
+
+/// The [`error_code`] of a transport that this server does not allow, whatever the session.
+pub const TRANSPORT_UNKNOWN: u8 = 0;
 
 /// The [`error_code`] of a session that this server does not know.
 pub const SESSION_UNKNOWN: u8 = 1;
+
+/// The [`error_code`] of a session that this server knows, and that goes by another transport.
+pub const BAD_REQUEST: u8 = 3;
 
 /// The answer to a pending poll that ends the session so that the client opens a new one by itself: `1` for Engine.IO 4,
 /// `1:1` for 3, and for Socket.IO 0.9 an error that advises to reconnect. `jsonp` is the index of the callback that
@@ -119,6 +136,7 @@ mod tests {
             (r#"{"code":1,"message":"Session ID unknown"}"#, 1),
             (r#"{"code":2,"message":"Bad handshake method"}"#, 2),
             (r#"{"code":3,"message":"Bad request"}"#, 3),
+            (r#"{"code":"1","message":"Session ID unknown"}"#, 1),
             (r#"{"code":4,"message":"Forbidden"}"#, 4),
             (r#"{"code":5,"message":"Unsupported protocol version"}"#, 5),
             (r#"{"message":{"of":["the", "application"]},"code":4}"#, 4),
@@ -139,7 +157,9 @@ mod tests {
             r#"{"code":6}"#,
             r#"{"code":256}"#,
             r#"{"code":-1}"#,
-            r#"{"code":"1"}"#,
+            r#"{"code":"+1"}"#,
+            r#"{"code":"01"}"#,
+            r#"{"code":""}"#,
             r#"{"code":1"#,
             r#"[{"code":1}]"#,
             "7:::2+0",

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sockgate::session::{Answered, NewSession, Question, SessionProtocol, SessionRequest};
+use sockgate::session::{Answered, Known, NewSession, Question, SessionProtocol, SessionRequest};
 use sockgate::{Config, Gateway, Headers, Request};
 
 use crate::support::client::Answer;
@@ -40,11 +40,11 @@ impl SessionProtocol for ByHeader {
         Some(question)
     }
 
-    fn is_known(&self, _dialect: u64, status: u16, _body: &[u8]) -> Option<bool> {
+    fn is_known(&self, _dialect: u64, _question: &Question, status: u16, _body: &[u8]) -> Known {
         match status {
-            202 => Some(true),
-            400 | 404 => Some(false),
-            _ => None,
+            202 => Known::Yes,
+            400 | 404 => Known::No,
+            _ => Known::Untold,
         }
     }
 }

@@ -109,6 +109,11 @@ fn sessions(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
             format!("found {bound}, expected a factor from 1 to 100, or 0 for no bound"),
         );
     }
+    for (spot, path) in spot_of("paths").each(&sessions.paths) {
+        if !path.starts_with('/') || path.contains(['?', '#']) {
+            report.fault(&spot, format!("found `{path}`, expected a path such as /socket.io/"));
+        }
+    }
     if let Some(rebalance) = &sessions.rebalance {
         self::rebalance(rebalance, &spot_of("rebalance"), report);
     }

@@ -151,14 +151,50 @@ fn servers_are_asked_for_a_session_without_harm() {
 }
 
 #[test]
-fn only_an_objection_to_the_transport_is_a_yes() {
-    let known = |status, body: &str| EngineIo.is_known(0, status, body.as_bytes());
-    assert_eq!(known(400, r#"{"code":3,"message":"Bad request"}"#), Some(true));
-    assert_eq!(known(400, r#""Invalid transport""#), Some(true));
-    assert_eq!(known(400, r#"{"code":1,"message":"Session ID unknown"}"#), Some(false));
-    assert_eq!(known(400, r#""Invalid session abc""#), None);
-    assert_eq!(known(200, r#"{"code":3}"#), None);
-    assert_eq!(known(404, "Cannot GET /socket.io/"), None);
+fn only_an_objection_to_the_transport_of_a_session_is_a_yes() {
+    let first = Question::get("/socket.io/?EIO=4&transport=websocket&sid=a");
+    let known = |status, body: &str| EngineIo.is_known(0, &first, status, body.as_bytes());
+    assert_eq!(known(400, r#"{"code":3,"message":"Bad request"}"#), Known::Yes);
+    assert_eq!(known(400, r#"{"code":"3","message":"Bad request"}"#), Known::Yes);
+    assert_eq!(known(400, r#""Invalid transport""#), Known::Yes);
+    assert_eq!(known(400, r#"{"code":1,"message":"Session ID unknown"}"#), Known::No);
+    for (status, body) in [
+        (400, r#"{"code":2,"message":"Bad handshake method"}"#),
+        (400, r#"{"code":4,"message":"Forbidden"}"#),
+        (400, r#"{"code":5,"message":"Unsupported protocol version"}"#),
+        (400, r#""Invalid session abc""#),
+        (200, r#"{"code":3}"#),
+        (404, "Cannot GET /socket.io/"),
+        (500, ""),
+    ] {
+        assert_eq!(known(status, body), Known::Untold, "{status} {body}");
+    }
+}
+
+#[test]
+fn a_server_that_allows_polling_only_is_asked_in_another_way() {
+    let mut first = Question::get("/socket.io/?EIO=4&transport=websocket&sid=a");
+    first.fields.push(("host", b"a".to_vec()));
+    let only_polling = br#"{"code":0,"message":"Transport unknown"}"#;
+    let Known::Ask(second) = EngineIo.is_known(0, &first, 400, only_polling) else { panic!("no other question") };
+    assert_eq!((second.method, &*second.target), ("PUT", "/socket.io/?EIO=4&transport=polling&sid=a"));
+    assert_eq!(second.fields, first.fields);
+    let known = |status, body: &str| EngineIo.is_known(0, &second, status, body.as_bytes());
+    assert_eq!(known(500, ""), Known::Yes);
+    assert_eq!(known(400, r#"{"code":3,"message":"Bad request"}"#), Known::Yes, "it is on a WebSocket");
+    assert_eq!(known(400, r#"{"code":1,"message":"Session ID unknown"}"#), Known::No);
+    assert_eq!(known(400, r#"{"code":0,"message":"Transport unknown"}"#), Known::Untold);
+    assert_eq!(known(500, "Internal Server Error"), Known::Untold);
+}
+
+#[test]
+fn sessions_are_expected_where_socket_io_listens_by_itself() {
+    for path in ["/socket.io/", "/socket.io", "/tenant/7/socket.io/", "/engine.io/"] {
+        assert!(EngineIo.is_usual_path(path), "{path}");
+    }
+    for path in ["/", "/reports/yearly", "/socket.io/reports", "/my-socket.io/"] {
+        assert!(!EngineIo.is_usual_path(path), "{path}");
+    }
 }
 
 #[test]

@@ -32,11 +32,11 @@ impl SessionProtocol for ByHeader {
         Some(question)
     }
 
-    fn is_known(&self, _dialect: u64, status: u16, _body: &[u8]) -> Option<bool> {
+    fn is_known(&self, _dialect: u64, _question: &Question, status: u16, _body: &[u8]) -> Known {
         match status {
-            202 => Some(true),
-            400 | 404 => Some(false),
-            _ => None,
+            202 => Known::Yes,
+            400 | 404 => Known::No,
+            _ => Known::Untold,
         }
     }
 }
@@ -99,8 +99,8 @@ fn a_question_can_carry_what_the_client_brought() {
     let question = ByHeader.question(0, "1868a90c", &request("GET", "/mcp", &fields)).unwrap();
     assert_eq!((question.method, &*question.target), ("POST", "/mcp"));
     assert!(question.fields.contains(&("authorization", b"Bearer x".to_vec())));
-    assert_eq!(ByHeader.is_known(0, 202, b""), Some(true));
-    assert_eq!(ByHeader.is_known(0, 401, b""), None);
+    assert_eq!(ByHeader.is_known(0, &question, 202, b""), Known::Yes);
+    assert_eq!(ByHeader.is_known(0, &question, 401, b""), Known::Untold);
 }
 
 #[test]
@@ -128,6 +128,7 @@ fn what_a_protocol_does_not_say_has_no_effect() {
         !ByHeader.is_client_goodbye(0, b"1") && !ByHeader.is_server_goodbye(0, b"1") && !ByHeader.may_be_poll(b"/")
     );
     assert_eq!(ByHeader.arrival(0), Arrival::AtOnce);
-    assert_eq!((ByClient.question(0, "a", &request("GET", "/", &[])), ByClient.is_known(0, 200, b"")), (None, None));
+    assert_eq!(ByClient.question(0, "a", &request("GET", "/", &[])), None);
+    assert_eq!(ByClient.is_known(0, &Question::get("/"), 200, b""), Known::Untold);
     assert!(ByHeader.check().is_none());
 }

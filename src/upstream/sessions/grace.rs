@@ -43,7 +43,7 @@ impl Upstream {
     }
 
     /// Whether the server is well, or has not been failing for long.
-    fn is_waited_for(&self, server: &Server) -> bool {
+    pub(super) fn is_waited_for(&self, server: &Server) -> bool {
         server.faults().failing_for().is_none_or(|time| time < self.config.sessions.grace)
     }
 }

@@ -1,27 +1,249 @@
-//! Whether a server knows a session, found out by a question that changes nothing there, whatever the answer.
+//! Asks a server whether it knows a session, by a question that changes nothing there, whatever the answer.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::http::client::ask;
+use crate::http::client::{Answer, ask};
 use crate::http::write::HeadWriter;
-use crate::session::Question;
+use crate::session::{Known, Question};
 use crate::text::Text;
-use crate::upstream::{Server, Upstream};
+use crate::transport::Transport;
+use crate::upstream::{Endpoint, Server, Upstream};
 
-/// Longest time that one server is asked.
+/// What servers are asked for one session.
+#[derive(Debug)]
+pub(crate) struct Questions {
+    /// Whether they know it.
+    pub(crate) about: Question,
+    /// The same of a session that nobody has: who knows that one, too, can't be believed.
+    pub(crate) decoy: Question,
+    /// What says who asks, as it would go with the client's own request.
+    pub(crate) fields: Vec<(Box<str>, Vec<u8>)>,
+}
+
+/// What a server says of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Testimony {
+    Yes,
+    No,
+    /// Its answer doesn't tell.
+    Untold,
+    /// There was none.
+    Silence,
+}
+
+/// A server as one that is asked: its places, the connections that are kept for it, and what its word is worth.
+pub(super) struct Witness {
+    places: Semaphore,
+    kept: Mutex<Kept>,
+    character: Mutex<Character>,
+}
+
+#[derive(Default)]
+struct Kept {
+    connections: Vec<(Transport, Option<Endpoint>, Instant)>,
+    /// Somebody closes those that nobody needs.
+    swept: bool,
+}
+
+#[derive(Default)]
+struct Character {
+    /// Questions in a row that it did not answer.
+    silences: u32,
+    /// Until when it isn't asked for that.
+    quiet_until: Option<Instant>,
+    /// Whether it can be believed, and when that was found out.
+    honest: Option<(bool, Instant)>,
+}
+
+/// Longest time that one server takes over one question.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How much of an answer is looked at: the objection is a short text.
 const MOST_BODY: usize = 64 * 1024;
+/// Questions to one server at once.
+const PLACES: usize = 32;
+/// Silences in a row after which a server has a rest from questions, and how long.
+const SILENCES: u32 = 3;
+const REST: Duration = Duration::from_secs(1);
+/// How long it is believed that a server can, or can't, be believed.
+const REPUTATION: Duration = Duration::from_secs(60);
+/// How long a connection is kept where the upstream says nothing of it.
+const KEEP: Duration = Duration::from_secs(4);
+
+impl Witness {
+    pub(super) fn new() -> Self {
+        Self { places: Semaphore::new(PLACES), kept: Mutex::default(), character: Mutex::default() }
+    }
+
+    /// A place for one question, once it may be asked anything.
+    pub(super) async fn place(&self) -> Option<SemaphorePermit<'_>> {
+        loop {
+            let quiet = self.character().quiet_until;
+            if let Some(until) = quiet.filter(|until| *until > Instant::now()) {
+                sleep_until(until).await;
+            }
+            let place = self.places.acquire().await.ok()?;
+            if !self.is_silent() {
+                return Some(place);
+            }
+        }
+    }
+
+    /// Whether it has not answered lately.
+    pub(super) fn is_silent(&self) -> bool {
+        self.character().quiet_until.is_some_and(|until| until > Instant::now())
+    }
+
+    fn heard(&self, anything: bool) {
+        let mut character = self.character();
+        character.silences = if anything { 0 } else { character.silences.saturating_add(1) };
+        character.quiet_until = (character.silences >= SILENCES).then(|| Instant::now() + REST);
+    }
+
+    fn reputation(&self) -> Option<bool> {
+        let (honest, since) = self.character().honest?;
+        (since.elapsed() < REPUTATION).then_some(honest)
+    }
+
+    fn take(&self, endpoint: &Option<Endpoint>, keep: Duration) -> Option<Transport> {
+        let mut kept = self.kept();
+        while let Some((connection, to, since)) = kept.connections.pop() {
+            if to == *endpoint && since.elapsed() < keep {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    fn keep(self: &Arc<Self>, connection: Transport, to: Option<Endpoint>, keep: Duration) {
+        let mut kept = self.kept();
+        kept.connections.push((connection, to, Instant::now()));
+        if !std::mem::replace(&mut kept.swept, true) {
+            tokio::spawn(sweep(Arc::downgrade(self), keep));
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn character(&self) -> MutexGuard<'_, Character> {
+        self.character.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Closes connections that have been kept for long enough, until there are none.
+async fn sweep(witness: Weak<Witness>, keep: Duration) {
+    loop {
+        sleep(keep).await;
+        let Some(witness) = witness.upgrade() else { return };
+        let mut kept = witness.kept();
+        kept.connections.retain(|(.., since)| since.elapsed() < keep);
+        if kept.connections.is_empty() {
+            kept.swept = false;
+            return;
+        }
+    }
+}
 
 impl Upstream {
-    /// Asks a server whether it knows a session. Only a clear yes is one: silence and faults are not.
-    pub(crate) async fn knows(&self, server: &Server, dialect: u64, question: &Question) -> bool {
-        let Some(protocol) = self.session_protocol() else { return false };
+    /// Asks a server whether it knows a session. Only a clear yes is one, of a server that does not say it to everything.
+    pub(super) async fn hear(
+        &self,
+        server: &Server,
+        witness: &Arc<Witness>,
+        dialect: u64,
+        questions: &Questions,
+    ) -> Testimony {
+        let said = self.testify(server, witness, dialect, &questions.about, &questions.fields).await;
+        witness.heard(said != Testimony::Silence);
+        if said != Testimony::Yes {
+            return said;
+        }
+        let honest = match witness.reputation() {
+            Some(honest) => honest,
+            None => match self.testify(server, witness, dialect, &questions.decoy, &questions.fields).await {
+                // It was too busy to be tried: what it has said stands.
+                Testimony::Silence => return said,
+                decoy => {
+                    let honest = decoy != Testimony::Yes;
+                    witness.character().honest = Some((honest, Instant::now()));
+                    honest
+                }
+            },
+        };
+        if honest { said } else { Testimony::Untold }
+    }
+
+    async fn testify(
+        &self,
+        server: &Server,
+        witness: &Arc<Witness>,
+        dialect: u64,
+        first: &Question,
+        fields: &[(Box<str>, Vec<u8>)],
+    ) -> Testimony {
+        let Some(protocol) = self.session_protocol() else { return Testimony::Untold };
+        let Some(answer) = self.put(server, witness, first, fields).await else { return Testimony::Silence };
+        let mut known = protocol.is_known(dialect, first, answer.status, &answer.body);
+        if let Known::Ask(second) = &known {
+            let Some(answer) = self.put(server, witness, second, fields).await else { return Testimony::Silence };
+            known = protocol.is_known(dialect, second, answer.status, &answer.body);
+        }
+        match known {
+            Known::Yes => Testimony::Yes,
+            Known::No => Testimony::No,
+            Known::Untold | Known::Ask(_) => Testimony::Untold,
+        }
+    }
+
+    /// Puts a question on a connection that was kept or a new one; `None` where no answer comes in time.
+    async fn put(
+        &self,
+        server: &Server,
+        witness: &Arc<Witness>,
+        question: &Question,
+        fields: &[(Box<str>, Vec<u8>)],
+    ) -> Option<Answer> {
+        self.metrics.session_questions.inc();
+        let request = self.written(server, question, fields);
+        let said = self.config().timeouts.keep_alive;
+        let keep = if said.is_zero() { KEEP } else { said };
+        let is_head = question.method == "HEAD";
+        let asking = async {
+            let endpoint = server.endpoint();
+            let kept = witness.take(&endpoint, keep);
+            let was_kept = kept.is_some();
+            let mut stream = match kept {
+                Some(stream) => stream,
+                None => self.connect(server).await.ok()?,
+            };
+            let mut answer = ask(&mut stream, &request, is_head, MOST_BODY).await;
+            if answer.is_err() && was_kept {
+                // The server has closed it meanwhile; a question may be repeated.
+                stream = self.connect(server).await.ok()?;
+                answer = ask(&mut stream, &request, is_head, MOST_BODY).await;
+            }
+            let answer = answer.ok()?;
+            if answer.reusable {
+                witness.keep(stream, endpoint, keep);
+            }
+            Some(answer)
+        };
+        timeout(PATIENCE, asking).await.ok().flatten()
+    }
+
+    fn written(&self, server: &Server, question: &Question, fields: &[(Box<str>, Vec<u8>)]) -> Vec<u8> {
         let mut request = HeadWriter::request(question.method, &question.target, 1);
-        if !question.fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+        let brings = |name: &str| question.fields.iter().any(|(brought, _)| brought.eq_ignore_ascii_case(name));
+        if !brings("host") && !fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
             request.field("host", self.own_host(server));
+        }
+        for (name, value) in fields.iter().filter(|(name, _)| !brings(name)) {
+            request.field(name, value);
         }
         for (name, value) in &question.fields {
             request.field(name, value);
@@ -29,13 +251,6 @@ impl Upstream {
         if let Some(body) = &question.body {
             request.field("content-length", &*Text::number(body.len() as u64));
         }
-        request.field("connection", "close");
-        let request = request.end_with(question.body.as_deref().unwrap_or_default());
-        let asking = async {
-            let mut stream = self.connect(server).await.ok()?;
-            ask(&mut stream, &request, false, MOST_BODY).await.ok()
-        };
-        let answer = timeout(PATIENCE, asking).await.ok().flatten();
-        answer.is_some_and(|answer| protocol.is_known(dialect, answer.status, &answer.body) == Some(true))
+        request.end_with(question.body.as_deref().unwrap_or_default())
     }
 }

@@ -1,10 +1,12 @@
 //! Placing new sessions, on upstreams whose servers have any: who may come in, where it was before, and how that went.
 
 mod admission;
+mod budget;
 pub(crate) mod downgrade;
 mod grace;
 mod heavy_hitters;
 mod lookup;
+mod search;
 pub(crate) mod shedding;
 mod spread;
 
@@ -15,6 +17,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub use heavy_hitters::LargestClient;
+pub(crate) use lookup::Questions;
+pub(crate) use search::{Searches, Sought, Wanted};
 pub use shedding::Rebalancing;
 pub use spread::Overloaded;
 

@@ -3,6 +3,7 @@
 mod count;
 mod home;
 mod look_up;
+mod search;
 mod spread;
 
 use crate::support::Gateway;

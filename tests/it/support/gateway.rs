@@ -241,6 +241,11 @@ impl Gateway {
         self.log.all().into_iter().find(|line| line.contains(part)).unwrap()
     }
 
+    /// The lines of the log so far that hold this.
+    pub fn log_lines(&self, part: &str) -> Vec<String> {
+        self.log.all().into_iter().filter(|line| line.contains(part)).collect()
+    }
+
     /// Every line of the access log so far.
     pub fn access_lines(&self) -> Vec<String> {
         self.access_log.all()

@@ -1,0 +1,367 @@
+//! Looks for sessions that this gateway has not seen: it was restarted, or another replica opened them.
+//!
+//! A made-up id costs a stranger one request and the servers one each, so a search is bounded in every way: one for each
+//! session, so many at once, so many in vain for each address, and none at a path where no session is opened.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::budget::Budget;
+use super::lookup::{Questions, Testimony, Witness};
+use crate::address::standing_for;
+use crate::session::{How, Key};
+use crate::upstream::config::Check;
+use crate::upstream::servers::Health;
+use crate::upstream::{PickKey, Server, ServerId, Upstream};
+
+/// The searches of one upstream; they outlive reloads.
+pub(crate) struct Searches {
+    running: Mutex<HashMap<Key, watch::Receiver<Option<Sought>>>>,
+    /// Requests that wait for one.
+    waiting: AtomicUsize,
+    turns: Semaphore,
+    budget: Budget,
+    /// Sessions that nobody knew, and until when that is believed.
+    missing: Mutex<HashMap<Key, Instant>>,
+    witnesses: Mutex<HashMap<(u64, ServerId), Arc<Witness>>>,
+    /// Where sessions were opened, other than where one expects them.
+    paths: Mutex<HashSet<Box<str>>>,
+    /// The operator knows that a server does not tell what it knows.
+    told: AtomicBool,
+}
+
+/// What is looked for, and for whom.
+pub(crate) struct Wanted<'a> {
+    pub(crate) key: Key,
+    pub(crate) dialect: u64,
+    pub(crate) client: &'a PickKey,
+    /// The server that the client's cookie names.
+    pub(crate) was_on: Option<ServerId>,
+    pub(crate) questions: &'a Arc<Questions>,
+}
+
+/// What a search came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sought {
+    /// This server knows the session.
+    Found(ServerId),
+    /// Nobody has said so.
+    Unknown,
+    /// There are too many searches, or too many of this client were in vain.
+    Refused,
+    /// It took too long.
+    Late,
+}
+
+impl Sought {
+    /// The word for it in logs and metrics.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Found(_) => "found",
+            Self::Unknown => "unknown",
+            Self::Refused => "refused",
+            Self::Late => "late",
+        }
+    }
+}
+
+/// Longest time for a search, the wait for its turn included: Engine.IO gives up after 45 s.
+const LONGEST: Duration = Duration::from_secs(10);
+/// Requests that may wait for one.
+const MOST_WAITING: usize = 16_384;
+/// Searches at once.
+const TURNS: usize = 256;
+/// Servers that are asked for one session, and those of them at once.
+const MOST_ASKED: usize = 64;
+const SIDE_BY_SIDE: usize = 8;
+/// How long the likeliest server has before others are asked as well.
+const HEAD_START: Duration = Duration::from_millis(50);
+/// How long it is believed that nobody knows a session, where all have said so, and where one could not be asked.
+const MISSING: Duration = Duration::from_secs(5);
+const MISSING_PERHAPS: Duration = Duration::from_secs(1);
+const MOST_MISSING: usize = 16_384;
+/// Paths that are learned.
+const MOST_PATHS: usize = 64;
+
+impl Searches {
+    pub(crate) fn new() -> Self {
+        Self {
+            running: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            turns: Semaphore::new(TURNS),
+            budget: Budget::new(),
+            missing: Mutex::default(),
+            witnesses: Mutex::default(),
+            paths: Mutex::default(),
+            told: AtomicBool::new(false),
+        }
+    }
+
+    /// Takes part in the search for a session, or begins it.
+    fn join(&self, key: Key) -> Part<'_> {
+        let mut running = lock(&self.running);
+        if let Some(other) = running.get(&key) {
+            return Part::Waits(other.clone());
+        }
+        let (tell, heard) = watch::channel(None);
+        running.insert(key, heard);
+        Part::Leads(Lead { searches: self, key, tell })
+    }
+
+    fn is_missing(&self, key: Key) -> bool {
+        lock(&self.missing).get(&key).is_some_and(|until| *until > Instant::now())
+    }
+
+    fn note_missing(&self, key: Key, clear: bool) {
+        let now = Instant::now();
+        let mut missing = lock(&self.missing);
+        if missing.len() >= MOST_MISSING {
+            missing.retain(|_, until| *until > now);
+            if missing.len() >= MOST_MISSING {
+                missing.clear();
+            }
+        }
+        missing.insert(key, now + if clear { MISSING } else { MISSING_PERHAPS });
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+enum Part<'a> {
+    Waits(watch::Receiver<Option<Sought>>),
+    Leads(Lead<'a>),
+}
+
+/// The one who searches. If it is dropped before it has told anything, one of those who wait goes on.
+struct Lead<'a> {
+    searches: &'a Searches,
+    key: Key,
+    tell: watch::Sender<Option<Sought>>,
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        lock(&self.searches.running).remove(&self.key);
+    }
+}
+
+/// One that waits; dropping it leaves.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Upstream {
+    /// Whether sessions are opened at this path, as far as anybody knows.
+    pub(crate) fn expects_sessions_at(&self, path: &str) -> bool {
+        let said = &self.config.sessions.paths;
+        if !said.is_empty() {
+            return said.iter().any(|base| is_at(path, base));
+        }
+        if self.session_protocol().is_some_and(|protocol| protocol.is_usual_path(path)) {
+            return true;
+        }
+        let checked = self.config.health.path.as_deref().filter(|_| self.config.health_check() == Check::Session);
+        checked.is_some_and(|checked| is_at(path, checked.split('?').next().unwrap_or_default()))
+            || lock(&self.searches.paths).contains(path)
+    }
+
+    /// A session was opened at this path.
+    pub(crate) fn saw_session_at(&self, path: &str) {
+        let mut paths = lock(&self.searches.paths);
+        if paths.len() < MOST_PATHS && paths.insert(path.into()) {
+            log::info!("upstream {}: sessions are opened at {path}, too", self.name);
+        }
+    }
+
+    /// Looks for a session among the servers. Those that are up are asked first and side by side, beginning where the
+    /// client's cookie or hash points, since there most sessions are; those that are down, or don't answer, are asked last. The
+    /// client's own request waits, and is sent once.
+    pub(crate) async fn search(self: &Arc<Self>, wanted: &Wanted<'_>) -> Sought {
+        let searches = &self.searches;
+        let before = searches.waiting.fetch_add(1, Relaxed);
+        let waiting = Waiting(&searches.waiting);
+        let sought = if before < MOST_WAITING {
+            timeout(LONGEST, self.take_part(wanted)).await.unwrap_or(Sought::Late)
+        } else {
+            Sought::Refused
+        };
+        drop(waiting);
+        self.metrics.session_search(sought.as_str());
+        sought
+    }
+
+    async fn take_part(self: &Arc<Self>, wanted: &Wanted<'_>) -> Sought {
+        loop {
+            match self.searches.join(wanted.key) {
+                Part::Waits(mut heard) => {
+                    let sought = heard.wait_for(Option::is_some).await.ok().and_then(|sought| *sought);
+                    if let Some(sought) = sought {
+                        return sought;
+                    }
+                }
+                Part::Leads(lead) => {
+                    let sought = self.lead(wanted).await;
+                    lead.tell.send_replace(Some(sought));
+                    return sought;
+                }
+            }
+        }
+    }
+
+    async fn lead(self: &Arc<Self>, wanted: &Wanted<'_>) -> Sought {
+        let (searches, key) = (&self.searches, wanted.key);
+        let Some((table, protocol)) = self.sessions().zip(self.session_protocol()) else { return Sought::Unknown };
+        // It may have been found since it was looked up.
+        if let Some(found) = table.find(key) {
+            return Sought::Found(ServerId::from_bits(found.server));
+        }
+        if searches.is_missing(key) {
+            return Sought::Unknown;
+        }
+        let account = searches.budget.account(standing_for(wanted.client.client));
+        let Ok(_place) = account.places.acquire().await else { return Sought::Refused };
+        let Some(charge) = searches.budget.charge(&account) else { return Sought::Refused };
+        let (found, clear) = self.ask_around(wanted).await;
+        let Some(server) = found else {
+            searches.note_missing(key, clear);
+            return Sought::Unknown;
+        };
+        charge.give_back();
+        let home = table.home(server.id().to_bits());
+        table.learn(key, &home, protocol.unseen_life(), How::Rescue);
+        self.saw(wanted.client, &server);
+        Sought::Found(server.id())
+    }
+
+    /// Who knows the session; if nobody does, whether all have said so.
+    async fn ask_around(self: &Arc<Self>, wanted: &Wanted<'_>) -> (Option<Arc<Server>>, bool) {
+        let turn = self.searches.turns.acquire().await;
+        let mut servers = self.in_ring_order(wanted.client);
+        // Where the cookie points is more likely still.
+        servers.sort_by_key(|server| Some(server.id()) != wanted.was_on);
+        servers.truncate(MOST_ASKED);
+        let answers = |server: &Arc<Server>| server.health() != Health::Down && !self.witness(server).is_silent();
+        let (first, mut last): (Vec<_>, Vec<_>) = servers.into_iter().partition(answers);
+        let (found, clear) = self.ask_these(wanted, first, HEAD_START).await;
+        if found.is_some() {
+            return (found, clear);
+        }
+        drop(turn);
+        let all = last.len();
+        last.retain(|server| server.health() != Health::Down || self.is_waited_for(server));
+        let asked = last.len();
+        let (found, clear_at_last) = self.ask_these(wanted, last, Duration::ZERO).await;
+        (found, clear && clear_at_last && asked == all)
+    }
+
+    /// Asks the first of these servers, and after a while or its answer some of the others at once.
+    async fn ask_these(
+        self: &Arc<Self>,
+        wanted: &Wanted<'_>,
+        servers: Vec<Arc<Server>>,
+        head_start: Duration,
+    ) -> (Option<Arc<Server>>, bool) {
+        let (tell, mut heard) = mpsc::unbounded_channel();
+        let (mut servers, mut asked, mut most, mut clear) = (servers.into_iter(), 0, 1, true);
+        let hurry = sleep(head_start);
+        tokio::pin!(hurry);
+        loop {
+            while asked < most
+                && let Some(server) = servers.next()
+            {
+                self.ask_in_background(server, wanted, tell.clone());
+                asked += 1;
+            }
+            if asked == 0 {
+                return (None, clear);
+            }
+            tokio::select! {
+                Some((server, testimony)) = heard.recv() => {
+                    (asked, most) = (asked - 1, SIDE_BY_SIDE);
+                    match testimony {
+                        Testimony::Yes => return (Some(server), true),
+                        Testimony::No => {}
+                        Testimony::Untold | Testimony::Silence => clear = false,
+                    }
+                }
+                () = &mut hurry, if most == 1 => most = SIDE_BY_SIDE,
+            }
+        }
+    }
+
+    /// A question that has been put is heard to its end even where nobody needs the answer any more, so that its
+    /// connection can be kept.
+    fn ask_in_background(
+        self: &Arc<Self>,
+        server: Arc<Server>,
+        wanted: &Wanted<'_>,
+        tell: mpsc::UnboundedSender<(Arc<Server>, Testimony)>,
+    ) {
+        let (upstream, witness) = (Arc::clone(self), self.witness(&server));
+        let (dialect, questions) = (wanted.dialect, Arc::clone(wanted.questions));
+        tokio::spawn(async move {
+            let place = tokio::select! {
+                place = witness.place() => place,
+                () = tell.closed() => return,
+            };
+            let testimony = upstream.hear(&server, &witness, dialect, &questions).await;
+            drop(place);
+            if testimony == Testimony::Untold && !upstream.searches.told.swap(true, Relaxed) {
+                log::warn!(
+                    "upstream {}: server {} does not tell which sessions it knows, when it is asked {} {}: sessions that this \
+                     gateway has not seen open, as after a restart, are not found there",
+                    upstream.name,
+                    server.name(),
+                    questions.about.method,
+                    questions.about.target.split('?').next().unwrap_or_default()
+                );
+            }
+            let _ = tell.send((server, testimony));
+        });
+    }
+
+    fn witness(&self, server: &Server) -> Arc<Witness> {
+        let mut witnesses = lock(&self.searches.witnesses);
+        let name = (self.group, server.id());
+        if let Some(witness) = witnesses.get(&name) {
+            return Arc::clone(witness);
+        }
+        // Those of servers that are gone, and of other terms of TLS, go when somebody new comes.
+        let members = self.members.load();
+        witnesses.retain(|(group, id), _| *group == self.group && members.find_ever(*id).is_some());
+        Arc::clone(witnesses.entry(name).or_insert_with(|| Arc::new(Witness::new())))
+    }
+}
+
+/// Whether a path is this one, or below it.
+fn is_at(path: &str, base: &str) -> bool {
+    let base = base.strip_suffix('/').unwrap_or(base);
+    path.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_holds_what_is_below_it() {
+        for path in ["/io", "/io/", "/io/1/xhr-polling/a"] {
+            assert!(is_at(path, "/io") && is_at(path, "/io/"), "{path}");
+        }
+        for path in ["/iota", "/", "/a/io"] {
+            assert!(!is_at(path, "/io"), "{path}");
+        }
+        assert!(is_at("/", "/") && is_at("/anything", "/"));
+    }
+}
