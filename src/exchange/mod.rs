@@ -39,6 +39,7 @@ use crate::roster::{Leave, Origin, Why};
 use crate::router::{Action, Decision, Route};
 use crate::session::{Cause, Mark};
 use crate::snapshot::Snapshot;
+use crate::transport::cause::is_refusal;
 use crate::transport::shortage::is_shortage;
 use crate::upstream::config::HostHeader;
 use crate::upstream::{Lease, PickError, Server, ServerId, Tried, Upstream};
@@ -447,7 +448,9 @@ impl Exchange {
         // Placing it says when it is enough.
         self.lease.as_ref().is_some_and(|lease| {
             log::debug!("upstream {}: {}: {error}", lease.upstream().name(), lease.server().name());
-            if !in_shortage {
+            if is_refusal(error) {
+                lease.connect_refused();
+            } else if !in_shortage {
                 lease.connect_failed();
             }
             true

@@ -1,5 +1,6 @@
 //! A connected byte stream, plain or TLS, over TCP or a Unix socket: one type on both sides of the gateway.
 
+pub(crate) mod cause;
 pub(crate) mod shortage;
 pub mod tls;
 

@@ -2,25 +2,16 @@
 //! connections there is room for.
 
 use std::error::Error;
-use std::io;
 
 use nix::libc::{EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM};
 use nix::sys::resource::{Resource, getrlimit};
 
+use super::cause::comes_of;
+
 /// Whether a connect failed for want of something on this side: descriptors, ports, memory. It says nothing about the
 /// server.
 pub(crate) fn is_shortage(fault: &(dyn Error + 'static)) -> bool {
-    let mut cause = Some(fault);
-    while let Some(fault) = cause {
-        cause = match fault.downcast_ref::<io::Error>() {
-            Some(error) if matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS | ENOMEM | EADDRNOTAVAIL)) => {
-                return true;
-            }
-            Some(error) => error.get_ref().map(|inner| inner as &(dyn Error + 'static)),
-            None => fault.source(),
-        };
-    }
-    false
+    comes_of(fault, |error| matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS | ENOMEM | EADDRNOTAVAIL)))
 }
 
 /// Connections of clients that there are descriptors for, where each takes one and another one towards its server, and
@@ -36,6 +27,8 @@ fn room_within(limit: u64, reserve: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     #[test]

@@ -9,7 +9,7 @@ use crate::support::node::Node;
 use crate::support::polling::Polling;
 use crate::support::relay::Relay;
 use crate::support::websocket::upgrade;
-use crate::support::{Client, Echo, Gateway, Refusing, Scripted, Setup, eventually};
+use crate::support::{Client, Echo, Gateway, Refusing, Scripted, Setup, eventually, within};
 
 for_each_engine! {
     a_server_is_passed_over_whatever_it_fails_at,
@@ -18,6 +18,7 @@ for_each_engine! {
     health_that_flaps_shuffles_no_live_session,
     a_session_waits_for_its_server_and_goes_on_there,
     a_session_whose_server_stays_away_moves_when_its_grace_is_over,
+    a_session_whose_server_is_gone_for_certain_moves_after_a_second,
 }
 
 /// How a server fails at each request.
@@ -134,6 +135,7 @@ async fn sockets(options: &[&str], sessions: &str, health: &str) -> ([Node; 2], 
         .listener("http2: false")
         .upstream("kind: socket.io, balance: round_robin")
         .upstream(format!("sessions: {{ returning: 0s, {sessions} }}"))
+        .upstream("timeouts: { connect: 400ms }")
         .upstream(format!("health: {{ check: http, path: /health, interval: 1s, {health} }}"))
         .start()
         .await;
@@ -192,7 +194,7 @@ async fn health_that_flaps_shuffles_no_live_session() {
 async fn a_session_waits_for_its_server_and_goes_on_there() {
     let (_servers, mut ways, gateway) = sockets(&[], "grace: 15s", "fall: 1").await;
     let mut session = on_a(&gateway).await;
-    ways[0].close();
+    ways[0].swallow().await;
     is_up(&gateway, "a", false).await;
     let failures = of_server(&gateway, "connect_failures_total", "a").await;
     session.redirect(&[gateway.address("web")]);
@@ -211,13 +213,25 @@ async fn a_session_waits_for_its_server_and_goes_on_there() {
 async fn a_session_whose_server_stays_away_moves_when_its_grace_is_over() {
     let (_servers, mut ways, gateway) = sockets(&[], "grace: 1s", "fall: 100").await;
     let mut session = on_a(&gateway).await;
-    ways[0].close();
+    ways[0].swallow().await;
     session.redirect(&[gateway.address("web")]);
     let said = session.try_say("421[\"who\"]").await;
     assert_eq!(said.status, 400, "the other server does not know it, and says so: {}", said.text());
     assert!(said.text().contains("Session ID unknown"), "{}", said.text());
     let tried = of_server(&gateway, "connect_failures_total", "a").await;
-    assert!(tried >= 3.0, "tried {tried} times before");
+    assert!(tried >= 2.0, "tried {tried} times before");
     let mut next = Polling::open(&[gateway.address("web")]).await;
     assert_eq!(next.who().await, "b", "the client has to begin anew");
+}
+
+/// A server that was killed refuses, and its sessions are gone with it: there is nothing to wait for.
+async fn a_session_whose_server_is_gone_for_certain_moves_after_a_second() {
+    let (_servers, mut ways, gateway) = sockets(&[], "grace: 60s", "fall: 100").await;
+    let mut session = on_a(&gateway).await;
+    ways[0].close();
+    session.redirect(&[gateway.address("web")]);
+    let said = within("it moves", session.try_say("421[\"who\"]")).await;
+    assert_eq!(said.status, 400, "the other server does not know it, and says so: {}", said.text());
+    let mut next = Polling::open(&[gateway.address("web")]).await;
+    assert_eq!(next.who().await, "b", "the client begins anew");
 }

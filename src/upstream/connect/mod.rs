@@ -11,6 +11,7 @@ use tokio::time::timeout;
 pub use tls::ServerTls;
 
 use crate::address::ServerAddress;
+use crate::transport::cause::is_refusal;
 use crate::transport::{self, Socket, Transport};
 use crate::upstream::config::HostHeader;
 use crate::upstream::{Endpoint, Server, Upstream};
@@ -21,7 +22,9 @@ impl Upstream {
     pub async fn connect(&self, server: &Server) -> io::Result<Transport> {
         let limit = self.config.timeouts.connect;
         let connecting = async {
-            let socket = open(server, limit).await?;
+            let opened = open(server, limit).await;
+            server.faults().note_refusal(opened.as_ref().err().is_some_and(|fault| is_refusal(fault)));
+            let socket = opened?;
             socket.tune(&self.config.tcp_keepalive);
             let Some(settings) = &self.tls else {
                 return Ok(Transport::Plain(socket));
@@ -61,6 +64,8 @@ async fn open(server: &Server, limit: Duration) -> io::Result<Socket> {
                 }
                 return Ok(Socket::Tcp(stream));
             }
+            // Where one of several addresses is silent, it is not certain that nobody is there.
+            Err(fault) if rank > 0 && is_refusal(&fault) && !is_refusal(&last) => {}
             Err(fault) => last = fault,
         }
     }

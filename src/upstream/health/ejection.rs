@@ -54,6 +54,8 @@ pub(crate) struct Faults {
     /// When it first failed a connect or was found down, if it hasn't recovered since: milliseconds after `born`, and
     /// one; else 0.
     failing_since: AtomicU64,
+    /// Since when connects are refused, in the same way.
+    refusing_since: AtomicU64,
     record: Mutex<Record>,
     /// An ejection has begun or ended.
     changed: Notify,
@@ -81,6 +83,7 @@ impl Faults {
             bad_answers: AtomicU64::new(0),
             ejected_until: AtomicU64::new(0),
             failing_since: AtomicU64::new(0),
+            refusing_since: AtomicU64::new(0),
             record: Mutex::new(Record { fault: Fault::Connect, in_a_row: 0, ends: 0, total: 0 }),
             changed: Notify::new(),
         }
@@ -190,6 +193,24 @@ impl Faults {
     /// For how long it has been down or could not be connected to; `None` if it can.
     pub(crate) fn failing_for(&self) -> Option<Duration> {
         match self.failing_since.load(Relaxed) {
+            0 => None,
+            since => Some(self.born.elapsed().saturating_sub(Duration::from_millis(since - 1))),
+        }
+    }
+
+    /// Notes how a connect went, in this one respect: a refusal says that nobody is there.
+    pub(crate) fn note_refusal(&self, refused: bool) {
+        if refused {
+            let now = milliseconds(self.born.elapsed()).saturating_add(1);
+            let _ = self.refusing_since.compare_exchange(0, now, Relaxed, Relaxed);
+        } else if self.refusing_since.load(Relaxed) != 0 {
+            self.refusing_since.store(0, Relaxed);
+        }
+    }
+
+    /// For how long every connect has been refused; `None` if the last one was not.
+    pub(crate) fn refusing_for(&self) -> Option<Duration> {
+        match self.refusing_since.load(Relaxed) {
             0 => None,
             since => Some(self.born.elapsed().saturating_sub(Duration::from_millis(since - 1))),
         }

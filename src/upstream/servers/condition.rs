@@ -265,13 +265,15 @@ impl Server {
     }
 
     /// A connect failed: its sessions wait, and its name is looked up again.
-    pub(crate) fn connect_failed(&self) {
+    pub(crate) fn connect_failed(&self, refused: bool) {
         self.life.condition.faults.starts_failing();
+        self.life.condition.faults.note_refusal(refused);
         self.wants_lookup();
     }
 
     /// A connect went well.
     pub(crate) fn connected(&self) {
+        self.life.condition.faults.note_refusal(false);
         if self.life.condition.faults.connected() && self.health() != Health::Down {
             self.life.condition.faults.recovered();
         }

@@ -92,7 +92,16 @@ impl Lease {
 
     /// Says that the server couldn't be connected to: enough of these in a row eject it.
     pub fn connect_failed(&self) {
-        self.server.connect_failed();
+        self.failed_to_connect(false);
+    }
+
+    /// The same, where nobody listens there: its sessions are gone with it.
+    pub fn connect_refused(&self) {
+        self.failed_to_connect(true);
+    }
+
+    fn failed_to_connect(&self, refused: bool) {
+        self.server.connect_failed(refused);
         self.upstream.hold_against(&self.server, Fault::Connect);
     }
 

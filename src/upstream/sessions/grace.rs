@@ -1,6 +1,6 @@
 //! The way back of a session to its server: past limits, drains and ejections, and, for a while, to a server that is down
 //! or can't be connected to. Sessions that move are lost to their clients, who have to begin anew; those that wait out
-//! a restarting network or a failing check are not.
+//! a broken network or a failing check are not. Where connects are refused nobody is there any more, and nothing to wait for.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,9 @@ use crate::upstream::{Lease, Server, ServerId, Tried, Upstream};
 
 /// The first pause before another connect, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// How long a server that refuses is waited for: as long as a restart takes, after which its clients may as well come
+/// back to where they were.
+const REFUSING: Duration = Duration::from_secs(1);
 
 impl Upstream {
     /// A place on the server that a session belongs to. Sessions pass where new work doesn't: a server that is full,
@@ -44,7 +47,9 @@ impl Upstream {
 
     /// Whether the server is well, or has not been failing for long.
     pub(super) fn is_waited_for(&self, server: &Server) -> bool {
-        server.faults().failing_for().is_none_or(|time| time < self.config.sessions.grace)
+        let faults = server.faults();
+        faults.failing_for().is_none_or(|time| time < self.config.sessions.grace)
+            && faults.refusing_for().is_none_or(|time| time < REFUSING)
     }
 }
 
@@ -99,6 +104,28 @@ mod tests {
         upstream.return_to(server.id()).unwrap().connect_failed();
         assert!(upstream.return_again(server.id(), &mut Tried::default()).await.is_none());
         assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_refuses_is_waited_for_as_long_as_a_restart_takes() {
+        let upstream = two(&json!({ "grace": "10s" }));
+        let server = upstream.servers()[0].clone();
+        let began = Instant::now();
+        let mut tried = Tried::default();
+        upstream.return_to(server.id()).unwrap().connect_refused();
+        while let Some(lease) = upstream.return_again(server.id(), &mut tried).await {
+            lease.connect_refused();
+        }
+        assert!((SECOND..2 * SECOND).contains(&began.elapsed()), "{:?}", began.elapsed());
+        server.set_health(Health::Down);
+        assert!(upstream.return_to(server.id()).is_none(), "nor by those who come later");
+        // What fails in another way may be there.
+        server.connect_failed(false);
+        assert!(upstream.return_to(server.id()).is_some());
+        server.connect_failed(true);
+        server.connected();
+        advance(2 * SECOND).await;
+        assert!(upstream.return_to(server.id()).is_some());
     }
 
     #[tokio::test(start_paused = true)]

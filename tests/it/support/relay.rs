@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use super::{Client, Scripted};
+use super::{A_WHILE, Client, Scripted, eventually};
 
 /// Carries connections to a server as they are; only requests for `/health` end here.
 pub struct Relay {
@@ -15,6 +15,7 @@ pub struct Relay {
     address: SocketAddr,
     server: SocketAddr,
     well: Arc<AtomicBool>,
+    swallowing: Option<(TcpListener, Vec<TcpStream>)>,
 }
 
 impl Relay {
@@ -23,7 +24,7 @@ impl Relay {
         let server = ([127, 0, 0, 1], port).into();
         let well = Arc::new(AtomicBool::new(true));
         let way = lay(([127, 0, 0, 1], 0).into(), server, Arc::clone(&well)).await;
-        Self { address: way.address(), way: Some(way), server, well }
+        Self { address: way.address(), way: Some(way), server, well, swallowing: None }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -40,7 +41,29 @@ impl Relay {
         self.way = None;
     }
 
+    /// Ends every connection, and answers nobody who wants a new one, as a broken network does.
+    pub async fn swallow(&mut self) {
+        self.way = None;
+        // The way ends in a moment, and then its address is free.
+        let mut bound = None;
+        eventually("its address is free", async || {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.set_reuseaddr(true).unwrap();
+            bound = socket.bind(self.address).is_ok().then_some(socket);
+            bound.is_some()
+        })
+        .await;
+        // Its queue is full with these, and the kernel drops who comes next.
+        let listener = bound.unwrap().listen(0).unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(connection) = tokio::time::timeout(A_WHILE, TcpStream::connect(self.address)).await {
+            waiting.push(connection.unwrap());
+        }
+        self.swallowing = Some((listener, waiting));
+    }
+
     pub async fn open(&mut self) {
+        self.swallowing = None;
         self.way = Some(lay(self.address, self.server, Arc::clone(&self.well)).await);
     }
 }
