@@ -14,6 +14,7 @@ mod learn;
 mod masking;
 mod place;
 mod request;
+mod tail;
 mod tunnel;
 
 use std::net::IpAddr;
@@ -45,6 +46,7 @@ use crate::upstream::config::HostHeader;
 use crate::upstream::{Lease, PickError, Server, ServerId, Tried, Upstream};
 use learn::Learner;
 use place::Ties;
+use tail::Tail;
 
 /// One request on its way through the gateway, from its head to its line in the access log.
 ///
@@ -103,6 +105,8 @@ pub struct Exchange {
     started: Instant,
     /// When the first byte of the server's answer came.
     first_byte: Option<Instant>,
+    /// How a poll's answer has ended until now.
+    tail: Tail,
     /// Its line in the log, where that has been begun already.
     entry: Option<Box<Entry>>,
 }
@@ -205,6 +209,7 @@ impl Exchange {
             began: SystemTime::now(),
             started: Instant::now(),
             first_byte: None,
+            tail: Tail::default(),
             entry: None,
         }
     }
@@ -533,8 +538,11 @@ impl Exchange {
         if self.learner.as_mut().is_some_and(|learner| !learner.hear(bytes, is_end)) {
             self.learner = None;
         }
-        if let (true, Some(upstream), Some(ties)) = (self.polls && !bytes.is_empty(), &self.upstream, &self.ties) {
-            ties.note_server_goodbye(upstream, bytes);
+        if let (true, Some(upstream), Some(ties)) = (self.polls, &self.upstream, &self.ties) {
+            self.tail.push(bytes);
+            if is_end {
+                ties.note_server_goodbye(upstream, self.tail.bytes(), self.tail.is_whole());
+            }
         }
     }
 

@@ -130,9 +130,9 @@ impl Ties {
         self.note_goodbye(upstream, Cause::Client, |protocol, dialect| protocol.is_client_goodbye(dialect, body));
     }
 
-    /// Takes note of a server's goodbye, in the same way; `answer` is the end of the answer to a poll.
-    pub(super) fn note_server_goodbye(&self, upstream: &Upstream, answer: &[u8]) {
-        self.note_goodbye(upstream, Cause::Server, |protocol, dialect| protocol.is_server_goodbye(dialect, answer));
+    /// Takes note of a server's goodbye, in the same way; these bytes are the end of the answer to a poll, or all of it.
+    pub(super) fn note_server_goodbye(&self, upstream: &Upstream, end: &[u8], whole: bool) {
+        self.note_goodbye(upstream, Cause::Server, |protocol, dialect| protocol.is_server_goodbye(dialect, end, whole));
     }
 
     fn note_goodbye(&self, upstream: &Upstream, cause: Cause, said: impl FnOnce(&dyn SessionProtocol, u64) -> bool) {

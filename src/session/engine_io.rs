@@ -43,9 +43,11 @@ impl SessionProtocol for EngineIo {
         }
     }
 
-    fn answered(&self, dialect: u64, status: u16, _headers: Headers<'_>) -> Answered {
+    fn answered(&self, dialect: u64, status: u16, headers: Headers<'_>) -> Answered {
+        let opens = Dialect::unpack(dialect).opens;
         match status {
-            101 | 200 if Dialect::unpack(dialect).opens => Answered::Body(Box::new(HandshakeReader::new())),
+            101 if opens => Answered::Body(Box::new(HandshakeReader::new())),
+            200 if opens && may_be_handshake(headers) => Answered::Body(Box::new(HandshakeReader::new())),
             400 => Answered::Body(Box::new(ErrorReader::default())),
             _ => Answered::Nothing,
         }
@@ -56,9 +58,9 @@ impl SessionProtocol for EngineIo {
         polling && engine_io::is_client_goodbye(body, revision, form)
     }
 
-    fn is_server_goodbye(&self, dialect: u64, bytes: &[u8]) -> bool {
+    fn is_server_goodbye(&self, dialect: u64, end: &[u8], whole: bool) -> bool {
         let Dialect { revision, jsonp, .. } = Dialect::unpack(dialect);
-        engine_io::is_server_goodbye(bytes, revision, jsonp)
+        engine_io::is_server_goodbye(end, whole, revision, jsonp)
     }
 
     /// The client's first message is the probe, to which the server has to answer, and the second one says that this is
@@ -240,6 +242,20 @@ impl SessionCheck for EngineIo {
         };
         (status == 200).then_some(CheckedSession { what, goodbye: Some(goodbye) })
     }
+}
+
+/// Whether an answer is of a type that handshakes have. A page that repeats what it was asked is none.
+fn may_be_handshake(headers: Headers<'_>) -> bool {
+    const TYPES: [&str; 5] = [
+        "text/plain",
+        "application/octet-stream",
+        "text/javascript",
+        "application/javascript",
+        "application/x-javascript",
+    ];
+    let Some(said) = headers.get("content-type") else { return true };
+    let media = said.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
+    media.is_empty() || TYPES.iter().any(|known| media.eq_ignore_ascii_case(known.as_bytes()))
 }
 
 /// A method to which sessions that poll object, and do nothing else.

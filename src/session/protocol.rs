@@ -91,8 +91,9 @@ pub trait SessionProtocol: Send + Sync + 'static {
         false
     }
 
-    /// Whether an answer to a [poll](SessionRequest::polls) that holds, or goes on with, these bytes ends the session.
-    fn is_server_goodbye(&self, _dialect: u64, _bytes: &[u8]) -> bool {
+    /// Whether an answer to a [poll](SessionRequest::polls) that ends with these bytes, 64 at most, ends the session.
+    /// `whole` says that they are all of it.
+    fn is_server_goodbye(&self, _dialect: u64, _end: &[u8], _whole: bool) -> bool {
         false
     }
 

@@ -2,7 +2,7 @@
 
 use std::hash::Hasher;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior};
@@ -20,6 +20,15 @@ pub(super) struct Shard<T>(Mutex<T>);
 impl<T: Default> Shard<T> {
     pub(super) fn several(count: usize) -> Box<[Self]> {
         (0..count).map(|_| Self::default()).collect()
+    }
+
+    /// The part, if nobody is in it.
+    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        match self.0.try_lock() {
+            Ok(part) => Some(part),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, T> {

@@ -4,7 +4,7 @@
 //! outside can make two ids collide. A million sessions take some 90 MiB; a look-up takes no memory and writes to
 //! nothing that another session shares but its shard.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::sync::atomic::Ordering::Relaxed;
@@ -30,6 +30,8 @@ pub struct SessionTable {
     upgrades: Upgrades,
     /// The shard that the next sweep begins with.
     next: AtomicUsize,
+    /// Places in the queues of those that were not used.
+    unused: AtomicUsize,
 }
 
 /// What the table calls a session: a hash of its id that means nothing outside this table. It is made once for a request
@@ -61,6 +63,9 @@ pub enum Mark {
 const ENDED: u8 = 8;
 /// Its handshake was not seen: how long it may be silent is a guess.
 const GUESSED: u8 = 16;
+
+/// Nobody has come back with it since its handshake, which is all that a stranger needs to make a server say one.
+const UNUSED: u8 = 32;
 
 /// How a session became known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +111,8 @@ const SHARDS: usize = 512;
 const SHARDS_PER_SWEEP: usize = SHARDS / 16;
 /// How long the way to a session that is over is still known, in seconds: enough for requests that are under way.
 const AFTERGLOW: u32 = 5;
+/// How long a session is remembered at most that nobody comes back with, in seconds: clients do so at once.
+const UNUSED_LIFE: u16 = 60;
 
 impl SessionTable {
     /// An empty table for at most `max` sessions, whose clock stands still until [`Self::run`] is polled.
@@ -119,6 +126,7 @@ impl SessionTable {
             max: AtomicUsize::new(max),
             upgrades: Upgrades::new(),
             next: AtomicUsize::new(0),
+            unused: AtomicUsize::new(0),
         })
     }
 
@@ -189,7 +197,11 @@ impl SessionTable {
             }
         }
         match how {
-            How::Handshake => shard.totals.learned += 1,
+            How::Handshake => {
+                shard.totals.learned += 1;
+                shard.unused.push_back(key);
+                self.unused.fetch_add(1, Relaxed);
+            }
             How::Rescue => shard.totals.rescued += 1,
         }
         Learned::New
@@ -204,6 +216,7 @@ impl SessionTable {
             return None;
         };
         if entry.is_live(now) {
+            entry.marks &= !UNUSED;
             entry.renew(now);
         }
         let found = Found { server: entry.home.server(), marks: entry.marks };
@@ -261,6 +274,7 @@ impl SessionTable {
         let mut shard = self.shard(key);
         let entry = shard.live(key, now)?;
         entry.holds = entry.holds.checked_add(1)?;
+        entry.marks &= !UNUSED;
         Some(Held { table: self.clone(), key, cause: AtomicU8::new(u8::MAX) })
     }
 
@@ -358,20 +372,42 @@ impl SessionTable {
         }
     }
 
-    /// Counts one more session if there is room, or if there is when the expired ones of the shard have gone.
+    /// Counts one more session if there is room, or if there is when the expired ones of the shard have gone, or one that
+    /// nobody has come back with.
     fn make_room(&self, shard: &mut Part, now: u32) -> bool {
         let take = || {
             let max = self.max.load(Relaxed);
             self.len.fetch_update(Relaxed, Relaxed, |len| (len < max).then_some(len + 1)).is_ok()
         };
         // Once for each tick: else a flood of handshakes would have the shard swept by every one of them.
-        take() || shard.swept != now && self.sweep_shard(shard, now) > 0 && take()
+        take() || shard.swept != now && self.sweep_shard(shard, now) > 0 && take() || self.evict(shard) && take()
+    }
+
+    /// Forgets the oldest session of this shard, or of another one, that nobody has come back with. False if there is none.
+    fn evict(&self, shard: &mut Part) -> bool {
+        if self.evict_from(shard) {
+            return true;
+        }
+        // Shards that others are in are passed over, and so is this one.
+        self.unused.load(Relaxed) > 0
+            && self.shards.iter().filter_map(Shard::try_lock).any(|mut other| self.evict_from(&mut other))
+    }
+
+    fn evict_from(&self, shard: &mut Part) -> bool {
+        while let Some(key) = shard.unused.pop_front() {
+            self.unused.fetch_sub(1, Relaxed);
+            if shard.sessions.get(&key).is_some_and(Entry::is_unused) {
+                self.remove(shard, key, Cause::Silent);
+                return true;
+            }
+        }
+        false
     }
 
     fn sweep_shard(&self, shard: &mut Part, now: u32) -> usize {
         shard.swept = now;
         let before = shard.sessions.len();
-        if before == 0 {
+        if before == 0 && shard.unused.is_empty() {
             return 0;
         }
         let mut silent = 0;
@@ -384,6 +420,11 @@ impl SessionTable {
             !over
         });
         shard.totals.end(Cause::Silent, silent);
+        let Part { sessions, unused, .. } = shard;
+        let waited = unused.len();
+        unused.retain(|key| sessions.get(key).is_some_and(Entry::is_unused));
+        unused.shrink_to(2 * unused.len());
+        self.unused.fetch_sub(waited - unused.len(), Relaxed);
         let len = shard.sessions.len();
         if shard.sessions.capacity() > 4 * len + 64 {
             shard.sessions.shrink_to(2 * len);
@@ -462,6 +503,8 @@ impl Drop for Held {
 #[derive(Default)]
 struct Part {
     sessions: HashMap<Key, Entry, BuildHasherDefault<AsIs>>,
+    /// Those that were learned from a handshake, oldest first; of some more is known by now.
+    unused: VecDeque<Key>,
     /// When it was last swept.
     swept: u32,
     totals: Totals,
@@ -488,7 +531,7 @@ struct Entry {
 
 impl Entry {
     fn new(home: Arc<Home>, life: u16, how: How, opened: u32) -> Self {
-        let marks = if how == How::Rescue { GUESSED } else { 0 };
+        let marks = if how == How::Rescue { GUESSED } else { UNUSED };
         Self { home, due: 0, opened, life, holds: 0, marks }
     }
 
@@ -513,7 +556,8 @@ impl Entry {
     }
 
     fn renew(&mut self, now: u32) {
-        self.due = now.saturating_add(u32::from(self.life) + LAG);
+        let life = if self.marks & UNUSED == 0 { self.life } else { self.life.min(UNUSED_LIFE) };
+        self.due = now.saturating_add(u32::from(life) + LAG);
     }
 
     fn move_to(&mut self, home: &Arc<Home>) {
@@ -524,6 +568,11 @@ impl Entry {
             left.leave_websocket();
         }
         left.close();
+    }
+
+    /// Whether it lives, and nobody has come back with it.
+    fn is_unused(&self) -> bool {
+        self.marks & (UNUSED | ENDED) == UNUSED && self.holds == 0
     }
 
     fn is_over(&self, now: u32) -> bool {

@@ -101,13 +101,14 @@ pub fn is_client_goodbye(body: &[u8], revision: Revision, jsonp: bool) -> bool {
     unquoted.unwrap_or(text) == packet
 }
 
-/// Whether this is the end of an answer to a poll with which a server ends the session.
-pub fn is_server_goodbye(answer: &[u8], revision: Revision, jsonp: Option<u32>) -> bool {
-    match (revision, jsonp) {
-        (Revision::SocketIo09, Some(index)) => answer == format!("io.j[{index}](\"0::\");").as_bytes(),
-        (Revision::SocketIo09, None) => answer == close_packet(revision).as_bytes(),
-        _ => answer == &*goodbye(revision, jsonp) || revision == Revision::Eio4 && closes_payload(answer),
-    }
+/// Whether an answer to a poll that ends so is one with which a server ends the session; `whole`: this is all of it.
+pub fn is_server_goodbye(end: &[u8], whole: bool, revision: Revision, jsonp: Option<u32>) -> bool {
+    let alone = match (revision, jsonp) {
+        (Revision::SocketIo09, Some(index)) => end == format!("io.j[{index}](\"0::\");").as_bytes(),
+        (Revision::SocketIo09, None) => end == close_packet(revision).as_bytes(),
+        _ => end == &*goodbye(revision, jsonp),
+    };
+    whole && alone || revision == Revision::Eio4 && closes_payload(end)
 }
 
 /// Whether the last packet of several in Engine.IO 4 is the one that closes.
@@ -221,11 +222,13 @@ mod tests {
             ("0::", SocketIo09, None),
             ("io.j[0](\"0::\");", SocketIo09, Some(0)),
         ] {
-            assert!(is_server_goodbye(answer.as_bytes(), revision, jsonp), "{answer}");
+            assert!(is_server_goodbye(answer.as_bytes(), true, revision, jsonp), "{answer}");
         }
         for (answer, revision) in [("6", Eio4), ("2:41", Eio3), ("7:::1+0", SocketIo09), ("", Eio4)] {
-            assert!(!is_server_goodbye(answer.as_bytes(), revision, None), "{answer}");
+            assert!(!is_server_goodbye(answer.as_bytes(), true, revision, None), "{answer}");
         }
+        assert!(!is_server_goodbye(b"1", false, Eio4, None), "the end of a message");
+        assert!(is_server_goodbye(b"last\"]\x1e1", false, Eio4, None));
     }
 
     proptest! {

@@ -105,7 +105,7 @@ fn goodbyes_are_heard_in_the_words_of_the_client() {
     assert!(client("/socket.io/1/jsonp-polling/a", "d=%220%3A%3A%22"), "the callback is in the query of polls only");
     assert!(!client("/socket.io/?EIO=4&transport=polling&sid=a", "42[\"1\"]"));
     assert!(!client("/socket.io/?EIO=4&transport=websocket&sid=a", "1"), "that is no POST of Engine.IO's");
-    let server = |target: &str, body: &str| EngineIo.is_server_goodbye(dialect(target), body.as_bytes());
+    let server = |target: &str, body: &str| EngineIo.is_server_goodbye(dialect(target), body.as_bytes(), true);
     assert!(server("/socket.io/?EIO=4&transport=polling&sid=a", "1"));
     assert!(server("/socket.io/?EIO=3&transport=polling&j=7&sid=a", "___eio[7](\"1:1\");"));
     assert!(server("/socket.io/1/jsonp-polling/a?i=0", "io.j[0](\"0::\");"));

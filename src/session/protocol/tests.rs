@@ -125,7 +125,9 @@ fn a_session_whose_client_chose_the_id_is_learned_with_its_first_answer() {
 #[test]
 fn what_a_protocol_does_not_say_has_no_effect() {
     assert!(
-        !ByHeader.is_client_goodbye(0, b"1") && !ByHeader.is_server_goodbye(0, b"1") && !ByHeader.may_be_poll(b"/")
+        !ByHeader.is_client_goodbye(0, b"1")
+            && !ByHeader.is_server_goodbye(0, b"1", true)
+            && !ByHeader.may_be_poll(b"/")
     );
     assert_eq!(ByHeader.arrival(0), Arrival::AtOnce);
     assert_eq!(ByClient.question(0, "a", &request("GET", "/", &[])), None);

@@ -36,6 +36,12 @@ impl Bench {
         self.table.find(self.table.key(sid)).map(|found| found.server)
     }
 
+    /// Whether it takes a place.
+    fn has(&self, sid: &str) -> bool {
+        let key = self.table.key(sid);
+        self.table.shard(key).sessions.contains_key(&key)
+    }
+
     fn hold(&self, sid: &str) -> Option<Held> {
         self.table.hold(self.table.key(sid))
     }
@@ -253,13 +259,47 @@ fn a_full_table_refuses_the_new_and_keeps_the_old() {
     for sid in 0..200 {
         let learned = bench.learn(&sid.to_string(), 1);
         assert_eq!(learned, if sid < 100 { Learned::New } else { Learned::Full });
+        bench.find(&sid.to_string());
     }
     assert!((0..100).all(|sid| bench.find(&sid.to_string()) == Some(1)));
     assert_eq!((bench.table.len(), bench.table.totals().refused, bench.table.sessions_on(1)), (100, 100, 100));
     bench.pass(LIFE.as_secs() + 10);
     assert_eq!(bench.learn("new", 1), Learned::New);
+    bench.find("new");
     bench.table.set_max(0);
     assert_eq!((bench.learn("newer", 1), bench.learn("new", 1)), (Learned::Full, Learned::Known));
+}
+
+#[test]
+fn a_full_table_forgets_first_what_nobody_has_come_back_with() {
+    let bench = Bench::new(100);
+    for sid in 0..50 {
+        bench.learn(&format!("used{sid}"), 1);
+        bench.find(&format!("used{sid}"));
+    }
+    let held: Vec<_> =
+        (0..10).map(|sid| format!("held{sid}")).map(|sid| (bench.learn(&sid, 1), bench.hold(&sid))).collect();
+    for sid in 0..1000 {
+        assert_eq!(bench.learn(&format!("stranger{sid}"), 1), Learned::New);
+    }
+    assert!((0..50).all(|sid| bench.find(&format!("used{sid}")).is_some()));
+    assert!(held.iter().all(|(_, held)| held.is_some()));
+    assert_eq!((bench.table.len(), bench.table.sessions_on(1)), (100, 100));
+    let queued: usize = bench.table.shards.iter().map(|shard| shard.lock().unused.len()).sum();
+    assert_eq!(bench.table.unused.load(Relaxed), queued);
+}
+
+#[test]
+fn what_nobody_comes_back_with_is_remembered_for_a_minute() {
+    let mut bench = Bench::new(10);
+    let day = Duration::from_secs(24 * 60 * 60);
+    for sid in ["left", "used"] {
+        bench.table.learn(bench.table.key(sid), &bench.table.home(1), day, How::Handshake);
+    }
+    bench.find("used");
+    bench.pass(70);
+    assert_eq!((bench.find("left"), bench.find("used")), (None, Some(1)));
+    assert_eq!(bench.table.unused.load(Relaxed), 0);
 }
 
 #[test]
@@ -433,6 +473,7 @@ struct Known {
     held: usize,
     ended: bool,
     marks: Vec<Mark>,
+    used: bool,
 }
 
 impl Model {
@@ -457,6 +498,7 @@ impl Model {
             (known.life, known.due, known.server) = (life, due, server);
             if std::mem::take(&mut known.ended) {
                 known.marks.clear();
+                known.used = false;
                 return Learned::New;
             }
             if moved {
@@ -465,7 +507,7 @@ impl Model {
             }
             return Learned::Known;
         }
-        self.sessions.insert(sid, Known { server, life, due, held: 0, ended: false, marks: Vec::new() });
+        self.sessions.insert(sid, Known { server, life, due, held: 0, ended: false, marks: Vec::new(), used: false });
         Learned::New
     }
 
@@ -511,6 +553,10 @@ proptest! {
                     } else {
                         prop_assert_eq!(learned, model.learn(sid, server, life));
                     }
+                    // In its place one may have gone that nobody has come back with.
+                    let gone = |sid: &u8| !bench.has(&sid.to_string());
+                    prop_assert!(model.sessions.iter().filter(|(sid, _)| gone(sid)).all(|(_, known)| !known.used));
+                    model.sessions.retain(|sid, _| !gone(sid));
                 }
                 Step::Find(sid) => {
                     let found = bench.table.find(bench.table.key(&sid.to_string()));
@@ -519,6 +565,7 @@ proptest! {
                     prop_assert_eq!(found.map(|found| found.server), known.as_ref().map(|known| known.server));
                     if let (Some(found), Some(known)) = (found, known) {
                         if !known.ended {
+                            known.used = true;
                             known.due = now + known.life + u64::from(LAG);
                         }
                         for mark in [Mark::Offered, Mark::Upgraded, Mark::Leaving] {
@@ -539,6 +586,7 @@ proptest! {
                     prop_assert_eq!(guard.is_some(), known.is_some());
                     if let (Some(guard), Some(known)) = (guard, known) {
                         known.held += 1;
+                        known.used = true;
                         held.push((sid, guard));
                     }
                 }

@@ -2,6 +2,7 @@
 
 mod count;
 mod home;
+mod learn;
 mod look_up;
 mod search;
 mod spread;
