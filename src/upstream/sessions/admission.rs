@@ -1,21 +1,23 @@
-//! How fast new sessions may come: a bucket of tokens, and a line before it.
+//! How fast new sessions may come: a bucket of tokens, and a line before it in which each client address has its turn.
 
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::upstream::config::NewSessions;
 
-/// Lets new sessions in at the pace of the configuration, in order of arrival.
+/// Lets new sessions in at the pace of the configuration: those of one address in order of arrival, and addresses in turn, so
+/// that nobody waits behind all that another one sends.
 pub(crate) struct Admission {
     said: NewSessions,
     bucket: Mutex<Bucket>,
-    /// Held by the head of the line; tokio's mutex is handed on in order.
-    head: tokio::sync::Mutex<()>,
-    waiting: AtomicUsize,
+    line: Mutex<Line>,
     refused: AtomicU64,
 }
 
@@ -24,13 +26,31 @@ struct Bucket {
     at: Instant,
 }
 
-/// One that waits; dropping it leaves the line.
-struct Waiting<'a>(&'a AtomicUsize);
+/// Who waits for the next token, and those behind.
+#[derive(Default)]
+struct Line {
+    /// Somebody is at the head of it.
+    headed: bool,
+    waiting: usize,
+    by_address: HashMap<IpAddr, Waiting>,
+    /// Addresses with somebody behind the head, in the order of their turns.
+    turns: VecDeque<IpAddr>,
+}
 
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
+/// Those of one address.
+#[derive(Default)]
+struct Waiting {
+    count: usize,
+    /// Those of them who are not at the head; some may have gone.
+    behind: VecDeque<oneshot::Sender<()>>,
+}
+
+/// A place in the line; dropping it leaves.
+struct Place<'a> {
+    admission: &'a Admission,
+    address: IpAddr,
+    /// Tells that its turn has come; `None` once it has.
+    turn: Option<oneshot::Receiver<()>>,
 }
 
 /// Timers tick in milliseconds, so at high rates the head of the line finds the tokens of a few of them.
@@ -54,40 +74,66 @@ impl Admission {
         Some(Arc::new(Self {
             said: said.clone(),
             bucket: Mutex::new(Bucket { tokens, at: Instant::now() }),
-            head: tokio::sync::Mutex::new(()),
-            waiting: AtomicUsize::new(0),
+            line: Mutex::default(),
             refused: before.map_or(0, |before| before.refused()).into(),
         }))
     }
 
     /// Waits for its turn. An error says after how long there might be room.
-    pub(crate) async fn enter(&self) -> Result<(), Duration> {
+    pub(crate) async fn enter(&self, address: IpAddr) -> Result<(), Duration> {
         if self.waiting() == 0 && self.take().is_ok() {
             return Ok(());
         }
-        let ahead = self.waiting.fetch_add(1, Relaxed);
-        let waiting = Waiting(&self.waiting);
-        let expected = self.expected(ahead);
-        if ahead >= self.said.max_pending || expected > self.said.timeout {
-            drop(waiting);
-            return Err(self.refuse(ahead));
-        }
+        let mut place = self.join(address)?;
         let turn = async {
-            let _head = self.head.lock().await;
+            if let Some(turn) = &mut place.turn {
+                // Whoever leaves the head names the next one.
+                let _ = turn.await;
+            }
+            place.turn = None;
             while let Err(at) = self.take() {
                 sleep_until(at).await;
             }
         };
         // The line may be slower than expected only by the ticks of the timers.
-        timeout(self.said.timeout + Duration::from_millis(10), turn).await.map_err(|_| self.refuse(self.waiting()))
+        let entered = timeout(self.said.timeout + Duration::from_millis(10), turn).await;
+        let ahead = self.line().ahead(address);
+        drop(place);
+        entered.map_err(|_| self.refuse(ahead))
     }
 
     pub(crate) fn waiting(&self) -> usize {
-        self.waiting.load(Relaxed)
+        self.line().waiting
     }
 
     pub(crate) fn refused(&self) -> u64 {
         self.refused.load(Relaxed)
+    }
+
+    /// Takes a place in the line. An address may have no more of them than are left for others.
+    fn join(&self, address: IpAddr) -> Result<Place<'_>, Duration> {
+        let mut line = self.line();
+        let ahead = line.ahead(address);
+        let free = self.said.max_pending.saturating_sub(line.waiting);
+        let own = line.by_address.get(&address).map_or(0, |waiting| waiting.count);
+        if free == 0 || own > free || self.expected(ahead) > self.said.timeout {
+            drop(line);
+            return Err(self.refuse(ahead));
+        }
+        line.waiting += 1;
+        let Line { headed, by_address, turns, .. } = &mut *line;
+        let waiting = by_address.entry(address).or_default();
+        waiting.count += 1;
+        let turn = std::mem::replace(headed, true).then(|| {
+            let (tell, turn) = oneshot::channel();
+            if waiting.behind.is_empty() {
+                turns.push_back(address);
+            }
+            waiting.behind.push_back(tell);
+            turn
+        });
+        drop(line);
+        Ok(Place { admission: self, address, turn })
     }
 
     fn refuse(&self, ahead: usize) -> Duration {
@@ -120,6 +166,59 @@ impl Admission {
         bucket.at = now;
         bucket
     }
+
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Line {
+    /// Those who have their turn before one of this address who comes now.
+    fn ahead(&self, address: IpAddr) -> usize {
+        let own = self.by_address.get(&address).map_or(0, |waiting| waiting.count);
+        let others = self.by_address.iter().filter(|(other, _)| **other != address);
+        own + others.map(|(_, waiting)| waiting.count.min(own + 1)).sum::<usize>()
+    }
+
+    /// Hands the head of the line to the next one, an address after the other.
+    fn hand_on(&mut self) {
+        while let Some(address) = self.turns.pop_front() {
+            let Some(waiting) = self.by_address.get_mut(&address) else { continue };
+            let next = waiting.behind.pop_front();
+            if !waiting.behind.is_empty() {
+                self.turns.push_back(address);
+            }
+            if next.is_some_and(|next| next.send(()).is_ok()) {
+                return;
+            }
+        }
+        self.headed = false;
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut line = self.admission.line();
+        line.waiting -= 1;
+        if let Some(waiting) = line.by_address.get_mut(&self.address) {
+            waiting.count -= 1;
+            if waiting.count == 0 {
+                // Nobody is left of those behind.
+                line.by_address.remove(&self.address);
+            }
+        }
+        // It was at the head, or was told so a moment ago.
+        let headed = match &mut self.turn {
+            None => true,
+            Some(turn) => {
+                turn.close();
+                turn.try_recv().is_ok()
+            }
+        };
+        if headed {
+            line.hand_on();
+        }
+    }
 }
 
 /// What the bucket holds.
@@ -137,6 +236,14 @@ mod tests {
 
     use super::*;
 
+    /// The client that it does not matter which one it is.
+    const ANYBODY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    /// The address with this number.
+    fn address(number: usize) -> IpAddr {
+        std::net::Ipv4Addr::from_bits(0xc000_0200 + number as u32).into()
+    }
+
     fn admission(rate: u32, burst: u32, max_pending: usize, timeout: u64) -> Arc<Admission> {
         let said = NewSessions { rate, burst: Some(burst), max_pending, timeout: Duration::from_secs(timeout) };
         Admission::build(&said, None).unwrap()
@@ -148,7 +255,7 @@ mod tests {
         let mut tasks = JoinSet::new();
         for number in 0..count {
             let admission = admission.clone();
-            tasks.spawn(async move { admission.enter().await.map(|()| (number, start.elapsed())) });
+            tasks.spawn(async move { admission.enter(address(number)).await.map(|()| (number, start.elapsed())) });
             tokio::task::yield_now().await;
         }
         let mut let_in = Vec::new();
@@ -175,16 +282,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_finds_the_line_full_is_refused_at_once() {
         let admission = admission(1, 1, 2, 60);
-        assert_eq!(admission.enter().now_or_never(), Some(Ok(())));
+        assert_eq!(admission.enter(ANYBODY).now_or_never(), Some(Ok(())));
         let line: Vec<_> = (0..2)
-            .map(|_| {
+            .map(|number| {
                 let admission = admission.clone();
-                tokio::spawn(async move { admission.enter().await })
+                tokio::spawn(async move { admission.enter(address(number)).await })
             })
             .collect();
         tokio::task::yield_now().await;
         assert_eq!(admission.waiting(), 2);
-        assert_eq!(admission.enter().now_or_never(), Some(Err(Duration::from_secs(3))));
+        assert_eq!(admission.enter(ANYBODY).now_or_never(), Some(Err(Duration::from_secs(3))));
         for waiting in line {
             assert_eq!(waiting.await.unwrap(), Ok(()));
         }
@@ -202,11 +309,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_gives_up_costs_nobody_a_turn() {
         let admission = admission(1, 1, 10, 60);
-        assert_eq!(admission.enter().now_or_never(), Some(Ok(())));
+        assert_eq!(admission.enter(ANYBODY).now_or_never(), Some(Ok(())));
         let start = Instant::now();
         let wait = || {
             let admission = admission.clone();
-            tokio::spawn(async move { admission.enter().await.map(|()| start.elapsed().as_secs()) })
+            tokio::spawn(async move { admission.enter(ANYBODY).await.map(|()| start.elapsed().as_secs()) })
         };
         let (first, second, third) = (wait(), wait(), wait());
         tokio::task::yield_now().await;
@@ -218,15 +325,39 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn one_address_does_not_fill_the_line_and_others_do_not_wait_behind_all_of_it() {
+        let admission = admission(10, 1, 100, 60);
+        assert_eq!(admission.enter(ANYBODY).now_or_never(), Some(Ok(())));
+        let start = Instant::now();
+        let wait = |address: IpAddr| {
+            let admission = admission.clone();
+            tokio::spawn(async move { admission.enter(address).await.map(|()| start.elapsed()) })
+        };
+        let crowd: Vec<_> = (0..1000).map(|_| wait(ANYBODY)).collect();
+        tokio::task::yield_now().await;
+        assert!((50..=51).contains(&admission.waiting()), "{}", admission.waiting());
+        let (one, other) = (wait(address(1)), wait(address(2)));
+        let (one, other) = (one.await.unwrap().unwrap(), other.await.unwrap().unwrap());
+        assert!(one.max(other) < Duration::from_millis(500), "{one:?} {other:?}");
+        let mut let_in = 0;
+        for waiting in crowd {
+            let_in += usize::from(waiting.await.unwrap().is_ok());
+        }
+        assert!((50..=51).contains(&let_in), "{let_in}");
+        assert_eq!(admission.waiting(), 0);
+        assert!(admission.line().by_address.is_empty() && admission.line().turns.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn tokens_gather_up_to_a_burst() {
         let admission = admission(10, 5, 0, 0);
         for quiet in [0, 60] {
             advance(Duration::from_secs(quiet)).await;
-            let passed = (0..20).filter(|_| admission.enter().now_or_never() == Some(Ok(()))).count();
+            let passed = (0..20).filter(|_| admission.enter(ANYBODY).now_or_never() == Some(Ok(()))).count();
             assert_eq!(passed, 5);
         }
         advance(Duration::from_millis(300)).await;
-        let passed = (0..20).filter(|_| admission.enter().now_or_never() == Some(Ok(()))).count();
+        let passed = (0..20).filter(|_| admission.enter(ANYBODY).now_or_never() == Some(Ok(()))).count();
         assert_eq!(passed, 3);
     }
 
@@ -241,14 +372,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn another_pace_begins_with_the_tokens_that_are_left() {
         let before = admission(10, 10, 5, 5);
-        (0..10).for_each(|_| assert!(before.enter().now_or_never() == Some(Ok(()))));
+        (0..10).for_each(|_| assert!(before.enter(ANYBODY).now_or_never() == Some(Ok(()))));
         let same = Admission::build(&before.said, Some(&before)).unwrap();
         assert!(Arc::ptr_eq(&same, &before));
         let said = NewSessions { rate: 100, timeout: Duration::ZERO, ..before.said.clone() };
         let after = Admission::build(&said, Some(&before)).unwrap();
-        assert!(after.enter().now_or_never().unwrap().is_err());
+        assert!(after.enter(ANYBODY).now_or_never().unwrap().is_err());
         advance(Duration::from_millis(10)).await;
-        assert_eq!(after.enter().now_or_never(), Some(Ok(())));
+        assert_eq!(after.enter(ANYBODY).now_or_never(), Some(Ok(())));
         assert!(Admission::build(&NewSessions::default(), Some(&after)).is_none());
     }
 
@@ -267,7 +398,7 @@ mod tests {
                 let mut passed = Vec::new();
                 for gap in gaps {
                     advance(Duration::from_millis(gap)).await;
-                    if admission.enter().now_or_never() == Some(Ok(())) {
+                    if admission.enter(ANYBODY).now_or_never() == Some(Ok(())) {
                         passed.push(Instant::now());
                     }
                 }

@@ -25,6 +25,7 @@ pub use spread::Overloaded;
 use admission::Admission;
 use heavy_hitters::HeavyHitters;
 
+use crate::address::standing_for;
 use crate::session::{Returning, SessionProtocol, SessionTable};
 use crate::upstream::balance::{Candidates, FEW_RETURNING, Tier, Work};
 use crate::upstream::config::Config;
@@ -144,7 +145,10 @@ impl Upstream {
                 return Err(PickError::NoServer);
             }
             let since = Instant::now();
-            admission.enter().await.map_err(|retry_after| PickError::Admission { retry_after })?;
+            admission
+                .enter(standing_for(key.client))
+                .await
+                .map_err(|retry_after| PickError::Admission { retry_after })?;
             waited = since.elapsed();
         }
         let remembered = || if first { sessions.was_on(key) } else { None };
