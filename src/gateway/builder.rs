@@ -17,7 +17,7 @@ use crate::exchange::Core;
 use crate::filter::Filter;
 use crate::listener::inherit::Sockets;
 use crate::metrics::Metrics;
-use crate::proxy::{App, Balancer, Engines, PingoraEngine, Relay};
+use crate::proxy::{App, Balancer, Engines, Http2, PingoraEngine, Relay};
 use crate::reload::Reloader;
 use crate::router::Router;
 use crate::session::SessionProtocol;
@@ -174,7 +174,8 @@ impl Builder {
         let pingora = own_proxy.unwrap_or_else(|| engine_with(|balancer| balancer, false));
         let mut engine = pingora(Arc::clone(core), &server.configuration, keep_alive);
         if relays {
-            engine.http1 = Arc::new(Relay::new(Arc::clone(core), KEPT_CONNECTIONS * threads));
+            let relay = Arc::new(Relay::new(Arc::clone(core), KEPT_CONNECTIONS * threads));
+            engine = Engines { http1: Arc::clone(&relay) as _, http2: Arc::new(Http2::new(relay)) };
         }
         let app = Arc::new(App::new(Arc::clone(core), engine));
         let admin = Admin::new(Arc::clone(&reloader)).map_err(|error| fail(&error))?;

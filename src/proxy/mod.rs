@@ -13,7 +13,7 @@ use async_trait::async_trait;
 
 pub(crate) use self::engine::pingora::PingoraEngine;
 pub use self::engine::pingora::{Balancer, Context};
-pub(crate) use self::engine::relay::Relay;
+pub(crate) use self::engine::relay::{Http2, Relay};
 pub use engine::Engines;
 
 use crate::ending::Stopping;

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::client::tcp;
 use crate::support::cluster::{Cluster, calm, served, sessions_on};
+use crate::support::engine::ENGINE;
 use crate::support::http2::{Http2, whole};
 use crate::support::polling::Polling;
 use crate::support::websocket::upgrade;
@@ -228,10 +229,9 @@ async fn a_drain_without_goodbyes_only_keeps_new_sessions_away() {
     assert_eq!(drain(&cluster, "GET", &home).await["told_goodbye"], 0);
 }
 
-/// The engine holds a stream of HTTP/2 to its end, so the poll that is open is not answered by the gateway.
-#[tokio::test]
-async fn a_session_that_polls_over_http2_is_told_at_its_next_poll() {
-    let cluster = Cluster::start("v4", 2, &["--ping-interval", "5000"]).await;
+/// A session that polls over HTTP/2, with a poll that is open: the connection, the URL of its polls, that poll, and the
+/// name of its server.
+async fn polling_over_http2(cluster: &Cluster) -> (Http2, String, h2::client::ResponseFuture, &'static str) {
     let client = Http2::over(tcp(cluster.address()).await).await;
     let url = "http://localhost/socket.io/?EIO=4&transport=polling";
     let handshake = String::from_utf8(client.get(url).await.into_body()).unwrap();
@@ -240,6 +240,30 @@ async fn a_session_that_polls_over_http2_is_told_at_its_next_poll() {
     let pending = client.begin(Request::get(&url).body(()).unwrap(), "").await;
     eventually("a poll is open", async || cluster.counted("polls_open").await == 1).await;
     let home = if sessions_on(&cluster.gateways[0], "a").await == 1.0 { "a" } else { "b" };
+    (client, url, pending, home)
+}
+
+#[tokio::test]
+async fn the_relay_says_goodbye_to_a_poll_over_http2_at_once() {
+    let told = async {
+        let cluster = Cluster::start("v4", 2, &[]).await;
+        let (client, _, pending, home) = polling_over_http2(&cluster).await;
+        drain(&cluster, "POST", &format!("{home}&rate=1000")).await;
+        assert_eq!(whole(pending).await.into_body(), b"1", "long before the server's ping");
+        eventually("the drain is over", async || is_over(&cluster, home).await).await;
+        assert_eq!(sessions_on(&cluster.gateways[0], home).await, 0.0);
+        cluster.gateways[0].access_line(&["protocol=HTTP/2", "closed_by=drain"]).await;
+        let next = client.get("http://localhost/socket.io/?EIO=4&transport=polling").await;
+        assert_eq!(next.status(), 200, "the next session, on the same connection");
+    };
+    ENGINE.scope("relay", told).await;
+}
+
+/// Pingora holds a stream of HTTP/2 to its end, so the poll that is open is not answered by the gateway.
+#[tokio::test]
+async fn a_session_that_polls_over_http2_is_told_at_its_next_poll() {
+    let cluster = Cluster::start("v4", 2, &["--ping-interval", "5000"]).await;
+    let (client, url, pending, home) = polling_over_http2(&cluster).await;
     drain(&cluster, "POST", &format!("{home}&rate=1000")).await;
     let told = async || drain(&cluster, "GET", home).await["told_goodbye"] == 1;
     eventually("it is told", told).await;

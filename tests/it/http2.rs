@@ -8,9 +8,25 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Barrier, mpsc};
 
 use crate::support::client::tcp;
+use crate::support::engine::{ENGINE, for_each_engine};
 use crate::support::http2::{Http2, read, whole};
 use crate::support::tls::{Authority, TlsClient};
 use crate::support::{Client, Echo, Gateway, Scripted, Setup, within};
+
+for_each_engine! {
+    requests_arrive_as_http_1_1_whole_and_with_their_host,
+    large_bodies_pass_both_ways,
+    streams_of_one_connection_are_served_at_the_same_time,
+    cookies_in_pieces_arrive_as_one_field,
+    fields_of_a_connection_go_no_further,
+    websockets_over_http_2_are_not_offered_and_connect_is_refused,
+    the_gateway_answers_by_itself_too,
+    an_answer_that_is_cut_is_not_passed_on_as_a_whole_one,
+    a_stream_that_the_client_resets_is_given_up_and_its_place_is_given_back,
+    a_listener_without_http_2_takes_its_preface_for_a_bad_request,
+    garbage_behind_the_preface_ends_the_connection_and_nothing_else,
+    frames_that_carry_nothing_do_not_come_without_end,
+}
 
 /// A gateway with a plain listener and one with TLS, and a client that trusts it.
 async fn gateway(rest: &str, server: std::net::SocketAddr) -> (Gateway, TlsClient) {
@@ -50,7 +66,6 @@ fn text(answer: &http::Response<Vec<u8>>) -> String {
     String::from_utf8_lossy(answer.body()).into_owned()
 }
 
-#[tokio::test]
 async fn requests_arrive_as_http_1_1_whole_and_with_their_host() {
     let web = Echo::start("web").await;
     let (gateway, tls) = gateway("", web.address()).await;
@@ -71,7 +86,6 @@ async fn requests_arrive_as_http_1_1_whole_and_with_their_host() {
     gateway.access_line(&["protocol=HTTP/2", "listener=secure", "method=POST", "tls=true", "bytes_in=12"]).await;
 }
 
-#[tokio::test]
 async fn large_bodies_pass_both_ways() {
     let web = Echo::start("web").await;
     let (gateway, tls) = gateway("", web.address()).await;
@@ -82,7 +96,6 @@ async fn large_bodies_pass_both_ways() {
     }
 }
 
-#[tokio::test]
 async fn streams_of_one_connection_are_served_at_the_same_time() {
     const STREAMS: usize = 50;
     // Nobody is answered before everybody has asked.
@@ -109,7 +122,6 @@ async fn streams_of_one_connection_are_served_at_the_same_time() {
     }
 }
 
-#[tokio::test]
 async fn cookies_in_pieces_arrive_as_one_field() {
     let web = Echo::start("web").await;
     let (gateway, _) = gateway("", web.address()).await;
@@ -125,7 +137,6 @@ async fn cookies_in_pieces_arrive_as_one_field() {
     assert!(cookies[0].ends_with(": a=1; io=sid; b=2"), "{seen}");
 }
 
-#[tokio::test]
 async fn fields_of_a_connection_go_no_further() {
     let (shown, mut seen) = mpsc::unbounded_channel();
     let server = Scripted::start(move |mut client, _| {
@@ -161,7 +172,6 @@ async fn fields_of_a_connection_go_no_further() {
     assert!(!seen.contains("6.6.6.6") && !seen.contains("-ssl"), "{seen}");
 }
 
-#[tokio::test]
 async fn websockets_over_http_2_are_not_offered_and_connect_is_refused() {
     let web = Echo::start("web").await;
     let (gateway, tls) = gateway("", web.address()).await;
@@ -174,7 +184,6 @@ async fn websockets_over_http_2_are_not_offered_and_connect_is_refused() {
     }
 }
 
-#[tokio::test]
 async fn the_gateway_answers_by_itself_too() {
     let web = Echo::start("web").await;
     let (gateway, tls) = gateway("limits: { body: 1KiB }", web.address()).await;
@@ -196,25 +205,61 @@ async fn the_gateway_answers_by_itself_too() {
     gateway.access_line(&["protocol=HTTP/2", "status=202", "route=respond"]).await;
 }
 
-/// What docs/configuration.md says of `limits.head` and `limits.headers`.
-#[tokio::test]
-async fn heads_have_a_limit_of_their_own() {
-    let web = Echo::start("web").await;
-    let (gateway, _) = gateway("limits: { head: 1KiB, headers: 10 }", web.address()).await;
-    let client = plain(&gateway).await;
-    let ask = async |fields: usize, length: usize| {
+/// The statuses of requests with so many fields of this length, one after the other on a connection.
+async fn heads<const N: usize>(gateway: &Gateway, sizes: [(usize, usize); N]) -> [u16; N] {
+    let client = plain(gateway).await;
+    let mut statuses = [0; N];
+    for (status, (fields, length)) in statuses.iter_mut().zip(sizes) {
         let value = "x".repeat(length);
         let request =
             (0..fields).fold(Request::get("http://a.test/"), |request, n| request.header(format!("x-{n}"), &value));
-        client.ask(request.body(()).unwrap(), "").await.status()
+        *status = client.ask(request.body(()).unwrap(), "").await.status().as_u16();
+    }
+    statuses
+}
+
+/// What docs/configuration.md says of `limits.head` and `limits.headers`.
+#[tokio::test]
+async fn pingora_has_a_limit_of_its_own_for_heads() {
+    let web = Echo::start("web").await;
+    let (gateway, _) = gateway("limits: { head: 1KiB, headers: 10 }", web.address()).await;
+    assert_eq!(heads(&gateway, [(200, 100), (1, 60_000), (1, 70_000), (1, 1)]).await, [200, 200, 431, 200]);
+}
+
+/// Browsers heed 103 over HTTP/2 alone. Pingora passes it on over HTTP/1 only.
+#[tokio::test]
+async fn the_relay_passes_interim_answers_on() {
+    let hinting = async {
+        let server = Scripted::start(|mut client, _| async move {
+            let Some(_) = client.request().await else { return };
+            client.send("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n").await;
+            client.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        })
+        .await;
+        let (gateway, _) = gateway("", server.address()).await;
+        let client = plain(&gateway).await;
+        let mut answer = client.begin(Request::get("http://a.test/").body(()).unwrap(), "").await;
+        let hint = within("the hint", std::future::poll_fn(|cx| answer.poll_informational(cx))).await;
+        let hint = hint.expect("one came").unwrap();
+        assert_eq!((hint.status().as_u16(), &hint.headers()["link"]), (103, &"</a.css>".parse().unwrap()));
+        assert_eq!(whole(answer).await.body(), b"ok");
+        gateway.access_line(&["protocol=HTTP/2", "status=200"]).await;
     };
-    assert_eq!(ask(200, 100).await, 200);
-    assert_eq!(ask(1, 60_000).await, 200);
-    assert_eq!(ask(1, 70_000).await, 431);
-    assert_eq!(ask(1, 1).await, 200, "the connection goes on");
+    ENGINE.scope("relay", hinting).await;
 }
 
 #[tokio::test]
+async fn the_relay_has_the_limits_of_http_1_for_heads() {
+    let bounded = async {
+        let web = Echo::start("web").await;
+        let (gateway, _) = gateway("limits: { head: 2KiB, headers: 10 }", web.address()).await;
+        let sizes = [(5, 100), (11, 1), (1, 2100), (1, 70_000), (1, 1)];
+        assert_eq!(heads(&gateway, sizes).await, [200, 431, 431, 431, 200]);
+        gateway.access_line(&["protocol=HTTP/2", "status=431"]).await;
+    };
+    ENGINE.scope("relay", bounded).await;
+}
+
 async fn an_answer_that_is_cut_is_not_passed_on_as_a_whole_one() {
     let server = Scripted::start(|mut client, _| async move {
         let Some(request) = client.request().await else { return };
@@ -235,7 +280,6 @@ async fn an_answer_that_is_cut_is_not_passed_on_as_a_whole_one() {
     assert_eq!(client.get("http://a.test/here").await.status(), 202, "the connection goes on");
 }
 
-#[tokio::test]
 async fn a_stream_that_the_client_resets_is_given_up_and_its_place_is_given_back() {
     let (told, mut ended) = mpsc::unbounded_channel();
     let server = Scripted::start(move |mut client, number| {
@@ -260,7 +304,6 @@ async fn a_stream_that_the_client_resets_is_given_up_and_its_place_is_given_back
     assert_eq!(client.get("http://a.test/here").await.status(), 202);
 }
 
-#[tokio::test]
 async fn a_listener_without_http_2_takes_its_preface_for_a_bad_request() {
     let web = Echo::start("web").await;
     let gateway = Setup::before(&[web.address()]).listener("http2: false").start().await;
@@ -269,7 +312,6 @@ async fn a_listener_without_http_2_takes_its_preface_for_a_bad_request() {
     assert_eq!(client.answer().await.status, 400);
 }
 
-#[tokio::test]
 async fn garbage_behind_the_preface_ends_the_connection_and_nothing_else() {
     let web = Echo::start("web").await;
     let (gateway, _) = gateway("", web.address()).await;
@@ -283,7 +325,6 @@ async fn garbage_behind_the_preface_ends_the_connection_and_nothing_else() {
     assert_eq!(gateway.metric("sockgate_panics_total").await, 0.0);
 }
 
-#[tokio::test]
 async fn frames_that_carry_nothing_do_not_come_without_end() {
     let web = Echo::start("web").await;
     let (gateway, _) = gateway("", web.address()).await;

@@ -10,8 +10,14 @@ use tokio::sync::Notify;
 
 use super::{gateway, refuses, stop};
 use crate::support::client::tcp;
+use crate::support::engine::for_each_engine;
 use crate::support::http2::{Http2, whole};
 use crate::support::{Echo, Scripted, eventually, within};
+
+for_each_engine! {
+    http_2_connections_are_told_to_go_and_finish_their_streams,
+    http_2_streams_that_the_deadline_cuts_have_their_line,
+}
 
 /// A server that answers each request once it is told to, and counts those that wait.
 async fn patient() -> (Scripted, Arc<Notify>, Arc<Notify>) {
@@ -101,7 +107,6 @@ async fn during_the_delay_it_accepts_though_it_is_not_ready() {
     assert_eq!(gateway.ended().await, 0);
 }
 
-#[tokio::test]
 async fn http_2_connections_are_told_to_go_and_finish_their_streams() {
     let (server, asked, go_on) = patient().await;
     let mut gateway = gateway(server.address(), "").await;
@@ -121,7 +126,6 @@ async fn http_2_connections_are_told_to_go_and_finish_their_streams() {
     assert_eq!(gateway.ended().await, 0);
 }
 
-#[tokio::test]
 async fn http_2_streams_that_the_deadline_cuts_have_their_line() {
     let (server, asked, _go_on) = patient().await;
     let mut gateway = gateway(server.address(), "drain: { deadline: 1s }").await;

@@ -94,17 +94,8 @@ impl Head<'_> {
     /// Writes it behind `out`, with these changes, for a client that gets this body.
     pub(super) fn write(&self, out: &mut Vec<u8>, edits: &HeaderEdits, body: Body, towards: Towards) {
         self.write_first_line(out);
-        // 304 and answers to HEAD say the length of what they don't have. Said twice, or beside chunks, it says nothing.
         let without = body == Body::None;
-        let length = match body {
-            Body::None if self.status == 204 => None,
-            Body::None => match response_body(200, self.fields) {
-                Ok(Body::Length(length)) => Some(length),
-                _ => None,
-            },
-            Body::Length(length) => Some(length),
-            Body::Chunked | Body::UntilClose => None,
-        };
+        let length = self.length_told(body);
         self.write_fields(out, edits);
         if let Some(length) = length {
             put(out, b"Content-Length", Text::number(length).as_bytes());
@@ -117,6 +108,20 @@ impl Head<'_> {
             (true, true) => {}
         }
         out.extend_from_slice(b"\r\n");
+    }
+
+    /// The length that is told to a client that gets this body: 304 and answers to HEAD say that of what they don't have.
+    /// Said twice, or beside chunks, it says nothing.
+    pub(super) fn length_told(&self, body: Body) -> Option<u64> {
+        match body {
+            Body::None if self.status == 204 => None,
+            Body::None => match response_body(200, self.fields) {
+                Ok(Body::Length(length)) => Some(length),
+                _ => None,
+            },
+            Body::Length(length) => Some(length),
+            Body::Chunked | Body::UntilClose => None,
+        }
     }
 
     fn write_first_line(&self, out: &mut Vec<u8>) {

@@ -9,6 +9,7 @@ mod body;
 mod buffer;
 mod carry;
 mod client;
+mod http2;
 mod kept;
 mod request;
 mod serve;
@@ -22,6 +23,8 @@ use crate::ending::Stopping;
 use crate::exchange::Core;
 use crate::listener::Connection;
 use kept::Kept;
+
+pub(crate) use http2::Http2;
 
 /// The engine.
 pub(crate) struct Relay {

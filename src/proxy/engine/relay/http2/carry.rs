@@ -1,0 +1,439 @@
+//! One exchange between a stream and a connection to a server: the request goes, the answer comes, both at once, and neither
+//! faster than the other side takes it.
+
+use std::future::Future;
+use std::io;
+use std::ops::Range;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::request::Asked;
+use super::stream::Client;
+use crate::exchange::{Core, Exchange, Side};
+use crate::http::Refusal;
+use crate::http::edits::HeaderEdits;
+use crate::http::framing::Body;
+use crate::http::head::room;
+use crate::http::hop_by_hop::{Nominated, is_hop_by_hop};
+use crate::proxy::engine::relay::answer::{self, Head};
+use crate::proxy::engine::relay::body::Passing;
+use crate::proxy::engine::relay::buffer::{self, AHEAD, Buffer};
+use crate::proxy::engine::relay::client::{poll_read, poll_write};
+use crate::request::Headers;
+use crate::transport::Transport;
+
+/// Reads before other tasks get their turn.
+const READS_PER_TURN: usize = 16;
+/// Interim answers before one that is meant.
+const MOST_INTERIMS: u8 = 32;
+
+/// An exchange under way.
+pub(super) struct Carry<'a> {
+    core: &'a Core,
+    client: &'a mut Client,
+    server: Transport,
+    exchange: &'a mut Exchange,
+    asked: &'a Asked,
+    /// What the server has not got yet.
+    out: Bytes,
+    /// Bytes of the body in `out`, for which the client gets room again once they are gone.
+    unreleased: usize,
+    upload: Upload,
+    /// What has come of a head.
+    head: Vec<u8>,
+    interims: u8,
+    /// Whether anything has come.
+    heard: bool,
+    /// The body, once the head is whole.
+    body: Option<Passing>,
+    /// What the client has not taken of it yet.
+    waiting: Bytes,
+    status: u16,
+    bytes: u64,
+    reusable: bool,
+    server_moved: Instant,
+    client_moved: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Where another process has taken over: when those are told whom it could serve.
+    all_told: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+/// How far the request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Upload {
+    /// More of its body comes.
+    Goes,
+    /// All of it is with the server, or in `out`.
+    Over,
+    /// The server takes no more.
+    Broken,
+}
+
+/// How the carrying ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The client has its answer.
+    Answered,
+    /// The server ended the connection before anything of an answer came, and the request may be sent again.
+    Lost,
+    /// The turn of the session has come, whose poll this is.
+    Told,
+    /// The client is owed this in place of an answer; whose fault it is.
+    Refused(Refusal, Side),
+    /// One of them is gone, in the middle of the answer or with nobody left to be told.
+    Cut(Side),
+}
+
+/// What is known in the end.
+pub(super) struct Outcome {
+    pub(super) status: u16,
+    pub(super) bytes: u64,
+    /// The server's connection, if it can be used again.
+    pub(super) server: Option<Transport>,
+}
+
+impl<'a> Carry<'a> {
+    /// Over this connection to the server.
+    pub(super) fn new(
+        core: &'a Core,
+        client: &'a mut Client,
+        server: Transport,
+        exchange: &'a mut Exchange,
+        asked: &'a Asked,
+    ) -> Self {
+        let now = Instant::now();
+        let out = asked.to_server(exchange);
+        let upload = if asked.body == Body::None { Upload::Over } else { Upload::Goes };
+        Self {
+            core,
+            client,
+            server,
+            exchange,
+            asked,
+            out,
+            unreleased: 0,
+            upload,
+            head: Vec::new(),
+            interims: 0,
+            heard: false,
+            body: None,
+            waiting: Bytes::new(),
+            status: 0,
+            bytes: 0,
+            reusable: false,
+            server_moved: now,
+            client_moved: now,
+            timer: None,
+            all_told: None,
+        }
+    }
+
+    /// What has come of it.
+    pub(super) fn outcome(self) -> Outcome {
+        let Self { server, status, bytes, reusable, upload, out, .. } = self;
+        let whole = reusable && upload == Upload::Over && out.is_empty();
+        Outcome { status, bytes, server: whole.then_some(server) }
+    }
+
+    /// Carries on, as far as it goes.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        buffer::lend(|buffer| {
+            if let Poll::Ready(end) = self.poll_upload(cx) {
+                return Poll::Ready(end);
+            }
+            if let Poll::Ready(end) = self.poll_download(buffer, cx) {
+                return Poll::Ready(end);
+            }
+            let reset = match &mut self.client.sending {
+                Some(sending) => sending.poll_reset(cx),
+                None => self.client.respond.poll_reset(cx),
+            };
+            if reset.is_ready() {
+                return Poll::Ready(End::Cut(Side::Client));
+            }
+            if self.is_unanswered() && self.poll_told(cx).is_ready() {
+                return Poll::Ready(End::Told);
+            }
+            self.poll_late(cx)
+        })
+    }
+
+    fn is_unanswered(&self) -> bool {
+        self.body.is_none()
+    }
+
+    fn refuse(&self, refusal: Refusal, side: Side) -> End {
+        if self.is_unanswered() { End::Refused(refusal, side) } else { End::Cut(side) }
+    }
+
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        loop {
+            if !self.out.is_empty() {
+                let mut written = 0;
+                let result = poll_write(&mut self.server, &self.out, &mut written, cx);
+                if written > 0 {
+                    self.out = self.out.slice(written..);
+                    self.server_moved = Instant::now();
+                }
+                match result {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(())) => {}
+                    // Why it takes no more it may have said.
+                    Poll::Ready(Err(_)) => (self.upload, self.out) = (Upload::Broken, Bytes::new()),
+                }
+            }
+            let unreleased = std::mem::take(&mut self.unreleased);
+            if unreleased > 0 && self.client.body.flow_control().release_capacity(unreleased).is_err() {
+                return Poll::Ready(End::Cut(Side::Client));
+            }
+            if self.upload != Upload::Goes {
+                // What TLS holds goes when the answer is read, which comes next.
+                return Poll::Pending;
+            }
+            let chunked = self.asked.body == Body::Chunked;
+            match ready!(self.client.body.poll_data(cx)) {
+                Some(Ok(bytes)) => {
+                    self.client_moved = Instant::now();
+                    let whole = self.asked.body == Body::Length(bytes.len() as u64);
+                    if let Err(refusal) = self.exchange.hear_request(&bytes, whole) {
+                        return Poll::Ready(self.refuse(refusal, Side::Client));
+                    }
+                    self.unreleased = bytes.len();
+                    self.out = if chunked && !bytes.is_empty() {
+                        let length = format!("{:x}\r\n", bytes.len());
+                        [length.as_bytes(), &bytes, b"\r\n"].concat().into()
+                    } else {
+                        bytes
+                    };
+                }
+                Some(Err(_)) => return Poll::Ready(End::Cut(Side::Client)),
+                None => {
+                    self.upload = Upload::Over;
+                    self.out = Bytes::from_static(if chunked { b"0\r\n\r\n" } else { b"" });
+                }
+            }
+        }
+    }
+
+    fn poll_download(&mut self, buffer: &mut Buffer, cx: &mut Context<'_>) -> Poll<End> {
+        for _ in 0..READS_PER_TURN {
+            while !self.waiting.is_empty() {
+                if let Err(end) = ready!(self.poll_send(cx)) {
+                    return Poll::Ready(end);
+                }
+            }
+            if self.body.as_ref().is_some_and(Passing::is_over) {
+                return Poll::Ready(End::Answered);
+            }
+            let begun = self.head.len();
+            buffer.bytes[AHEAD..AHEAD + begun].copy_from_slice(&self.head);
+            let passed = match ready!(poll_read(&mut self.server, buffer, AHEAD + begun, cx)) {
+                Ok(read @ 1..) => {
+                    (self.server_moved, self.heard) = (Instant::now(), true);
+                    self.pass_on(buffer, AHEAD..AHEAD + begun + read)
+                }
+                Ok(_) => self.server_ended(None),
+                Err(error) => self.server_ended(Some(error)),
+            };
+            if let Err(end) = passed {
+                return Poll::Ready(end);
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Sends what the client has room for.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let gone = || Poll::Ready(Err(End::Cut(Side::Client)));
+        let Some(sending) = &mut self.client.sending else { return gone() };
+        sending.reserve_capacity(self.waiting.len());
+        let mut room = sending.capacity();
+        while room == 0 {
+            room = match ready!(sending.poll_capacity(cx)) {
+                Some(Ok(room)) => room,
+                None | Some(Err(_)) => return gone(),
+            };
+        }
+        let part = self.waiting.split_to(room.min(self.waiting.len()));
+        let last = self.waiting.is_empty() && self.body.as_ref().is_some_and(Passing::is_over);
+        self.bytes += part.len() as u64;
+        self.client_moved = Instant::now();
+        match sending.send_data(part, last) {
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(_) => gone(),
+        }
+    }
+
+    /// The server has finished, or its connection broke.
+    fn server_ended(&mut self, error: Option<io::Error>) -> Result<(), End> {
+        let Some(body) = &mut self.body else {
+            let repeatable = !self.heard && self.asked.is_repeatable();
+            return Err(if repeatable { End::Lost } else { End::Refused(Refusal::BadAnswer, Side::Server) });
+        };
+        if error.is_some() || !body.close() {
+            return Err(End::Cut(Side::Server));
+        }
+        self.exchange.hear_answer(b"", true);
+        self.finish()
+    }
+
+    /// Ends an answer whose end came by itself.
+    fn finish(&mut self) -> Result<(), End> {
+        let sending = self.client.sending.as_mut();
+        let ended = sending.map(|sending| sending.send_data(Bytes::new(), true));
+        if ended.is_some_and(|ended| ended.is_err()) { Err(End::Cut(Side::Client)) } else { Ok(()) }
+    }
+
+    /// Passes on what the server has said, which lies here in the buffer.
+    fn pass_on(&mut self, buffer: &mut Buffer, said: Range<usize>) -> Result<(), End> {
+        let Range { mut start, end } = said;
+        while self.body.is_none() {
+            match self.read_head(&buffer.bytes[start..end])? {
+                Some(length) => start += length,
+                None => return Ok(()),
+            }
+        }
+        let Some(body) = &mut self.body else { return Ok(()) };
+        if body.is_over() {
+            // Whatever else it says was not asked for.
+            self.reusable &= start == end;
+            return Ok(());
+        }
+        let Some(part) = body.take(&mut buffer.bytes[start..end]) else { return Err(End::Cut(Side::Server)) };
+        let over = body.is_over();
+        self.reusable &= part.taken == end - start;
+        let data = &buffer.bytes[start + part.data.start..start + part.data.end];
+        self.exchange.hear_answer(data, over);
+        if data.is_empty() {
+            return if over { self.finish() } else { Ok(()) };
+        }
+        self.waiting = Bytes::copy_from_slice(data);
+        Ok(())
+    }
+
+    /// Reads the head that begins here: its length; `None` where its end has not come, and what there is has been kept.
+    fn read_head(&mut self, said: &[u8]) -> Result<Option<usize>, End> {
+        let bad = || End::Refused(Refusal::BadAnswer, Side::Server);
+        let mut fields = room();
+        let Ok(parsed) = answer::parse(said, &mut fields) else { return Err(bad()) };
+        let Some(head) = parsed else {
+            self.head = said.to_vec();
+            return Ok(None);
+        };
+        self.head = Vec::new();
+        if head.is_interim() {
+            if head.status == 101 {
+                // The exchange says what that is where nobody has asked for it.
+                let _ = self.exchange.answered(101, Headers::Fields(head.fields));
+                return Err(bad());
+            }
+            self.interims += 1;
+            if self.interims > MOST_INTERIMS {
+                return Err(bad());
+            }
+            // The client says by itself when it sends the body (RFC 9113 8.1 knows 100 all the same).
+            if let Some(interim) = converted(&head, &HeaderEdits::default(), None).filter(|_| head.status != 100) {
+                let _ = self.client.respond.send_informational(interim);
+            }
+            return Ok(Some(head.length));
+        }
+        let Ok(body) = head.body(self.asked.is_head()) else { return Err(bad()) };
+        self.reusable = head.keeps_connection() && body != Body::UntilClose && !head.logs_connection_in();
+        let edits = match self.exchange.answered(head.status, Headers::Fields(head.fields)) {
+            Ok(edits) => edits,
+            Err(refusal) => return Err(End::Refused(refusal, Side::Server)),
+        };
+        let Some(response) = converted(&head, edits, Some(body)) else { return Err(bad()) };
+        let body = Passing::new(body, false);
+        let sent = self.client.respond.send_response(response, body.is_over());
+        (self.status, self.body) = (head.status, Some(body));
+        match sent {
+            Ok(sending) => self.client.sending = Some(sending),
+            Err(_) => return Err(End::Cut(Side::Client)),
+        }
+        Ok(Some(head.length))
+    }
+
+    /// Ready when this is a poll whose session has to go.
+    fn poll_told(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(leave) = self.exchange.leave() else { return Poll::Pending };
+        ready!(leave.poll_told(cx));
+        if !self.core.ending.is_handed_over() {
+            return Poll::Ready(());
+        }
+        // With its next poll the session is at the new process: one that is answered in time needs no goodbye.
+        let all_told = self.all_told.get_or_insert_with(|| {
+            let mut told = self.core.ending.told();
+            Box::pin(async move {
+                let _ = told.wait_for(|&told| told).await;
+            })
+        });
+        all_told.as_mut().poll(cx)
+    }
+
+    /// Ready when it has waited for too long for what it waits for.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let timeouts = &self.exchange.snapshot().config.timeouts;
+        let server_write =
+            self.exchange.lease().map_or(Duration::ZERO, |lease| lease.upstream().config().timeouts.write);
+        let (since, time, end) = if !self.waiting.is_empty() {
+            (self.client_moved, timeouts.write, End::Cut(Side::Client))
+        } else if !self.out.is_empty() {
+            (self.server_moved, server_write, self.refuse(Refusal::AnswerTimeout, Side::Server))
+        } else if self.upload == Upload::Goes {
+            (self.client_moved, timeouts.body, self.refuse(Refusal::BodyTimeout, Side::Client))
+        } else {
+            let first_byte = self.exchange.first_byte_timeout().unwrap_or_default();
+            (self.server_moved, first_byte, self.refuse(Refusal::AnswerTimeout, Side::Server))
+        };
+        if time.is_zero() {
+            return Poll::Pending;
+        }
+        let due = since + time;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        if timer.deadline() != due {
+            timer.as_mut().reset(due);
+        }
+        timer.as_mut().poll(cx).map(|()| end)
+    }
+}
+
+/// A head as HTTP/2 has it, with these changes, for a client that gets this body; `None` where it can't be told.
+fn converted(head: &Head<'_>, edits: &HeaderEdits, body: Option<Body>) -> Option<Response<()>> {
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::from_u16(head.status).ok()?;
+    let headers = response.headers_mut();
+    let nominated = Nominated::by(Headers::Fields(head.fields));
+    for field in head.fields {
+        let name = field.name;
+        let framing = name.eq_ignore_ascii_case("content-length") || name.eq_ignore_ascii_case("transfer-encoding");
+        if framing || is_hop_by_hop(name) || nominated.contains(name) || !edits.keeps(name) {
+            continue;
+        }
+        let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+        let value = match HeaderValue::from_bytes(field.value) {
+            Ok(value) => value,
+            // A value over several lines becomes one (RFC 9112 5.2).
+            Err(_) => {
+                let flat: Vec<u8> =
+                    field.value.iter().map(|&byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }).collect();
+                HeaderValue::from_bytes(&flat).ok()?
+            }
+        };
+        headers.append(name, value);
+    }
+    if let Some(length) = body.and_then(|body| head.length_told(body)) {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    for (name, value) in edits.added() {
+        headers.append(name.clone(), value.clone());
+    }
+    Some(response)
+}

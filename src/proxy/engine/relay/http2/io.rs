@@ -1,0 +1,110 @@
+//! A client's connection as the `h2` crate reads and writes it: with bounds on what carries nothing, and on how long a client
+//! may take nothing.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::listener::Connection;
+use crate::wire::http2::ControlFrames;
+
+pub(super) struct Io {
+    connection: Connection,
+    frames: ControlFrames,
+    /// How long a write may make no progress; zero is no limit.
+    write: Duration,
+    /// Whether the deadline runs.
+    waits: bool,
+}
+
+impl Io {
+    pub(super) fn new(connection: Connection, write: Duration) -> Self {
+        connection.deadline.clear();
+        Self { connection, frames: ControlFrames::new(Instant::now()), write, waits: false }
+    }
+
+    /// Fails what waits once the gateway's time is over, so that every stream ends as with a client that has left.
+    fn or_cut<T>(&self, result: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        match result {
+            Poll::Pending if self.connection.deadline.poll_stopping(cx).is_ready() => {
+                Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
+            }
+            result => result,
+        }
+    }
+
+    /// The same for a write, which may make no progress for a while only.
+    fn or_late<T>(&mut self, result: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if result.is_ready() {
+            if std::mem::take(&mut self.waits) {
+                self.connection.deadline.clear();
+            }
+            return result;
+        }
+        if !std::mem::replace(&mut self.waits, true) {
+            self.connection.deadline.set(self.write);
+        }
+        if self.connection.deadline.poll_expired(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        self.or_cut(result, cx)
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        if this.connection.held.is_empty() {
+            let read = Pin::new(&mut this.connection.transport).poll_read(cx, buf);
+            ready!(this.or_cut(read, cx))?;
+        } else {
+            let step = buf.remaining().min(this.connection.held.len());
+            buf.put_slice(&this.connection.held.split_to(step));
+        }
+        if !this.frames.read(&buf.filled()[before..], Instant::now) {
+            log::info!(
+                "{}: too many frames of HTTP/2 that carry nothing: the connection ends",
+                this.connection.info.peer
+            );
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.connection.transport).poll_write_vectored(cx, bufs);
+        if let Poll::Ready(Ok(written)) = &written {
+            this.frames.wrote(*written);
+        }
+        this.or_late(written, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.connection.transport.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.connection.transport).poll_flush(cx);
+        this.or_cut(flushed, cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().connection.transport).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,128 @@
+//! HTTP/2 in front of the relay: the `h2` crate speaks it, each stream is an exchange, and servers are asked by HTTP/1.1.
+
+mod carry;
+mod io;
+mod request;
+mod stream;
+
+use std::future::ready;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use h2::server::Builder;
+use h2::{Reason, SendStream};
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use self::io::Io;
+use super::Relay;
+use crate::ending::Stopping;
+use crate::listener::Connection;
+use crate::proxy::engine::Http2Engine;
+
+/// The front, with the relay behind it.
+pub(crate) struct Http2(Arc<Relay>);
+
+/// An answer that ends before its end, and the reason to tell. A reset overtakes what is still to be written, so this goes by
+/// way of whoever writes.
+type Cut = (SendStream<Bytes>, Reason);
+
+/// Streams that a client may have open at once.
+const STREAMS: u32 = 128;
+/// Bytes of a request's body that may come before its server has taken the ones before.
+const STREAM_WINDOW: u32 = 64 * 1024;
+/// The same over all streams of a connection.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bytes of an answer that wait for the client, for each stream.
+const SEND_BUFFER: usize = 64 * 1024;
+/// Bytes of a head that are taken before it is refused, whatever the limit.
+const LEAST_HEAD: u32 = 64 * 1024;
+/// Where idle connections have no end.
+const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+impl Http2 {
+    /// Serves streams as `relay` serves requests of HTTP/1, over the connections to servers that it keeps.
+    pub(crate) fn new(relay: Arc<Relay>) -> Self {
+        Self(relay)
+    }
+}
+
+#[async_trait]
+impl Http2Engine for Http2 {
+    async fn serve_http2(&self, connection: Connection, stopping: &Stopping) {
+        serve(&self.0, connection, stopping).await;
+    }
+
+    async fn stop(&self) {
+        self.0.kept.clear();
+    }
+}
+
+async fn serve(relay: &Arc<Relay>, connection: Connection, stopping: &Stopping) {
+    let core = &relay.core;
+    let (timeouts, limits) = {
+        let snapshot = core.snapshot.load();
+        (snapshot.config.timeouts.clone(), snapshot.config.limits.clone())
+    };
+    let or_ever = |time: Duration| if time.is_zero() { FOR_EVER } else { time };
+    let info = Arc::clone(&connection.info);
+    let mut builder = Builder::new();
+    builder
+        .max_concurrent_streams(STREAMS)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER)
+        // The crate answers 431 beyond that, without a line in the log: what is not far beyond gets one here.
+        .max_header_list_size(
+            u32::try_from(limits.head.as_u64().saturating_mul(2)).unwrap_or(u32::MAX).max(LEAST_HEAD),
+        );
+    let handshake = builder.handshake::<_, Bytes>(Io::new(connection, timeouts.write));
+    let Ok(Ok(mut connection)) = timeout(or_ever(timeouts.head), handshake).await else { return };
+    let mut streams = JoinSet::new();
+    let mut stopping = stopping.clone();
+    // Once it is true the client opens no more streams, and the connection ends with its last one.
+    let mut leaving = false;
+    let keep_alive = or_ever(timeouts.keep_alive);
+    let mut idle = pin!(sleep(keep_alive));
+    let (cut, mut cuts) = unbounded_channel::<Cut>();
+    let mut due: Vec<Cut> = Vec::new();
+    loop {
+        tokio::select! {
+            biased;
+            accepted = connection.accept() => match accepted {
+                Some(Ok((request, respond))) => {
+                    let serving = stream::serve(Arc::clone(relay), Arc::clone(&info), request, respond, cut.clone());
+                    streams.spawn(core.metrics.contain(serving));
+                }
+                Some(Err(error)) => {
+                    log::debug!("{}: HTTP/2: {error}", info.peer);
+                    break;
+                }
+                None => break,
+            },
+            // What was there before the cut has just been written.
+            () = ready(()), if !due.is_empty() => due.drain(..).for_each(|(mut stream, reason)| stream.send_reset(reason)),
+            Some(stream) = cuts.recv() => due.push(stream),
+            _ = streams.join_next(), if !streams.is_empty() => {
+                if streams.is_empty() {
+                    idle.as_mut().reset(Instant::now() + keep_alive);
+                }
+            }
+            _ = stopping.wait_for(|&stopping| stopping), if !leaving => {
+                leaving = true;
+                connection.graceful_shutdown();
+            }
+            () = &mut idle, if streams.is_empty() && !leaving => {
+                leaving = true;
+                connection.graceful_shutdown();
+            }
+        }
+    }
+    drop(connection);
+    // They find out by themselves that nobody listens, and leave their lines in the log.
+    while streams.join_next().await.is_some() {}
+}

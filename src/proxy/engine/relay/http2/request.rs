@@ -1,0 +1,125 @@
+//! A request of HTTP/2, and the head that its server gets.
+
+use bytes::Bytes;
+use h2::RecvStream;
+use http::header::{CONTENT_LENGTH, COOKIE};
+use http::request::Parts;
+use http::{HeaderMap, Method};
+
+use crate::exchange::{Exchange, RequestHead};
+use crate::http::framing::Body;
+use crate::http::write::HeadWriter;
+use crate::http::{Limits, Refusal};
+use crate::request::Headers;
+use crate::text::Text;
+
+/// What is kept of a request while it is carried.
+pub(super) struct Asked {
+    parts: Parts,
+    pub(super) body: Body,
+}
+
+impl Asked {
+    /// The head of a request, whose body begins `body`.
+    pub(super) fn new(parts: Parts, body: &RecvStream) -> Self {
+        let body = match (body.is_end_stream(), length(&parts.headers)) {
+            (true, _) => Body::None,
+            (false, Some(length)) => Body::Length(length),
+            (false, None) => Body::Chunked,
+        };
+        Self { parts, body }
+    }
+
+    /// What decisions look at.
+    pub(super) fn line(&self) -> RequestHead<'_> {
+        let Parts { method, uri, headers, .. } = &self.parts;
+        let host = || headers.get(http::header::HOST)?.to_str().ok();
+        RequestHead {
+            method: method.as_str(),
+            target: uri.path_and_query().map_or("/", |target| target.as_str()),
+            authority: uri.authority().map(|authority| authority.as_str()).or_else(host),
+            headers: Headers::Map(headers),
+            websocket: false,
+        }
+    }
+
+    /// Why it is not carried whatever the routes say; `None` where it may be.
+    pub(super) fn fault(&self, limits: &Limits) -> Option<Refusal> {
+        let Parts { method, uri, headers, .. } = &self.parts;
+        if method == Method::CONNECT {
+            return Some(Refusal::Method);
+        }
+        let target = uri.path_and_query().map_or("", |target| target.as_str());
+        if !(target.starts_with('/') || target == "*" && method == Method::OPTIONS) {
+            return Some(Refusal::BadRequest);
+        }
+        let size: u64 = headers.iter().map(|(name, value)| (name.as_str().len() + value.len() + 4) as u64).sum();
+        let size = size + target.len() as u64;
+        let too_many = limits.headers != 0 && headers.len() > limits.headers;
+        if too_many || size > limits.head.as_u64() {
+            return Some(Refusal::HeadTooLarge);
+        }
+        let most = limits.body.as_u64();
+        (most != 0 && self.announced().is_some_and(|length| length > most)).then_some(Refusal::BodyTooLarge)
+    }
+
+    pub(super) fn is_head(&self) -> bool {
+        self.parts.method == Method::HEAD
+    }
+
+    /// Whether it may be sent again: asking twice does no more than asking once, and nothing of it has passed by.
+    pub(super) fn is_repeatable(&self) -> bool {
+        self.parts.method.is_idempotent() && self.body == Body::None
+    }
+
+    /// The length that it announces.
+    pub(super) fn announced(&self) -> Option<u64> {
+        match self.body {
+            Body::None => Some(0),
+            Body::Length(length) => Some(length),
+            Body::Chunked | Body::UntilClose => None,
+        }
+    }
+
+    /// The head as the server of the exchange's lease gets it.
+    pub(super) fn to_server(&self, exchange: &Exchange) -> Bytes {
+        let line = self.line();
+        let fields = exchange.to_server(&line);
+        let mut head = HeadWriter::request(line.method, line.target, 1);
+        match (exchange.host(&line), exchange.lease()) {
+            (Some(host), _) => head.field("host", host),
+            (None, Some(lease)) => head.field("host", lease.upstream().own_host(lease.server()).as_bytes()),
+            (None, None) => {}
+        }
+        for (name, value) in &self.parts.headers {
+            let ours = name == http::header::HOST || name == CONTENT_LENGTH || name == COOKIE;
+            if !ours && fields.pass(name.as_str()) {
+                head.field(name.as_str(), value.as_bytes());
+            }
+        }
+        // Clients send cookies in pieces (RFC 9113 8.2.3); servers of HTTP/1.1 expect one field.
+        if fields.pass("cookie") {
+            let cookies: Vec<&[u8]> =
+                self.parts.headers.get_all(COOKIE).iter().map(|cookie| cookie.as_bytes()).collect();
+            if !cookies.is_empty() {
+                head.field("cookie", cookies.join(&b"; "[..]));
+            }
+        }
+        match self.body {
+            Body::Length(length) => head.field("content-length", Text::number(length).as_bytes()),
+            Body::Chunked | Body::UntilClose => head.field("transfer-encoding", "chunked"),
+            // Servers may wait for what such a method means to have (RFC 9110 8.6).
+            Body::None if matches!(self.parts.method, Method::POST | Method::PUT | Method::PATCH) => {
+                head.field("content-length", "0");
+            }
+            Body::None => {}
+        }
+        fields.add(|name, value| head.field(name, value));
+        head.end().into()
+    }
+}
+
+/// The length that a body announces; the crate sees to it that it has it.
+fn length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}

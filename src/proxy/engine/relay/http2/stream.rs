@@ -1,0 +1,202 @@
+//! One stream: an exchange from its beginning to its line in the log.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::timeout;
+
+use super::carry::{Carry, End, Outcome};
+use super::request::Asked;
+use crate::exchange::{Answer, Core, Ended, Exchange, Side};
+use crate::http::Refusal;
+use crate::listener::Info;
+use crate::proxy::engine::relay::Relay;
+use crate::transport::Transport;
+
+/// The client's end of a stream.
+pub(super) struct Client {
+    pub(super) respond: SendResponse<Bytes>,
+    /// The body of the request.
+    pub(super) body: RecvStream,
+    /// Where the body of the answer goes, once its head is sent.
+    pub(super) sending: Option<SendStream<Bytes>>,
+}
+
+/// What came of looking for a server.
+enum Found {
+    /// A connection, used before or not.
+    Server(Transport, bool),
+    Refused(Refusal),
+    /// The client has left.
+    Gone,
+}
+
+/// Serves a stream to its end; an answer that its server has cut ends by way of `cut`.
+pub(super) async fn serve(
+    relay: Arc<Relay>,
+    info: Arc<Info>,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    cut: UnboundedSender<super::Cut>,
+) {
+    let core = &*relay.core;
+    let (parts, body) = request.into_parts();
+    let asked = Asked::new(parts, &body);
+    let mut client = Client { respond, body, sending: None };
+    let mut exchange = Exchange::begin(core, &info, &asked.line(), asked.announced()).await;
+    if exchange.refusal().is_none()
+        && let Some(refusal) = asked.fault(&exchange.snapshot().config.limits)
+    {
+        exchange.refuse(core, refusal);
+    }
+    if exchange.answers_itself() {
+        return answer(core, client, exchange, &asked, None).await;
+    }
+    let mut fresh = false;
+    loop {
+        let (server, reused) = match find(&relay, &mut client, &mut exchange, fresh).await {
+            Found::Server(server, reused) => (server, reused),
+            Found::Refused(refusal) => {
+                exchange.refuse(core, refusal);
+                return answer(core, client, exchange, &asked, None).await;
+            }
+            Found::Gone => return end(core, exchange, &asked, (0, 0), Some(Side::Client)),
+        };
+        if exchange.leave().is_some() {
+            exchange.can_be_ended();
+        }
+        let mut carry = Carry::new(core, &mut client, server, &mut exchange, &asked);
+        let ended = poll_fn(|cx| carry.poll(cx)).await;
+        let Outcome { status, bytes, server } = carry.outcome();
+        match ended {
+            End::Answered => {
+                if let (Some(server), Some(lease)) = (server, exchange.lease()) {
+                    relay.kept.put(lease, server);
+                }
+                return end(core, exchange, &asked, (status, bytes), None);
+            }
+            End::Lost if reused => fresh = true,
+            End::Lost if exchange.lost() => fresh = false,
+            End::Lost => {
+                exchange.refuse(core, Refusal::BadAnswer);
+                return answer(core, client, exchange, &asked, Some(Side::Server)).await;
+            }
+            End::Told => {
+                exchange.goodbye(core, &asked.line());
+                return answer(core, client, exchange, &asked, None).await;
+            }
+            End::Refused(refusal, side) => {
+                exchange.refuse(core, refusal);
+                return answer(core, client, exchange, &asked, Some(side)).await;
+            }
+            End::Cut(side) => {
+                match client.sending.take() {
+                    Some(sending) if side == Side::Server => {
+                        let _ = cut.send((sending, Reason::INTERNAL_ERROR));
+                    }
+                    Some(mut sending) => sending.send_reset(Reason::CANCEL),
+                    None => client.respond.send_reset(Reason::CANCEL),
+                }
+                return end(core, exchange, &asked, (status, bytes), Some(side));
+            }
+        }
+    }
+}
+
+/// Finds a server and a connection to it, a `fresh` one or one that was kept.
+async fn find(relay: &Relay, client: &mut Client, exchange: &mut Exchange, fresh: bool) -> Found {
+    loop {
+        match unless_reset(client, exchange.place()).await {
+            Some(Ok(())) => {}
+            Some(Err(refusal)) => return Found::Refused(refusal),
+            None => return Found::Gone,
+        }
+        let Some(lease) = exchange.lease() else { return Found::Refused(Refusal::NoServer) };
+        if let Some(server) = relay.kept.take(lease).filter(|_| !fresh) {
+            exchange.connected(true);
+            return Found::Server(server, true);
+        }
+        let connecting = Box::pin(lease.upstream().connect(lease.server()));
+        match unless_reset(client, connecting).await {
+            Some(Ok(server)) => {
+                exchange.connected(false);
+                return Found::Server(server, false);
+            }
+            Some(Err(error)) => {
+                exchange.connect_failed(&error);
+            }
+            None => return Found::Gone,
+        }
+    }
+}
+
+/// Waits for work that is done for the client; `None` when it has reset the stream meanwhile.
+async fn unless_reset<T>(client: &mut Client, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending => client.respond.poll_reset(cx).map(|_| None),
+    })
+    .await
+}
+
+/// Answers in the server's place. `cut_by`: whose fault it is that the server's answer does not come.
+async fn answer(core: &Core, mut client: Client, mut exchange: Box<Exchange>, asked: &Asked, cut_by: Option<Side>) {
+    let line = asked.line();
+    let write = exchange.snapshot().config.timeouts.write;
+    let Some(own) = exchange.own_answer(&line) else { return };
+    own.due().await;
+    let (head, body) = written(own, asked.is_head());
+    let (status, bytes_out) = (head.status().as_u16(), body.len() as u64);
+    let sent = send(&mut client, head, body, write).await;
+    let cut_by = if sent.is_some() { cut_by } else { Some(Side::Client) };
+    // What is still on its way of the request is not wanted, which the crate says when the stream is dropped.
+    end(core, exchange, asked, (status, bytes_out), cut_by);
+}
+
+/// An answer of the gateway's own as HTTP/2 has it.
+fn written(answer: Answer<'_>, to_head: bool) -> (Response<()>, Bytes) {
+    let Answer { status, fields, mut body, .. } = answer;
+    let mut head = Response::new(());
+    *head.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    for (name, value) in &fields {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
+            head.headers_mut().append(name, value);
+        }
+    }
+    // Neither has a body, and neither may say the length of one (RFC 9110 8.6).
+    let without = matches!(status, 100..=199 | 204);
+    if !without {
+        head.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    }
+    if to_head || without || status == 304 {
+        body.clear();
+    }
+    (head, body)
+}
+
+/// Sends an answer of the gateway's own; `None` where the client does not take it.
+async fn send(client: &mut Client, head: Response<()>, mut body: Bytes, write: Duration) -> Option<()> {
+    let mut sending = client.respond.send_response(head, body.is_empty()).ok()?;
+    while !body.is_empty() {
+        sending.reserve_capacity(body.len());
+        let capacity = poll_fn(|cx| sending.poll_capacity(cx));
+        let room = if write.is_zero() { capacity.await } else { timeout(write, capacity).await.ok()? };
+        let part = body.split_to(room?.ok()?.min(body.len()));
+        sending.send_data(part, body.is_empty()).ok()?;
+    }
+    Some(())
+}
+
+fn end(core: &Core, mut exchange: Box<Exchange>, asked: &Asked, (status, bytes_out): (u16, u64), cut_by: Option<Side>) {
+    exchange.end(core, Ended { protocol: "HTTP/2", status, bytes_out, cut_by }, || asked.line());
+}
