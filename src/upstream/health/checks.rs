@@ -129,7 +129,11 @@ async fn watch_health(upstream: &Arc<Upstream>, server: &Arc<Server>) {
 }
 
 async fn look_up(upstream: &Upstream, server: &Server, host: &str, port: u16, failed: bool) {
+    let before = server.endpoint();
     let result = resolve::look_up(server, host, port, failed).await;
+    if before.is_some() && before != server.endpoint() {
+        server.wants_check();
+    }
     // Where nothing is checked, the name is all that is known of the server.
     if upstream.config.health_check() == Check::None {
         match result {
@@ -174,6 +178,10 @@ async fn check_for_ever(upstream: &Upstream, server: &Server, probe: impl Probe)
             log::debug!("upstream {}: server {} was not checked: {}", upstream.name(), server.name(), report.text);
             server.checked(report);
         } else {
+            if !good {
+                // It may have moved: whoever has its name now is asked, not whoever had it some seconds ago.
+                server.wants_lookup();
+            }
             upstream.judge(server, &mut streak, report);
         }
         // From start to start, so that a slow answer doesn't stretch the interval.

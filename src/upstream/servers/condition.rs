@@ -191,6 +191,11 @@ impl Server {
         self.life.condition.report().last_check = Some(check);
     }
 
+    /// Has it checked at once: it has moved.
+    pub(crate) fn wants_check(&self) {
+        self.life.condition.check_now.notify_one();
+    }
+
     /// Resolves when somebody wants to know at once how the server fares.
     pub(crate) async fn check_wanted(&self) {
         self.life.condition.check_now.notified().await;

@@ -62,7 +62,7 @@ impl Server {
     }
 
     /// Has its name looked up again soon.
-    pub(super) fn wants_lookup(&self) {
+    pub(crate) fn wants_lookup(&self) {
         self.life.location.resolve_now.notify_one();
     }
 }

@@ -75,6 +75,29 @@ async fn a_check_that_could_not_be_made_says_nothing_about_the_server() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_failed_check_asks_for_the_name_again_at_once() {
+    let (_, server, script) = checked(json!({ "check": "tcp", "fall": 9 }), true);
+    until(|| script.probes.load(Relaxed) == 1).await;
+    assert!(server.lookup_wanted().now_or_never().is_none(), "a good check has nothing to ask");
+    script.good.store(false, Relaxed);
+    until(|| script.probes.load(Relaxed) == 2).await;
+    assert!(server.lookup_wanted().now_or_never().is_some());
+}
+
+#[tokio::test]
+async fn a_server_that_has_moved_is_checked_at_once() {
+    let upstream = upstream(json!({ "servers": ["localhost:7"] }));
+    let server = upstream.servers()[0].clone();
+    look_up(&upstream, &server, "localhost", 7, false).await;
+    assert!(server.check_wanted().now_or_never().is_none(), "the first address is no other one");
+    look_up(&upstream, &server, "localhost", 7, false).await;
+    assert!(server.check_wanted().now_or_never().is_none(), "nor is the same one again");
+    server.set_addresses(vec!["192.0.2.1:7".parse().unwrap()]);
+    look_up(&upstream, &server, "localhost", 7, false).await;
+    assert!(server.check_wanted().now_or_never().is_some());
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_first_check_decides_at_once() {
     let (_, well, _) = checked(json!({ "check": "tcp", "rise": 3 }), true);
     let (_, ill, _) = checked(json!({ "check": "tcp", "fall": 3 }), false);
