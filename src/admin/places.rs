@@ -6,7 +6,8 @@ use tokio::sync::Notify;
 
 /// Connections at once.
 const MOST: usize = 64;
-/// Of those, the ones whose request may take its time. The others have a place for as long as nobody else needs it.
+/// Of those, the ones whose request the gateway may take its time for. The others, who have to send or to read, have a place
+/// for as long as nobody else needs it.
 const MOST_AT_WORK: usize = 32;
 
 /// The places of the admin address.

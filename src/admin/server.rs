@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::body::{Kept, pass_over};
 use super::endpoints::{Answer, Endpoint, Purpose, Request};
-use super::places::{AtWork, Place};
+use super::places::Place;
 use super::{Admin, guard};
 use crate::ending::Stopping;
 use crate::http::Refusal;
@@ -58,9 +58,7 @@ async fn converse(admin: &Admin, mut connection: Connection, place: &Place<'_>, 
         if !matches!(timeout(ANSWER_TIME, send(&mut connection, &written)).await, Ok(Ok(()))) {
             return;
         }
-        let Reply { last, _at_work: at_work, .. } = reply;
-        drop(at_work);
-        if last {
+        if reply.last {
             return connection.close().await;
         }
         place.wait();
@@ -150,51 +148,49 @@ fn objection(admin: &Admin, head: &head::Head<'_>, over_unix: bool) -> Option<St
 }
 
 /// An answer, and what follows it.
-struct Reply<'a> {
+struct Reply {
     answer: Answer,
     last: bool,
-    /// Held until the answer has been written.
-    _at_work: Option<AtWork<'a>>,
 }
 
-async fn respond<'a>(admin: &Admin, connection: &mut Connection, asked: Asked, place: &'a Place<'_>) -> Reply<'a> {
+/// Reads what the request brings and answers it. Its place is at work only while the gateway is: those who send or read
+/// slowly can be made to go.
+async fn respond(admin: &Admin, connection: &mut Connection, asked: Asked, place: &Place<'_>) -> Reply {
     let has_body = asked.framing != Body::None;
-    let refused = |answer, at_work| Reply { answer, last: true, _at_work: at_work };
+    let refused = |answer| Reply { answer, last: true };
     let endpoint = match asked.endpoint {
         Ok(endpoint) => endpoint,
         // What it would have sent is not looked at.
-        Err(answer) => return Reply { answer, last: asked.last || has_body, _at_work: None },
-    };
-    let at_work = match endpoint.purpose {
-        Purpose::Probe => None,
-        Purpose::Operation | Purpose::OperationOnBody => match place.work() {
-            Some(at_work) => Some(at_work),
-            None => {
-                let answer = Answer::text("too many requests at once\n");
-                return refused(answer.with_status(StatusCode::SERVICE_UNAVAILABLE), None);
-            }
-        },
+        Err(answer) => return Reply { answer, last: asked.last || has_body },
     };
     if has_body && asked.holds_body && connection.held.is_empty() {
         // A client that is gone is noticed by whoever reads the body.
         let _ = timeout(ANSWER_TIME, send(connection, b"HTTP/1.1 100 Continue\r\n\r\n")).await;
     }
     let mut request = Request { method: asked.method, query: asked.query, body: Vec::new() };
-    let answer = if endpoint.purpose == Purpose::OperationOnBody {
-        match Kept::read(connection, asked.framing, &admin.bodies).await {
-            Ok(mut kept) => {
-                request.body = std::mem::take(&mut kept.bytes);
-                endpoint.answer(admin, request).await
-            }
-            Err(fault) => return refused(fault, at_work),
-        }
+    let mut kept = None;
+    let read = if endpoint.purpose == Purpose::OperationOnBody {
+        Kept::read(connection, asked.framing, &admin.bodies).await.map(|body| kept = Some(body))
     } else {
-        match pass_over(connection, asked.framing).await {
-            Ok(()) => endpoint.answer(admin, request).await,
-            Err(fault) => return refused(fault, at_work),
-        }
+        pass_over(connection, asked.framing).await
     };
-    Reply { answer, last: asked.last, _at_work: at_work }
+    if let Err(fault) = read {
+        return refused(fault);
+    }
+    let _at_work = match endpoint.purpose {
+        Purpose::Probe => None,
+        Purpose::Operation | Purpose::OperationOnBody => match place.work() {
+            Some(at_work) => Some(at_work),
+            None => {
+                let answer = Answer::text("too many requests at once\n");
+                return refused(answer.with_status(StatusCode::SERVICE_UNAVAILABLE));
+            }
+        },
+    };
+    if let Some(body) = &mut kept {
+        request.body = std::mem::take(&mut body.bytes);
+    }
+    Reply { answer: endpoint.answer(admin, request).await, last: asked.last }
 }
 
 async fn send(connection: &mut Connection, bytes: &[u8]) -> std::io::Result<()> {

@@ -319,15 +319,14 @@ async fn probes_are_answered_while_slow_clients_hold_every_place() {
         }
         assert_eq!(probe().await, 200);
     }
-    // Those whose bodies drip are at work, and keep operators out, but no probe.
+    // Nor do those whose bodies drip keep anybody out.
     for client in &mut slow {
         *client = Client::connect(gateway.address("admin")).await;
         client.send("POST /plan HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx").await;
     }
-    eventually("too many are at work", async || gateway.admin("/status").await.status == 503).await;
-    assert_eq!(probe().await, 200);
-    drop(slow);
-    eventually("operators have their turn again", async || gateway.admin("/status").await.status == 200).await;
+    for _ in 0..3 {
+        assert_eq!((probe().await, gateway.admin("/status").await.status), (200, 200));
+    }
 }
 
 #[tokio::test]
