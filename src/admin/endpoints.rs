@@ -145,9 +145,11 @@ fn readiness(admin: &Admin) -> Answer {
         return not_ready("stopping\n".to_owned());
     }
     let snapshot = admin.core.snapshot.load();
-    let waiting = snapshot.upstreams.iter().filter(|(_, upstream)| !upstream.ready());
-    let waiting: String = waiting.map(|(name, _)| format!("upstream {name}: no server is up\n")).collect();
-    if waiting.is_empty() { Answer::text("ready\n") } else { not_ready(waiting) }
+    let mut down: Vec<_> = snapshot.upstreams.iter().filter(|(_, upstream)| !upstream.ready()).collect();
+    down.sort_by_key(|&(name, _)| name);
+    let told: String = down.iter().map(|(name, _)| format!("upstream {name}: no server is up\n")).collect();
+    let needed = down.iter().any(|(_, upstream)| !upstream.config().optional);
+    if needed { not_ready(told) } else { Answer::text(format!("ready\n{told}")) }
 }
 
 fn metrics(admin: &Admin) -> Answer {

@@ -47,6 +47,9 @@ pub struct Config {
     /// TLS to the servers; without it they are spoken to in plain.
     #[serde(default)]
     pub tls: Option<Tls>,
+    /// Whether the gateway is ready without it. Default false.
+    #[serde(default)]
+    pub optional: bool,
     /// Active checks.
     #[serde(default)]
     pub health: Health,

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use crate::support::client::Answer;
 use crate::support::server::greet;
 use crate::support::websocket::upgrade;
-use crate::support::{Client, Echo, Gateway, Scripted, eventually, within};
+use crate::support::{Client, Echo, Gateway, Scripted, Setup, eventually, within};
 
 fn yaml(web: std::net::SocketAddr, raw: std::net::SocketAddr) -> String {
     format!(
@@ -91,6 +91,19 @@ async fn a_gateway_is_ready_once_every_upstream_has_a_server() {
     let _raw = Scripted::start_at(raw, |client, _| greet(client)).await;
     eventually("it is ready", async || gateway.admin("/readyz").await.status == 200).await;
     assert_eq!(gateway.admin("/readyz").await.text(), "ready\n");
+}
+
+#[tokio::test]
+async fn a_gateway_is_ready_without_what_is_optional() {
+    let web = Echo::start("web").await;
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let extra = format!("  extra: {{ servers: [\"{gone}\"], optional: true }}\n");
+    let yaml = Setup::before(&[web.address()]).yaml().replace("upstreams:\n", &format!("upstreams:\n{extra}"));
+    let gateway =
+        Gateway::start(&yaml.replace("routes:\n", "routes:\n  - { match: { path: /extra }, upstream: extra }\n")).await;
+    gateway.log_line("upstream extra: server ").await;
+    let ready = gateway.admin("/readyz").await;
+    assert_eq!((ready.status, ready.text().as_str()), (200, "ready\nupstream extra: no server is up\n"));
 }
 
 #[tokio::test]
