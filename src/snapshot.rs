@@ -2,6 +2,7 @@
 //! runs here.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::Config;
@@ -23,6 +24,8 @@ pub struct Snapshot {
     pub upstreams: HashMap<Arc<str>, Arc<Upstream>>,
     /// What the gateway's own answers count.
     pub local: UpstreamMetrics,
+    /// When the certificates of each file end, in seconds of Unix time.
+    pub(crate) certificates_end: Vec<(PathBuf, i64)>,
     /// The protocols of sessions that upstreams have, each once.
     session_protocols: Vec<Arc<dyn SessionProtocol>>,
 }
@@ -73,6 +76,7 @@ impl Snapshot {
             router,
             upstreams,
             local: metrics.upstream("-"),
+            certificates_end: Vec::new(),
             session_protocols,
             config,
         })

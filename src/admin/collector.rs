@@ -1,6 +1,7 @@
 //! What upstreams and servers know of themselves, as metrics that are read when somebody asks, rather than kept.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 use prometheus::core::{Collector, Desc};
@@ -24,7 +25,9 @@ impl StateCollector {
             let labels = family.read.labels().iter().map(|&label| label.to_owned()).collect();
             Desc::new(family.name.to_owned(), family.help.to_owned(), labels, HashMap::new())
         };
-        let descriptions = FAMILIES.iter().map(describe).collect::<Result<_, _>>()?;
+        let mut descriptions = FAMILIES.iter().map(describe).collect::<Result<Vec<_>, _>>()?;
+        let file = vec!["file".to_owned()];
+        descriptions.push(Desc::new(CERTIFICATES.0.to_owned(), CERTIFICATES.1.to_owned(), file, HashMap::new())?);
         Ok(Self { core: Arc::downgrade(core), descriptions })
     }
 }
@@ -231,7 +234,34 @@ fn read(snapshot: &Snapshot) -> Vec<MetricFamily> {
         written.set_metric(metrics.collect());
         written
     };
-    FAMILIES.iter().map(family).collect()
+    FAMILIES.iter().map(family).chain([certificates(snapshot)]).collect()
+}
+
+/// The family of certificates, which belong to files: its name and what it means.
+const CERTIFICATES: (&str, &str) =
+    ("certificate_ends_seconds", "When the first certificate of a file ends, in Unix time");
+
+fn certificates(snapshot: &Snapshot) -> MetricFamily {
+    let sample = |(file, ends): &(PathBuf, i64)| {
+        let mut gauge = Gauge::default();
+        gauge.set_value(*ends as f64);
+        let mut metric = Metric::from_label(vec![pair("file", &file.display().to_string())]);
+        metric.set_gauge(gauge);
+        metric
+    };
+    let mut written = MetricFamily::default();
+    written.set_name(CERTIFICATES.0.to_owned());
+    written.set_help(CERTIFICATES.1.to_owned());
+    written.set_field_type(GAUGE);
+    written.set_metric(snapshot.certificates_end.iter().map(sample).collect());
+    written
+}
+
+fn pair(name: &str, value: &str) -> LabelPair {
+    let mut pair = LabelPair::default();
+    pair.set_name(name.to_owned());
+    pair.set_value(value.to_owned());
+    pair
 }
 
 impl Family {
@@ -276,13 +306,8 @@ impl Family {
     }
 
     fn sample<'a>(&self, values: impl Iterator<Item = &'a str>, value: f64) -> Metric {
-        let pair = |(name, value): (&&str, &str)| {
-            let mut pair = LabelPair::default();
-            pair.set_name((*name).to_owned());
-            pair.set_value(value.to_owned());
-            pair
-        };
-        let mut metric = Metric::from_label(self.read.labels().iter().zip(values).map(pair).collect());
+        let labels = self.read.labels().into_iter().zip(values).map(|(name, value)| pair(name, value));
+        let mut metric = Metric::from_label(labels.collect());
         if self.kind == MetricType::COUNTER {
             let mut counter = Counter::default();
             counter.set_value(value);

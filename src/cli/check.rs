@@ -7,12 +7,16 @@ use std::process::ExitCode;
 use super::ask::{Answer, ask};
 use crate::config::Config;
 use crate::reload::Plan;
+use crate::reload::certificates::Certificates;
 
 pub(super) fn check(file: &Path, against: Option<&str>) -> ExitCode {
     let config = match super::load(file) {
         Ok(config) => config,
         Err(code) => return code,
     };
+    for warning in Certificates::of(&config).warnings {
+        eprintln!("warning: {warning}");
+    }
     let counted =
         [(config.listeners.len(), "listener"), (config.routes.len(), "route"), (config.upstreams.len(), "upstream")];
     let counted = counted.map(|(count, what)| format!("{count} {what}{}", if count == 1 { "" } else { "s" }));

@@ -3,6 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use log::warn;
+
+use super::certificates::Certificates;
 use super::{ReloadError, Running, failed};
 use crate::config::{self, Config};
 use crate::deadline::Deadlines;
@@ -82,7 +85,10 @@ impl Context {
         });
         let admin = admin.transpose()?;
         let known = |name: &str| existing.upstreams.get(name).cloned();
-        let snapshot = Snapshot::build(config, &self.brought, &self.metrics, known).map_err(failed)?;
+        let certificates = Certificates::of(&config);
+        let mut snapshot = Snapshot::build(config, &self.brought, &self.metrics, known).map_err(failed)?;
+        certificates.warnings.iter().for_each(|warning| warn!("{warning}"));
+        snapshot.certificates_end = certificates.ends;
         Ok(Built { snapshot, listeners, admin })
     }
 }

@@ -4,6 +4,7 @@
 //! carried over: sockets, connections, servers and their health, sessions, queues, counters, tickets.
 
 mod build;
+pub(crate) mod certificates;
 mod open;
 mod plan;
 mod retire;

@@ -1,0 +1,124 @@
+//! What is worth knowing of the certificates and keys that a configuration names: until when they are good, and who can
+//! read them.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use humantime::format_rfc3339_seconds;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::config::Config;
+
+/// What was found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Certificates {
+    /// When the first certificate of each file ends, in seconds of Unix time.
+    pub(crate) ends: Vec<(PathBuf, i64)>,
+    /// What is wrong with them, though they can be loaded.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Certificates {
+    /// Looks at every file of a configuration. What can't be read is for whoever loads it to complain about.
+    pub(crate) fn of(config: &Config) -> Self {
+        let tls = config.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+        let shown = tls.flat_map(|tls| &tls.certificates).map(|pair| (Some(&pair.cert), Some(&pair.key)));
+        let upstreams: Vec<_> = config.upstreams.values().filter_map(|upstream| upstream.tls.as_ref()).collect();
+        let to_servers = upstreams.iter().map(|tls| (tls.cert.as_ref(), tls.key.as_ref()));
+        let trusted = upstreams.iter().filter(|tls| tls.verify).map(|tls| (tls.ca.as_ref(), None));
+        let mut found = Self::default();
+        for (cert, key) in shown.chain(to_servers).chain(trusted) {
+            if let Some(cert) = cert.filter(|cert| !found.ends.iter().any(|(known, _)| known == *cert)) {
+                found.certificate(cert, SystemTime::now());
+            }
+            if let Some(key) = key {
+                found.key(key);
+            }
+        }
+        found
+    }
+
+    fn certificate(&mut self, file: &Path, now: SystemTime) {
+        let Ok(pem) = fs::read(file) else { return };
+        let chain = CertificateDer::pem_slice_iter(&pem).map_while(Result::ok);
+        let validity = |der: CertificateDer<'_>| {
+            let (_, certificate) = X509Certificate::from_der(&der).ok()?;
+            let validity = certificate.validity();
+            Some((validity.not_before.timestamp(), validity.not_after.timestamp()))
+        };
+        let Some((begins, ends)) = chain.filter_map(validity).reduce(|one, two| (one.0.max(two.0), one.1.min(two.1)))
+        else {
+            return;
+        };
+        if at(ends) < now {
+            self.warnings.push(format!("{}: expired at {}", file.display(), format_rfc3339_seconds(at(ends))));
+        } else if at(begins) > now {
+            self.warnings.push(format!("{}: not valid before {}", file.display(), format_rfc3339_seconds(at(begins))));
+        }
+        self.ends.push((file.to_owned(), ends));
+    }
+
+    fn key(&mut self, file: &Path) {
+        let Ok(about) = fs::metadata(file) else { return };
+        let warning = format!("{}: every user of this machine can read this key: chmod o-r", file.display());
+        if about.permissions().mode() & 0o004 != 0 && !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
+    }
+}
+
+/// A time of a certificate; those before 1970 are as good as 1970.
+fn at(seconds: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    use super::*;
+
+    #[test]
+    fn certificates_out_of_their_time_and_keys_that_everybody_can_read_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name);
+        let write = |name: &str, years: (i32, i32), mode: u32| {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+            (params.not_before, params.not_after) = (date_time_ymd(years.0, 1, 1), date_time_ymd(years.1, 1, 1));
+            fs::write(file(&format!("{name}.pem")), params.self_signed(&key).unwrap().pem()).unwrap();
+            fs::write(file(&format!("{name}.key")), key.serialize_pem()).unwrap();
+            fs::set_permissions(file(&format!("{name}.key")), fs::Permissions::from_mode(mode)).unwrap();
+        };
+        write("good", (2020, 2090), 0o640);
+        write("old", (2020, 2021), 0o644);
+        write("early", (2089, 2090), 0o600);
+        let entries = ["good", "old", "early", "missing"].map(|name| {
+            format!(
+                "{{ cert: {0}, key: {1} }}",
+                file(&format!("{name}.pem")).display(),
+                file(&format!("{name}.key")).display()
+            )
+        });
+        let yaml = format!(
+            "listeners: [{{ address: '127.0.0.1:1', tls: {{ certificates: [{}] }} }}]\nroutes: [{{ respond: {{}} }}]\n",
+            entries.join(", ")
+        );
+        let found = Certificates::of(&Config::read("test", &yaml, &|_| None).unwrap().config);
+        let told = |name: &str, what: &str| format!("{}: {what}", file(name).display());
+        assert_eq!(
+            found.warnings,
+            [
+                told("old.pem", "expired at 2021-01-01T00:00:00Z"),
+                told("old.key", "every user of this machine can read this key: chmod o-r"),
+                told("early.pem", "not valid before 2089-01-01T00:00:00Z"),
+            ]
+        );
+        assert_eq!(found.ends.len(), 3);
+        assert_eq!(found.ends[1], (file("old.pem"), 1_609_459_200));
+    }
+}
