@@ -172,11 +172,12 @@ impl Exchange {
         this
     }
 
-    /// Begins with a connection that does not speak HTTP.
-    pub(crate) fn begin_raw(core: &Core, info: &Arc<Info>, upstream: &Arc<Upstream>) -> Box<Self> {
+    /// Begins with a connection that does not speak HTTP, and goes to the upstream of this name. Where a reload has taken
+    /// that away meanwhile there is nowhere to go.
+    pub(crate) fn begin_raw(core: &Core, info: &Arc<Info>, upstream: &str) -> Box<Self> {
         let mut this = Box::new(Self::new(Form::Raw, core, info));
         this.ties = Some(Ties::silent(info.peer.ip()));
-        this.upstream = Some(Arc::clone(upstream));
+        this.upstream = this.snapshot.upstreams.get(upstream).cloned();
         this
     }
 

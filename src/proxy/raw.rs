@@ -12,12 +12,10 @@ use crate::tunnel::Listening;
 
 /// Serves a raw connection in a task of its own.
 pub(super) fn serve(core: &Arc<Core>, connection: Connection, upstream: Option<&str>) {
-    let upstream = upstream.and_then(|name| core.snapshot.load().upstreams.get(name).cloned());
-    if let Some(upstream) = upstream {
-        let exchange = Exchange::begin_raw(core, &connection.info, &upstream);
-        let opening = open(Arc::clone(core), exchange, connection);
-        tokio::spawn(core.metrics.contain(Serving::new(opening)));
-    }
+    let Some(upstream) = upstream else { return };
+    let exchange = Exchange::begin_raw(core, &connection.info, upstream);
+    let opening = open(Arc::clone(core), exchange, connection);
+    tokio::spawn(core.metrics.contain(Serving::new(opening)));
 }
 
 async fn open(core: Arc<Core>, mut exchange: Box<Exchange>, client: Connection) -> Option<Tunnel> {

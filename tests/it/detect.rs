@@ -11,7 +11,7 @@ use crate::support::client::tcp;
 use crate::support::http2::Http2;
 use crate::support::server::greet;
 use crate::support::tls::Authority;
-use crate::support::{Client, Echo, Gateway, Scripted, eventually};
+use crate::support::{Client, Echo, Gateway, Scripted, Setup, eventually};
 
 const POLICY_REQUEST: &[u8] = b"<policy-file-request/>\0";
 const POLICY: &[u8] = b"<allow-access-from domain=\"*\" to-ports=\"*\"/></cross-domain-policy>\0";
@@ -338,4 +338,20 @@ async fn many_silent_clients_do_not_hold_up_those_who_speak() {
         gateway.metric("sockgate_detected_total{listener=\"all\",protocol=\"gone\"}").await == 200.0
     })
     .await;
+}
+
+/// Detection takes its time; what it decides on may be gone by then.
+#[tokio::test]
+async fn a_raw_connection_whose_upstream_is_gone_has_its_line() {
+    let web = Echo::start("web").await;
+    let before = Setup::before(&[web.address()]).listener("detect: { tcp: raw, inspect_delay: 2s }");
+    let raw = format!("upstreams:\n  raw: {{ kind: tcp, servers: [\"{}\"] }}\n", web.address());
+    let mut gateway = Gateway::start(&before.yaml().replace("upstreams:\n", &raw)).await;
+    let mut client = gateway.client().await;
+    eventually("it is accepted", async || gateway.metric("sockgate_connections_open{listener=\"web\"}").await == 1.0)
+        .await;
+    let after = Setup::before(&[web.address()]).listener("detect: { inspect_delay: 2s }");
+    assert_eq!(gateway.reload(&after.yaml()).await.status, 200);
+    gateway.access_line(&["protocol=TCP", "closed_by=no_route"]).await;
+    let _ = client.ending().await;
 }
