@@ -11,6 +11,7 @@ use super::open::Open;
 use crate::config::{Config, Orphans};
 use crate::roster::Origin;
 use crate::router;
+use crate::upstream::config::ServerConfig;
 
 /// What a reload would do, or has done.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -23,6 +24,9 @@ pub struct Plan {
     pub sessions: Fates,
     /// Settings that take effect only when the gateway is started anew or upgraded.
     pub at_next_start: Vec<String>,
+    /// What is hardly meant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// One thing that is different.
@@ -286,6 +290,7 @@ impl Plan {
                 let keys = after.get(server).map(|other| different_keys(said, other)).unwrap_or_default();
                 what.push(format!("server {server}: {}", keys.join(", ")));
             }
+            self.warnings.extend(shifted(name, &before, &after));
             if !what.is_empty() {
                 self.changes.push(Change { what, ..change });
             }
@@ -337,6 +342,21 @@ impl Fates {
     }
 }
 
+/// A warning where servers have changed their names among each other, as they do in a file that counts them (`n0`, `n1`)
+/// when the first one leaves: another address under a name is another server, so sessions are lost that needn't be.
+fn shifted(upstream: &str, before: &Servers<'_>, after: &Servers<'_>) -> Option<String> {
+    let names: HashMap<_, _> = before.iter().map(|(name, said)| (&said.address, name)).collect();
+    let other = |(name, said): &(&String, &&ServerConfig)| {
+        let earlier = names.get(&said.address).filter(|&&earlier| earlier != *name);
+        earlier.filter(|_| before.contains_key(*name)).map(|&earlier| (said.address.to_string(), earlier.clone()))
+    };
+    let (first, (address, earlier)) = after.iter().find_map(|entry| Some((entry.0, other(&entry)?)))?;
+    Some(format!(
+        "upstream {upstream}: {address} was server {earlier} and is now {first}: a server is known by its name, so the \
+         sessions of both are lost; name servers after what they are, not after their place in the list"
+    ))
+}
+
 /// The first route of each name, and how many there are of it.
 fn by_name<'a>(routes: &'a [(String, &'a router::Config)]) -> HashMap<&'a str, (&'a router::Config, usize)> {
     let mut named = HashMap::with_capacity(routes.len());
@@ -346,8 +366,10 @@ fn by_name<'a>(routes: &'a [(String, &'a router::Config)]) -> HashMap<&'a str, (
     named
 }
 
+type Servers<'a> = BTreeMap<String, &'a ServerConfig>;
+
 /// The servers of an upstream by name.
-fn servers(said: &crate::upstream::Config) -> BTreeMap<String, &crate::upstream::config::ServerConfig> {
+fn servers(said: &crate::upstream::Config) -> Servers<'_> {
     said.servers.iter().map(|server| (server.name(), server)).collect()
 }
 
@@ -417,10 +439,10 @@ impl fmt::Display for Plan {
         for (what, Fates { kept, drained, closed }) in [("sockets", self.sockets), ("sessions", self.sessions)] {
             writeln!(f, "{what}: {kept} kept, {drained} drained, {closed} closed")?;
         }
-        match &self.at_next_start[..] {
-            [] => Ok(()),
-            keys => writeln!(f, "only at the next start: {}", keys.join("; ")),
+        if !self.at_next_start.is_empty() {
+            writeln!(f, "only at the next start: {}", self.at_next_start.join("; "))?;
         }
+        self.warnings.iter().try_for_each(|warning| writeln!(f, "warning: {warning}"))
     }
 }
 
@@ -515,6 +537,29 @@ mod tests {
         assert_eq!((plan.sockets.kept, plan.sessions.kept), (1, 2));
         let what = "upstream a changed: servers, in whose place the 3 serve that discovery finds\n";
         assert!(plan.to_string().contains(what), "{plan}");
+    }
+
+    #[test]
+    fn servers_that_are_named_by_their_place_are_warned_of_when_the_first_one_leaves() {
+        let said = |servers: &[(&str, u16)]| {
+            let servers: Vec<_> =
+                servers.iter().map(|(name, port)| format!("{{ name: {name}, address: '127.0.0.1:{port}' }}")).collect();
+            config(&format!(
+                "listeners: [{{ address: '127.0.0.1:8080' }}]\nroutes: [{{ upstream: a }}]\n\
+                 upstreams: {{ a: {{ servers: [{}] }} }}\n",
+                servers.join(", ")
+            ))
+        };
+        let before = said(&[("n0", 1), ("n1", 2), ("n2", 3)]);
+        let plan = |after: &[(&str, u16)]| Plan::between(&before, &said(after), &Open::default());
+        let first_left = plan(&[("n0", 2), ("n1", 3)]);
+        let warning = "warning: upstream a: 127.0.0.1:2 was server n1 and is now n0: ";
+        assert!(first_left.to_string().contains(warning), "{first_left}");
+        for unmoved in [&[("n0", 1), ("n1", 2)][..], &[("n1", 2), ("n2", 3)], &[("n0", 9), ("n1", 2), ("n2", 3)]] {
+            assert!(plan(unmoved).warnings.is_empty(), "{}", plan(unmoved));
+        }
+        let renamed = plan(&[("a", 1), ("b", 2), ("c", 3)]);
+        assert!(renamed.warnings.is_empty(), "these names are new, and nobody's: {renamed}");
     }
 
     /// So many that to compare each with each would take minutes.
