@@ -81,6 +81,16 @@ impl Default for CookieConfig {
     }
 }
 
+impl CookieConfig {
+    /// The name of the cookie for the upstream of this name.
+    pub fn name_for(&self, upstream: &str) -> String {
+        self.name.clone().unwrap_or_else(|| {
+            let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '.') { c } else { '_' };
+            format!("sockgate_{}", upstream.chars().map(plain).collect::<String>())
+        })
+    }
+}
+
 /// `SameSite` of a cookie (RFC 6265bis 4.1.2.7).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -22,10 +22,7 @@ pub struct CookieAffinity {
 impl CookieAffinity {
     /// The cookie of the upstream of this name.
     pub fn new(config: &CookieConfig, upstream: &str) -> Self {
-        let name = config.name.clone().unwrap_or_else(|| {
-            let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '.') { c } else { '_' };
-            format!("sockgate_{}", upstream.chars().map(plain).collect::<String>())
-        });
+        let name = config.name_for(upstream);
         let mut attributes = format!("; Path={}", config.path);
         if let Some(age) = config.max_age {
             let _ = write!(attributes, "; Max-Age={}", age.as_secs());

@@ -46,6 +46,7 @@ pub(super) fn check(config: &Config, root: &Node) -> Report {
     for (spot, (name, upstream)) in upstreams.each_key(&config.upstreams) {
         upstreams::check(name, upstream, &spot, &mut report);
     }
+    upstreams::cookies(&config.upstreams, &upstreams, &mut report);
     unused_upstreams(config, &upstreams, &mut report);
     flash_policy(config, &root.key("flash_policy"), &mut report);
     limits(config, &root, &mut report);

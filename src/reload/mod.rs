@@ -399,3 +399,6 @@ fn tell_files(plan: &mut Plan, running: &Running, before: &Snapshot, built: &Bui
     }
     plan.files_changed(&changed, "certificates");
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,6 +46,22 @@ pub(super) fn check(name: &str, upstream: &Config, spot: &Spot<'_>, report: &mut
     }
 }
 
+/// Browsers keep one cookie of a name: two upstreams would take each other's for their own.
+pub(super) fn cookies(upstreams: &BTreeMap<String, Config>, spot: &Spot<'_>, report: &mut Report) {
+    let mut known: BTreeMap<String, &str> = BTreeMap::new();
+    for (spot, (upstream, said)) in spot.each_key(upstreams) {
+        let Some(cookie) = &said.affinity.cookie else { continue };
+        let name = cookie.name_for(upstream);
+        match known.get(&name) {
+            Some(other) => report.fault(
+                &spot.key("affinity").key("cookie").key("name"),
+                format!("`{name}` is the cookie of upstream `{other}` already: names have to differ"),
+            ),
+            None => drop(known.insert(name, upstream)),
+        }
+    }
+}
+
 fn servers(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
     if spot.is_intact() && upstream.servers.is_empty() {
         report.fault(spot, "found an empty list, expected at least one server");
@@ -185,15 +201,19 @@ fn tls(upstream: &Config, tls: &Tls, spot: &Spot<'_>, report: &mut Report) {
         report.some_path(&spot.key(key), path.as_deref());
     }
     if let Some(name) = &tls.server_name {
-        report.well_formed(&spot.key("server_name"), words::plain_host(&name.to_ascii_lowercase()));
+        report.well_formed(&spot.key("server_name"), words::server_name(name));
     }
-    let unix = |address: &ServerAddress| matches!(address, ServerAddress::Unix(_));
-    let nameless = upstream.servers.iter().any(|server| unix(&server.address));
-    if tls.verify && nameless && !spot.key("server_name").is_given() {
-        report.fault(
-            &spot.as_str(),
-            "expected the key `server_name`: a Unix socket has no name that a certificate could be verified against",
-        );
+    let nameless = |address: &ServerAddress| match address {
+        ServerAddress::Unix(_) => Some("a Unix socket has no name that a certificate could be asked for by".to_owned()),
+        ServerAddress::Name(host, _) if words::server_name(host).is_err() => {
+            Some(format!("no certificate can be asked for by the name `{host}`"))
+        }
+        ServerAddress::Name(..) | ServerAddress::Inet(_) => None,
+    };
+    if !spot.key("server_name").is_given()
+        && let Some(what) = upstream.servers.iter().find_map(|server| nameless(&server.address))
+    {
+        report.fault(&spot.as_str(), format!("expected the key `server_name`: {what}"));
     }
     if !tls.verify && tls.ca.is_some() {
         report.warn(&spot.key("ca").as_str(), "nothing is verified against it: `verify` is false");

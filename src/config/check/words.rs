@@ -3,6 +3,8 @@
 
 use std::net::Ipv6Addr;
 
+use rustls_pki_types::ServerName;
+
 use crate::config::shape::{quoted, short};
 use crate::http::origin::is_origin;
 use crate::request::is_token;
@@ -17,6 +19,15 @@ pub(super) fn host_pattern(text: &str) -> Result<(), String> {
 /// A host name or an address, lower case, without a port.
 pub(super) fn plain_host(text: &str) -> Result<(), String> {
     host(text, text, "such as example.com")
+}
+
+/// A name that can be asked for in TLS: of a host, or an address.
+pub(super) fn server_name(text: &str) -> Result<(), String> {
+    if ServerName::try_from(text).is_ok() {
+        return Ok(());
+    }
+    plain_host(&text.to_ascii_lowercase())?;
+    Err(format!("found {}, expected a host such as example.com, or an IP address", quoted(text)))
 }
 
 fn host(name: &str, found: &str, forms: &str) -> Result<(), String> {

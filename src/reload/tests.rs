@@ -1,0 +1,97 @@
+//! What `check` calls good can be built: only what the system alone knows may still be wrong.
+
+use std::collections::HashSet;
+use std::fs;
+
+use rcgen::{CertificateParams, KeyPair};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::snapshot::Extensions;
+
+/// Keys whose values name what only the system knows.
+const OF_THE_SYSTEM: [&str; 5] = ["address", "cert", "key", "ca", "file"];
+
+/// The configuration with every key, on ports of the kernel's choice and with certificates that there are.
+fn everything(folder: &Path) -> Value {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/full.yaml")).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["a.test".to_owned()]).unwrap().self_signed(&key).unwrap();
+    fs::write(folder.join("cert.pem"), certificate.pem()).unwrap();
+    fs::write(folder.join("key.pem"), key.serialize_pem()).unwrap();
+    let mut all = serde_json::to_value(Config::read("full", &text, &|_| None).unwrap().config).unwrap();
+    for (place, listener) in all["listeners"].as_array_mut().unwrap().iter_mut().enumerate() {
+        listener["address"] = json!("127.0.0.1:0");
+        listener["name"] = json!(format!("l{place}"));
+        if listener["tls"].is_object() {
+            listener["tls"]["certificates"] =
+                json!([{ "cert": folder.join("cert.pem"), "key": folder.join("key.pem") }]);
+        }
+    }
+    all["routes"][0]["match"]["listener"] = json!(["l0"]);
+    all["admin"]["address"] = json!("127.0.0.1:0");
+    // The authorities of the system take their time to load.
+    all["upstreams"]["socket_io"]["tls"]["verify"] = json!(false);
+    all
+}
+
+/// The places of all values that have no parts.
+fn leaves(value: &Value, place: &str, found: &mut Vec<String>) {
+    let at = |key: &str| format!("{place}/{}", key.replace('~', "~0").replace('/', "~1"));
+    match value {
+        Value::Object(parts) => parts.iter().for_each(|(key, part)| leaves(part, &at(key), found)),
+        Value::Array(parts) if !parts.is_empty() => {
+            parts.iter().enumerate().for_each(|(index, part)| leaves(part, &at(&index.to_string()), found));
+        }
+        _ => found.push(place.to_owned()),
+    }
+}
+
+/// Values that somebody may write in the place of another one.
+fn others(value: &Value) -> Vec<Value> {
+    let texts = ["", "0", "0s", "1ns", "1000000000d", "*", "/", "é", "0-0"];
+    match value {
+        Value::Bool(is) => vec![json!(!is)],
+        Value::Number(_) => [0, 1, 65_536, u64::MAX].map(|number| json!(number)).into(),
+        Value::String(_) => texts.map(|text| json!(text)).into(),
+        Value::Null => texts.map(|text| json!(text)).into_iter().chain([json!({}), json!([]), json!(0)]).collect(),
+        _ => vec![json!([""]), json!([0]), json!(["a"]), json!({ "a": "b" })],
+    }
+}
+
+fn build(config: Config) -> Result<(), ReloadError> {
+    let (metrics, (sockets, _)) = (Metrics::new().unwrap(), Sockets::from_env());
+    Reloader::first(config, None, Extensions::default(), &metrics, &sockets).map(drop)
+}
+
+#[tokio::test]
+async fn whatever_check_accepts_can_be_built() {
+    let folder = tempfile::tempdir().unwrap();
+    let all = everything(folder.path());
+    let mut places = Vec::new();
+    leaves(&all, "", &mut places);
+    // Of what there are several of, one stands for all.
+    let mut kinds = HashSet::new();
+    places
+        .retain(|place| kinds.insert(place.split('/').filter(|key| key.parse::<usize>().is_err()).collect::<String>()));
+    assert!(places.len() > 150, "{}", places.len());
+    let (mut accepted, mut refused, mut faults) = (0, 0, Vec::new());
+    for place in places {
+        let system = place.rsplit('/').next().is_some_and(|key| OF_THE_SYSTEM.contains(&key));
+        for other in others(all.pointer(&place).unwrap()).into_iter().filter(|_| !system) {
+            let mut changed = all.clone();
+            *changed.pointer_mut(&place).unwrap() = other.clone();
+            let text = serde_yaml::to_string(&changed).unwrap();
+            let Ok(Loaded { config, .. }) = Config::read("test", &text, &|_| None) else {
+                refused += 1;
+                continue;
+            };
+            accepted += 1;
+            if let Err(fault) = build(config) {
+                faults.push(format!("{place}: {other}: {fault}"));
+            }
+        }
+    }
+    assert!(accepted > 300 && refused > 300, "{accepted} accepted, {refused} refused");
+    assert!(faults.is_empty(), "check accepts what can't be built:\n{}", faults.join("\n"));
+}
