@@ -167,6 +167,7 @@ const FAMILIES: [Family; 22] = [
             vec![
                 ("learned", totals.learned),
                 ("rescued", totals.rescued),
+                ("inherited", totals.inherited),
                 ("moved", totals.moved),
                 ("refused", totals.refused),
                 ("found", totals.found),

@@ -3,6 +3,7 @@
 mod builder;
 mod manager;
 mod run;
+mod sessions;
 mod signals;
 mod stop;
 mod upgrade;

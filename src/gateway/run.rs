@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use log::{debug, info};
+use log::{debug, info, warn};
 use pingora::server::{ListenFds, RunArgs, ShutdownWatch};
 use pingora::services::Service;
 use tokio::signal::unix::Signal;
@@ -12,8 +12,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::signals::Signals;
 use super::stop::Stopper;
-use super::upgrade::Upgrade;
-use super::{Gateway, manager, upgrade};
+use super::upgrade::{Predecessor, Upgrade};
+use super::{Gateway, manager};
 use crate::access_log::AccessLog;
 use crate::admin::Admin;
 use crate::listener::{Application, Listener};
@@ -59,6 +59,17 @@ struct Traffic {
     threads: usize,
 }
 
+impl Traffic {
+    /// Takes over from the process before.
+    async fn relieve(&self, predecessor: UnixStream) {
+        let snapshot = self.reloader.core().snapshot.load_full();
+        match Predecessor::meet(predecessor, &snapshot).await {
+            Ok(predecessor) => predecessor.relieve(&snapshot).await,
+            Err(error) => warn!("the process before can't be told that this one has taken over: {error}"),
+        }
+    }
+}
+
 #[async_trait]
 impl Service for Traffic {
     async fn start_service(&mut self, _fds: Option<ListenFds>, shutdown: ShutdownWatch, _listeners_per_fd: usize) {
@@ -71,7 +82,7 @@ impl Service for Traffic {
         }
         // Clients that come before the listeners run wait in their queues.
         match self.predecessor.take() {
-            Some(predecessor) => upgrade::say_ready(predecessor),
+            Some(predecessor) => self.relieve(predecessor).await,
             None => manager::ready(),
         }
         if let Some(listeners) = self.listeners.take() {

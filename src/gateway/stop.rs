@@ -104,7 +104,7 @@ impl Stopper {
     async fn hand_over(&self) -> bool {
         info!("upgrade: starting a new process");
         manager::reloading();
-        match self.upgrade.hand_over().await {
+        match self.upgrade.hand_over(&self.core().snapshot.load_full()).await {
             Ok(process) => {
                 info!("upgrade: process {process} has taken over");
                 manager::handed_over(process);

@@ -13,11 +13,13 @@ use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
 use log::warn;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use super::sessions;
 use crate::listener::inherit::{Handover, LISTENERS, Sockets};
+use crate::snapshot::Snapshot;
 
 /// How the next process is started.
 pub(super) struct Upgrade {
@@ -46,13 +48,16 @@ impl Upgrade {
     ///
     /// # Errors
     /// Why it has not. It is no more, then; dropped before its end, this ends the new process, too.
-    pub(super) async fn hand_over(&self) -> Result<u32, String> {
+    pub(super) async fn hand_over(&self, snapshot: &Snapshot) -> Result<u32, String> {
         let (child, mut word, sockets) = self.start().map_err(|error| format!("it can't be started: {error}"))?;
         let mut starting = Starting(Some(child));
+        // What it can't be told, it finds out.
+        let _ = word.write_all(&sessions::secrets(snapshot)).await;
         let mut said = [0; READY.len()];
         match timeout(PATIENCE, word.read_exact(&mut said)).await {
             Ok(Ok(_)) if said == READY => {
                 sockets.done();
+                sessions::send(&mut word, snapshot).await;
                 Ok(starting.succeed())
             }
             Ok(Ok(_)) => Err("it does not say that it is ready, but something else".to_owned()),
@@ -90,10 +95,25 @@ impl Upgrade {
     }
 }
 
-/// Tells the process before that this one has taken over.
-pub(super) fn say_ready(mut predecessor: StdUnixStream) {
-    if let Err(error) = io::Write::write_all(&mut predecessor, READY) {
-        warn!("the process before can't be told that this one has taken over: {error}");
+/// The stream to the process before.
+pub(super) struct Predecessor(BufReader<UnixStream>);
+
+impl Predecessor {
+    /// To be called within a runtime; takes over what sessions are called, before there is any.
+    pub(super) async fn meet(stream: StdUnixStream, snapshot: &Snapshot) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        let mut this = Self(BufReader::new(UnixStream::from_std(stream)?));
+        sessions::take_secrets(&mut this.0, snapshot).await;
+        Ok(this)
+    }
+
+    /// Tells it that this process has taken over, and takes its sessions.
+    pub(super) async fn relieve(mut self, snapshot: &Snapshot) {
+        if let Err(error) = self.0.get_mut().write_all(READY).await {
+            warn!("the process before can't be told that this one has taken over: {error}");
+            return;
+        }
+        sessions::receive(&mut self.0, snapshot).await;
     }
 }
 

@@ -6,9 +6,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
+#[expect(deprecated, reason = "the only hasher of the standard library whose key can be chosen")]
+use std::hash::SipHasher;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicU8, AtomicUsize};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +23,8 @@ use super::upgrades::{Recent, Upgrades};
 
 /// Session → server, for one upstream. It outlives reloads.
 pub struct SessionTable {
-    secret: RandomState,
+    /// What makes the hashes; the process that takes over has the same.
+    secret: [AtomicU64; 2],
     shards: Box<[Shard<Part>]>,
     homes: Mutex<HashMap<u64, Arc<Home>>>,
     clock: Clock,
@@ -96,6 +99,40 @@ pub struct Upgrade {
     pub after: Option<Duration>,
 }
 
+/// A session on its way to the process that takes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moving {
+    key: Key,
+    server: u64,
+    life: u16,
+    marks: u8,
+}
+
+impl Moving {
+    /// How long the bytes of one are.
+    pub const LENGTH: usize = 27;
+
+    /// As bytes.
+    pub fn to_bytes(self) -> [u8; Self::LENGTH] {
+        let mut bytes = [0; Self::LENGTH];
+        let [first, second] = self.key.0;
+        for (at, number) in [first, second, self.server].into_iter().enumerate() {
+            bytes[8 * at..8 * at + 8].copy_from_slice(&number.to_le_bytes());
+        }
+        bytes[24..26].copy_from_slice(&self.life.to_le_bytes());
+        bytes[26] = self.marks;
+        bytes
+    }
+
+    /// What such bytes say.
+    pub fn from_bytes(bytes: &[u8; Self::LENGTH]) -> Self {
+        let number =
+            |at: usize| bytes[8 * at..8 * at + 8].iter().rev().fold(0, |sum, &byte| sum << 8 | u64::from(byte));
+        let life = u16::from_le_bytes([bytes[24], bytes[25]]);
+        Self { key: Key([number(0), number(1)]), server: number(2), life, marks: bytes[26] }
+    }
+}
+
 /// Keeps a session from expiring while one of its tunnels is open; dropped with the tunnel.
 #[derive(Debug)]
 pub struct Held {
@@ -118,7 +155,7 @@ impl SessionTable {
     /// An empty table for at most `max` sessions, whose clock stands still until [`Self::run`] is polled.
     pub fn new(max: usize) -> Arc<Self> {
         Arc::new(Self {
-            secret: RandomState::new(),
+            secret: rand::random::<[u64; 2]>().map(AtomicU64::new),
             shards: Shard::several(SHARDS),
             homes: Mutex::default(),
             clock: Clock::new(),
@@ -138,12 +175,62 @@ impl SessionTable {
     /// What the table calls the session with this id.
     pub fn key(&self, sid: &str) -> Key {
         // One secret and two prefixes: SipHash makes two unrelated halves of them, as any keyed pseudorandom function.
+        let [first, second] = self.secret();
         Key([0, 1].map(|half| {
-            let mut hasher = self.secret.build_hasher();
+            #[expect(deprecated, reason = "the only hasher of the standard library whose key can be chosen")]
+            let mut hasher = SipHasher::new_with_keys(first, second);
             hasher.write_u8(half);
             hasher.write(sid.as_bytes());
             hasher.finish()
         }))
+    }
+
+    /// What the hashes are made with: who has it can tell a session by its id.
+    pub fn secret(&self) -> [u64; 2] {
+        [0, 1].map(|half: usize| self.secret[half].load(Relaxed))
+    }
+
+    /// Makes hashes with the secret of another table from now on; to be called before there is any.
+    pub fn share_secret(&self, secret: [u64; 2]) {
+        (0..2).for_each(|half| self.secret[half].store(secret[half], Relaxed));
+    }
+
+    /// The sessions that go on with the process that takes over: those that live, and are not on a WebSocket, which stays.
+    pub fn moving(&self) -> Vec<Moving> {
+        let now = self.clock.now();
+        let mut moving = Vec::with_capacity(self.len());
+        for shard in &self.shards {
+            let shard = shard.lock();
+            let goes = |entry: &Entry| entry.is_live(now) && entry.marks & Mark::Upgraded as u8 == 0;
+            moving.extend(shard.sessions.iter().filter(|(_, entry)| goes(entry)).map(|(key, entry)| Moving {
+                key: *key,
+                server: entry.home.server(),
+                life: entry.life,
+                marks: entry.marks,
+            }));
+        }
+        moving
+    }
+
+    /// Takes in a session of the process before. False if it is known already, or there is no room.
+    pub fn take_in(&self, moving: &Moving) -> bool {
+        let now = self.clock.now();
+        let mut shard = self.shard(moving.key);
+        if shard.sessions.contains_key(&moving.key) || !self.make_room(&mut shard, now) {
+            return false;
+        }
+        let home = self.home(moving.server);
+        home.open();
+        let mut entry = Entry::new(home, moving.life, How::Handshake, self.clock.milliseconds() as u32);
+        entry.marks = moving.marks & (Mark::Offered as u8 | Mark::Leaving as u8 | GUESSED | UNUSED);
+        entry.renew(now);
+        if entry.marks & UNUSED != 0 {
+            shard.unused.push_back(moving.key);
+            self.unused.fetch_add(1, Relaxed);
+        }
+        shard.sessions.insert(moving.key, entry);
+        shard.totals.inherited += 1;
+        true
     }
 
     /// The home that stands for a server. Its totals last for as long as somebody keeps it or a session lives there.

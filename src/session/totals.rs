@@ -61,6 +61,8 @@ pub struct Totals {
     pub learned: u64,
     /// Sessions learned by rescue.
     pub rescued: u64,
+    /// Sessions that the process before has handed over.
+    pub inherited: u64,
     /// Sessions that were learned again on another server.
     pub moved: u64,
     /// Sessions that were not learned because the table was full.
@@ -85,6 +87,7 @@ impl Totals {
     pub(super) fn plus(mut self, other: &Self) -> Self {
         self.learned += other.learned;
         self.rescued += other.rescued;
+        self.inherited += other.inherited;
         self.moved += other.moved;
         self.refused += other.refused;
         self.found += other.found;

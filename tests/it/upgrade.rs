@@ -111,7 +111,10 @@ async fn polling_sessions_go_on_with_the_new_process_and_are_not_told_goodbye() 
     eventually("the poll is open", async || cluster.counted("polls_open").await == 1).await;
     gateway.upgrade().await;
     between.redirect(&here);
-    assert_eq!(between.who().await, homes, "the new process has found its server");
+    assert_eq!(between.who().await, homes, "the new process knows its server");
+    let counted = async |name: &str| gateway.metric(&format!("sockgate_session_{name}")).await;
+    assert!(counted("events_total{upstream=\"app\",event=\"inherited\"}").await >= 3.0);
+    assert_eq!(counted("questions_total{upstream=\"app\"}").await, 0.0, "and nobody had to be asked");
     speaker.redirect(&here);
     speaker.emit(1, json!(["broadcast", "hear me"])).await;
     let (mut waiting, answer) = within("the poll is answered", poll).await.unwrap();
