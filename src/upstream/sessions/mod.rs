@@ -152,12 +152,12 @@ impl Upstream {
             waited = since.elapsed();
         }
         let remembered = || if first { sessions.was_on(key) } else { None };
-        let mut back = Return::Gone;
-        for id in was_on.into_iter().chain(std::iter::once_with(remembered).flatten()) {
-            back = self.welcome_back(id, tried);
-            if !matches!(back, Return::Gone) {
-                break;
-            }
+        // What a cookie says is this client's own wish, which a crowd behind its address does not spoil.
+        let mut back = was_on.map_or(Return::Gone, |id| self.welcome_back(id, tried, false));
+        if let Return::Gone = back
+            && let Some(id) = remembered()
+        {
+            back = self.welcome_back(id, tried, true);
         }
         let mut lease = match back {
             Return::Placed(lease) => {
@@ -225,13 +225,14 @@ impl Upstream {
         }
     }
 
-    fn welcome_back(self: &Arc<Self>, id: ServerId, tried: &Tried) -> Return {
+    fn welcome_back(self: &Arc<Self>, id: ServerId, tried: &Tried, bounded: bool) -> Return {
         let members = self.members.load();
         let candidates = Candidates::new(&members.servers, tried, Tier::Healthy, Work::Session, self.terms);
         let Some(position) = members.position(id).filter(|&position| candidates.has_place(position)) else {
             return Return::Gone;
         };
-        if candidates.bound(FEW_RETURNING).is_some_and(|bound| !candidates.is_within(&bound, position)) {
+        let bound = if bounded { candidates.bound(FEW_RETURNING) } else { None };
+        if bound.is_some_and(|bound| !candidates.is_within(&bound, position)) {
             return Return::OverBound;
         }
         let server = &members.servers[position];

@@ -193,10 +193,30 @@ fn whoever_would_come_back_to_a_server_with_its_share_is_placed_elsewhere() {
     for number in 0..20 {
         table.learn(table.key(&number.to_string()), full.home().unwrap(), LIFE, How::Rescue);
     }
-    let lease = at_once(upstream.pick_new(&client(1), Some(full.id()), &mut Tried::default())).unwrap();
+    upstream.saw(&client(1), &full);
+    let lease = at_once(upstream.pick_new(&client(1), None, &mut Tried::default())).unwrap();
     assert_ne!(lease.server().id(), full.id());
     learn(&upstream, &lease, &client(1), "new");
     assert_eq!(upstream.placements(), Placements { balance: 0, returning: 0, spilled: 1 });
+}
+
+#[test]
+fn a_cookie_leads_back_to_a_server_that_has_its_share_unless_it_is_down_or_drains() {
+    let upstream = pool(&[1; 4], json!({ "balance": "round_robin" }));
+    let full = upstream.servers()[2].clone();
+    let table = upstream.sessions().unwrap();
+    for number in 0..200 {
+        table.learn(table.key(&number.to_string()), full.home().unwrap(), LIFE, How::Rescue);
+    }
+    let back = || at_once(upstream.pick_new(&client(1), Some(full.id()), &mut Tried::default())).unwrap().server().id();
+    for _ in 0..200 {
+        assert_eq!(back(), full.id());
+    }
+    upstream.set_draining(&full, true);
+    assert_ne!(back(), full.id());
+    upstream.set_draining(&full, false);
+    full.set_health(Health::Down);
+    assert_ne!(back(), full.id());
 }
 
 #[test]
