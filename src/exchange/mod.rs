@@ -38,12 +38,12 @@ use crate::listener::Info;
 use crate::request::Headers;
 use crate::roster::{Leave, Origin, Why};
 use crate::router::{Action, Decision, Route};
-use crate::session::{Cause, Mark};
+use crate::session::{Cause, Mark, Question};
 use crate::snapshot::Snapshot;
 use crate::transport::cause::is_refusal;
 use crate::transport::shortage::is_shortage;
 use crate::upstream::config::HostHeader;
-use crate::upstream::{Lease, PickError, Server, ServerId, Tried, Upstream};
+use crate::upstream::{Fields, Lease, PickError, Server, ServerId, Tried, Upstream};
 use learn::Learner;
 use place::Ties;
 use tail::Tail;
@@ -251,6 +251,11 @@ impl Exchange {
             }
         }
         self.say_who_asks(head);
+        // Nobody comes in any more, and a session has to come again. After a hand-over it does, to the next process.
+        let opens = self.ties.as_ref().is_some_and(Ties::opens);
+        if opens && core.ending.is_leaving() && !core.ending.is_handed_over() {
+            return Err(Refusal::Stopping);
+        }
         let lost = self.upstream.is_none() && matches!(route.action, Action::Upstream(_));
         self.route = Some(route);
         if lost { Err(Refusal::NoRoute) } else { Ok(()) }
@@ -261,12 +266,18 @@ impl Exchange {
         if self.ties.as_mut().and_then(Ties::questions).is_none() {
             return;
         }
-        let host = self.host(head).map(|host| (Box::from("host"), host.to_vec()));
-        let mut fields: Vec<_> = host.into_iter().collect();
-        self.to_server(head).add(|name, value| fields.push((name.into(), value.to_vec())));
+        let fields = self.own_fields(head);
         if let Some(questions) = self.ties.as_mut().and_then(Ties::questions) {
             questions.fields = fields;
         }
+    }
+
+    /// What a request of the gateway's own says of the client that it is made for.
+    fn own_fields(&self, head: &RequestHead<'_>) -> Fields {
+        let host = self.host(head).map(|host| (Box::from("host"), host.to_vec()));
+        let mut fields: Fields = host.into_iter().collect();
+        self.to_server(head).add(|name, value| fields.push((name.into(), value.to_vec())));
+        fields
     }
 
     /// The route that matched; `None` where none did, or nobody was asked.
@@ -489,7 +500,8 @@ impl Exchange {
     /// no answer.
     pub(crate) fn answered(&mut self, status: u16, headers: Headers<'_>) -> Result<&HeaderEdits, Refusal> {
         self.first_byte.get_or_insert_with(Instant::now);
-        // Before the client has the answer, since the next poll follows it at once.
+        // An answer that has begun can't be taken back. Before the client has it, since the next poll follows it at once.
+        self.endable = false;
         self.leave_next_time();
         self.server_status = Some(status);
         if status == 101 && self.form != Form::Upgrade {
@@ -559,9 +571,20 @@ impl Exchange {
         let found = self.ties.as_ref().and_then(|ties| ties.session.as_ref()?.found);
         if let (Some(upstream), Some(found)) = (&self.upstream, found.filter(|found| found.is(Mark::Leaving))) {
             let server = upstream.server(ServerId::from_bits(found.server));
-            let drains = server.is_none_or(|server| server.is_draining());
+            let drains = server.as_ref().is_none_or(|server| server.is_draining());
+            if let (Some(server), Some(farewell)) = (server, self.farewell(request)) {
+                upstream.say_farewell(server, farewell, self.own_fields(request));
+            }
             self.say_goodbye(core, if drains { Why::Drain } else { Why::Rebalance }, request);
         }
+    }
+
+    /// What tells the server of a goodbye that no broken connection shows.
+    fn farewell(&self, head: &RequestHead<'_>) -> Option<Question> {
+        let session = self.ties.as_ref()?.session.as_ref()?;
+        let request = head.request(&self.info, self.client).ok()?;
+        let (_, id) = session.begun.as_ref()?;
+        self.upstream.as_ref()?.session_protocol()?.farewell(session.said.dialect, id, &request)
     }
 
     fn say_goodbye(&mut self, core: &Core, why: Why, request: &RequestHead<'_>) {

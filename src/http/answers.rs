@@ -36,6 +36,8 @@ pub enum Refusal {
     QueueFull,
     /// No server had room in time.
     QueueTimeout,
+    /// The gateway stops, and the session would have no way to come in by.
+    Stopping,
     /// New sessions come faster than they may; the seconds after which to come again.
     NewSessions(u64),
     /// No server could be connected to.
@@ -59,7 +61,12 @@ impl Refusal {
             Self::BodyTooLarge => 413,
             Self::HeadTooLarge => 431,
             Self::ConnectFailed | Self::BadAnswer => 502,
-            Self::NoServer | Self::QueueFull | Self::QueueTimeout | Self::NewSessions(_) | Self::Shortage => 503,
+            Self::NoServer
+            | Self::QueueFull
+            | Self::QueueTimeout
+            | Self::Stopping
+            | Self::NewSessions(_)
+            | Self::Shortage => 503,
             Self::AnswerTimeout => 504,
         }
     }
@@ -88,6 +95,7 @@ impl Refusal {
             Self::NoServer => "no_server",
             Self::QueueFull => "queue_full",
             Self::QueueTimeout => "queue_timeout",
+            Self::Stopping => "stopping",
             Self::NewSessions(_) => "new_sessions",
             Self::ConnectFailed => "connect_failed",
             Self::Shortage => "shortage",
@@ -113,6 +121,7 @@ impl fmt::Display for Refusal {
             Self::NoServer => f.write_str("No server can take this request now."),
             Self::QueueFull => f.write_str("Too many requests are waiting for a server."),
             Self::QueueTimeout => f.write_str("No server had room in time."),
+            Self::Stopping => f.write_str("This gateway stops: a new session has to begin at another one."),
             Self::NewSessions(_) => f.write_str("Too many new sessions at once."),
             Self::ConnectFailed => f.write_str("No server could be reached."),
             Self::Shortage => f.write_str("The gateway has no room for this request now."),

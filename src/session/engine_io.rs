@@ -119,6 +119,19 @@ impl SessionProtocol for EngineIo {
         Some(Goodbye { status: 200, content_type, body: engine_io::goodbye(revision, jsonp) })
     }
 
+    fn farewell(&self, dialect: u64, id: &str, request: &Request<'_>) -> Option<Question> {
+        let Dialect { revision, .. } = Dialect::unpack(dialect);
+        let path = &request.path.canonical;
+        let eio = match revision {
+            Revision::Eio4 => 4,
+            Revision::Eio3 => 3,
+            // The session is in the path of its polls.
+            Revision::SocketIo09 => return Some(Question::get(format!("{path}?disconnect=1"))),
+        };
+        let target = format!("{path}?EIO={eio}&transport=polling&sid={id}");
+        Some(Question::post(target, "text/plain;charset=UTF-8", close_packet(revision).as_bytes()))
+    }
+
     fn check(&self) -> Option<&dyn SessionCheck> {
         Some(self)
     }

@@ -132,6 +132,12 @@ pub trait SessionProtocol: Send + Sync + 'static {
         None
     }
 
+    /// The request by which a client ends the session `id`. The gateway makes it where it has said goodbye and the server has
+    /// no way to see that. `None` where there is no such request: the server finds out by itself.
+    fn farewell(&self, _dialect: u64, _id: &str, _request: &Request<'_>) -> Option<Question> {
+        None
+    }
+
     /// How a health check opens sessions; `None` where it can't.
     fn check(&self) -> Option<&dyn SessionCheck> {
         None

@@ -45,7 +45,7 @@ use queue::Queue;
 use servers::{Found, Health, Members};
 use sessions::{Searches, Sessions};
 
-pub(crate) use sessions::{Questions, Sought, Wanted};
+pub(crate) use sessions::{Fields, Questions, Sought, Wanted};
 
 use crate::affinity::{By, CookieAffinity};
 use crate::metrics::UpstreamMetrics;

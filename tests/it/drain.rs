@@ -7,12 +7,12 @@ use http::Request;
 use serde_json::{Value, json};
 
 use crate::support::client::tcp;
-use crate::support::cluster::{Cluster, calm, served, sessions_on};
+use crate::support::cluster::{Cluster, admin, calm, served, sessions_on};
 use crate::support::engine::ENGINE;
 use crate::support::http2::{Http2, whole};
 use crate::support::polling::Polling;
 use crate::support::websocket::upgrade;
-use crate::support::{Client, eventually};
+use crate::support::{Client, Scripted, Setup, eventually};
 
 /// Asks `/drain` of the first gateway about a server.
 async fn drain(cluster: &Cluster, method: &str, query: &str) -> Value {
@@ -274,10 +274,54 @@ async fn a_session_that_polls_over_http2_is_told_at_its_next_poll() {
     assert_eq!(goodbye.body(), b"1");
     assert_eq!(sessions_on(&cluster.gateways[0], home).await, 0.0);
     eventually("the drain is over", async || is_over(&cluster, home).await).await;
+    eventually("the server knows it, too", async || cluster.counted("sessions_open").await == 0).await;
     cluster.gateways[0].access_line(&["protocol=HTTP/2", "closed_by=drain"]).await;
     let next = client.get("http://localhost/socket.io/?EIO=4&transport=polling").await;
     assert_eq!(next.status(), 200, "the next session, on the same connection");
     assert_eq!(sessions_on(&cluster.gateways[0], home).await, 0.0);
+}
+
+/// An answer that has begun goes to its end, and the session is told at its next poll.
+#[tokio::test]
+async fn a_goodbye_cuts_no_answer() {
+    let (go_on, wait) = tokio::sync::watch::channel(false);
+    let server = Scripted::start(move |mut client, _| {
+        let mut wait = wait.clone();
+        async move {
+            while let Some(request) = client.request().await {
+                let head = String::from_utf8_lossy(&request.head).into_owned();
+                let answer = if head.contains("sid=") {
+                    client.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n4first").await;
+                    let _ = wait.wait_for(|&go_on| go_on).await;
+                    "last".to_owned()
+                } else {
+                    let opened = json!({ "sid": "s", "upgrades": [], "pingInterval": 9, "pingTimeout": 9 }).to_string();
+                    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n0{opened}", opened.len() + 1)
+                };
+                if client.try_send(answer).await.is_err() {
+                    return;
+                }
+            }
+        }
+    })
+    .await;
+    let gateway = Setup::before_named([("a", server.address())]).upstream("kind: socket.io").unchecked().start().await;
+    let mut client = gateway.client().await;
+    let handshake = client.get("/socket.io/?EIO=4&transport=polling").await;
+    assert_eq!(sessions_on(&gateway, "a").await, 1.0, "{}", handshake.text());
+    let poll = "/socket.io/?EIO=4&transport=polling&sid=s";
+    client.send(format!("GET {poll} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+    client.read_until(b"4first").await;
+    let drain = async |method| {
+        let answer = admin(&gateway, method, "/drain?upstream=app&server=a&rate=1000").await;
+        serde_json::from_slice::<Value>(&answer.body).unwrap()
+    };
+    drain("POST").await;
+    eventually("it is told", async || drain("GET").await["told_goodbye"] == 1).await;
+    go_on.send_replace(true);
+    client.read_until(b"last").await;
+    gateway.access_line(&["method=GET", "status=200", "bytes_out=10"]).await;
+    assert_eq!(client.get(poll).await.text(), "1", "and here is the goodbye");
 }
 
 #[tokio::test]

@@ -188,6 +188,18 @@ fn a_server_that_allows_polling_only_is_asked_in_another_way() {
 }
 
 #[test]
+fn a_server_is_told_what_its_client_would_say() {
+    let farewell =
+        |target: &str| reading("GET", target, |said, request| EngineIo.farewell(said.dialect, "a", request)).unwrap();
+    let told = farewell("/socket.io/?EIO=4&transport=polling&sid=a");
+    assert_eq!((told.method, &*told.target), ("POST", "/socket.io/?EIO=4&transport=polling&sid=a"));
+    assert_eq!(told.body.as_deref(), Some(&b"1"[..]));
+    assert_eq!(farewell("/socket.io/?EIO=3&transport=polling&sid=a").body.as_deref(), Some(&b"1:1"[..]));
+    let told = farewell("/socket.io/1/xhr-polling/a");
+    assert_eq!((told.method, &*told.target), ("GET", "/socket.io/1/xhr-polling/a?disconnect=1"));
+}
+
+#[test]
 fn sessions_are_expected_where_socket_io_listens_by_itself() {
     for path in ["/socket.io/", "/socket.io", "/tenant/7/socket.io/", "/engine.io/"] {
         assert!(EngineIo.is_usual_path(path), "{path}");

@@ -13,6 +13,9 @@ use crate::text::Text;
 use crate::transport::Transport;
 use crate::upstream::{Endpoint, Server, Upstream};
 
+/// Names and values that say who asks.
+pub(crate) type Fields = Vec<(Box<str>, Vec<u8>)>;
+
 /// What servers are asked for one session.
 #[derive(Debug)]
 pub(crate) struct Questions {
@@ -21,7 +24,7 @@ pub(crate) struct Questions {
     /// The same of a session that nobody has: who knows that one, too, can't be believed.
     pub(crate) decoy: Question,
     /// What says who asks, as it would go with the client's own request.
-    pub(crate) fields: Vec<(Box<str>, Vec<u8>)>,
+    pub(crate) fields: Fields,
 }
 
 /// What a server says of a session.
@@ -184,12 +187,14 @@ impl Upstream {
         witness: &Arc<Witness>,
         dialect: u64,
         first: &Question,
-        fields: &[(Box<str>, Vec<u8>)],
+        fields: &Fields,
     ) -> Testimony {
         let Some(protocol) = self.session_protocol() else { return Testimony::Untold };
+        self.metrics.session_questions.inc();
         let Some(answer) = self.put(server, witness, first, fields).await else { return Testimony::Silence };
         let mut known = protocol.is_known(dialect, first, answer.status, &answer.body);
         if let Known::Ask(second) = &known {
+            self.metrics.session_questions.inc();
             let Some(answer) = self.put(server, witness, second, fields).await else { return Testimony::Silence };
             known = protocol.is_known(dialect, second, answer.status, &answer.body);
         }
@@ -206,9 +211,8 @@ impl Upstream {
         server: &Server,
         witness: &Arc<Witness>,
         question: &Question,
-        fields: &[(Box<str>, Vec<u8>)],
+        fields: &Fields,
     ) -> Option<Answer> {
-        self.metrics.session_questions.inc();
         let request = self.written(server, question, fields);
         let said = self.config().timeouts.keep_alive;
         let keep = if said.is_zero() { KEEP } else { said };
@@ -236,7 +240,15 @@ impl Upstream {
         timeout(PATIENCE, asking).await.ok().flatten()
     }
 
-    fn written(&self, server: &Server, question: &Question, fields: &[(Box<str>, Vec<u8>)]) -> Vec<u8> {
+    /// Says something to a server that it need not answer.
+    pub(super) async fn say(&self, server: &Server, witness: &Arc<Witness>, question: &Question, fields: &Fields) {
+        let Ok(_place) = witness.places.acquire().await else { return };
+        if self.put(server, witness, question, fields).await.is_none() {
+            log::debug!("upstream {}: server {} could not be told of a goodbye", self.name, server.name());
+        }
+    }
+
+    fn written(&self, server: &Server, question: &Question, fields: &Fields) -> Vec<u8> {
         let mut request = HeadWriter::request(question.method, &question.target, 1);
         let brings = |name: &str| question.fields.iter().any(|(brought, _)| brought.eq_ignore_ascii_case(name));
         if !brings("host") && !fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {

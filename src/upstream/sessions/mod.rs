@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub use heavy_hitters::LargestClient;
-pub(crate) use lookup::Questions;
+pub(crate) use lookup::{Fields, Questions};
 pub(crate) use search::{Searches, Sought, Wanted};
 pub use shedding::Rebalancing;
 pub use spread::Overloaded;

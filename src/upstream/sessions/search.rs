@@ -12,9 +12,9 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::budget::Budget;
-use super::lookup::{Questions, Testimony, Witness};
+use super::lookup::{Fields, Questions, Testimony, Witness};
 use crate::address::standing_for;
-use crate::session::{How, Key};
+use crate::session::{How, Key, Question};
 use crate::upstream::config::Check;
 use crate::upstream::servers::Health;
 use crate::upstream::{PickKey, Server, ServerId, Upstream};
@@ -329,6 +329,12 @@ impl Upstream {
             }
             let _ = tell.send((server, testimony));
         });
+    }
+
+    /// Tells a server, in its own time, that a client has left.
+    pub(crate) fn say_farewell(self: &Arc<Self>, server: Arc<Server>, farewell: Question, fields: Fields) {
+        let (upstream, witness) = (Arc::clone(self), self.witness(&server));
+        tokio::spawn(async move { upstream.say(&server, &witness, &farewell, &fields).await });
     }
 
     fn witness(&self, server: &Server) -> Arc<Witness> {

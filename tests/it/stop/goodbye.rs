@@ -154,3 +154,20 @@ async fn a_thousand_sessions_in_ten_seconds() {
     assert_eq!(times.len(), 1000);
     assert!(left < Duration::from_secs(30), "{left:?}");
 }
+
+/// The session would have no way to come in by: nobody is let in any more.
+#[tokio::test]
+async fn a_handshake_on_a_connection_that_stays_is_sent_elsewhere() {
+    const OPEN: &str = "/socket.io/?EIO=4&transport=polling";
+    let (_cluster, gateway) = cluster("drain: { over: 10h, deadline: 20h }").await;
+    let mut client = gateway.client().await;
+    let opened = client.get(OPEN).await.text();
+    let path = format!("{OPEN}&sid={}", opened.split('"').nth(3).unwrap());
+    assert_eq!(client.post(&path, b"40").await.status, 200);
+    gateway.signal(SIGTERM);
+    let address = gateway.address("web");
+    eventually("nobody is let in", async || tokio::net::TcpStream::connect(address).await.is_err()).await;
+    let answer = client.get(OPEN).await;
+    assert_eq!((answer.status, answer.header("connection")), (503, Some("close")));
+    gateway.access_line(&["status=503", "closed_by=stopping"]).await;
+}

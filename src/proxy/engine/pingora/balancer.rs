@@ -219,6 +219,10 @@ impl ProxyHttp for Balancer {
         let nominated = Nominated::by(Headers::Map(&response.headers));
         let goes = |name: &str| !passes_back(name, &nominated);
         let mut dropped: Vec<_> = response.headers.keys().filter(|name| goes(name.as_str())).cloned().collect();
+        // From here on the poll goes to its end: what has been said can't be taken back.
+        if let Some(mailbox) = &ctx.mailbox {
+            mailbox.withdraw();
+        }
         let edits = match begun(ctx)?.answered(response.status.as_u16(), Headers::Map(&response.headers)) {
             Ok(edits) => edits,
             Err(refusal) => return Error::e_explain(ErrorType::InvalidHTTPHeader, refusal.as_str()),
