@@ -62,16 +62,17 @@ async fn a_server_that_says_yes_to_everything_is_not_believed_and_the_operator_i
 
 #[tokio::test]
 async fn a_server_that_hangs_holds_up_no_search() {
-    found_beside_a_hung_server(500, Duration::from_secs(10)).await;
+    found_beside_a_hung_server(200, 40).await;
 }
 
 #[tokio::test]
 #[ignore = "takes the machine for itself"]
 async fn ten_thousand_sessions_are_found_beside_a_hung_server_within_ten_seconds() {
-    found_beside_a_hung_server(10_000, Duration::from_secs(10)).await;
+    found_beside_a_hung_server(10_000, 2000).await;
 }
 
-async fn found_beside_a_hung_server(sessions: usize, most: Duration) {
+async fn found_beside_a_hung_server(sessions: usize, at_once: usize) {
+    const MOST: Duration = Duration::from_secs(10);
     let (a, b, c) = (Eio::start("a").await, Eio::start("b").await, Eio::start("c").await);
     let hung = Eio::with("d", Manner::Hung).await;
     let gateway = before(&[&a, &b, &c, &hung], "balance: client_ip").await;
@@ -85,10 +86,10 @@ async fn found_beside_a_hung_server(sessions: usize, most: Duration) {
         let answer = poll_from((number % 200 + 2) as u8, address, sid).await;
         assert_eq!(answer.status, 200, "{sid}: {}", answer.text());
     });
-    let polls: Vec<()> = futures::stream::iter(polls).buffer_unordered(sessions.min(2000)).collect().await;
+    let polls: Vec<()> = futures::stream::iter(polls).buffer_unordered(at_once).collect().await;
     let took = began.elapsed();
     println!("{} sessions found in {took:?}", polls.len());
-    assert!(took < most, "{took:?}");
+    assert!(took < MOST, "{took:?}");
     assert_eq!(searches(&gateway, "found").await, sessions as f64);
 }
 
