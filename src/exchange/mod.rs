@@ -485,6 +485,13 @@ impl Exchange {
         true
     }
 
+    /// The client has a connection of its own to this server, and would rather be placed there.
+    pub(crate) fn wish(&mut self, server: ServerId) {
+        if let Some(ties) = &mut self.ties {
+            ties.wish = Some(server);
+        }
+    }
+
     /// There is a connection to the server, `reused` or new.
     pub(crate) fn connected(&mut self, reused: bool) {
         self.refusal = None;

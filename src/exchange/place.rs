@@ -18,6 +18,8 @@ pub(super) struct Ties {
     pub(super) client: PickKey,
     /// The server that the client's cookie names.
     was_on: Option<ServerId>,
+    /// The server that the client's connection has one to.
+    pub(super) wish: Option<ServerId>,
     /// Whether another site's page makes the request, which decides what cookies it may have.
     cross_site: bool,
     /// What it says of its session; `None` on upstreams that have none.
@@ -79,12 +81,12 @@ impl Ties {
         let client = PickKey { client: request.client, value };
         let was_on = upstream.cookie.as_ref().and_then(|cookie| cookie.find(request)).map(ServerId::from_bits);
         let session = SessionTie::new(upstream, request);
-        Self { client, was_on, cross_site: upstream.cookie.is_some() && is_cross_site(request), session }
+        Self { client, was_on, wish: None, cross_site: upstream.cookie.is_some() && is_cross_site(request), session }
     }
 
     /// A raw connection, which says nothing.
     pub(super) fn silent(client: IpAddr) -> Self {
-        Self { client: client.into(), was_on: None, cross_site: false, session: None }
+        Self { client: client.into(), was_on: None, wish: None, cross_site: false, session: None }
     }
 
     /// The value of the `Set-Cookie` that ties the client to the server that it has got, unless it is tied already.
@@ -159,7 +161,7 @@ impl Ties {
             return upstream.pick_new(&self.client, self.was_on, tried).await;
         }
         // A cookie is a wish, and gives way where its server is not well, or has no room.
-        let wish = self.was_on.filter(|&server| !tried.contains(server));
+        let wish = self.was_on.or(self.wish).filter(|&server| !tried.contains(server));
         let wished = wish.and_then(|server| upstream.place_on(server));
         if self.session.as_ref().is_some_and(|session| session.begun.is_some()) {
             upstream.metrics.fell_back(if wished.is_some() { "cookie" } else { "balance" });

@@ -10,6 +10,8 @@ pub(crate) mod head;
 pub mod hop_by_hop;
 pub mod onward;
 pub mod origin;
+pub(crate) mod passing;
+pub(crate) mod response;
 pub mod upgrade;
 pub(crate) mod write;
 

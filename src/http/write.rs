@@ -1,6 +1,8 @@
 //! Writes the heads of HTTP/1 messages: one way for requests and answers, for those of the gateway's own and those that
 //! it passes on. Which fields go, in which order and spelling, is the caller's.
 
+use httparse::Header;
+
 use crate::text::Text;
 
 /// A head as it grows: a first line, fields, and the end.
@@ -53,6 +55,16 @@ impl HeadWriter {
     }
 }
 
+/// The line of a field as it stands in the head that it was parsed from, where it stands there as it would be written.
+pub(crate) fn as_sent<'a>(head: &'a [u8], field: &Header<'_>) -> Option<&'a [u8]> {
+    let start = field.name.as_ptr().addr().checked_sub(head.as_ptr().addr())?;
+    let length = field.name.len() + 2 + field.value.len() + 2;
+    let line = head.get(start..start.checked_add(length)?)?;
+    let (colon, value) = line[field.name.len()..].split_at(2);
+    let same = std::ptr::eq(value.as_ptr(), field.value.as_ptr()) && colon == b": ";
+    (same && line.ends_with(b"\r\n")).then_some(line)
+}
+
 fn put(head: &mut Vec<u8>, parts: &[&[u8]]) {
     for part in parts {
         head.extend_from_slice(part);
@@ -76,6 +88,17 @@ mod tests {
         assert_eq!(&answer.end_with(b"no")[..], b"HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\nno");
         assert_eq!(&HeadWriter::answer(799).end()[..], b"HTTP/1.1 799 \r\n\r\n");
         assert_eq!(&HeadWriter::answer_with(200, "Fine").end()[..], b"HTTP/1.1 200 Fine\r\n\r\n");
+    }
+
+    #[test]
+    fn a_field_is_copied_as_it_was_sent_where_it_was_sent_as_it_is_written() {
+        let head = b"GET / HTTP/1.1\r\nA: one\r\nB:two\r\nC:  three\r\nD: four \r\nE:\r\nF: six\n\r\n";
+        let mut room = [EMPTY_HEADER; 8];
+        let mut request = httparse::Request::new(&mut room);
+        request.parse(head).unwrap();
+        let lines: Vec<_> = request.headers.iter().map(|field| as_sent(head, field)).collect();
+        assert_eq!(lines, [Some(b"A: one\r\n".as_slice()), None, None, None, None, None]);
+        assert_eq!(as_sent(b"another", &request.headers[0]), None);
     }
 
     proptest! {

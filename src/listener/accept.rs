@@ -171,7 +171,8 @@ impl Settings {
                 let serving = async move {
                     let prepared = tokio::select! {
                         biased;
-                        prepared = connection.prepare() => prepared,
+                        // Boxed: room for a handshake would be kept for as long as the connection is.
+                        prepared = Box::pin(connection.prepare()) => prepared,
                         () = last_call(&mut stopping) => None,
                     };
                     if let Some((connection, protocol)) = prepared {

@@ -20,6 +20,7 @@ mod discovery;
 mod docs;
 mod drain;
 mod ejection;
+mod engines;
 mod faults;
 mod filters;
 mod flash;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::engine::for_each_engine;
+use crate::support::engine::{for_each_engine, for_the_relay};
 use crate::support::{A_WHILE, Client, Echo, Gateway, Puppet, Refusing, Scripted, eventually};
 
 for_each_engine! {
@@ -15,6 +15,11 @@ for_each_engine! {
     a_request_that_was_sent_is_not_sent_again,
     idle_connections_to_servers_are_let_go_before_the_server_does,
     a_server_that_refuses_connections_is_passed_over,
+}
+
+for_the_relay! {
+    a_connection_that_was_logged_in_is_its_clients_own,
+    small_bodies_that_come_slowly_take_no_place,
 }
 
 async fn answers_that_are_none_become_502() {
@@ -189,4 +194,62 @@ async fn a_failed_connect_goes_to_another_server() {
             assert_eq!((answer.status, answer.header("x-server")), (200, Some("a")), "{balance}");
         }
     }
+}
+
+/// NTLM logs a connection in (RFC 4559): who comes by it next is taken for the same user. Pingora keeps it for anybody.
+async fn a_connection_that_was_logged_in_is_its_clients_own() {
+    let server = Scripted::start(|mut client, number| async move {
+        let mut user = "nobody";
+        while let Some(request) = client.request().await {
+            let answer = match String::from_utf8_lossy(&request.head) {
+                head if head.contains("Authorization: NTLM two") => {
+                    user = "anna";
+                    format!("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n{user} {number}")
+                }
+                head if head.contains("Authorization: NTLM") => {
+                    "HTTP/1.1 401 No\r\nWWW-Authenticate: NTLM abc\r\nContent-Length: 0\r\n\r\n".to_owned()
+                }
+                _ => {
+                    let body = format!("{user} {number}");
+                    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+                }
+            };
+            if client.try_send(answer).await.is_err() {
+                return;
+            }
+        }
+    })
+    .await;
+    let gateway = Gateway::before(&[server.address()], "", "threads: 1").await;
+    let (mut anna, mut stranger) = (gateway.client().await, gateway.client().await);
+    assert_eq!(anna.get_with("/", "Authorization: NTLM one\r\n").await.status, 401);
+    let welcome = anna.get_with("/", "Authorization: NTLM two\r\n").await.text();
+    assert!(welcome.starts_with("anna "), "{welcome}");
+    for _ in 0..3 {
+        assert!(stranger.get("/").await.text().starts_with("nobody "));
+        assert_eq!(anna.get("/").await.text(), welcome, "on the same connection");
+    }
+    drop(anna);
+    assert!(stranger.get("/").await.text().starts_with("nobody "));
+}
+
+/// Some clients that send a byte now and then would fill a server that takes few requests at once. Pingora's hooks are
+/// asked for a server before the body is read.
+async fn small_bodies_that_come_slowly_take_no_place() {
+    let server = Echo::start("a").await;
+    let gateway = crate::support::Setup::default()
+        .server(format!("address: \"{}\", max_connections: 1", server.address()))
+        .unchecked()
+        .upstream("queue: { size: 0 }")
+        .start()
+        .await;
+    let mut slow = gateway.client().await;
+    slow.send("POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhel").await;
+    let mut other = gateway.client().await;
+    for _ in 0..3 {
+        assert_eq!(other.get("/").await.status, 200);
+        assert!(slow.stays_silent(A_WHILE).await);
+    }
+    slow.send("lo").await;
+    assert!(slow.answer().await.text().ends_with("hello"));
 }

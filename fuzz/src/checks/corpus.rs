@@ -6,7 +6,7 @@ use std::path::Path;
 
 type Check = fn(&[u8]);
 
-const TARGETS: [(&str, Check); 11] = [
+const TARGETS: [(&str, Check); 13] = [
     ("answer", checks::answers),
     ("chunks", checks::chunks),
     ("engine_io_handshake", checks::engine_io_handshake),
@@ -14,8 +14,10 @@ const TARGETS: [(&str, Check); 11] = [
     ("flash", checks::flash_policies),
     ("forwarding", checks::forwarding),
     ("framing", checks::framing),
+    ("passing", checks::passing),
     ("path", checks::paths),
     ("request_head", checks::request_heads),
+    ("response_head", checks::response_heads),
     ("sniff", checks::sniffing),
     ("websocket_frames", checks::websocket_frames),
 ];

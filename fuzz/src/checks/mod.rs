@@ -11,9 +11,12 @@ use httparse::{EMPTY_HEADER, Header, Status};
 
 use crate::http::Forwarding;
 use crate::http::client::AnswerReader;
+use crate::http::edits::HeaderEdits;
 use crate::http::forwarding::Seen as Client;
 use crate::http::framing::{Body, Chunks, Malformed, request_body, response_body};
 use crate::http::head::{self, Kind};
+use crate::http::passing::{CHUNK_AHEAD, Passing};
+use crate::http::response::{self, Towards};
 use crate::request::{Headers, Path};
 use crate::wire::engine_io::{HandshakeReader, LONGEST_SID, LONGEST_SILENCE, Progress, RequestInfo, error_code};
 use crate::wire::flash::{self, AllowRule, Policy, PolicyRequest};
@@ -248,6 +251,86 @@ pub fn request_heads(bytes: &[u8]) {
         fields.map(|field| (field.name.to_owned(), field.value.to_vec())).collect()
     };
     assert_eq!(others(&read), others(&sent));
+}
+
+/// A body arrives the same in one piece and in many, and ends at the same byte; in chunks cut anew it says the same.
+pub fn passing(bytes: &[u8]) {
+    let half = bytes.len() as u64 / 2;
+    for body in [Body::Chunked, Body::Length(half), Body::UntilClose, Body::None] {
+        let follow = |piece: usize, in_chunks: bool| {
+            let mut passing = Passing::new(body, in_chunks);
+            let (mut data, mut sent, mut taken) = (Vec::new(), Vec::new(), 0);
+            for part in bytes.chunks(piece) {
+                if passing.is_over() {
+                    break;
+                }
+                let mut buffer = vec![0; CHUNK_AHEAD + part.len() + 16];
+                let read = CHUNK_AHEAD..CHUNK_AHEAD + part.len();
+                buffer[read.clone()].copy_from_slice(part);
+                let found = passing.take(&mut buffer[read])?;
+                taken += found.taken;
+                let found = CHUNK_AHEAD + found.data.start..CHUNK_AHEAD + found.data.end;
+                data.extend_from_slice(&buffer[found.clone()]);
+                let mut kept = Vec::new();
+                passing.frame_into(&mut kept, &buffer[found.clone()]);
+                let framed = passing.frame(&mut buffer, found);
+                assert_eq!(&buffer[framed.clone()], kept);
+                sent.extend_from_slice(&buffer[framed]);
+            }
+            Some((data, taken, passing.is_over(), sent))
+        };
+        let plain = follow(bytes.len().max(1), false);
+        assert_eq!(follow(1, false), plain);
+        assert_eq!(follow(7, false), plain);
+        if body == Body::Chunked {
+            let (mut chunks, mut data) = (Chunks::default(), Vec::new());
+            let taken = chunks.decode(bytes, |part| data.extend_from_slice(part));
+            assert_eq!(plain, taken.map(|taken| (data.clone(), taken, chunks.is_done(), data)));
+        }
+        for piece in [bytes.len().max(1), 1, 7] {
+            let anew = follow(piece, true);
+            assert_eq!(anew.is_some(), plain.is_some());
+            let (Some((data, _, over, sent)), Some((expected, ..))) = (anew, &plain) else { continue };
+            assert_eq!(&data, expected);
+            let (mut chunks, mut read) = (Chunks::default(), Vec::new());
+            assert_eq!(chunks.decode(&sent, |part| read.extend_from_slice(part)), Some(sent.len()));
+            assert!(read == data && (chunks.is_done() == over || body == Body::None || body == Body::Length(0)));
+        }
+    }
+}
+
+/// The head of an answer that passes can be read, tells its end in one way, and says nothing of another connection.
+pub fn response_heads(bytes: &[u8]) {
+    let mut fields = head::room();
+    let Ok(Some(sent)) = response::parse(bytes, &mut fields) else {
+        return;
+    };
+    assert!(sent.length <= bytes.len());
+    if sent.is_interim() {
+        return;
+    }
+    for (to_head, knows_chunks, keep) in [(false, true, true), (false, false, false), (true, true, false)] {
+        let Ok(body) = sent.body(to_head) else { continue };
+        let mut out = Vec::new();
+        sent.write(&mut out, &HeaderEdits::default(), body, Towards { knows_chunks, keep });
+        let mut fields = [EMPTY_HEADER; head::MOST_FIELDS + 2];
+        let mut read = httparse::Response::new(&mut fields);
+        assert_eq!(read.parse(&out), Ok(Status::Complete(out.len())), "{:?}", String::from_utf8_lossy(&out));
+        assert_eq!(read.code, Some(sent.status));
+        let expected = match body {
+            Body::Chunked | Body::UntilClose if knows_chunks => Body::Chunked,
+            Body::Chunked => Body::UntilClose,
+            body => body,
+        };
+        if body != Body::None {
+            assert_eq!(response_body(sent.status, read.headers), Ok(expected));
+        }
+        let headers = Headers::Fields(read.headers);
+        assert_eq!(headers.lists("connection", "close"), !keep);
+        for stays in ["keep-alive", "upgrade", "trailer", "proxy-authenticate"] {
+            assert!(headers.get(stays).is_none(), "{stays}");
+        }
+    }
 }
 
 /// A stranger's fields change nothing, a trusted proxy's nothing behind the last stranger, and both engines agree.

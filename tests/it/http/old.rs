@@ -12,6 +12,7 @@ for_each_engine! {
     a_client_that_has_closed_its_half_gets_its_answer,
     an_event_stream_is_not_kept_for_a_client_that_has_closed_its_half,
     a_refusal_is_owed_after_an_interim_answer,
+    a_get_that_met_the_end_of_a_server_is_answered_by_another,
 }
 
 async fn a_request_without_a_host_reaches_the_server_with_its_own() {
@@ -84,7 +85,6 @@ async fn a_refusal_is_owed_after_an_interim_answer() {
     }
 }
 
-#[tokio::test]
 async fn a_get_that_met_the_end_of_a_server_is_answered_by_another() {
     let (gets, posts) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let counts = (Arc::clone(&gets), Arc::clone(&posts));

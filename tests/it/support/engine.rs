@@ -16,16 +16,26 @@ macro_rules! for_each_engine {
 
 /// The tests of one engine, in a module of its name.
 macro_rules! with_engine {
-    ($engine:ident { $($test:ident $(($($how:tt)*))?),* $(,)? }) => {
-        mod $engine {
+    (pingora $tests:tt) => { $crate::support::engine::with_engine! { pingora "pingora" $tests } };
+    (relay $tests:tt) => { $crate::support::engine::with_engine! { relay "relay" $tests } };
+    (on_the_relay $tests:tt) => { $crate::support::engine::with_engine! { on_the_relay "relay" $tests } };
+    ($module:ident $engine:literal { $($test:ident $(($($how:tt)*))?),* $(,)? }) => {
+        mod $module {
             $(
                 #[tokio::test$(($($how)*))?]
                 async fn $test() {
-                    $crate::support::engine::ENGINE.scope(stringify!($engine), super::$test()).await;
+                    $crate::support::engine::ENGINE.scope($engine, super::$test()).await;
                 }
             )*
         }
     };
 }
 
-pub(crate) use {for_each_engine, with_engine};
+/// The same for the relay alone: what Pingora's proxy does otherwise, and no hook of it can mend.
+macro_rules! for_the_relay {
+    ($($tests:tt)*) => {
+        $crate::support::engine::with_engine! { on_the_relay { $($tests)* } }
+    };
+}
+
+pub(crate) use {for_each_engine, for_the_relay, with_engine};

@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 
+use crate::http::response;
+
 /// Room in front of what is read: for the head of an answer, which goes out in one piece with the first of its body.
 pub(super) const AHEAD: usize = 16 * 1024;
 /// The most that is read at once.
@@ -19,7 +21,7 @@ pub(super) struct Buffer {
 thread_local! {
     static BUFFER: RefCell<Buffer> = RefCell::new(Buffer {
         // The beginning of a head that came in pieces is put before the rest of it.
-        bytes: vec![0; AHEAD + super::answer::MOST_HEAD + READ + BEHIND].into_boxed_slice(),
+        bytes: vec![0; AHEAD + response::MOST_HEAD + READ + BEHIND].into_boxed_slice(),
         head: Vec::new(),
     });
 }

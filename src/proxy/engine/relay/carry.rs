@@ -11,16 +11,17 @@ use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
 
 use super::super::HALF_CLOSED;
-use super::answer::{self, Towards};
-use super::body::{Part, Passing};
 use super::buffer::{self, AHEAD, Buffer};
 use super::client::{poll_ended, poll_read, poll_write};
 use super::request::Asked;
 use crate::deadline::Moment;
+use crate::ending::Stopping;
 use crate::exchange::{Core, Exchange, Side};
 use crate::http::Refusal;
 use crate::http::framing::Body;
 use crate::http::head::room;
+use crate::http::passing::{Part, Passing};
+use crate::http::response::{self, Towards};
 use crate::listener::Connection;
 use crate::request::Headers;
 use crate::transport::Transport;
@@ -100,8 +101,8 @@ pub(super) struct Carry<'a> {
     times: Times,
     /// Whether the connection to the server was used before.
     reused: bool,
-    /// Whether the client's connection ends with this exchange whatever comes.
-    last: bool,
+    /// Says when the client's connection ends with the exchange under way.
+    stopping: &'a Stopping,
     /// When something last went from or to the client, and the server.
     client_moved: Moment,
     server_moved: Moment,
@@ -118,6 +119,8 @@ pub(super) enum End {
     Answered,
     /// A connection that was kept had ended already; nothing of an answer came, and the request may be sent again.
     Stale,
+    /// A new connection has ended before anything of an answer came, and the request may be sent again.
+    Unanswered,
     /// The turn of the session has come, whose poll this is.
     Told,
     /// The client is owed this in place of an answer; whose fault it is.
@@ -135,6 +138,18 @@ pub(super) struct Outcome {
     /// The server's connection, if it can be used again, and whether only for this client.
     pub(super) server: Option<(Transport, bool)>,
     pub(super) upload: Upload,
+}
+
+/// Whether an answer that is given now is the last on its connection, whatever its client wishes.
+pub(super) fn is_last(core: &Core, stopping: &Stopping, exchange: &Exchange) -> bool {
+    if exchange.is_last(core) {
+        return true;
+    }
+    if !stopping.has_changed().unwrap_or(true) {
+        return false;
+    }
+    // Which one is when the gateway leaves, the exchange says, until everybody has been told goodbye.
+    if core.ending.is_leaving() { *core.ending.told().borrow() } else { *stopping.borrow() }
 }
 
 impl Upload {
@@ -173,7 +188,7 @@ impl Upload {
 }
 
 impl<'a> Carry<'a> {
-    /// Over this connection to the server, which was used before or not. `last`: see there.
+    /// Over this connection to the server, which was used before or not.
     pub(super) fn new(
         core: &'a Core,
         client: &'a mut Connection,
@@ -181,7 +196,7 @@ impl<'a> Carry<'a> {
         (exchange, asked): (&'a mut Exchange, &'a Asked),
         upload: Upload,
         times: Times,
-        last: bool,
+        stopping: &'a Stopping,
     ) -> Self {
         let now = client.deadline.now();
         let download = Download::default();
@@ -196,7 +211,7 @@ impl<'a> Carry<'a> {
             download,
             times,
             reused,
-            last,
+            stopping,
             client_moved,
             server_moved,
             half_closed: None,
@@ -390,10 +405,13 @@ impl<'a> Carry<'a> {
 
     /// The server has finished, or its connection broke; `None` where that is the end of a proper answer.
     fn server_ended(&mut self, error: Option<io::Error>) -> Option<End> {
-        let Self { download, upload, exchange, .. } = self;
+        let Self { download, upload, exchange, asked, .. } = self;
         let Download { head, body, out, interims, .. } = download;
         match body {
-            None if self.reused && head.is_empty() && *interims == 0 && upload.whole => Some(End::Stale),
+            None if head.is_empty() && *interims == 0 && upload.whole && self.reused => Some(End::Stale),
+            None if head.is_empty() && *interims == 0 && upload.whole && asked.body == Body::None => {
+                Some(End::Unanswered)
+            }
             None => Some(End::Refused(Refusal::BadAnswer, Side::Server)),
             Some(body) => {
                 if error.is_some() || !body.close() {
@@ -464,7 +482,7 @@ impl<'a> Carry<'a> {
         let Self { download, upload, exchange, asked, .. } = self;
         let mut fields = room();
         let said = &buffer.bytes[within];
-        let Ok(parsed) = answer::parse(said, &mut fields) else { return Err(bad()) };
+        let Ok(parsed) = response::parse(said, &mut fields) else { return Err(bad()) };
         let Some(head) = parsed else {
             download.head = said.to_vec();
             return Ok(None);
@@ -490,7 +508,8 @@ impl<'a> Carry<'a> {
         download.until_close = matches!(body, Body::Chunked | Body::UntilClose) && !knows_chunks;
         // A client that waits to be asked for its body may send it or not: where the next request begins is unclear.
         let unclear = asked.expects && !upload.body.is_over() && download.interims == 0;
-        download.keep = asked.is_kept_alive && !self.last && !download.until_close && !unclear;
+        download.keep =
+            asked.is_kept_alive && !is_last(self.core, self.stopping, exchange) && !download.until_close && !unclear;
         download.reusable = head.keeps_connection() && body != Body::UntilClose;
         download.logged_in = asked.logs_connection_in || head.logs_connection_in();
         let edits = match exchange.answered(head.status, Headers::Fields(head.fields)) {

@@ -1,11 +1,10 @@
 //! The gateway's own HTTP/1 engine: it carries, and asks the [`Exchange`](crate::Exchange) for everything else.
 //!
 //! Bytes are read into a buffer of the thread ([`buffer`]), and only what has to wait is kept. Heads are parsed where
-//! they lie ([`answer`], [`request`]), bodies pass in place ([`body`]), and both ways of an exchange go on at once
-//! ([`carry`]). Connections to servers wait for each other's requests ([`kept`]).
+//! they lie ([`request`], [`response`](crate::http::response)), bodies pass in place
+//! ([`passing`](crate::http::passing)), and both ways of an exchange go on at once ([`carry`]). Connections to servers
+//! wait for each other's requests ([`kept`]).
 
-mod answer;
-mod body;
 mod buffer;
 mod carry;
 mod client;

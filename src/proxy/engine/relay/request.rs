@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use super::answer::is_of_connection;
 use crate::exchange::{Exchange, RequestHead};
 use crate::http::framing::Body;
 use crate::http::head::Head;
+use crate::http::response::is_of_connection;
+use crate::http::write::as_sent;
 use crate::request::Headers;
 
 /// What is kept of a request that is carried.
@@ -81,8 +82,8 @@ const ADDED: usize = 320;
 
 /// The head as the server gets it: the client's fields in their order and spelling, but for those of the connection and
 /// those that say who the client is. Without `Host` where there is none to tell: see [`add_host`].
-pub(super) fn to_server(exchange: &Exchange, head: &Head<'_>, request: &RequestHead<'_>, length: usize) -> Vec<u8> {
-    let mut out = Vec::with_capacity(length + ADDED);
+pub(super) fn to_server(exchange: &Exchange, head: &Head<'_>, request: &RequestHead<'_>, bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len() + ADDED);
     for part in [request.method, " ", request.target, " HTTP/1.1\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
@@ -91,11 +92,20 @@ pub(super) fn to_server(exchange: &Exchange, head: &Head<'_>, request: &RequestH
     if let Some(host) = host.take_if(|_| !head.fields.iter().any(|field| is_host(field.name))) {
         put(&mut out, "Host", host);
     }
+    let mut has_cookie = false;
     for field in head.fields {
-        if is_host(field.name) {
+        let name = field.name;
+        if is_host(name) {
             put(&mut out, "Host", host.unwrap_or(field.value));
-        } else if fields.pass(field.name) {
-            put(&mut out, field.name, field.value);
+        } else if fields.pass(name) {
+            // Servers expect one field of cookies, as browsers send it (RFC 6265 5.4).
+            if is_cookie(name) && std::mem::replace(&mut has_cookie, true) {
+                join_cookie(&mut out, field.value);
+            } else if let Some(line) = as_sent(bytes, field) {
+                out.extend_from_slice(line);
+            } else {
+                put(&mut out, name, field.value);
+            }
         }
     }
     fields.add(|name, value| put(&mut out, name, value));
@@ -108,6 +118,21 @@ pub(super) fn add_host(out: &mut Vec<u8>, host: &str) {
     if let Some(end) = out.iter().position(|&byte| byte == b'\n') {
         out.splice(end + 1..end + 1, format!("Host: {host}\r\n").into_bytes());
     }
+}
+
+/// Adds one more to the cookies of a head that has some.
+fn join_cookie(out: &mut Vec<u8>, cookie: &[u8]) {
+    let is_field = |line: &[u8]| line.get(..8).is_some_and(|start| start.eq_ignore_ascii_case(b"\ncookie:"));
+    if let Some(field) = (0..out.len()).find(|&at| is_field(&out[at..]))
+        && let Some(length) = out[field..].iter().position(|&byte| byte == b'\r')
+    {
+        let end = field + length;
+        out.splice(end..end, [b"; ", cookie].concat());
+    }
+}
+
+fn is_cookie(name: &str) -> bool {
+    name.eq_ignore_ascii_case("cookie")
 }
 
 fn is_host(name: &str) -> bool {
@@ -145,6 +170,15 @@ mod tests {
             asked(&format!("GET / HTTP/{version}\r\nHost: a\r\nConnection: {connection}\r\n\r\n")).is_kept_alive
         };
         assert!(kept("1.1", "x") && !kept("1.1", "Close") && !kept("1.0", "x") && kept("1.0", "Keep-Alive"));
+    }
+
+    #[test]
+    fn cookies_become_one_field() {
+        let mut out = b"GET / HTTP/1.1\r\nX-Cookie: no\r\nCOOKIE: a=1\r\nX: y\r\n".to_vec();
+        join_cookie(&mut out, b"b=2");
+        join_cookie(&mut out, b"c=3");
+        let expected = "GET / HTTP/1.1\r\nX-Cookie: no\r\nCOOKIE: a=1; b=2; c=3\r\nX: y\r\n";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 
     #[test]

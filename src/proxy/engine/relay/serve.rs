@@ -12,9 +12,8 @@ use futures::FutureExt;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::Relay;
-use super::body::Passing;
 use super::buffer::{self, AHEAD};
-use super::carry::{Carry, End, Outcome, Times, Upload};
+use super::carry::{Carry, End, Outcome, Times, Upload, is_last};
 use super::client::{NextHead, Stops, poll_read, unless_gone};
 use super::request::{Asked, add_host, to_server};
 use crate::ending::Stopping;
@@ -22,6 +21,7 @@ use crate::exchange::{Answer, Core, Ended, Exchange, RequestHead, Side};
 use crate::http::Refusal;
 use crate::http::framing::Body;
 use crate::http::head::{self, Head, Kind};
+use crate::http::passing::Passing;
 use crate::http::upgrade::Opening;
 use crate::http::write::HeadWriter;
 use crate::listener::{Connection, HeadError, Info};
@@ -29,9 +29,12 @@ use crate::proxy::http1::refuse;
 use crate::proxy::upgrade;
 use crate::text::Text;
 use crate::transport::Transport;
+use crate::upstream::{Lease, ServerId};
 
 /// How long the rest of a request's body is read after an early answer, so that the connection can be used again.
 const DRAIN: Duration = Duration::from_secs(5);
+/// The longest body of a request that is read before its server is looked for.
+const TAKEN_IN: usize = 32 * 1024;
 /// The longest body of an answer of the gateway's own that is copied behind its head.
 const COPIED: usize = 8 * 1024;
 
@@ -53,6 +56,8 @@ struct Begun {
     asked: Asked,
     /// The head as its server gets it; empty where the gateway answers by itself.
     out: Vec<u8>,
+    /// Whether that tells a host.
+    has_host: bool,
 }
 
 /// What becomes of a client's connection behind an answer.
@@ -70,7 +75,7 @@ enum After {
 pub(super) async fn serve(relay: &Relay, mut client: Connection, stopping: &Stopping) {
     let core = &relay.core;
     let (mut first, mut of_session) = (true, false);
-    let mut stops = Stops::default();
+    let (mut stops, mut own) = (Stops::default(), None);
     loop {
         let next = match next(core, &mut client, &mut stops, stopping, (first, of_session)).await {
             Some(Ok(next)) => next,
@@ -90,7 +95,7 @@ pub(super) async fn serve(relay: &Relay, mut client: Connection, stopping: &Stop
             Next::Refused(refusal, head) => return Box::pin(refuse(core, client, refusal, Some(&head))).await,
         };
         of_session = begun.exchange.is_of_session();
-        match carry(relay, &mut client, begun, stopping).await {
+        match carry(relay, &mut client, &mut own, begun, stopping).await {
             After::Next => {}
             After::Close => return Box::pin(client.close()).await,
             After::Drop => return,
@@ -192,36 +197,54 @@ fn announced(body: Body) -> Option<u64> {
 
 impl Begun {
     fn new(exchange: Box<Exchange>, head: &Head<'_>, request: &RequestHead<'_>, bytes: &[u8], body: Body) -> Self {
-        let out = if exchange.answers_itself() { Vec::new() } else { to_server(&exchange, head, request, bytes.len()) };
-        Self { exchange, asked: Asked::new(head, bytes, body), out }
+        let out = if exchange.answers_itself() { Vec::new() } else { to_server(&exchange, head, request, bytes) };
+        let has_host = exchange.host(request).is_some();
+        Self { exchange, asked: Asked::new(head, bytes, body), out, has_host }
     }
 }
 
 /// Carries one exchange to its end.
-async fn carry(relay: &Relay, client: &mut Connection, begun: Begun, stopping: &Stopping) -> After {
+async fn carry(
+    relay: &Relay,
+    client: &mut Connection,
+    own: &mut Option<Own>,
+    begun: Begun,
+    stopping: &Stopping,
+) -> After {
     let core = &*relay.core;
-    let Begun { mut exchange, asked, out } = begun;
-    let repeatable = asked.is_idempotent && asked.body == Body::None;
-    let mut upload = Upload::new(out, asked.body, repeatable);
+    let Begun { mut exchange, asked, out, mut has_host } = begun;
+    let mut upload = Upload::new(out, asked.body, asked.is_idempotent);
     if exchange.answers_itself() {
-        return answer(core, client, exchange, &asked, upload, None, stopping).await;
+        return Box::pin(answer(core, client, exchange, &asked, upload, None, stopping)).await;
+    }
+    if let Body::Length(length) = asked.body
+        && !asked.expects
+        && let Some(refusal) = take_in(client, length, exchange.snapshot().config.timeouts.body).await
+    {
+        if let Some(refusal) = refusal {
+            exchange.refuse(core, refusal);
+            return Box::pin(answer(core, client, exchange, &asked, upload, Some(Side::Client), stopping)).await;
+        }
+        end(core, &mut exchange, &asked, (0, 0), Some(Side::Client));
+        return After::Drop;
+    }
+    if let Some(own) = own {
+        exchange.wish(own.server);
     }
     let mut fresh = false;
     loop {
-        let found = find(relay, client, &mut exchange, fresh).await;
-        let (server, reused) = match found {
-            Found::Server(server, reused) => (server, reused),
+        let (server, used) = match find(relay, client, own, &mut exchange, fresh).await {
+            Found::Server(server, used) => (server, used),
             Found::Refused(refusal) => {
                 exchange.refuse(core, refusal);
-                return answer(core, client, exchange, &asked, upload, None, stopping).await;
+                return Box::pin(answer(core, client, exchange, &asked, upload, None, stopping)).await;
             }
             Found::Gone => {
                 end(core, &mut exchange, &asked, (0, 0), Some(Side::Client));
                 return After::Drop;
             }
         };
-        if !fresh
-            && exchange.host(&asked.line()).is_none()
+        if !std::mem::replace(&mut has_host, true)
             && let Some(lease) = exchange.lease()
         {
             add_host(&mut upload.out, &lease.upstream().own_host(lease.server()));
@@ -230,14 +253,18 @@ async fn carry(relay: &Relay, client: &mut Connection, begun: Begun, stopping: &
             exchange.can_be_ended();
         }
         let times = times(&exchange);
-        let last = is_closing(core, stopping) || exchange.is_last(core);
-        let mut carry = Carry::new(core, client, (server, reused), (&mut exchange, &asked), upload, times, last);
+        let mut carry =
+            Carry::new(core, client, (server, used != Used::Never), (&mut exchange, &asked), upload, times, stopping);
         let ended = poll_fn(|cx| carry.poll(cx)).await;
         let Outcome { status, bytes, until_close, keep, server, upload: rest } = carry.outcome();
         match ended {
             End::Answered => {
-                if let (Some((server, false)), Some(lease)) = (server, exchange.lease()) {
-                    relay.kept.put(lease, server);
+                if let (Some((server, logged_in)), Some(lease)) = (server, exchange.lease()) {
+                    if logged_in || used == Used::ByThisClient {
+                        *own = Some(Own::new(lease, server));
+                    } else {
+                        relay.kept.put(lease, server);
+                    }
                 }
                 end(core, &mut exchange, &asked, (status, bytes), None);
                 return after(client, rest.body, keep).await;
@@ -246,10 +273,15 @@ async fn carry(relay: &Relay, client: &mut Connection, begun: Begun, stopping: &
                 fresh = true;
                 upload = rest.again();
             }
-            End::Told => return goodbye(core, client, exchange, &asked).await,
+            End::Unanswered if exchange.lost() => upload = rest.again(),
+            End::Unanswered => {
+                exchange.refuse(core, Refusal::BadAnswer);
+                return Box::pin(answer(core, client, exchange, &asked, rest, Some(Side::Server), stopping)).await;
+            }
+            End::Told => return Box::pin(goodbye(core, client, exchange, &asked)).await,
             End::Refused(refusal, side) => {
                 exchange.refuse(core, refusal);
-                return answer(core, client, exchange, &asked, rest, Some(side), stopping).await;
+                return Box::pin(answer(core, client, exchange, &asked, rest, Some(side), stopping)).await;
             }
             End::Cut(side) => {
                 if until_close {
@@ -263,34 +295,100 @@ async fn carry(relay: &Relay, client: &mut Connection, begun: Begun, stopping: &
     }
 }
 
+/// A connection to a server that has been logged in for one client, and is used for no other.
+struct Own {
+    group: u64,
+    server: ServerId,
+    stream: Transport,
+}
+
+impl Own {
+    fn new(lease: &Lease, stream: Transport) -> Self {
+        Self { group: lease.upstream().group, server: lease.server().id(), stream }
+    }
+
+    fn is_to(&self, lease: &Lease) -> bool {
+        (self.group, self.server) == (lease.upstream().group, lease.server().id())
+    }
+}
+
+/// Waits for a body that is small, so that one that comes slowly takes no place on a server. What the client is told if
+/// it does not come, or nothing if it has left.
+async fn take_in(client: &mut Connection, length: u64, time: Duration) -> Option<Option<Refusal>> {
+    let length = usize::try_from(length).ok().filter(|&length| length <= TAKEN_IN)?;
+    if client.held.len() >= length {
+        return None;
+    }
+    client.deadline.set(time);
+    poll_fn(|cx| {
+        buffer::lend(|buffer| {
+            while client.held.len() < length {
+                match poll_read(&mut client.transport, buffer, AHEAD, cx) {
+                    Poll::Ready(Ok(read @ 1..)) => {
+                        client.held.extend_from_slice(&buffer.bytes[AHEAD..AHEAD + read]);
+                        client.deadline.set(time);
+                    }
+                    Poll::Ready(_) => return Poll::Ready(Some(None)),
+                    Poll::Pending if client.deadline.is_stopping() => return Poll::Ready(Some(None)),
+                    Poll::Pending => {
+                        return client.deadline.poll_expired(cx).map(|()| Some(Some(Refusal::BodyTimeout)));
+                    }
+                }
+            }
+            Poll::Ready(None)
+        })
+    })
+    .await
+}
+
 /// What came of looking for a server.
 enum Found {
-    /// A connection, used before or not.
-    Server(Transport, bool),
+    /// A connection.
+    Server(Transport, Used),
     Refused(Refusal),
     /// The client has left.
     Gone,
 }
 
+/// Whether a connection was used before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Used {
+    Never,
+    ByAnybody,
+    /// It has been logged in for this client.
+    ByThisClient,
+}
+
 /// Finds a server and a connection to it, a `fresh` one or one that was kept.
-async fn find(relay: &Relay, client: &mut Connection, exchange: &mut Exchange, fresh: bool) -> Found {
+async fn find(
+    relay: &Relay,
+    client: &mut Connection,
+    own: &mut Option<Own>,
+    exchange: &mut Exchange,
+    fresh: bool,
+) -> Found {
     let at_once = exchange.is_poll();
     loop {
-        match unless_gone(client, at_once, exchange.place()).await {
+        // Boxed: it is large, and over before the long wait begins.
+        match unless_gone(client, at_once, Box::pin(exchange.place())).await {
             Some(Ok(())) => {}
             Some(Err(refusal)) => return Found::Refused(refusal),
             None => return Found::Gone,
         }
         let Some(lease) = exchange.lease() else { return Found::Refused(Refusal::NoServer) };
-        if let Some(server) = relay.kept.take(lease).filter(|_| !fresh) {
-            exchange.connected(true);
-            return Found::Server(server, true);
+        if !fresh {
+            let mine = own.take_if(|own| own.is_to(lease)).map(|own| (own.stream, Used::ByThisClient));
+            let kept = mine.or_else(|| relay.kept.take(lease).map(|stream| (stream, Used::ByAnybody)));
+            if let Some((server, used)) = kept {
+                exchange.connected(true);
+                return Found::Server(server, used);
+            }
         }
         let connecting = Box::pin(lease.upstream().connect(lease.server()));
         match unless_gone(client, at_once, connecting).await {
             Some(Ok(server)) => {
                 exchange.connected(false);
-                return Found::Server(server, false);
+                return Found::Server(server, Used::Never);
             }
             Some(Err(error)) => {
                 exchange.connect_failed(&error);
@@ -305,15 +403,6 @@ fn times(exchange: &Exchange) -> Times {
     let server_write = exchange.lease().map_or(Duration::ZERO, |lease| lease.upstream().config().timeouts.write);
     let first_byte = exchange.first_byte_timeout().unwrap_or_default();
     Times { body: timeouts.body, write: timeouts.write, server_write, first_byte }
-}
-
-/// Whether no further request is taken on a connection. Which answer is the last on one when the gateway leaves, the
-/// exchange says.
-fn is_closing(core: &Core, stopping: &Stopping) -> bool {
-    if !stopping.has_changed().unwrap_or(true) {
-        return false;
-    }
-    if core.ending.is_leaving() { *core.ending.told().borrow() } else { *stopping.borrow() }
 }
 
 fn end(core: &Core, exchange: &mut Exchange, asked: &Asked, (status, bytes_out): (u16, u64), cut_by: Option<Side>) {
@@ -380,7 +469,7 @@ async fn answer(
     let Upload { body, .. } = upload;
     // Where the rest of the request is not to be waited for, or its end is unclear, nothing can follow.
     let unclear = cut_by == Some(Side::Client) || asked.expects && !body.is_over();
-    let last = !asked.is_kept_alive || unclear || is_closing(core, stopping) || exchange.is_last(core);
+    let last = !asked.is_kept_alive || unclear || is_last(core, stopping, &exchange);
     let write = exchange.snapshot().config.timeouts.write;
     let line = asked.line();
     let Some(answer) = exchange.own_answer(&line) else { return After::Drop };

@@ -21,8 +21,8 @@ use crate::http::edits::HeaderEdits;
 use crate::http::framing::Body;
 use crate::http::head::room;
 use crate::http::hop_by_hop::{Nominated, is_hop_by_hop};
-use crate::proxy::engine::relay::answer::{self, Head};
-use crate::proxy::engine::relay::body::Passing;
+use crate::http::passing::Passing;
+use crate::http::response::{self, Head};
 use crate::proxy::engine::relay::buffer::{self, AHEAD, Buffer};
 use crate::proxy::engine::relay::client::{poll_read, poll_write};
 use crate::request::Headers;
@@ -322,7 +322,7 @@ impl<'a> Carry<'a> {
     fn read_head(&mut self, said: &[u8]) -> Result<Option<usize>, End> {
         let bad = || End::Refused(Refusal::BadAnswer, Side::Server);
         let mut fields = room();
-        let Ok(parsed) = answer::parse(said, &mut fields) else { return Err(bad()) };
+        let Ok(parsed) = response::parse(said, &mut fields) else { return Err(bad()) };
         let Some(head) = parsed else {
             self.head = said.to_vec();
             return Ok(None);

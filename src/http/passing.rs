@@ -6,11 +6,11 @@
 use std::io::Write;
 use std::ops::Range;
 
-use crate::http::framing::{Body, Chunks};
+use super::framing::{Body, Chunks};
 
 /// A body as it passes.
 #[derive(Debug)]
-pub(super) struct Passing {
+pub(crate) struct Passing {
     framing: Framing,
     /// Whether it is told in chunks where it goes.
     in_chunks: bool,
@@ -26,19 +26,19 @@ enum Framing {
 
 /// What of some bytes belongs to a body.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Part {
+pub(crate) struct Part {
     /// How many of the bytes do, framing included.
-    pub(super) taken: usize,
+    pub(crate) taken: usize,
     /// Where its data are now.
-    pub(super) data: Range<usize>,
+    pub(crate) data: Range<usize>,
 }
 
 /// Room before the data of a chunk: 16 digits and a line end.
-pub(super) const CHUNK_AHEAD: usize = 18;
+pub(crate) const CHUNK_AHEAD: usize = 18;
 
 impl Passing {
     /// A body that comes like this, and goes on in chunks where its reader needs them.
-    pub(super) fn new(body: Body, in_chunks: bool) -> Self {
+    pub(crate) fn new(body: Body, in_chunks: bool) -> Self {
         let framing = match body {
             Body::None | Body::Length(0) => Framing::Over,
             Body::Length(length) => Framing::Length(length),
@@ -49,12 +49,12 @@ impl Passing {
     }
 
     /// Whether its last byte has been seen.
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         matches!(self.framing, Framing::Over)
     }
 
     /// Takes the next bytes, and moves the data among them together. `None`: this is no chunked body.
-    pub(super) fn take(&mut self, bytes: &mut [u8]) -> Option<Part> {
+    pub(crate) fn take(&mut self, bytes: &mut [u8]) -> Option<Part> {
         match &mut self.framing {
             Framing::Over => Some(Part { taken: 0, data: 0..0 }),
             Framing::UntilClose => Some(Part { taken: bytes.len(), data: 0..bytes.len() }),
@@ -88,7 +88,7 @@ impl Passing {
     }
 
     /// The connection that it comes by has ended. True where that is the end of the body, and not a cut.
-    pub(super) fn close(&mut self) -> bool {
+    pub(crate) fn close(&mut self) -> bool {
         if let Framing::UntilClose = self.framing {
             self.framing = Framing::Over;
         }
@@ -96,7 +96,7 @@ impl Passing {
     }
 
     /// Puts what tells the length of these data before and behind them; gives where they stand with it.
-    pub(super) fn frame(&self, bytes: &mut [u8], data: Range<usize>) -> Range<usize> {
+    pub(crate) fn frame(&self, bytes: &mut [u8], data: Range<usize>) -> Range<usize> {
         if !self.in_chunks {
             return data;
         }
@@ -120,7 +120,7 @@ impl Passing {
     }
 
     /// The same into what goes out elsewhere.
-    pub(super) fn frame_into(&self, out: &mut Vec<u8>, data: &[u8]) {
+    pub(crate) fn frame_into(&self, out: &mut Vec<u8>, data: &[u8]) {
         if self.in_chunks && !data.is_empty() {
             // Writing to memory never fails.
             let _ = write!(out, "{:x}\r\n", data.len());
@@ -135,7 +135,7 @@ impl Passing {
     }
 
     /// What is still to be said where it goes, now that it is over.
-    pub(super) fn end(&self) -> &'static [u8] {
+    pub(crate) fn end(&self) -> &'static [u8] {
         if self.in_chunks { LAST_CHUNK } else { b"" }
     }
 }

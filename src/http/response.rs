@@ -2,41 +2,44 @@
 
 use httparse::{Header, ParserConfig, Status};
 
-use crate::http::edits::HeaderEdits;
-use crate::http::framing::{Body, Malformed, response_body};
-use crate::http::head::Fields;
-use crate::http::hop_by_hop::{Nominated, is_hop_by_hop};
+use super::edits::HeaderEdits;
+use super::framing::{Body, Malformed, response_body};
+use super::head::Fields;
+use super::hop_by_hop::{Nominated, is_hop_by_hop};
+use super::write::as_sent;
 use crate::request::Headers;
 use crate::text::Text;
 
 /// The longest head that an answer may have.
-pub(super) const MOST_HEAD: usize = 64 * 1024;
+pub(crate) const MOST_HEAD: usize = 64 * 1024;
 
 /// A head, parsed where it lies.
-pub(super) struct Head<'a> {
-    pub(super) status: u16,
+pub(crate) struct Head<'a> {
+    pub(crate) status: u16,
     reason: &'a str,
     minor_version: u8,
-    pub(super) fields: &'a [Header<'a>],
+    pub(crate) fields: &'a [Header<'a>],
+    /// Where it lies.
+    bytes: &'a [u8],
     /// How many bytes it takes.
-    pub(super) length: usize,
+    pub(crate) length: usize,
 }
 
 /// What the client's side of an answer is like.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Towards {
+pub(crate) struct Towards {
     /// Whether the client speaks HTTP/1.1, and so knows chunks.
-    pub(super) knows_chunks: bool,
+    pub(crate) knows_chunks: bool,
     /// Whether the connection is kept for another request.
-    pub(super) keep: bool,
+    pub(crate) keep: bool,
 }
 
 /// What came is no head of an answer.
 #[derive(Debug)]
-pub(super) struct NoHead;
+pub(crate) struct NoHead;
 
 /// Parses the head that these bytes begin with, into `fields`; `None` where its end has not come.
-pub(super) fn parse<'a>(bytes: &'a [u8], fields: &'a mut Fields<'a>) -> Result<Option<Head<'a>>, NoHead> {
+pub(crate) fn parse<'a>(bytes: &'a [u8], fields: &'a mut Fields<'a>) -> Result<Option<Head<'a>>, NoHead> {
     let mut response = httparse::Response::new(&mut []);
     let mut config = ParserConfig::default();
     // Old servers do both; neither goes on to the client.
@@ -46,7 +49,7 @@ pub(super) fn parse<'a>(bytes: &'a [u8], fields: &'a mut Fields<'a>) -> Result<O
         Ok(Status::Complete(length)) => match (response.code, response.version) {
             (Some(status @ 100..=999), Some(minor_version)) => {
                 let reason = response.reason.unwrap_or("");
-                Ok(Some(Head { status, reason, minor_version, fields: response.headers, length }))
+                Ok(Some(Head { status, reason, minor_version, fields: response.headers, bytes, length }))
             }
             _ => Err(NoHead),
         },
@@ -57,17 +60,17 @@ pub(super) fn parse<'a>(bytes: &'a [u8], fields: &'a mut Fields<'a>) -> Result<O
 
 impl Head<'_> {
     /// Whether another answer follows, which is the one that is meant.
-    pub(super) fn is_interim(&self) -> bool {
+    pub(crate) fn is_interim(&self) -> bool {
         self.status < 200
     }
 
     /// How the body is delimited; `to_head` where the request was a `HEAD`.
-    pub(super) fn body(&self, to_head: bool) -> Result<Body, Malformed> {
+    pub(crate) fn body(&self, to_head: bool) -> Result<Body, Malformed> {
         if to_head { Ok(Body::None) } else { response_body(self.status, self.fields) }
     }
 
     /// Whether the server keeps its connection for another request, as far as it says.
-    pub(super) fn keeps_connection(&self) -> bool {
+    pub(crate) fn keeps_connection(&self) -> bool {
         let headers = Headers::Fields(self.fields);
         if headers.lists("connection", "close") {
             return false;
@@ -78,21 +81,21 @@ impl Head<'_> {
     }
 
     /// Whether the connection belongs to one user from here on: these schemes log the connection in, not the request.
-    pub(super) fn logs_connection_in(&self) -> bool {
+    pub(crate) fn logs_connection_in(&self) -> bool {
         let headers = Headers::Fields(self.fields);
         matches!(self.status, 401 | 407)
             && ["www-authenticate", "proxy-authenticate"].iter().any(|name| headers.all(name).any(is_of_connection))
     }
 
     /// Writes an interim answer behind `out`.
-    pub(super) fn write_interim(&self, out: &mut Vec<u8>) {
+    pub(crate) fn write_interim(&self, out: &mut Vec<u8>) {
         self.write_first_line(out);
         self.write_fields(out, &HeaderEdits::default());
         out.extend_from_slice(b"\r\n");
     }
 
     /// Writes it behind `out`, with these changes, for a client that gets this body.
-    pub(super) fn write(&self, out: &mut Vec<u8>, edits: &HeaderEdits, body: Body, towards: Towards) {
+    pub(crate) fn write(&self, out: &mut Vec<u8>, edits: &HeaderEdits, body: Body, towards: Towards) {
         self.write_first_line(out);
         let without = body == Body::None;
         let length = self.length_told(body);
@@ -112,7 +115,7 @@ impl Head<'_> {
 
     /// The length that is told to a client that gets this body: 304 and answers to HEAD say that of what they don't have.
     /// Said twice, or beside chunks, it says nothing.
-    pub(super) fn length_told(&self, body: Body) -> Option<u64> {
+    pub(crate) fn length_told(&self, body: Body) -> Option<u64> {
         match body {
             Body::None if self.status == 204 => None,
             Body::None => match response_body(200, self.fields) {
@@ -139,10 +142,15 @@ impl Head<'_> {
             if is_framing(name) || is_hop_by_hop(name) || nominated.contains(name) || !edits.keeps(name) {
                 continue;
             }
+            let folded = field.value.contains(&b'\n');
+            if let Some(line) = as_sent(self.bytes, field).filter(|_| !folded) {
+                out.extend_from_slice(line);
+                continue;
+            }
             let at = out.len();
             put(out, name.as_bytes(), field.value);
             // A value over several lines becomes one (RFC 9112 5.2).
-            if field.value.contains(&b'\n') {
+            if folded {
                 let value = at + name.len() + 2..out.len() - 2;
                 out[value].iter_mut().filter(|byte| matches!(byte, b'\r' | b'\n')).for_each(|byte| *byte = b' ');
             }
@@ -154,7 +162,7 @@ impl Head<'_> {
 }
 
 /// Whether a challenge, or what answers it, is of a scheme that logs a connection in (RFC 4559).
-pub(super) fn is_of_connection(credentials: &[u8]) -> bool {
+pub(crate) fn is_of_connection(credentials: &[u8]) -> bool {
     [b"ntlm".as_slice(), b"negotiate"]
         .iter()
         .any(|scheme| credentials.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)))
