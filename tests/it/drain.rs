@@ -262,23 +262,26 @@ async fn the_relay_says_goodbye_to_a_poll_over_http2_at_once() {
 /// Pingora holds a stream of HTTP/2 to its end, so the poll that is open is not answered by the gateway.
 #[tokio::test]
 async fn a_session_that_polls_over_http2_is_told_at_its_next_poll() {
-    let cluster = Cluster::start("v4", 2, &["--ping-interval", "5000"]).await;
-    let (client, url, pending, home) = polling_over_http2(&cluster).await;
-    drain(&cluster, "POST", &format!("{home}&rate=1000")).await;
-    let told = async || drain(&cluster, "GET", home).await["told_goodbye"] == 1;
-    eventually("it is told", told).await;
-    assert_eq!(whole(pending).await.into_body(), b"2", "the poll that was open brings the ping");
-    let goodbye = client.ask(Request::get(&url).header("origin", "http://there.test").body(()).unwrap(), "").await;
-    assert_eq!(goodbye.status(), 200);
-    assert_eq!(goodbye.headers()["access-control-allow-origin"], "http://there.test");
-    assert_eq!(goodbye.body(), b"1");
-    assert_eq!(sessions_on(&cluster.gateways[0], home).await, 0.0);
-    eventually("the drain is over", async || is_over(&cluster, home).await).await;
-    eventually("the server knows it, too", async || cluster.counted("sessions_open").await == 0).await;
-    cluster.gateways[0].access_line(&["protocol=HTTP/2", "closed_by=drain"]).await;
-    let next = client.get("http://localhost/socket.io/?EIO=4&transport=polling").await;
-    assert_eq!(next.status(), 200, "the next session, on the same connection");
-    assert_eq!(sessions_on(&cluster.gateways[0], home).await, 0.0);
+    let told = async {
+        let cluster = Cluster::start("v4", 2, &["--ping-interval", "5000"]).await;
+        let (client, url, pending, home) = polling_over_http2(&cluster).await;
+        drain(&cluster, "POST", &format!("{home}&rate=1000")).await;
+        let is_told = async || drain(&cluster, "GET", home).await["told_goodbye"] == 1;
+        eventually("it is told", is_told).await;
+        assert_eq!(whole(pending).await.into_body(), b"2", "the poll that was open brings the ping");
+        let goodbye = client.ask(Request::get(&url).header("origin", "http://there.test").body(()).unwrap(), "").await;
+        assert_eq!(goodbye.status(), 200);
+        assert_eq!(goodbye.headers()["access-control-allow-origin"], "http://there.test");
+        assert_eq!(goodbye.body(), b"1");
+        assert_eq!(sessions_on(&cluster.gateways[0], home).await, 0.0);
+        eventually("the drain is over", async || is_over(&cluster, home).await).await;
+        eventually("the server knows it, too", async || cluster.counted("sessions_open").await == 0).await;
+        cluster.gateways[0].access_line(&["protocol=HTTP/2", "closed_by=drain"]).await;
+        let next = client.get("http://localhost/socket.io/?EIO=4&transport=polling").await;
+        assert_eq!(next.status(), 200, "the next session, on the same connection");
+        assert_eq!(sessions_on(&cluster.gateways[0], home).await, 0.0);
+    };
+    ENGINE.scope("pingora", told).await;
 }
 
 /// An answer that has begun goes to its end, and the session is told at its next poll.

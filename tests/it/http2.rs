@@ -221,9 +221,12 @@ async fn heads<const N: usize>(gateway: &Gateway, sizes: [(usize, usize); N]) ->
 /// What docs/configuration.md says of `limits.head` and `limits.headers`.
 #[tokio::test]
 async fn pingora_has_a_limit_of_its_own_for_heads() {
-    let web = Echo::start("web").await;
-    let (gateway, _) = gateway("limits: { head: 1KiB, headers: 10 }", web.address()).await;
-    assert_eq!(heads(&gateway, [(200, 100), (1, 60_000), (1, 70_000), (1, 1)]).await, [200, 200, 431, 200]);
+    let bounded = async {
+        let web = Echo::start("web").await;
+        let (gateway, _) = gateway("limits: { head: 1KiB, headers: 10 }", web.address()).await;
+        assert_eq!(heads(&gateway, [(200, 100), (1, 60_000), (1, 70_000), (1, 1)]).await, [200, 200, 431, 200]);
+    };
+    ENGINE.scope("pingora", bounded).await;
 }
 
 /// Browsers heed 103 over HTTP/2 alone. Pingora passes it on over HTTP/1 only.

@@ -11,7 +11,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorSource, ErrorType, Result};
+use pingora::{Error, ErrorType, Result};
 
 use super::{Context, peer, session as of};
 use crate::exchange::{Core, Ended, Exchange};
@@ -152,7 +152,7 @@ impl ProxyHttp for Balancer {
         let idempotent = session.req_header().method.is_idempotent();
         let whole = !session.as_ref().retry_buffer_truncated();
         let answered = of::status(session) != 0;
-        let theirs = *error.esource() == ErrorSource::Upstream && !of::timed_out(&error);
+        let theirs = of::ended_by_server(&error);
         let repeatable = idempotent && whole && !answered && theirs;
         let again = |exchange: &mut Box<Exchange>| reused || exchange.lost();
         error.set_retry(repeatable && ctx.exchange.as_mut().is_some_and(again));

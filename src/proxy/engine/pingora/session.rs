@@ -102,9 +102,10 @@ pub(super) fn error(refusal: Refusal) -> Box<Error> {
     Error::explain(ErrorType::HTTPStatus(refusal.status()), refusal.as_str())
 }
 
-/// Whether the time for something was over.
-pub(super) fn timed_out(error: &Error) -> bool {
-    matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout)
+/// Whether the server has ended the connection; what it said before that, if anything, is another matter.
+pub(super) fn ended_by_server(error: &Error) -> bool {
+    *error.esource() == ErrorSource::Upstream
+        && matches!(error.etype(), ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError)
 }
 
 /// Who is behind an error.
@@ -114,7 +115,7 @@ pub(super) fn cut_by(error: &Error) -> Side {
 
 /// What an error of Pingora's means to the client; `None` when there is nobody left to tell.
 pub(super) fn refusal_of(error: &Error) -> Option<Refusal> {
-    let timed_out = timed_out(error);
+    let timed_out = matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
     let cause = error.root_cause().downcast_ref::<io::Error>().map(io::Error::kind);
     match (error.esource(), error.etype()) {
         // Said by the connection of a chunked body that is none.
