@@ -229,6 +229,35 @@ async fn pingora_has_a_limit_of_its_own_for_heads() {
     ENGINE.scope("pingora", bounded).await;
 }
 
+/// NTLM logs a connection in, not a request: what the server is asked on it next is asked in that name.
+#[tokio::test]
+async fn the_relay_keeps_no_connection_that_a_stream_has_logged_in() {
+    let logged_in = async {
+        let server = Scripted::start(|mut client, number| async move {
+            let mut user = "nobody";
+            while let Some(request) = client.request().await {
+                if String::from_utf8_lossy(&request.head).to_lowercase().contains("authorization: ntlm") {
+                    user = "anna";
+                }
+                let body = format!("{user} on {number}");
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+                if client.try_send(answer).await.is_err() {
+                    return;
+                }
+            }
+        })
+        .await;
+        let (gateway, _) = gateway("", server.address()).await;
+        let client = plain(&gateway).await;
+        let anna = Request::get("http://a.test/").header("authorization", "NTLM proof").body(()).unwrap();
+        assert!(text(&client.ask(anna, "").await).starts_with("anna"));
+        let first = text(&client.get("http://a.test/").await);
+        assert!(first.starts_with("nobody"), "{first}");
+        assert_eq!(text(&client.get("http://a.test/").await), first, "others are kept");
+    };
+    ENGINE.scope("relay", logged_in).await;
+}
+
 /// Browsers heed 103 over HTTP/2 alone. Pingora passes it on over HTTP/1 only.
 #[tokio::test]
 async fn the_relay_passes_interim_answers_on() {

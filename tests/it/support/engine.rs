@@ -5,8 +5,8 @@ tokio::task_local! {
     pub static ENGINE: &'static str;
 }
 
-/// Makes a test of each of these functions for every engine, named `pingora::FUNCTION` and `relay::FUNCTION`; what stands in parentheses goes
-/// to `tokio::test`. A function that is not in the list is dead code, so none is forgotten.
+/// Makes a test of each of these functions for every engine, named `pingora::FUNCTION` and `relay::FUNCTION`; what
+/// stands in parentheses goes to `tokio::test`. A function that is not in the list is dead code, so none is forgotten.
 macro_rules! for_each_engine {
     ($($tests:tt)*) => {
         $crate::support::engine::with_engine! { pingora { $($tests)* } }

@@ -14,6 +14,7 @@ use super::super::HALF_CLOSED;
 use super::buffer::{self, AHEAD, Buffer};
 use super::client::{poll_ended, poll_read, poll_write};
 use super::request::Asked;
+use super::told::Told;
 use crate::deadline::Moment;
 use crate::ending::Stopping;
 use crate::exchange::{Core, Exchange, Side};
@@ -108,8 +109,7 @@ pub(super) struct Carry<'a> {
     server_moved: Moment,
     /// When the client finished sending.
     half_closed: Option<Moment>,
-    /// Where another process has taken over: when those are told whom it could serve.
-    all_told: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    told: Told,
 }
 
 /// How the carrying ended.
@@ -215,7 +215,7 @@ impl<'a> Carry<'a> {
             client_moved,
             server_moved,
             half_closed: None,
-            all_told: None,
+            told: Told::default(),
         }
     }
 
@@ -544,7 +544,7 @@ impl<'a> Carry<'a> {
 
     /// Whether something else ends the wait: the session's turn to leave, or the time.
     fn poll_waits(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        if self.is_unanswered() && self.poll_told(cx).is_ready() {
+        if self.is_unanswered() && self.told.poll(self.core, self.exchange, cx).is_ready() {
             return Poll::Ready(End::Told);
         }
         let (due, end) = self.due();
@@ -553,23 +553,6 @@ impl<'a> Carry<'a> {
             None => self.client.deadline.clear(),
         }
         self.client.deadline.poll_expired(cx).map(|()| end)
-    }
-
-    /// Ready when this is a poll whose session has to go.
-    fn poll_told(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(leave) = self.exchange.leave() else { return Poll::Pending };
-        ready!(leave.poll_told(cx));
-        if !self.core.ending.is_handed_over() {
-            return Poll::Ready(());
-        }
-        // With its next poll the session is at the new process: one that is answered in time needs no goodbye.
-        let all_told = self.all_told.get_or_insert_with(|| {
-            let mut told = self.core.ending.told();
-            Box::pin(async move {
-                let _ = told.wait_for(|&told| told).await;
-            })
-        });
-        all_told.as_mut().poll(cx)
     }
 
     /// When it has waited for too long for what it waits for, and what becomes of it then.

@@ -1,9 +1,9 @@
-//! The gateway's own HTTP/1 engine: it carries, and asks the [`Exchange`](crate::Exchange) for everything else.
+//! The gateway's own HTTP engine: it carries, and asks the [`Exchange`](crate::Exchange) for everything else.
 //!
 //! Bytes are read into a buffer of the thread ([`buffer`]), and only what has to wait is kept. Heads are parsed where
 //! they lie ([`request`], [`response`](crate::http::response)), bodies pass in place
 //! ([`passing`](crate::http::passing)), and both ways of an exchange go on at once ([`carry`]). Connections to servers
-//! wait for each other's requests ([`kept`]).
+//! wait for each other's requests ([`kept`]). Streams of HTTP/2 come by [`http2`].
 
 mod buffer;
 mod carry;
@@ -12,6 +12,7 @@ mod http2;
 mod kept;
 mod request;
 mod serve;
+mod told;
 
 use std::sync::Arc;
 

@@ -1,7 +1,6 @@
 //! One exchange between a stream and a connection to a server: the request goes, the answer comes, both at once, and neither
 //! faster than the other side takes it.
 
-use std::future::Future;
 use std::io;
 use std::ops::Range;
 use std::pin::Pin;
@@ -25,6 +24,7 @@ use crate::http::passing::Passing;
 use crate::http::response::{self, Head};
 use crate::proxy::engine::relay::buffer::{self, AHEAD, Buffer};
 use crate::proxy::engine::relay::client::{poll_read, poll_write};
+use crate::proxy::engine::relay::told::Told;
 use crate::request::Headers;
 use crate::transport::Transport;
 
@@ -60,8 +60,7 @@ pub(super) struct Carry<'a> {
     server_moved: Instant,
     client_moved: Instant,
     timer: Option<Pin<Box<Sleep>>>,
-    /// Where another process has taken over: when those are told whom it could serve.
-    all_told: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    told: Told,
 }
 
 /// How far the request is.
@@ -130,7 +129,7 @@ impl<'a> Carry<'a> {
             server_moved: now,
             client_moved: now,
             timer: None,
-            all_told: None,
+            told: Told::default(),
         }
     }
 
@@ -157,7 +156,7 @@ impl<'a> Carry<'a> {
             if reset.is_ready() {
                 return Poll::Ready(End::Cut(Side::Client));
             }
-            if self.is_unanswered() && self.poll_told(cx).is_ready() {
+            if self.is_unanswered() && self.told.poll(self.core, self.exchange, cx).is_ready() {
                 return Poll::Ready(End::Told);
             }
             self.poll_late(cx)
@@ -345,7 +344,10 @@ impl<'a> Carry<'a> {
             return Ok(Some(head.length));
         }
         let Ok(body) = head.body(self.asked.is_head()) else { return Err(bad()) };
-        self.reusable = head.keeps_connection() && body != Body::UntilClose && !head.logs_connection_in();
+        self.reusable = head.keeps_connection()
+            && body != Body::UntilClose
+            && !head.logs_connection_in()
+            && !self.asked.logs_connection_in();
         let edits = match self.exchange.answered(head.status, Headers::Fields(head.fields)) {
             Ok(edits) => edits,
             Err(refusal) => return Err(End::Refused(refusal, Side::Server)),
@@ -359,23 +361,6 @@ impl<'a> Carry<'a> {
             Err(_) => return Err(End::Cut(Side::Client)),
         }
         Ok(Some(head.length))
-    }
-
-    /// Ready when this is a poll whose session has to go.
-    fn poll_told(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(leave) = self.exchange.leave() else { return Poll::Pending };
-        ready!(leave.poll_told(cx));
-        if !self.core.ending.is_handed_over() {
-            return Poll::Ready(());
-        }
-        // With its next poll the session is at the new process: one that is answered in time needs no goodbye.
-        let all_told = self.all_told.get_or_insert_with(|| {
-            let mut told = self.core.ending.told();
-            Box::pin(async move {
-                let _ = told.wait_for(|&told| told).await;
-            })
-        });
-        all_told.as_mut().poll(cx)
     }
 
     /// Ready when it has waited for too long for what it waits for.

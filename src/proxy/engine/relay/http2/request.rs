@@ -8,6 +8,7 @@ use http::{HeaderMap, Method};
 
 use crate::exchange::{Exchange, RequestHead};
 use crate::http::framing::Body;
+use crate::http::response::is_of_connection;
 use crate::http::write::HeadWriter;
 use crate::http::{Limits, Refusal};
 use crate::request::Headers;
@@ -70,6 +71,12 @@ impl Asked {
     /// Whether it may be sent again: asking twice does no more than asking once, and nothing of it has passed by.
     pub(super) fn is_repeatable(&self) -> bool {
         self.parts.method.is_idempotent() && self.body == Body::None
+    }
+
+    /// Whether it logs its connection to the server in, which must be used for nobody else then.
+    pub(super) fn logs_connection_in(&self) -> bool {
+        let headers = Headers::Map(&self.parts.headers);
+        ["authorization", "proxy-authorization"].iter().any(|name| headers.all(name).any(is_of_connection))
     }
 
     /// The length that it announces.
