@@ -28,7 +28,7 @@ pub(super) fn run(gateway: Gateway, signals: Signals) {
     let ready = Arc::clone(admin.ready());
     let threads = server.configuration.threads;
     let Listeners { traffic, admin: for_operators } = listeners;
-    let Signals { reload, reopen, upgrade: upgrade_asked } = signals;
+    let Signals { end, reload, reopen } = signals;
     server.add_service(Traffic {
         reloader: Arc::clone(&reloader),
         app: Arc::clone(&app),
@@ -41,8 +41,8 @@ pub(super) fn run(gateway: Gateway, signals: Signals) {
     let stopping = ending.handed_over();
     server.add_service(AdminService { listeners: Some(for_operators), admin: Some(admin), stopping });
     let (limits, deadlines) = (Arc::clone(reloader.limits()), Arc::clone(reloader.deadlines()));
-    let upgrade_asked = upgrade_asked.into();
-    let stopper = Stopper { reloader, stop_asked, upgrade_asked, ready, app, limits, deadlines, upgrade };
+    let signals = end.into();
+    let stopper = Stopper { reloader, stop_asked, signals, ready, app, limits, deadlines, upgrade };
     server.run(RunArgs { shutdown_signal: Box::new(stopper) });
     log_writer.finish();
 }

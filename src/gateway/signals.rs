@@ -5,15 +5,25 @@ use std::io;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Signals that have come, and will. SIGTERM and SIGINT are no part of it: before anything is served they may end the
-/// process as they are.
+/// Signals that have come, and will.
 #[derive(Debug)]
 pub(crate) struct Signals {
+    /// Those that end this process.
+    pub(super) end: EndSignals,
     /// SIGHUP.
     pub(super) reload: Signal,
     /// SIGUSR1.
     pub(super) reopen: Signal,
-    /// SIGUSR2.
+}
+
+/// Signals that ask for an end of this process.
+#[derive(Debug)]
+pub(super) struct EndSignals {
+    /// SIGTERM.
+    pub(super) terminate: Signal,
+    /// SIGINT.
+    pub(super) interrupt: Signal,
+    /// SIGUSR2: another one is to take its place.
     pub(super) upgrade: Signal,
 }
 
@@ -28,9 +38,13 @@ impl Signals {
         let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
         let _inside = runtime.enter();
         Ok(Self {
+            end: EndSignals {
+                terminate: signal(SignalKind::terminate())?,
+                interrupt: signal(SignalKind::interrupt())?,
+                upgrade: signal(SignalKind::user_defined2())?,
+            },
             reload: signal(SignalKind::hangup())?,
             reopen: signal(SignalKind::user_defined1())?,
-            upgrade: signal(SignalKind::user_defined2())?,
         })
     }
 }

@@ -1,6 +1,5 @@
 //! The end of a gateway: the signals that ask for it, and the order in which things end.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -8,10 +7,10 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use log::{info, warn};
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, Notify};
 
 use super::manager;
+use super::signals::EndSignals;
 use super::upgrade::Upgrade;
 use crate::deadline::Deadlines;
 use crate::ending;
@@ -29,8 +28,7 @@ const TICK: Duration = Duration::from_millis(50);
 pub(super) struct Stopper {
     pub(super) reloader: Arc<Reloader>,
     pub(super) stop_asked: Arc<Notify>,
-    /// SIGUSR2.
-    pub(super) upgrade_asked: Mutex<Signal>,
+    pub(super) signals: Mutex<EndSignals>,
     pub(super) ready: Arc<AtomicBool>,
     pub(super) app: Arc<App>,
     pub(super) limits: Arc<ConnectionLimits>,
@@ -41,9 +39,7 @@ pub(super) struct Stopper {
 #[async_trait]
 impl ShutdownSignalWatch for Stopper {
     async fn recv(&self) -> ShutdownSignal {
-        if let Err(error) = self.wait().await {
-            warn!("signals can't be waited for, stopping: {error}");
-        }
+        self.wait().await;
         ShutdownSignal::FastShutdown
     }
 }
@@ -53,10 +49,9 @@ impl Stopper {
         self.reloader.core()
     }
 
-    async fn wait(&self) -> io::Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut upgrade = self.upgrade_asked.lock().await;
+    async fn wait(&self) {
+        let mut signals = self.signals.lock().await;
+        let EndSignals { terminate, interrupt, upgrade } = &mut *signals;
         let mut handed_over = false;
         while !handed_over {
             tokio::select! {
@@ -64,7 +59,7 @@ impl Stopper {
                 () = self.stop_asked.notified() => break,
                 _ = interrupt.recv() => {
                     info!("interrupted: stopping at once");
-                    return Ok(());
+                    return;
                 }
                 _ = upgrade.recv() => {}
             }
@@ -74,7 +69,7 @@ impl Stopper {
                 () = self.stop_asked.notified() => break,
                 _ = interrupt.recv() => {
                     info!("interrupted: stopping at once");
-                    return Ok(());
+                    return;
                 }
                 over = self.hand_over() => handed_over = over,
             }
@@ -87,9 +82,9 @@ impl Stopper {
         if handed_over {
             // Whoever stops the service tells all of its processes, and this one is stopping already.
             tokio::select! {
-                () = &mut drain => return Ok(()),
+                () = &mut drain => return,
                 _ = terminate.recv() => info!("SIGTERM: stopping already"),
-                _ = interrupt.recv() => return Ok(()),
+                _ = interrupt.recv() => return,
             }
         }
         tokio::select! {
@@ -97,7 +92,6 @@ impl Stopper {
             _ = terminate.recv() => info!("a second SIGTERM: stopping at once"),
             _ = interrupt.recv() => info!("interrupted: stopping at once"),
         }
-        Ok(())
     }
 
     /// Starts the next process; whether it has taken over.

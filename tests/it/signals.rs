@@ -1,6 +1,6 @@
 //! Signals that come before a gateway can obey them: they end nothing, and are obeyed once it runs.
 
-use nix::sys::signal::Signal::{SIGHUP, SIGUSR1, SIGUSR2};
+use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use crate::support::{Echo, Gateway};
 
@@ -26,4 +26,14 @@ async fn an_upgrade_that_is_asked_for_before_the_file_is_read_is_done_once_the_g
     let yaml = yaml("drain: { over: 1ms, deadline: 1s }\n").await;
     let mut gateway = Gateway::start_with_signals(&yaml, &[SIGUSR2]).await;
     gateway.taken_over().await;
+}
+
+#[tokio::test]
+async fn a_stop_that_is_asked_for_before_the_file_is_read_is_in_order() {
+    let yaml = yaml("drain: { deadline: 1s }\n").await;
+    for (signal, line) in [(SIGTERM, "stopped: every connection has ended"), (SIGINT, "interrupted: stopping at once")] {
+        let mut gateway = Gateway::start_with_signals(&yaml, &[signal]).await;
+        gateway.log_line(line).await;
+        assert_eq!(gateway.ended().await, 0, "{signal}");
+    }
 }

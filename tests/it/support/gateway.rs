@@ -87,17 +87,24 @@ impl Gateway {
         Self::launch(yaml, shell).await
     }
 
-    /// Starts a gateway, and sends it signals while it waits for the first byte of its configuration.
+    /// Starts a gateway, and sends it signals while it waits for the first byte of its configuration. Where it listens
+    /// is not known: it may have ended before.
     pub async fn start_with_signals(yaml: &str, signals: &[Signal]) -> Self {
-        Self::launch_and(yaml, Command::new(env!("CARGO_BIN_EXE_sockgate")), signals).await
+        Self::spawn(yaml, Command::new(env!("CARGO_BIN_EXE_sockgate")), signals).await
     }
 
     /// Runs this program with the arguments that make it serve the configuration.
     pub async fn launch(yaml: &str, command: Command) -> Self {
-        Self::launch_and(yaml, command, &[]).await
+        let mut gateway = Self::spawn(yaml, command, &[]).await;
+        // The admin listener and one for each `- ` entry under `listeners:` tell where they are.
+        let expected = 1 + count_listeners(yaml);
+        let told = gateway.log.wait_for(|lines| addresses(lines).len() >= expected).await;
+        assert!(told, "the gateway ended before it listened:\n{}", gateway.log.all().join("\n"));
+        gateway.addresses = addresses(&gateway.log.all());
+        gateway
     }
 
-    async fn launch_and(yaml: &str, mut command: Command, early: &[Signal]) -> Self {
+    async fn spawn(yaml: &str, mut command: Command, early: &[Signal]) -> Self {
         let yaml = with_admin(yaml);
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(FILE);
@@ -134,13 +141,7 @@ impl Gateway {
             pipe.write_all(yaml.as_bytes()).await.unwrap();
             pipe.flush().await.unwrap();
         }
-        // The admin listener and one for each `- ` entry under `listeners:` tell where they are.
-        let expected = 1 + count_listeners(&yaml);
-        let mut gateway = Self { child, heirs: Vec::new(), folder, addresses: HashMap::new(), log, access_log };
-        let told = gateway.log.wait_for(|lines| addresses(lines).len() >= expected).await;
-        assert!(told, "the gateway ended before it listened:\n{}", gateway.log.all().join("\n"));
-        gateway.addresses = addresses(&gateway.log.all());
-        gateway
+        Self { child, heirs: Vec::new(), folder, addresses: HashMap::new(), log, access_log }
     }
 
     /// Runs a configuration that can't be built; gives the exit code and what was said.
