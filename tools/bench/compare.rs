@@ -71,7 +71,7 @@ async fn row(scenario: &'static Scenario, peers: &[Peer], world: &World, asked: 
         for turn in 0..peers.len() {
             let place = (round + turn) % peers.len();
             let peer = &peers[place];
-            let running = peer.start(world, &[]).await?;
+            let running = peer.start(world, scenario.extras(), &[]).await?;
             let sample = scenario.run(&running, world, amount, &mut ProcessorTime::default()).await?;
             drop(running);
             let figure = sample.figure.map_or("nothing done".to_owned(), report::short);
@@ -129,7 +129,7 @@ fn peers(asked: &Compare) -> Result<Vec<Peer>, Error> {
     }
     for also in &asked.also {
         let (name, program) = also.split_once('=').ok_or("--also takes NAME=PROGRAM")?;
-        peers.push(Peer { name: name.to_owned(), kind: Kind::Sockgate, program: program.into() });
+        peers.push(Peer::of_any_kind(name, program.into())?);
     }
     for peer in &mut peers {
         if peer.program.components().count() > 1 {

@@ -78,7 +78,7 @@ async fn counted(
     wrapper: &[String],
     counter: &mut impl Counter,
 ) -> Result<(Option<f64>, u64), Error> {
-    let running = peer.start(world, wrapper).await?;
+    let running = peer.start(world, scenario.extras(), wrapper).await?;
     let amount = Amount { time: Duration::ZERO, sockets: 0, count: Some(scenario.units_to_count()) };
     let sample = scenario.run(&running, world, amount, counter).await?;
     Ok(((sample.done > 0).then(|| counter.counted() / sample.done as f64), sample.failed()))

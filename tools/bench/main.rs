@@ -71,7 +71,7 @@ struct Compare {
     /// Which gateways: sockgate, haproxy, nginx.
     #[arg(long, value_delimiter = ',', default_value = "sockgate,haproxy,nginx", value_name = "NAMES")]
     peers: Vec<String>,
-    /// Another Sockgate to measure beside them, such as the one before a change.
+    /// Another gateway to measure beside them: a Sockgate from before a change, a newer HAProxy or nginx.
     #[arg(long, value_name = "NAME=PROGRAM")]
     also: Vec<String>,
     /// Sockgate's program; by default the one that was built beside this one.

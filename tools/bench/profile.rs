@@ -17,7 +17,7 @@ const MOST: usize = 40;
 /// Profiles each gateway in one scenario, and prints where time went: kernel and program first, then symbols.
 pub(crate) async fn run(scenario: &Scenario, peers: &[Peer], world: &World, seconds: f64) -> Result<(), Error> {
     for peer in peers {
-        let running = peer.start(world, &[]).await?;
+        let running = peer.start(world, scenario.extras(), &[]).await?;
         let mut recorder = Recorder { file: world.folder.join("perf.data"), child: None };
         let amount = Amount { time: Duration::from_secs_f64(seconds.max(5.0)), sockets: 2000, count: None };
         let sample = scenario.run(&running, world, amount, &mut recorder).await?;

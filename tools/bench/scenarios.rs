@@ -11,7 +11,7 @@ use crate::load::socket_io::{Events, Lives, Returns};
 use crate::load::tcp::Bulk;
 use crate::load::websocket::{Echo, WebSocket};
 use crate::load::{Failure, Outcome, Pace, Target, Tls, Until, Work, drive, open};
-use crate::peers::{Running, World};
+use crate::peers::{Extras, Running, World};
 use crate::{Error, measure, tools};
 
 /// How long a gateway may take until what was held is closed.
@@ -50,16 +50,43 @@ impl Unit {
 
 #[derive(Clone, Copy)]
 enum Kind {
-    Requests { path: &'static str, tls: Over, fresh: bool, connections: usize },
-    Wrk { path: &'static str },
-    H2load { path: &'static str },
-    Echo { tls: Over },
+    Requests {
+        path: &'static str,
+        tls: Over,
+        fresh: bool,
+        connections: usize,
+    },
+    /// As the first, with what gateways do besides where they are in use.
+    InUse {
+        path: &'static str,
+    },
+    Uploads {
+        size: usize,
+    },
+    Wrk {
+        path: &'static str,
+    },
+    H2load {
+        path: &'static str,
+    },
+    Echo {
+        tls: Over,
+        size: usize,
+    },
     Bulk,
     Lives,
-    Returns { tls: Over },
-    Events { rate: f64 },
-    OpenLoop { rate: f64 },
-    Sockets { tls: Over },
+    Returns {
+        tls: Over,
+    },
+    Events {
+        rate: f64,
+    },
+    OpenLoop {
+        rate: f64,
+    },
+    Sockets {
+        tls: Over,
+    },
     Polls,
 }
 
@@ -76,14 +103,21 @@ enum Over {
 use Over::{Tcp, Tickets, Tls as FullTls};
 
 const SMALL: &str = "/bytes/100";
+const MIDDLE: &str = "/bytes/10240";
 const LARGE: &str = "/bytes/65536";
 
-pub(crate) const ALL: [Scenario; 18] = [
+pub(crate) const ALL: [Scenario; 25] = [
     Scenario {
         name: "http",
         title: "HTTP/1.1 keep-alive, 100 B",
         unit: Unit::Micros("request"),
         kind: Kind::Requests { path: SMALL, tls: Tcp, fresh: false, connections: 32 },
+    },
+    Scenario {
+        name: "in-use",
+        title: "HTTP/1.1 keep-alive, 100 B, as users run it",
+        unit: Unit::Micros("request"),
+        kind: Kind::InUse { path: SMALL },
     },
     Scenario {
         name: "connect",
@@ -98,10 +132,22 @@ pub(crate) const ALL: [Scenario; 18] = [
         kind: Kind::Requests { path: LARGE, tls: Tcp, fresh: false, connections: 16 },
     },
     Scenario {
+        name: "upload",
+        title: "HTTP/1.1 keep-alive, uploads of 1 MiB",
+        unit: Unit::SecondsPerGigabyte,
+        kind: Kind::Uploads { size: 1 << 20 },
+    },
+    Scenario {
         name: "tls",
         title: "TLS keep-alive, 100 B",
         unit: Unit::Micros("request"),
         kind: Kind::Requests { path: SMALL, tls: FullTls, fresh: false, connections: 32 },
+    },
+    Scenario {
+        name: "large-tls",
+        title: "TLS keep-alive, 64 KiB",
+        unit: Unit::SecondsPerGigabyte,
+        kind: Kind::Requests { path: LARGE, tls: FullTls, fresh: false, connections: 16 },
     },
     Scenario {
         name: "handshake",
@@ -122,16 +168,40 @@ pub(crate) const ALL: [Scenario; 18] = [
         kind: Kind::H2load { path: SMALL },
     },
     Scenario {
+        name: "http2-10k",
+        title: "HTTP/2 over TLS, 10 KiB (h2load)",
+        unit: Unit::Micros("request"),
+        kind: Kind::H2load { path: MIDDLE },
+    },
+    Scenario {
         name: "websocket",
         title: "WebSocket echo, 64 B",
         unit: Unit::Micros("round trip"),
-        kind: Kind::Echo { tls: Tcp },
+        kind: Kind::Echo { tls: Tcp, size: 64 },
+    },
+    Scenario {
+        name: "websocket-1k",
+        title: "WebSocket echo, 1 KiB",
+        unit: Unit::Micros("round trip"),
+        kind: Kind::Echo { tls: Tcp, size: 1 << 10 },
+    },
+    Scenario {
+        name: "websocket-16k",
+        title: "WebSocket echo, 16 KiB",
+        unit: Unit::Micros("round trip"),
+        kind: Kind::Echo { tls: Tcp, size: 16 << 10 },
+    },
+    Scenario {
+        name: "websocket-256k",
+        title: "WebSocket echo, 256 KiB",
+        unit: Unit::Micros("round trip"),
+        kind: Kind::Echo { tls: Tcp, size: 256 << 10 },
     },
     Scenario {
         name: "websocket-tls",
         title: "WebSocket echo over TLS, 64 B",
         unit: Unit::Micros("round trip"),
-        kind: Kind::Echo { tls: FullTls },
+        kind: Kind::Echo { tls: FullTls, size: 64 },
     },
     Scenario { name: "tcp", title: "Raw TCP, bulk", unit: Unit::SecondsPerGigabyte, kind: Kind::Bulk },
     Scenario {
@@ -255,7 +325,7 @@ impl Scenario {
         match self.kind {
             Kind::Requests { fresh: true, .. } => 500,
             Kind::Lives => 100,
-            Kind::Returns { .. } | Kind::Bulk => 64,
+            Kind::Returns { .. } | Kind::Bulk | Kind::Uploads { .. } => 64,
             _ => 2000,
         }
     }
@@ -265,8 +335,14 @@ impl Scenario {
         match (self.unit, self.kind) {
             (Unit::Micros(what) | Unit::Kib(what), _) => what,
             (_, Kind::Bulk) => "MiB",
+            (_, Kind::Uploads { .. }) => "upload",
             _ => "answer",
         }
+    }
+
+    /// What gateways are told to do besides.
+    pub(crate) fn extras(&self) -> Extras {
+        if matches!(self.kind, Kind::InUse { .. }) { Extras::AsInUse } else { Extras::None }
     }
 
     /// Brings the work to a gateway and says what it cost. `bracket` is called right before and right after what
@@ -294,11 +370,22 @@ impl Scenario {
                 let workers = (0..connections).map(|source| Requests::get(&target, source, path, fresh));
                 bench.work(workers.collect(), Pace::Closed).await
             }
+            Kind::InUse { path } => {
+                let target = target(Tcp)?;
+                let workers = (0..32).map(|source| Requests::get(&target, source, path, false));
+                bench.work(workers.collect(), Pace::Closed).await
+            }
+            Kind::Uploads { size } => {
+                let target = target(Tcp)?;
+                let workers = (0..8).map(|source| Requests::post(&target, source, SMALL, size));
+                bench.work(workers.collect(), Pace::Closed).await
+            }
             Kind::Wrk { path } => bench.tool(|time| tools::wrk(doors.http, path, time)).await,
             Kind::H2load { path } => bench.tool(|time| tools::h2load(doors.https, path, time)).await,
-            Kind::Echo { tls } => {
+            Kind::Echo { tls, size } => {
                 let target = target(tls)?;
-                bench.work((0..64).map(|source| Echo::new(&target, source, "/echo", 64)).collect(), Pace::Closed).await
+                let workers = (0..64).map(|source| Echo::new(&target, source, "/echo", size));
+                bench.work(workers.collect(), Pace::Closed).await
             }
             Kind::Bulk => {
                 let target = Target { address: doors.tcp, ..target(Tcp)? };

@@ -193,6 +193,8 @@ pub(crate) struct Requests {
     pub request: Arc<[u8]>,
     /// A connection for each request, instead of one for all.
     pub fresh: bool,
+    /// Bytes of its body.
+    sent: u64,
     connection: Option<Http>,
 }
 
@@ -202,7 +204,19 @@ impl Requests {
         let close = if fresh { "Connection: close\r\n" } else { "" };
         let request =
             format!("GET {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: bench\r\nAccept: */*\r\n{close}\r\n", target.host);
-        Self { target: target.clone(), source, request: request.into_bytes().into(), fresh, connection: None }
+        Self { target: target.clone(), source, request: request.into_bytes().into(), fresh, sent: 0, connection: None }
+    }
+
+    /// A POST of this many bytes.
+    pub(crate) fn post(target: &Target, source: usize, path: &str, size: usize) -> Self {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: bench\r\nAccept: */*\r\nContent-Length: {size}\r\n\r\n",
+            target.host
+        );
+        let mut request = head.into_bytes();
+        request.resize(request.len() + size, b'x');
+        let (target, request) = (target.clone(), request.into());
+        Self { target, source, request, fresh: false, sent: size as u64, connection: None }
     }
 }
 
@@ -225,7 +239,7 @@ impl Work for Requests {
             self.connection = Some(connection);
         }
         match answer.status {
-            200..400 => Ok(answer.length),
+            200..400 => Ok(self.sent + answer.length),
             status => Err(Failure(format!("status {status}").into())),
         }
     }

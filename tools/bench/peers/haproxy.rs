@@ -2,11 +2,21 @@
 
 use std::fs;
 
-use super::{Doors, World};
+use super::{Doors, Extras, World};
 use crate::Error;
 
+const BESIDES: &str = "\
+    log global
+    option httplog
+    unique-id-format %{+X}o%ci%cp%fi%fp%Ts%rt%pid
+    http-request set-header X-Request-Id %[unique-id] unless { req.hdr(X-Request-Id) -m found }
+    http-request set-header X-Real-IP %[src]
+    http-request set-header X-Forwarded-Host %[req.hdr(Host)]
+    http-request set-header X-Forwarded-Port %[dst_port]
+";
+
 /// Writes the file; the arguments to start with. One process, of `nbthread` threads.
-pub(super) fn configure(world: &World, doors: &Doors) -> Result<Vec<String>, Error> {
+pub(super) fn configure(world: &World, doors: &Doors, extras: Extras) -> Result<Vec<String>, Error> {
     let Doors { http, https, tcp } = doors;
     let servers: String =
         (1..).zip(&world.backend.http).map(|(number, server)| format!("    server s{number} {server}\n")).collect();
@@ -14,7 +24,7 @@ pub(super) fn configure(world: &World, doors: &Doors) -> Result<Vec<String>, Err
         "global
     nbthread {threads}
     maxconn {connections}
-    ssl-default-bind-options ssl-min-ver TLSv1.2
+{log}    ssl-default-bind-options ssl-min-ver TLSv1.2
 defaults
     mode http
     timeout connect 5s
@@ -31,7 +41,7 @@ frontend web
     bind {http}
     bind {https} ssl crt {both} alpn h2,http/1.1
     http-request set-header X-Forwarded-Proto %[ssl_fc,iif(https,http)]
-    use_backend socket_io if {{ path_beg /socket.io/ }}
+{besides}    use_backend socket_io if {{ path_beg /socket.io/ }}
     default_backend app
 backend app
     balance roundrobin
@@ -47,6 +57,9 @@ backend raw
     server s1 {raw}
 ",
         threads = world.threads,
+        // It writes no files; its standard output is one here.
+        log = if extras == Extras::AsInUse { "    log stdout format raw local0\n" } else { "" },
+        besides = if extras == Extras::AsInUse { BESIDES } else { "" },
         connections = world.files.saturating_sub(200) / 2,
         both = world.path("both.pem"),
         raw = world.backend.tcp,

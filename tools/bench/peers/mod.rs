@@ -2,7 +2,7 @@
 //!
 //! What is equal for all: two servers behind `/`, in turn, over kept connections; the same two behind `/socket.io/`, by
 //! a consistent hash of the client's address (Sockgate: by the session); `X-Forwarded-For` and `X-Forwarded-Proto`
-//! told; no access log; no health checks; the same certificate (ECDSA, P-256); the same number of worker threads, not
+//! told; no access log, but where [`Extras`] say so; no health checks; the same certificate (ECDSA, P-256); the same number of worker threads, not
 //! pinned; long timeouts, so that none of them ends a held socket.
 
 mod haproxy;
@@ -34,12 +34,23 @@ pub(crate) enum Kind {
     Nginx,
 }
 
+const KINDS: [Kind; 3] = [Kind::Sockgate, Kind::HaProxy, Kind::Nginx];
+
 /// A gateway to measure.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub name: String,
     pub kind: Kind,
     pub program: PathBuf,
+}
+
+/// What gateways do besides the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extras {
+    /// Two forwarding fields.
+    None,
+    /// What most people have them do: all forwarding fields, a request id, and a line in a file for each request.
+    AsInUse,
 }
 
 /// What all of them are given.
@@ -83,30 +94,26 @@ impl World {
 }
 
 impl Peer {
+    /// A program that says itself which gateway it is.
+    pub(crate) fn of_any_kind(name: &str, program: PathBuf) -> Result<Self, Error> {
+        let said = KINDS.into_iter().find(|&kind| version(&program, kind).is_some());
+        let kind = said.ok_or_else(|| format!("{}: neither Sockgate nor HAProxy nor nginx", program.display()))?;
+        Ok(Self { name: name.to_owned(), kind, program })
+    }
+
     /// What it says of itself, for the record.
     pub(crate) fn version(&self) -> String {
-        let (argument, word) = match self.kind {
-            Kind::Sockgate => ("--version", "sockgate "),
-            Kind::HaProxy => ("-v", "HAProxy version "),
-            Kind::Nginx => ("-v", "nginx/"),
-        };
-        let Ok(output) = Command::new(&self.program).arg(argument).stdin(Stdio::null()).output() else {
-            return "unknown".to_owned();
-        };
-        let text = [output.stdout, output.stderr].concat();
-        let text = String::from_utf8_lossy(&text);
-        let version = text.split_once(word).map_or("", |(_, rest)| rest);
-        version.split_whitespace().next().unwrap_or("unknown").to_owned()
+        version(&self.program, self.kind).unwrap_or_else(|| "unknown".to_owned())
     }
 
     /// Starts it and waits until it takes connections; with `wrapper`, as an argument of another program, in one process.
-    pub(crate) async fn start(&self, world: &World, wrapper: &[String]) -> Result<Running, Error> {
+    pub(crate) async fn start(&self, world: &World, extras: Extras, wrapper: &[String]) -> Result<Running, Error> {
         let alone = !wrapper.is_empty();
         let doors = free_doors()?;
         let arguments = match self.kind {
-            Kind::Sockgate => sockgate::configure(world, &doors)?,
-            Kind::HaProxy => haproxy::configure(world, &doors)?,
-            Kind::Nginx => nginx::configure(world, &doors, alone)?,
+            Kind::Sockgate => sockgate::configure(world, &doors, extras)?,
+            Kind::HaProxy => haproxy::configure(world, &doors, extras)?,
+            Kind::Nginx => nginx::configure(&self.program, world, &doors, extras, alone)?,
         };
         let log_path = world.folder.join(format!("{}.log", self.name));
         let log = File::create(&log_path)?;
@@ -175,6 +182,19 @@ impl Drop for Running {
             self.child.wait().map(drop).unwrap_or(());
         }
     }
+}
+
+/// The version that a program says when it is asked as this kind is asked.
+fn version(program: &Path, kind: Kind) -> Option<String> {
+    let (argument, word) = match kind {
+        Kind::Sockgate => ("--version", "sockgate "),
+        Kind::HaProxy => ("-v", "HAProxy version "),
+        Kind::Nginx => ("-v", "nginx/"),
+    };
+    let output = Command::new(program).arg(argument).stdin(Stdio::null()).output().ok()?;
+    let text = [output.stdout, output.stderr].concat();
+    let (_, rest) = std::str::from_utf8(&text).ok()?.split_once(word)?;
+    rest.split_whitespace().next().map(str::to_owned)
 }
 
 fn children(parent: u32) -> Vec<u32> {

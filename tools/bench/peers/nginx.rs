@@ -3,15 +3,30 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
-use super::{Doors, World};
+use super::{Doors, Extras, World};
 use crate::Error;
 
+/// Debian's module for raw TCP.
 const STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+
+const BESIDES: &str = "\
+    proxy_set_header X-Request-Id $request_id;
+    proxy_set_header X-Real-IP $remote_addr;
+    proxy_set_header X-Forwarded-Host $http_host;
+    proxy_set_header X-Forwarded-Port $server_port;
+";
 
 /// Writes the file; the arguments to start with. A master and as many workers as the others have threads; `alone`, one
 /// process and no master, for tools that look at one.
-pub(super) fn configure(world: &World, doors: &Doors, alone: bool) -> Result<Vec<String>, Error> {
+pub(super) fn configure(
+    program: &Path,
+    world: &World,
+    doors: &Doors,
+    extras: Extras,
+    alone: bool,
+) -> Result<Vec<String>, Error> {
     let Doors { http, https, tcp } = doors;
     let servers: String = world.backend.http.iter().map(|server| format!("        server {server};\n")).collect();
     let workers = if alone { 1 } else { world.threads };
@@ -25,7 +40,7 @@ worker_rlimit_nofile {files};
 pid {pid};
 {stream}events {{ worker_connections {connections}; multi_accept on; }}
 http {{
-    access_log off;
+    access_log {log};
     client_body_temp_path {bodies};
     proxy_temp_path {answers};
     keepalive_timeout 75s;
@@ -46,7 +61,7 @@ http {{
     proxy_set_header X-Forwarded-Proto $scheme;
     proxy_set_header Upgrade $http_upgrade;
     proxy_set_header Connection $connection_upgrade;
-    proxy_read_timeout 1h;
+{besides}    proxy_read_timeout 1h;
     proxy_send_timeout 1h;
     server {{
         listen {http} backlog=16384{reuseport};
@@ -57,7 +72,9 @@ http {{
         ssl_session_cache shared:TLS:10m;
         http2_max_requests 1000000000;
         # Large answers pass through memory; small buffers serve what is held for long.
-        location / {{ proxy_pass http://app; proxy_buffers 8 16k; proxy_busy_buffers_size 32k; proxy_max_temp_file_size 0; }}
+        # Bodies pass as they come, as with the others.
+        client_max_body_size 0;
+        location / {{ proxy_pass http://app; proxy_request_buffering off; client_body_buffer_size 64k; proxy_buffers 8 16k; proxy_busy_buffers_size 32k; proxy_max_temp_file_size 0; }}
         location = /echo {{ proxy_pass http://app; proxy_buffer_size 4k; }}
         location = /hold {{ proxy_pass http://app; proxy_buffer_size 4k; }}
         location /socket.io/ {{ proxy_pass http://socket_io; proxy_buffer_size 4k; }}
@@ -69,8 +86,9 @@ stream {{
 ",
         user = if fs::metadata("/proc/self")?.uid() == 0 { "user root;\n" } else { "" },
         master = if alone { "off" } else { "on" },
-        // Debian's nginx carries raw TCP by a module; others are built with it.
-        stream = if Path::new(STREAM).exists() { format!("load_module {STREAM};\n") } else { String::new() },
+        stream = if takes_modules(program) { format!("load_module {STREAM};\n") } else { String::new() },
+        log = if extras == Extras::AsInUse { world.path("nginx-access.log") } else { "off".to_owned() },
+        besides = if extras == Extras::AsInUse { BESIDES } else { "" },
         files = world.files,
         pid = world.path("nginx.pid"),
         connections = world.files.saturating_sub(100),
@@ -84,4 +102,11 @@ stream {{
     fs::write(&file, configuration)?;
     let folder = world.folder.display().to_string();
     Ok(["-p", &folder, "-c", &file, "-e", "stderr"].map(str::to_owned).to_vec())
+}
+
+/// Whether this nginx carries raw TCP by Debian's module; others are built with it, and fit no module of Debian's.
+fn takes_modules(program: &Path) -> bool {
+    let said = Command::new(program).arg("-V").stdin(Stdio::null()).output();
+    said.is_ok_and(|said| String::from_utf8_lossy(&said.stderr).contains("--with-stream=dynamic"))
+        && Path::new(STREAM).exists()
 }

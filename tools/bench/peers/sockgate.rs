@@ -2,11 +2,16 @@
 
 use std::fs;
 
-use super::{Doors, World};
+use super::{Doors, Extras, World};
 use crate::Error;
 
+const QUIET: &str = "\
+forwarding: { x_forwarded_host: false, x_forwarded_port: false, x_real_ip: false, request_id: '' }
+access_log: { format: 'off' }
+";
+
 /// Writes the file; the arguments to start with.
-pub(super) fn configure(world: &World, doors: &Doors) -> Result<Vec<String>, Error> {
+pub(super) fn configure(world: &World, doors: &Doors, extras: Extras) -> Result<Vec<String>, Error> {
     let Doors { http, https, tcp } = doors;
     let servers: Vec<String> = world.backend.http.iter().map(|server| format!("\"{server}\"")).collect();
     let servers = servers.join(", ");
@@ -25,10 +30,13 @@ upstreams:
   app: {{ servers: [{servers}], health: {{ check: none }}, timeouts: {{ first_byte: 1h, keep_alive: 60s }} }}
   socket_io: {{ kind: socket.io, servers: [{servers}], health: {{ check: none }}, timeouts: {{ keep_alive: 60s }} }}
   raw: {{ kind: tcp, servers: [\"{raw}\"], health: {{ check: none }} }}
-forwarding: {{ x_forwarded_host: false, x_forwarded_port: false, x_real_ip: false, request_id: \"\" }}
-access_log: {{ format: \"off\" }}
-",
+{besides}",
         threads = world.threads,
+        besides = match extras {
+            Extras::None => QUIET.to_owned(),
+            // The rest is how it comes.
+            Extras::AsInUse => format!("access_log: {{ file: {} }}\n", world.path("sockgate-access.log")),
+        },
     );
     let file = world.path("sockgate.yaml");
     fs::write(&file, yaml)?;
