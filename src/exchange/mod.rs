@@ -646,7 +646,7 @@ impl Exchange {
                 (None, None) => self.told.unwrap_or(""),
                 (None, side) => side.map_or("", Side::as_str),
             };
-            core.access_log.write(entry.finish());
+            core.access_log.write(&entry.finish());
         }
         self.judge(ended.cut_by);
         self.leave_next_time();

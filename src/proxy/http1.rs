@@ -130,6 +130,6 @@ pub(super) async fn refuse(core: &Core, connection: Connection, refusal: Refusal
     entry.bytes_out = answer.body.len() as u64;
     core.metrics.refused(refusal.as_str());
     core.snapshot.load().local.answered(refusal.status());
-    core.access_log.write(entry.finish());
+    core.access_log.write(&entry.finish());
     connection.answer_and_close(&answer.to_http1(true)).await;
 }

@@ -70,7 +70,7 @@ impl Tunnel {
         listening: Listening,
     ) -> Self {
         if core.access_log.tells_openings() {
-            core.access_log.write(opened.entry.now(Event::Open));
+            core.access_log.write(&opened.entry.now(Event::Open));
         }
         let Opened { entry, lease, upstream, held, idle, .. } = &opened;
         let open = OpenGauge::new(&upstream.metrics);
@@ -112,7 +112,7 @@ impl Tunnel {
         entry.messages_out = closed.seen_out.messages;
         entry.closed_by = closed_by;
         entry.close_code = closed.seen_in.close.or(closed.seen_out.close).or(closed.said);
-        core.access_log.write(entry.finish());
+        core.access_log.write(&entry.finish());
     }
 }
 

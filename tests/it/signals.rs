@@ -31,7 +31,8 @@ async fn an_upgrade_that_is_asked_for_before_the_file_is_read_is_done_once_the_g
 #[tokio::test]
 async fn a_stop_that_is_asked_for_before_the_file_is_read_is_in_order() {
     let yaml = yaml("drain: { deadline: 1s }\n").await;
-    for (signal, line) in [(SIGTERM, "stopped: every connection has ended"), (SIGINT, "interrupted: stopping at once")] {
+    for (signal, line) in [(SIGTERM, "stopped: every connection has ended"), (SIGINT, "interrupted: stopping at once")]
+    {
         let mut gateway = Gateway::start_with_signals(&yaml, &[signal]).await;
         gateway.log_line(line).await;
         assert_eq!(gateway.ended().await, 0, "{signal}");
