@@ -49,6 +49,7 @@ impl Upgrade {
     /// # Errors
     /// Why it has not. It is no more, then; dropped before its end, this ends the new process, too.
     pub(super) async fn hand_over(&self, snapshot: &Snapshot) -> Result<u32, String> {
+        self.sockets.all_open().await;
         let (child, mut word, sockets) = self.start().map_err(|error| format!("it can't be started: {error}"))?;
         let mut starting = Starting(Some(child));
         // What it can't be told, it finds out.

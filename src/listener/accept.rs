@@ -9,6 +9,7 @@ use log::{debug, warn};
 use tokio::sync::watch;
 
 use super::config::{Config, Protocol};
+use super::inherit::Opening;
 use super::prepare::Accepted;
 use super::socket::BoundSocket;
 use super::{Application, BuildError, Settings};
@@ -20,6 +21,7 @@ use crate::transport::Socket;
 pub struct Listener {
     socket: BoundSocket,
     settings: Arc<ArcSwap<Settings>>,
+    opening: Opening,
     retiring: Stopping,
 }
 
@@ -50,10 +52,11 @@ impl Listener {
         let socket =
             socket.map_err(|error| BuildError { listener, what: format!("{address} can't be bound: {error}") })?;
         socket.tune(&settings.config.tcp_keepalive);
+        let opening = settings.shared.sockets.opening();
         let settings = Arc::new(ArcSwap::from_pointee(settings));
         let (retire, retiring) = watch::channel(false);
         let control = Control { address: socket.address(), settings: Arc::clone(&settings), retire };
-        Ok((Self { socket, settings, retiring }, control))
+        Ok((Self { socket, settings, opening, retiring }, control))
     }
 
     /// The name in routes, logs and metrics.
@@ -71,12 +74,13 @@ impl Listener {
     where
         A: Application,
     {
-        let Self { socket, settings, mut retiring } = self;
+        let Self { socket, settings, opening, mut retiring } = self;
         let acceptor = match socket.start() {
             Ok(acceptor) => Arc::new(acceptor),
             Err(error) => return warn!("listener {}: can't accept: {error}", settings.load().name),
         };
         settings.load().shared.sockets.opened(&settings, &acceptor);
+        drop(opening);
         // Connections end with the gateway, or with their listener.
         let (end, ending) = watch::channel(false);
         let Config { mut backlog, tcp_keepalive: mut keepalive, .. } = settings.load().config.clone();

@@ -16,6 +16,7 @@ use listenfd::ListenFd;
 use log::warn;
 use nix::libc::{AF_UNIX, SOCK_STREAM};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use super::Settings;
 use super::socket::Acceptor;
@@ -28,7 +29,13 @@ pub struct Sockets {
     inherited: Mutex<Vec<Inherited>>,
     /// Those that accept.
     open: Mutex<Vec<Open>>,
+    /// How many are bound and do not accept yet.
+    opening: watch::Sender<usize>,
 }
+
+/// A socket that is bound and does not accept yet; dropped once it does, or never will.
+#[derive(Debug)]
+pub(super) struct Opening(watch::Sender<usize>);
 
 /// What a socket was to the gateway that handed it over.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -99,7 +106,7 @@ impl Sockets {
                 Err(error) => warn!("an inherited descriptor is no socket that a listener could use: {error}"),
             }
         }
-        (Arc::new(Self { inherited: inherited.into(), open: Mutex::default() }), predecessor)
+        (Arc::new(Self { inherited: inherited.into(), ..Self::default() }), predecessor)
     }
 
     /// The inherited socket for a listener, if there is one: that of the same name and address, else one of the address.
@@ -116,6 +123,18 @@ impl Sockets {
         for rest in lock(&self.inherited).drain(..) {
             warn!("the inherited socket {} is the address of no listener, and is closed", rest.socket);
         }
+    }
+
+    /// Notes a socket that is about to accept.
+    pub(super) fn opening(&self) -> Opening {
+        self.opening.send_modify(|opening| *opening += 1);
+        Opening(self.opening.clone())
+    }
+
+    /// Waits until those accept that are bound: before, they could not be handed over.
+    pub async fn all_open(&self) {
+        // It can't fail: the sender is here.
+        let _ = self.opening.subscribe().wait_for(|&opening| opening == 0).await;
     }
 
     /// Notes a socket that accepts, for as long as it does.
@@ -142,6 +161,12 @@ impl Sockets {
         }
         let said = serde_json::to_string(&said)?;
         Ok(Handover { said, descriptors, acceptors })
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.0.send_modify(|opening| *opening -= 1);
     }
 }
 
@@ -203,6 +228,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     fn tcp(address: &str) -> Listening {
@@ -216,7 +243,7 @@ mod tests {
             owns_file: false,
         };
         let inherited = inherited.into_iter().map(|(socket, told)| Inherited { socket, said: told.map(said) });
-        Sockets { inherited: Mutex::new(inherited.collect()), open: Mutex::default() }
+        Sockets { inherited: Mutex::new(inherited.collect()), ..Sockets::default() }
     }
 
     fn taken(sockets: &Sockets, listener: &str, address: &str) -> Option<String> {
@@ -233,6 +260,17 @@ mod tests {
         assert_eq!(taken(&sockets, "two", any), Some(second));
         assert_eq!(taken(&sockets, "renamed", &first), Some(first.clone()));
         assert_eq!(taken(&sockets, "one", any), None, "each is taken once");
+    }
+
+    #[tokio::test]
+    async fn an_upgrade_waits_for_sockets_that_are_about_to_accept() {
+        let sockets = Sockets::default();
+        sockets.all_open().await;
+        let (one, two) = (sockets.opening(), sockets.opening());
+        drop(one);
+        assert!(sockets.all_open().now_or_never().is_none());
+        drop(two);
+        sockets.all_open().await;
     }
 
     #[test]
