@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Engine {
-    /// Pingora's proxy.
-    #[default]
-    Pingora,
     /// The gateway's own.
+    #[default]
     Relay,
+    /// Pingora's proxy.
+    Pingora,
 }
 
 /// There is no engine of this name.
@@ -23,7 +23,7 @@ pub struct NoSuchEngine(String);
 
 impl fmt::Display for NoSuchEngine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "there is no HTTP engine `{}`: expected pingora or relay", self.0)
+        write!(f, "there is no HTTP engine `{}`: expected relay or pingora", self.0)
     }
 }
 

@@ -59,7 +59,7 @@ pub struct Config {
     /// Where operators look: `/livez`, `/readyz`, `/metrics`, `/status`. Default: nowhere.
     #[serde(default)]
     pub admin: Option<Admin>,
-    /// What carries HTTP/1. Default `pingora`.
+    /// What carries HTTP. Default `relay`.
     #[serde(default)]
     pub engine: Engine,
     /// Worker threads. Default 0: one for each core.

@@ -1,7 +1,14 @@
 //! Clients that are tied to a server by a cookie, or by what their requests say.
 
+use crate::support::engine::for_each_engine;
 use crate::support::websocket::upgrade;
 use crate::support::{Client, Echo, Gateway, eventually};
+
+for_each_engine! {
+    a_cookie_keeps_its_client_on_one_server_and_is_set_on_101_too,
+    a_cookie_whose_server_is_gone_gives_way_to_another,
+    requests_that_say_the_same_go_to_the_same_server,
+}
 
 async fn three() -> Vec<Echo> {
     vec![Echo::start("a").await, Echo::start("b").await, Echo::start("c").await]
@@ -12,7 +19,6 @@ async fn gateway(servers: &[Echo], upstream: &str) -> Gateway {
     Gateway::before(&addresses, upstream, "").await
 }
 
-#[tokio::test]
 async fn a_cookie_keeps_its_client_on_one_server_and_is_set_on_101_too() {
     let servers = three().await;
     let gateway = gateway(&servers, "affinity: { cookie: { name: lb, secret: sixteen bytes or more } }").await;
@@ -49,7 +55,6 @@ async fn a_cookie_keeps_its_client_on_one_server_and_is_set_on_101_too() {
     assert_eq!((switched.header("x-server"), switched.header("set-cookie")), (first.header("x-server"), None));
 }
 
-#[tokio::test]
 async fn a_cookie_whose_server_is_gone_gives_way_to_another() {
     let mut servers = three().await;
     let gateway = gateway(&servers, "affinity: { cookie: {} }").await;
@@ -69,7 +74,6 @@ async fn a_cookie_whose_server_is_gone_gives_way_to_another() {
     .await;
 }
 
-#[tokio::test]
 async fn requests_that_say_the_same_go_to_the_same_server() {
     let servers = three().await;
     let gateway = gateway(&servers, "affinity: { header: X-Tenant, query: room }").await;

@@ -8,11 +8,24 @@ use serde_json::{Value, json};
 
 use crate::support::client::tcp;
 use crate::support::cluster::{Cluster, admin, calm, served, sessions_on};
-use crate::support::engine::ENGINE;
+use crate::support::engine::{ENGINE, for_each_engine};
 use crate::support::http2::{Http2, whole};
 use crate::support::polling::Polling;
 use crate::support::websocket::upgrade;
 use crate::support::{Client, Scripted, Setup, eventually};
+
+for_each_engine! {
+    the_sessions_of_a_drained_server_move_once_at_the_pace_and_no_others,
+    the_sessions_of_a_drained_server_of_version_0_9_move_once,
+    a_draining_server_gets_no_new_sessions_until_it_is_taken_back,
+    when_every_server_drains_they_still_serve,
+    clients_that_come_back_to_the_server_they_were_on_recover_their_connection,
+    a_websocket_is_closed_with_1012_between_two_frames,
+    a_pending_poll_is_answered_with_a_close_packet,
+    a_drain_without_goodbyes_only_keeps_new_sessions_away,
+    a_goodbye_cuts_no_answer,
+    a_drain_that_cannot_be_is_refused_in_words,
+}
 
 /// Asks `/drain` of the first gateway about a server.
 async fn drain(cluster: &Cluster, method: &str, query: &str) -> Value {
@@ -57,7 +70,6 @@ fn moved_once(what: &str, summary: &Value, server: &str) {
     assert_eq!(summary["disconnects"], politely, "{what}: {summary}");
 }
 
-#[tokio::test]
 async fn the_sessions_of_a_drained_server_move_once_at_the_pace_and_no_others() {
     const RATE: f64 = 20.0;
     let cluster = Cluster::start("v4", 3, &[]).await;
@@ -87,7 +99,6 @@ async fn the_sessions_of_a_drained_server_move_once_at_the_pace_and_no_others() 
     cluster.gateways[0].access_line(&["event=close", "closed_by=drain", "server=a"]).await;
 }
 
-#[tokio::test]
 async fn the_sessions_of_a_drained_server_of_version_0_9_move_once() {
     let cluster = Cluster::start("v0.9", 2, &[]).await;
     let batches = [("v0.9", "polling", 6), ("v0.9", "websocket", 6)];
@@ -104,7 +115,6 @@ async fn the_sessions_of_a_drained_server_of_version_0_9_move_once() {
     }
 }
 
-#[tokio::test]
 async fn a_draining_server_gets_no_new_sessions_until_it_is_taken_back() {
     let cluster = Cluster::start("v4", 3, &[]).await;
     assert_eq!(drain(&cluster, "GET", "b").await, Value::Null, "no drain has begun");
@@ -131,7 +141,6 @@ async fn a_draining_server_gets_no_new_sessions_until_it_is_taken_back() {
     assert_eq!(stays.who().await, home);
 }
 
-#[tokio::test]
 async fn when_every_server_drains_they_still_serve() {
     let cluster = Cluster::start("v4", 2, &[]).await;
     for server in ["a", "b"] {
@@ -144,7 +153,6 @@ async fn when_every_server_drains_they_still_serve() {
 }
 
 /// The only server drains, so its sessions come back to it: Socket.IO recovers what they had.
-#[tokio::test]
 async fn clients_that_come_back_to_the_server_they_were_on_recover_their_connection() {
     let cluster = Cluster::start("v4", 1, &["--recovery"]).await;
     let batches = [("v4", "polling", 6), ("v4", "websocket", 6)];
@@ -170,7 +178,6 @@ async fn clients_that_come_back_to_the_server_they_were_on_recover_their_connect
     assert!(recovered >= 10, "{recovered} of 12");
 }
 
-#[tokio::test]
 async fn a_websocket_is_closed_with_1012_between_two_frames() {
     let cluster = Cluster::start("v4", 1, &[]).await;
     let mut socket = Client::connect(cluster.address()).await;
@@ -184,7 +191,6 @@ async fn a_websocket_is_closed_with_1012_between_two_frames() {
 }
 
 /// What a pending poll of each dialect is told, and that its connection stays of use.
-#[tokio::test]
 async fn a_pending_poll_is_answered_with_a_close_packet() {
     for (version, open, goodbye) in [
         ("v4", "/socket.io/?EIO=4&transport=polling", "1"),
@@ -215,7 +221,6 @@ async fn a_pending_poll_is_answered_with_a_close_packet() {
     }
 }
 
-#[tokio::test]
 async fn a_drain_without_goodbyes_only_keeps_new_sessions_away() {
     let cluster = Cluster::start("v4", 2, &[]).await;
     let mut stays = Polling::open(&[cluster.address()]).await;
@@ -285,7 +290,6 @@ async fn a_session_that_polls_over_http2_is_told_at_its_next_poll() {
 }
 
 /// An answer that has begun goes to its end, and the session is told at its next poll.
-#[tokio::test]
 async fn a_goodbye_cuts_no_answer() {
     let (go_on, wait) = tokio::sync::watch::channel(false);
     let server = Scripted::start(move |mut client, _| {
@@ -327,7 +331,6 @@ async fn a_goodbye_cuts_no_answer() {
     assert_eq!(client.get(poll).await.text(), "1", "and here is the goodbye");
 }
 
-#[tokio::test]
 async fn a_drain_that_cannot_be_is_refused_in_words() {
     let cluster = Cluster::start("v4", 2, &[]).await;
     for (query, status, words) in [

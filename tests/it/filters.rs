@@ -7,9 +7,18 @@ use http::{HeaderName, HeaderValue};
 use sockgate::{Changes, Filter, FilterAnswer, HeaderEdits, Request, Response, Verdict};
 
 use crate::support::client::tcp;
+use crate::support::engine::for_each_engine;
 use crate::support::http2::Http2;
 use crate::support::websocket::upgrade;
 use crate::support::{Client, Echo, Inside, Puppet};
+
+for_each_engine! {
+    a_token_is_asked_of_requests_and_their_answers_are_marked,
+    a_token_is_asked_of_streams_of_http_2,
+    a_token_is_asked_of_polls,
+    a_token_is_asked_of_websockets_before_a_server_hears_of_them,
+    an_upgrade_that_a_server_refuses_is_marked_too,
+}
 
 /// Lets nobody in without a token, keeps it from servers, and leaves a mark on what goes either way.
 struct Token;
@@ -46,7 +55,6 @@ fn before(server: SocketAddr, kind: &str) -> String {
 const RIGHT: &str = "X-Token: sesame\r\n";
 const WRONG: &str = "X-Token: guess\r\n";
 
-#[tokio::test]
 async fn a_token_is_asked_of_requests_and_their_answers_are_marked() {
     let server = Echo::start("a").await;
     let gateway = Inside::start(&before(server.address(), "http"), |builder| builder.filter(Token));
@@ -66,7 +74,6 @@ async fn a_token_is_asked_of_requests_and_their_answers_are_marked() {
     assert_eq!((here.status, here.header("x-answered-by")), (200, Some("gateway")));
 }
 
-#[tokio::test]
 async fn a_token_is_asked_of_streams_of_http_2() {
     let server = Echo::start("a").await;
     let gateway = Inside::start(&before(server.address(), "http"), |builder| builder.filter(Token));
@@ -86,7 +93,6 @@ async fn a_token_is_asked_of_streams_of_http_2() {
     assert!(seen.contains("x-checked: request\r\n") && !seen.contains("sesame"), "{seen}");
 }
 
-#[tokio::test]
 async fn a_token_is_asked_of_polls() {
     let server = Echo::start("a").await;
     let gateway = Inside::start(&before(server.address(), "socket.io"), |builder| builder.filter(Token));
@@ -99,7 +105,6 @@ async fn a_token_is_asked_of_polls() {
     assert!(seen.contains("x-checked: request\r\n") && !seen.contains("sesame"), "{seen}");
 }
 
-#[tokio::test]
 async fn a_token_is_asked_of_websockets_before_a_server_hears_of_them() {
     let server = Puppet::start().await;
     let gateway = Inside::start(&before(server.address(), "http"), |builder| builder.filter(Token));
@@ -127,7 +132,6 @@ async fn a_token_is_asked_of_websockets_before_a_server_hears_of_them() {
     assert_eq!(inside.read(5).await, b"hello");
 }
 
-#[tokio::test]
 async fn an_upgrade_that_a_server_refuses_is_marked_too() {
     let server = Puppet::start().await;
     let gateway = Inside::start(&before(server.address(), "http"), |builder| builder.filter(Token));

@@ -10,7 +10,20 @@ use tokio::net::TcpStream;
 
 use crate::support::cluster::{Cluster, IN_TURN, NAMES, is_up, run, stats};
 use crate::support::crowd::{By, Crowd, Socket};
+use crate::support::engine::for_each_engine;
 use crate::support::{Client, Gateway, eventually};
+
+for_each_engine! {
+    when_a_server_joins_the_fullest_are_relieved_until_all_are_within_the_bound,
+    clients_of_socket_io_that_were_shed_are_not_placed_where_they_were,
+    in_a_rolling_restart_only_the_sessions_of_the_server_move_once_each_and_at_the_pace,
+    a_client_whose_connection_broke_recovers_on_the_server_that_it_was_on,
+    clients_recover_through_a_gateway_that_was_restarted,
+    servers_leave_and_come_back_by_hand_under_hundreds_of_sessions,
+    servers_join_and_leave_by_reload_under_hundreds_of_sessions,
+    a_server_that_is_put_back_into_the_file_keeps_the_sessions_that_it_has,
+    a_server_that_the_file_drains_is_left_at_the_pace_of_the_file,
+}
 
 /// What a gateway tells of its upstream.
 async fn status(gateway: &Gateway) -> Value {
@@ -60,7 +73,6 @@ async fn unchecked(servers: usize, before: usize, more: &str) -> Cluster {
 /// Pings are rare, but come before anybody's patience ends.
 const PATIENT: &[&str] = &["--ping-interval", "8000"];
 
-#[tokio::test]
 async fn when_a_server_joins_the_fullest_are_relieved_until_all_are_within_the_bound() {
     let keys = "balance: least_connections, sessions: { rebalance: { rate: 20, bound: 1.1, delay: 0s } }";
     let mut cluster = all_but_one(3, keys).await;
@@ -95,7 +107,6 @@ async fn when_a_server_joins_the_fullest_are_relieved_until_all_are_within_the_b
 }
 
 /// The address tells where they were, and that is where they must not go.
-#[tokio::test]
 async fn clients_of_socket_io_that_were_shed_are_not_placed_where_they_were() {
     let keys = "sessions: { returning: 5m, bounded_load: 0, rebalance: { rate: 50, bound: 1.2, delay: 0s } }";
     let mut cluster = all_but_one(2, keys).await;
@@ -127,7 +138,6 @@ async fn clients_of_socket_io_that_were_shed_are_not_placed_where_they_were() {
     assert!((11..=15).contains(&moved), "{moved}: {summaries:?}");
 }
 
-#[tokio::test]
 async fn in_a_rolling_restart_only_the_sessions_of_the_server_move_once_each_and_at_the_pace() {
     const RATE: f64 = 50.0;
     let mut cluster = unchecked(3, 3, "").await;
@@ -194,7 +204,6 @@ impl Recoverable {
     }
 }
 
-#[tokio::test]
 async fn a_client_whose_connection_broke_recovers_on_the_server_that_it_was_on() {
     let mut cluster = Cluster::behind(0, "v4", 3, &["--recovery"]).await;
     // In turn: without its address, two of three would be placed elsewhere.
@@ -211,7 +220,6 @@ async fn a_client_whose_connection_broke_recovers_on_the_server_that_it_was_on()
     assert_eq!(cluster.counted("recovered").await, 12);
 }
 
-#[tokio::test]
 async fn clients_recover_through_a_gateway_that_was_restarted() {
     let mut cluster = Cluster::behind(0, "v4", 3, &["--recovery"]).await;
     // The gateway has forgotten everything, but the hash of an address is what it was.
@@ -235,7 +243,6 @@ async fn clients_recover_through_a_gateway_that_was_restarted() {
     assert_eq!(cluster.counted("recovered").await, 12);
 }
 
-#[tokio::test]
 async fn servers_leave_and_come_back_by_hand_under_hundreds_of_sessions() {
     let cluster = unchecked(3, 3, "").await;
     let mut crowd = Crowd::come(cluster.address(), &[(By::Polling, 200), (By::WebSocket, 200)]).await;
@@ -280,7 +287,6 @@ fn is(name: &str, state: &str, removed: bool) -> (String, String, bool) {
     (name.to_owned(), state.to_owned(), removed)
 }
 
-#[tokio::test]
 async fn servers_join_and_leave_by_reload_under_hundreds_of_sessions() {
     let keys = &in_turn("drain: { rate: 100 }");
     let mut cluster = unchecked(3, 2, "drain: { rate: 100 }").await;
@@ -311,7 +317,6 @@ async fn servers_join_and_leave_by_reload_under_hundreds_of_sessions() {
     eventually("the server knows", async || stats(&cluster.servers[0]).await["sessions_open"] == 0).await;
 }
 
-#[tokio::test]
 async fn a_server_that_is_put_back_into_the_file_keeps_the_sessions_that_it_has() {
     let keys = &in_turn("drain: { rate: 0.001, jitter: 0 }");
     let mut cluster = unchecked(2, 2, "drain: { rate: 0.001, jitter: 0 }").await;
@@ -333,7 +338,6 @@ async fn a_server_that_is_put_back_into_the_file_keeps_the_sessions_that_it_has(
     assert_eq!(crowd.moves(), 1);
 }
 
-#[tokio::test]
 async fn a_server_that_the_file_drains_is_left_at_the_pace_of_the_file() {
     let keys = &in_turn("drain: { rate: 50 }");
     let mut cluster = unchecked(3, 3, "drain: { rate: 50 }").await;

@@ -8,8 +8,30 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
+use crate::support::engine::for_each_engine;
 use crate::support::node::{self, Node, TRANSPORTS, client};
 use crate::support::{Client, Gateway, eventually, within};
+
+for_each_engine! {
+    version_4_clients_meet_version_4_servers,
+    version_3_clients_meet_version_4_servers,
+    version_2_clients_meet_version_4_servers,
+    version_3_clients_meet_version_3_servers,
+    version_2_clients_meet_version_2_servers,
+    version_0_9_clients_meet_version_0_9_servers,
+    clients_of_every_age_come_in_by_tls,
+    payloads_come_back_whole_text_binary_and_large,
+    compressed_messages_and_handshakes_of_many_packets_pass,
+    python_clients_meet_version_4_servers_and_read_a_compressed_handshake,
+    many_clients_behind_one_address_keep_their_sessions,
+    a_session_id_alone_leads_to_the_server_that_knows_it,
+    servers_see_the_address_of_the_client_by_polling_and_by_websocket,
+    a_closed_tab_is_told_to_the_server_at_once,
+    the_clients_of_a_killed_server_come_back_on_the_other,
+    a_flash_policy_request_reaches_a_socket_io_server_on_the_same_port,
+    an_endless_htmlfile_answer_arrives_as_it_is_written,
+    the_oldest_websocket_dialect_passes,
+}
 
 /// As many clients as there are addresses to come from, and one more.
 const MANY: [&str; 4] = ["--sessions", "60", "--local-addresses", "127.0.0.2-127.0.0.60"];
@@ -147,37 +169,30 @@ async fn versions_meet(server: &str, client: &str) {
     assert_eq!(pair.counted("transport_errors").await, 0);
 }
 
-#[tokio::test]
 async fn version_4_clients_meet_version_4_servers() {
     versions_meet("v4", "v4").await;
 }
 
-#[tokio::test]
 async fn version_3_clients_meet_version_4_servers() {
     versions_meet("v4", "v3").await;
 }
 
-#[tokio::test]
 async fn version_2_clients_meet_version_4_servers() {
     versions_meet("v4", "v2").await;
 }
 
-#[tokio::test]
 async fn version_3_clients_meet_version_3_servers() {
     versions_meet("v3", "v3").await;
 }
 
-#[tokio::test]
 async fn version_2_clients_meet_version_2_servers() {
     versions_meet("v2", "v2").await;
 }
 
-#[tokio::test]
 async fn version_0_9_clients_meet_version_0_9_servers() {
     versions_meet("v0.9", "v0.9").await;
 }
 
-#[tokio::test]
 async fn clients_of_every_age_come_in_by_tls() {
     let folder = tempfile::tempdir().unwrap();
     let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
@@ -198,7 +213,6 @@ async fn clients_of_every_age_come_in_by_tls() {
     }
 }
 
-#[tokio::test]
 async fn payloads_come_back_whole_text_binary_and_large() {
     let pair = Pair::start("v4", &[]).await;
     for transports in TRANSPORTS {
@@ -210,7 +224,6 @@ async fn payloads_come_back_whole_text_binary_and_large() {
     }
 }
 
-#[tokio::test]
 async fn compressed_messages_and_handshakes_of_many_packets_pass() {
     let pair = Pair::start("v4", &["--deflate", "--greeting", "5000"]).await;
     for transports in TRANSPORTS {
@@ -219,7 +232,6 @@ async fn compressed_messages_and_handshakes_of_many_packets_pass() {
 }
 
 /// The Node.js clients ask for no compression; python-socketio does, and reads the handshake by it.
-#[tokio::test]
 async fn python_clients_meet_version_4_servers_and_read_a_compressed_handshake() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/client.py");
     let python = script.with_file_name(".venv/bin/python");
@@ -237,7 +249,6 @@ async fn python_clients_meet_version_4_servers_and_read_a_compressed_handshake()
     }
 }
 
-#[tokio::test]
 async fn many_clients_behind_one_address_keep_their_sessions() {
     let pair = Pair::start("v4", &[]).await;
     for transports in TRANSPORTS {
@@ -246,7 +257,6 @@ async fn many_clients_behind_one_address_keep_their_sessions() {
 }
 
 /// Placed in turn, nothing but the session id tells where a request belongs.
-#[tokio::test]
 async fn a_session_id_alone_leads_to_the_server_that_knows_it() {
     for (server, version) in [("v4", "v4"), ("v4", "v2"), ("v2", "v2"), ("v0.9", "v0.9")] {
         let pair = Pair::behind(server, &[], "http2: false", "round_robin").await;
@@ -258,7 +268,6 @@ async fn a_session_id_alone_leads_to_the_server_that_knows_it() {
     }
 }
 
-#[tokio::test]
 async fn servers_see_the_address_of_the_client_by_polling_and_by_websocket() {
     let pair = Pair::start("v4", &[]).await;
     for transports in ["polling", "websocket"] {
@@ -272,7 +281,6 @@ async fn servers_see_the_address_of_the_client_by_polling_and_by_websocket() {
     }
 }
 
-#[tokio::test]
 async fn a_closed_tab_is_told_to_the_server_at_once() {
     for (server, version) in [("v4", "v4"), ("v2", "v2"), ("v0.9", "v0.9")] {
         let pair = Pair::start(server, &[]).await;
@@ -287,7 +295,6 @@ async fn a_closed_tab_is_told_to_the_server_at_once() {
     }
 }
 
-#[tokio::test]
 async fn the_clients_of_a_killed_server_come_back_on_the_other() {
     for transports in TRANSPORTS {
         let mut pair = Pair::start("v4", &[]).await;
@@ -305,7 +312,6 @@ async fn the_clients_of_a_killed_server_come_back_on_the_other() {
     }
 }
 
-#[tokio::test]
 async fn a_flash_policy_request_reaches_a_socket_io_server_on_the_same_port() {
     let pair = Pair::start("v0.9", &[]).await;
     let mut flash = Client::connect(pair.address()).await;
@@ -315,7 +321,6 @@ async fn a_flash_policy_request_reaches_a_socket_io_server_on_the_same_port() {
 }
 
 /// An answer without an end: its first bytes may wait for nothing.
-#[tokio::test]
 async fn an_endless_htmlfile_answer_arrives_as_it_is_written() {
     let pair = Pair::start("v0.9", &[]).await;
     let handshake = Client::connect(pair.address()).await.get("/socket.io/1/").await.text();
@@ -331,7 +336,6 @@ async fn an_endless_htmlfile_answer_arrives_as_it_is_written() {
 }
 
 /// hixie-76, which Safari 5 and Flash spoke: eight bytes follow the head without a length, with it or in a segment of their own.
-#[tokio::test]
 async fn the_oldest_websocket_dialect_passes() {
     let pair = Pair::start("v0.9", &[]).await;
     for at_once in [true, false] {

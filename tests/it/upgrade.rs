@@ -15,10 +15,23 @@ use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
 use crate::support::cluster::Cluster;
+use crate::support::engine::for_each_engine;
 use crate::support::http2::Http2;
 use crate::support::polling::Polling;
 use crate::support::websocket::{echoes, socket};
 use crate::support::{Client, Echo, Gateway, Setup, eventually, within};
+
+for_each_engine! {
+    two_upgrades_refuse_no_connection_fail_no_request_and_drop_no_websocket,
+    the_old_process_lets_go_at_its_pace_and_leaves,
+    polling_sessions_go_on_with_the_new_process_and_are_not_told_goodbye,
+    a_new_process_that_fails_changes_nothing,
+    listeners_come_and_go_with_the_configuration_of_the_new_process,
+    the_file_of_a_unix_socket_outlives_the_old_process_and_goes_with_the_last,
+    stopping_ends_the_process_that_is_being_left_too_and_leaves_it_its_time,
+    sockets_of_systemd_are_taken_by_their_address,
+    the_service_manager_is_told_what_goes_on,
+}
 
 /// So slow that no WebSocket of an old process has its turn while the test runs.
 const FOR_HOURS: &str = "drain: { over: 10h, deadline: 20h }";
@@ -28,7 +41,6 @@ fn yaml(web: &Echo, more: &str) -> String {
     setup.more(more).yaml()
 }
 
-#[tokio::test]
 async fn two_upgrades_refuse_no_connection_fail_no_request_and_drop_no_websocket() {
     const SOCKETS: usize = 40;
     let web = Echo::start("web").await;
@@ -67,7 +79,6 @@ async fn two_upgrades_refuse_no_connection_fail_no_request_and_drop_no_websocket
     assert!(asked > 0);
 }
 
-#[tokio::test]
 async fn the_old_process_lets_go_at_its_pace_and_leaves() {
     let web = Echo::start("web").await;
     let mut gateway = Gateway::start(&yaml(&web, "drain: { delay: 1h, over: 1s, deadline: 2h }")).await;
@@ -90,7 +101,6 @@ async fn the_old_process_lets_go_at_its_pace_and_leaves() {
     assert_eq!(gateway.admin("/readyz").await.status, 200);
 }
 
-#[tokio::test]
 async fn polling_sessions_go_on_with_the_new_process_and_are_not_told_goodbye() {
     let cluster = Cluster::behind(0, "v4", 2, &[]).await;
     let mut gateway = cluster.gateway_with("127.0.0.1:0", "balance: round_robin").await;
@@ -125,7 +135,6 @@ async fn polling_sessions_go_on_with_the_new_process_and_are_not_told_goodbye() 
     assert_eq!(gateway.ended().await, 0, "the old process");
 }
 
-#[tokio::test]
 async fn a_new_process_that_fails_changes_nothing() {
     let web = Echo::start("web").await;
     let good = yaml(&web, FOR_HOURS);
@@ -150,7 +159,6 @@ fn taken(good: &str, by: &Echo) -> String {
     good.replace("routes:", &format!("  - {{ name: more, address: \"{}\" }}\nroutes:", by.address()))
 }
 
-#[tokio::test]
 async fn listeners_come_and_go_with_the_configuration_of_the_new_process() {
     let web = Echo::start("web").await;
     let one = yaml(&web, FOR_HOURS);
@@ -164,7 +172,6 @@ async fn listeners_come_and_go_with_the_configuration_of_the_new_process() {
     assert_eq!(gateway.client().await.get("/").await.status, 200);
 }
 
-#[tokio::test]
 async fn the_file_of_a_unix_socket_outlives_the_old_process_and_goes_with_the_last() {
     let web = Echo::start("web").await;
     let folder = tempfile::tempdir().unwrap();
@@ -180,7 +187,6 @@ async fn the_file_of_a_unix_socket_outlives_the_old_process_and_goes_with_the_la
     eventually("the file is gone", async || !path.exists()).await;
 }
 
-#[tokio::test]
 async fn stopping_ends_the_process_that_is_being_left_too_and_leaves_it_its_time() {
     let web = Echo::start("web").await;
     let mut gateway = Gateway::start(&yaml(&web, FOR_HOURS)).await;
@@ -196,7 +202,6 @@ async fn stopping_ends_the_process_that_is_being_left_too_and_leaves_it_its_time
     assert_eq!(gateway.client().await.get("/").await.status, 200);
 }
 
-#[tokio::test]
 async fn sockets_of_systemd_are_taken_by_their_address() {
     let web = Echo::start("web").await;
     let ours = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -223,7 +228,6 @@ async fn sockets_of_systemd_are_taken_by_their_address() {
     assert!(path.exists(), "the file is systemd's");
 }
 
-#[tokio::test]
 async fn the_service_manager_is_told_what_goes_on() {
     let web = Echo::start("web").await;
     let folder = tempfile::tempdir().unwrap();

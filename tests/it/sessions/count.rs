@@ -5,12 +5,20 @@ use serde_json::json;
 
 use super::{UNKNOWN, ended, unknown};
 use crate::support::cluster::{Cluster, calm, run, sessions_on};
+use crate::support::engine::for_each_engine;
 use crate::support::node::{Node, TRANSPORTS};
 use crate::support::polling::Polling;
 use crate::support::websocket::upgrade;
 use crate::support::{Client, Gateway, eventually};
 
-#[tokio::test]
+for_each_engine! {
+    a_session_that_died_with_its_server_is_forgotten,
+    sessions_end_for_a_cause,
+    sessions_are_counted_where_they_live_for_as_long_as_they_live,
+    a_probe_that_comes_to_nothing_leaves_the_session_polling,
+    upgrades_that_go_astray_show_in_the_metrics,
+}
+
 async fn a_session_that_died_with_its_server_is_forgotten() {
     let mut cluster = Cluster::start("v4", 1, &[]).await;
     let mut session = Polling::open(&[cluster.address()]).await;
@@ -30,7 +38,6 @@ async fn a_session_that_died_with_its_server_is_forgotten() {
 }
 
 /// How each of them ended is told apart, and none is counted for longer than it lives.
-#[tokio::test]
 async fn sessions_end_for_a_cause() {
     let mut cluster = Cluster::start("v4", 2, &[]).await;
     let address = cluster.address();
@@ -88,7 +95,6 @@ async fn sessions_end_for_a_cause() {
     }
 }
 
-#[tokio::test]
 async fn sessions_are_counted_where_they_live_for_as_long_as_they_live() {
     let cluster = Cluster::start("v4", 2, &[]).await;
     let gateway = &cluster.gateways[0];
@@ -109,7 +115,6 @@ async fn sessions_are_counted_where_they_live_for_as_long_as_they_live() {
 }
 
 /// A WebSocket that is tried in vain is none: the session goes on polling where it is, and counts there.
-#[tokio::test]
 async fn a_probe_that_comes_to_nothing_leaves_the_session_polling() {
     let cluster = Cluster::start("v4", 3, &[]).await;
     let gateway = &cluster.gateways[0];
@@ -132,7 +137,6 @@ async fn a_probe_that_comes_to_nothing_leaves_the_session_polling() {
 }
 
 /// Sessions that never reach the WebSocket that they were offered look well to everybody but their operators.
-#[tokio::test]
 async fn upgrades_that_go_astray_show_in_the_metrics() {
     let cluster = Cluster::start("v4", 2, &[]).await;
     let [offered, reached] =

@@ -4,8 +4,20 @@ use futures::future::join_all;
 
 use super::{ended, event, unknown};
 use crate::support::cluster::{Cluster, NAMES, calm, run, served};
+use crate::support::engine::for_each_engine;
 use crate::support::node::TRANSPORTS;
 use crate::support::{Client, Gateway, Scripted};
+
+for_each_engine! {
+    edgar_two_nodes,
+    edgar_three_nodes,
+    edgar_three_nodes_of_version_2,
+    edgar_three_nodes_of_version_0_9,
+    edgar_eight_nodes,
+    edgar_by_address,
+    sessions_by_script_stay_on_their_server,
+    a_handshake_in_single_bytes_is_learned_and_never_compressed,
+}
 
 /// The case that broke the first gateways: several servers, clients without cookies, all of them behind one address. New
 /// sessions are placed in turn, so nothing but the session leads a request to its server.
@@ -25,27 +37,22 @@ async fn edgar(version: &str, clients: &[&str], servers: usize, sessions: usize)
     assert_eq!(unknown(&cluster.gateways[0]).await, 0.0);
 }
 
-#[tokio::test]
 async fn edgar_two_nodes() {
     edgar("v4", &["v4", "v2"], 2, 12).await;
 }
 
-#[tokio::test]
 async fn edgar_three_nodes() {
     edgar("v4", &["v4", "v2"], 3, 12).await;
 }
 
-#[tokio::test]
 async fn edgar_three_nodes_of_version_2() {
     edgar("v2", &["v2"], 3, 12).await;
 }
 
-#[tokio::test]
 async fn edgar_three_nodes_of_version_0_9() {
     edgar("v0.9", &["v0.9"], 3, 12).await;
 }
 
-#[tokio::test]
 async fn edgar_eight_nodes() {
     let cluster = Cluster::start("v4", 8, &[]).await;
     for transports in TRANSPORTS {
@@ -59,7 +66,6 @@ async fn edgar_eight_nodes() {
 
 /// As operators have it who say nothing of balance: placed by the address, from one address and from as many as there are
 /// clients.
-#[tokio::test]
 async fn edgar_by_address() {
     for servers in [2, 8] {
         let cluster = Cluster::start("v4", servers, &[]).await;
@@ -81,7 +87,6 @@ async fn edgar_by_address() {
 }
 
 /// Browsers without XMLHttpRequest of other sites load scripts; no Node.js client does, so this one is by hand.
-#[tokio::test]
 async fn sessions_by_script_stay_on_their_server() {
     for (version, servers) in [("v4", 8), ("v2", 3), ("v2", 2)] {
         let cluster = Cluster::start(version, servers, &[]).await;
@@ -151,7 +156,6 @@ async fn slow_speaker(name: &'static str) -> Scripted {
     .await
 }
 
-#[tokio::test]
 async fn a_handshake_in_single_bytes_is_learned_and_never_compressed() {
     let (first, second) = (slow_speaker("first").await, slow_speaker("second").await);
     let said = "kind: socket.io, balance: round_robin, sessions: { returning: 0s }";

@@ -3,7 +3,13 @@
 use serde_json::json;
 
 use super::{ended, event};
+use crate::support::engine::for_each_engine;
 use crate::support::{Client, Gateway, Scripted, Setup, eventually};
+
+for_each_engine! {
+    a_page_that_repeats_what_it_was_asked_opens_no_session,
+    a_piece_of_an_answer_that_reads_like_a_goodbye_ends_no_session,
+}
 
 /// A gateway before a server that answers each request in the words of this function.
 async fn before(answer: fn(&str) -> String) -> (Scripted, Gateway) {
@@ -24,7 +30,6 @@ fn plain(media: &str, body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\nContent-Type: {media}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
 
-#[tokio::test]
 async fn a_page_that_repeats_what_it_was_asked_opens_no_session() {
     let (_server, gateway) = before(|target| {
         let handshake = json!({ "sid": "made-up", "upgrades": [], "pingInterval": 25000, "pingTimeout": 20000 });
@@ -46,7 +51,6 @@ async fn a_page_that_repeats_what_it_was_asked_opens_no_session() {
 }
 
 /// The last byte of a message may come alone.
-#[tokio::test]
 async fn a_piece_of_an_answer_that_reads_like_a_goodbye_ends_no_session() {
     let (_server, gateway) = before(|target| {
         let chunks = |pieces: &[&str]| {

@@ -8,9 +8,15 @@ use nix::sys::signal::Signal::SIGTERM;
 use tokio::task::JoinSet;
 
 use crate::support::cluster::{Cluster, NAMES};
+use crate::support::engine::for_each_engine;
 use crate::support::polling::Polling;
 use crate::support::websocket::upgrade;
 use crate::support::{Client, Gateway, Setup, eventually, within};
+
+for_each_engine! {
+    sessions_are_served_until_their_turn_and_told_over_the_window,
+    a_handshake_on_a_connection_that_stays_is_sent_elsewhere,
+}
 
 /// Real servers and a gateway that drains as the text says.
 async fn cluster(drain: &str) -> (Cluster, Gateway) {
@@ -132,7 +138,6 @@ async fn let_go(sessions: usize, drain: &str, pause: Duration) -> (Vec<Duration>
     (times, left)
 }
 
-#[tokio::test]
 async fn sessions_are_served_until_their_turn_and_told_over_the_window() {
     let (times, left) = let_go(40, "drain: { over: 3s, deadline: 5m }", Duration::from_millis(50)).await;
     assert_eq!(times.len(), 40);
@@ -156,7 +161,6 @@ async fn a_thousand_sessions_in_ten_seconds() {
 }
 
 /// The session would have no way to come in by: nobody is let in any more.
-#[tokio::test]
 async fn a_handshake_on_a_connection_that_stays_is_sent_elsewhere() {
     const OPEN: &str = "/socket.io/?EIO=4&transport=polling";
     let (_cluster, gateway) = cluster("drain: { over: 10h, deadline: 20h }").await;

@@ -3,10 +3,19 @@
 use std::collections::HashMap;
 
 use super::to;
+use crate::support::engine::for_each_engine;
 use crate::support::server::echo;
 use crate::support::tls::Authority;
 use crate::support::websocket::upgrade;
 use crate::support::{Client, Echo, Gateway, Scripted, Setup, eventually};
+
+for_each_engine! {
+    servers_have_to_prove_who_they_are,
+    the_gateway_proves_who_it_is_where_servers_ask,
+    connections_to_servers_are_kept_over_tls,
+    unverified_servers_are_met_on_systems_without_authorities,
+    a_server_with_the_wrong_certificate_is_down,
+}
 
 /// What becomes of a GET, of a WebSocket and of a raw connection to one server with each of these `tls`.
 async fn outcomes(server: std::net::SocketAddr, cases: &[&str]) -> Vec<(u16, u16, bool)> {
@@ -46,7 +55,6 @@ async fn outcomes(server: std::net::SocketAddr, cases: &[&str]) -> Vec<(u16, u16
     outcomes
 }
 
-#[tokio::test]
 async fn servers_have_to_prove_who_they_are() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     let server = Echo::start_tls(authority.server(&authority.sign(&["app.test", "127.0.0.1"]), false), "secure").await;
@@ -67,7 +75,6 @@ async fn servers_have_to_prove_who_they_are() {
     assert_eq!(got, [proved, proved, refused, refused, proved, proved]);
 }
 
-#[tokio::test]
 async fn the_gateway_proves_who_it_is_where_servers_ask() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     let server = Echo::start_tls(authority.server(&authority.sign(&["app.test"]), true), "secure").await;
@@ -87,7 +94,6 @@ async fn the_gateway_proves_who_it_is_where_servers_ask() {
     assert_eq!(got, [proved, proved, refused, refused]);
 }
 
-#[tokio::test]
 async fn connections_to_servers_are_kept_over_tls() {
     let authority = Authority::new();
     let server = Scripted::start_tls(authority.server(&authority.sign(&["app.test"]), false), |client, _| {
@@ -105,7 +111,6 @@ async fn connections_to_servers_are_kept_over_tls() {
     assert_eq!(server.accepted(), 1, "twenty requests share one connection");
 }
 
-#[tokio::test]
 async fn unverified_servers_are_met_on_systems_without_authorities() {
     let authority = Authority::new();
     let server = Echo::start_tls(authority.server(&authority.sign(&["app.test"]), false), "secure").await;
@@ -120,7 +125,6 @@ async fn unverified_servers_are_met_on_systems_without_authorities() {
     assert_eq!(socket.answer().await.status, 101);
 }
 
-#[tokio::test]
 async fn a_server_with_the_wrong_certificate_is_down() {
     let authority = Authority::new();
     let server = Echo::start_tls(authority.server(&authority.sign(&["app.test"]), false), "secure").await;
