@@ -135,19 +135,28 @@ pub(crate) struct Ended {
     pub(crate) cut_by: Option<Side>,
 }
 
-/// One of the two that an exchange is between.
+/// Which of the two that an exchange is between has ended it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     /// Who asks.
     Client,
+    /// The same, by taking nothing of the answer for longer than it may.
+    StalledClient,
     /// Who answers.
     Server,
 }
 
 impl Side {
+    /// Who has ended a connection to a client that something was being written to. The kernel gives one up that takes
+    /// nothing, too.
+    pub(crate) fn of_client(error: &std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::TimedOut { Self::StalledClient } else { Self::Client }
+    }
+
     fn as_str(self) -> &'static str {
         match self {
             Self::Client => "client",
+            Self::StalledClient => "write_timeout",
             Self::Server => "server",
         }
     }

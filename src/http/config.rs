@@ -19,7 +19,8 @@ pub struct Timeouts {
     /// Between two reads of a request body. Default 30 s.
     #[serde(with = "humantime_serde")]
     pub body: Duration,
-    /// For one write to a client to make progress. Default 30 s.
+    /// How long a client may take nothing of what waits for it. Default 2 min: a video may be paused for a minute, and
+    /// at 2 KiB/s it may take so long until the kernel says that some of it has gone.
     #[serde(with = "humantime_serde")]
     pub write: Duration,
 }
@@ -30,7 +31,7 @@ impl Default for Timeouts {
             head: Duration::from_secs(10),
             keep_alive: Duration::from_secs(75),
             body: Duration::from_secs(30),
-            write: Duration::from_secs(30),
+            write: Duration::from_secs(120),
         }
     }
 }

@@ -203,6 +203,7 @@ mod tests {
         let Socket::Tcp(stream) = accepted.unwrap() else { panic!("expected TCP") };
         let socket = SockRef::from(&stream);
         assert!(socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), 128 * 1024);
         let (idle, interval) = (socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap());
         assert_eq!((idle, interval, socket.tcp_keepalive_retries().unwrap()), (7 * second, 5 * second, 2));
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(9 * second));

@@ -16,6 +16,10 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+/// Bytes that the kernel takes before it can send them. It would take megabytes: whether a slow peer makes progress would
+/// be seen too late, and who reads nothing would cost all of that.
+const UNSENT: u32 = 128 * 1024;
+
 /// A stream without TLS.
 #[derive(Debug)]
 pub enum Socket {
@@ -66,12 +70,13 @@ impl Default for TcpKeepAlive {
 }
 
 impl TcpKeepAlive {
-    /// Prepares a TCP socket: no delay for small messages, and a dead peer is noticed though nobody speaks. What is
-    /// accepted from a listening socket inherits all of it.
+    /// Prepares a TCP socket: no delay for small messages, little that waits in the kernel, and a dead peer is noticed
+    /// though nobody speaks. What is accepted from a listening socket inherits all of it.
     ///
     /// Options that the kernel refuses are left as they are: the connection works without them.
     pub fn tune(&self, socket: SockRef<'_>) {
         let _ = socket.set_tcp_nodelay(true);
+        bound_unsent(&socket);
         if self.idle.is_zero() {
             let _ = socket.set_keepalive(false);
         } else {
@@ -81,6 +86,11 @@ impl TcpKeepAlive {
         }
         let _ = socket.set_tcp_user_timeout(Some(self.user_timeout));
     }
+}
+
+/// Lets the kernel take little that it can't send yet.
+pub(crate) fn bound_unsent(socket: &SockRef<'_>) {
+    let _ = socket.set_tcp_notsent_lowat(UNSENT);
 }
 
 impl Socket {
@@ -122,6 +132,15 @@ impl Transport {
             Self::Plain(socket) => socket,
             Self::FromClient(stream) => stream.socket(),
             Self::ToServer(stream) => stream.socket(),
+        }
+    }
+
+    /// Bytes that were written and that TLS still holds, since the socket has not taken them.
+    pub fn unsent(&self) -> usize {
+        match self {
+            Self::Plain(_) => 0,
+            Self::FromClient(stream) => stream.unsent(),
+            Self::ToServer(stream) => stream.unsent(),
         }
     }
 }

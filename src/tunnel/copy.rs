@@ -237,6 +237,7 @@ impl<Client: Stream, Server: Stream> Carrying<Client, Server> {
             _ => {}
         }
         let carried = self.inward.bytes + self.outward.bytes != carried;
+        let carried = carried | self.inward.take_moved() | self.outward.take_moved();
         if let Some(idle) = self.outward.take_idle() {
             self.idle = idle;
         }

@@ -63,6 +63,8 @@ pub(super) struct Direction {
     heard: bool,
     /// The sink has taken bytes after a time in which it took none, since somebody asked.
     took: bool,
+    /// The same, since the tunnel was looked at last.
+    moved: bool,
     pub(super) bytes: u64,
     pub(super) tracker: Option<FrameTracker>,
     pub(super) seen: FrameCounts,
@@ -87,6 +89,7 @@ impl Direction {
             blocked: false,
             heard: false,
             took: false,
+            moved: false,
             bytes: 0,
             tracker: websocket.then(FrameTracker::new),
             seen: FrameCounts::default(),
@@ -132,6 +135,18 @@ impl Direction {
     /// Whether the sink has taken bytes after a time in which it took none, since this was asked last.
     pub(super) fn take_took(&mut self) -> bool {
         std::mem::take(&mut self.took)
+    }
+
+    /// The same, for the silence of the whole tunnel: a sink that takes what waits for it is none, however slow it is.
+    pub(super) fn take_moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
+    }
+
+    /// The sink has taken bytes.
+    fn note_taken(&mut self) {
+        let was_blocked = std::mem::take(&mut self.blocked);
+        self.took |= was_blocked;
+        self.moved |= was_blocked;
     }
 
     fn tell(&mut self, bytes: &[u8]) {
@@ -197,7 +212,10 @@ impl Direction {
             };
             if read.is_pending() {
                 if self.unflushed {
-                    ready!(Pin::new(&mut *sink).poll_flush(cx)).map_err(Lost::sink)?;
+                    let unsent = sink.unsent();
+                    let flushed = Pin::new(&mut *sink).poll_flush(cx);
+                    self.moved |= sink.unsent() != unsent;
+                    ready!(flushed).map_err(Lost::sink)?;
                     self.unflushed = false;
                 }
                 return Poll::Pending;
@@ -211,13 +229,17 @@ impl Direction {
     /// Writes what is pending, and gives its memory back.
     fn poll_pending(&mut self, sink: &mut impl Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.pending.is_empty() {
-            let Poll::Ready(written) = poll_write(sink, &self.pending, cx) else {
+            let unsent = sink.unsent();
+            let written = poll_write(sink, &self.pending, cx);
+            if written.is_ready() || sink.unsent() != unsent {
+                self.note_taken();
+            }
+            let Poll::Ready(written) = written else {
                 self.blocked = true;
                 return Poll::Pending;
             };
             self.pending.advance(written?);
             self.unflushed = true;
-            self.took |= std::mem::take(&mut self.blocked);
         }
         self.pending = BytesMut::new();
         Poll::Ready(Ok(()))
@@ -228,7 +250,9 @@ impl Direction {
         let (Some(mut pipe), Some(sink)) = (self.pipe.take(), sink.plain_socket()) else { return Poll::Ready(Ok(())) };
         let mut went = false;
         let emptied = pipe.poll_empty(sink, &mut went, cx);
-        self.took |= went && std::mem::take(&mut self.blocked);
+        if went {
+            self.note_taken();
+        }
         match emptied {
             Poll::Ready(Ok(())) => pipe.give_back(),
             Poll::Pending => {

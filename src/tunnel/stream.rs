@@ -13,6 +13,9 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin {
     /// What is dropped from now on is cut, so that the peer does not take it for whole: a reset instead of an end.
     fn reset_on_close(&mut self);
 
+    /// Bytes that were written and have not left yet.
+    fn unsent(&self) -> usize;
+
     /// The socket, where the bytes of the tunnel go through it as they are. Between two of them bulk is spliced.
     fn plain_socket(&self) -> Option<&Socket>;
 }
@@ -20,6 +23,10 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin {
 impl Stream for Transport {
     fn reset_on_close(&mut self) {
         self.socket().reset_on_close();
+    }
+
+    fn unsent(&self) -> usize {
+        self.unsent()
     }
 
     fn plain_socket(&self) -> Option<&Socket> {

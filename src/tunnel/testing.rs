@@ -94,6 +94,10 @@ impl Stream for Memory {
         self.reset.store(true, Ordering::Relaxed);
     }
 
+    fn unsent(&self) -> usize {
+        0
+    }
+
     fn plain_socket(&self) -> Option<&Socket> {
         None
     }

@@ -13,6 +13,7 @@ mod admin;
 mod affinity;
 mod backpressure;
 mod bench;
+mod bounds;
 mod classic;
 mod cli;
 mod detect;

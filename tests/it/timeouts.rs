@@ -206,7 +206,7 @@ async fn a_client_that_does_not_read_is_given_up() {
     let part = vec![b'x'; 100_000];
     let writing = async { while inside.try_send(&part).await.is_ok() {} };
     within("the server is let go", writing).await;
-    gateway.access_line(&["target=/much", "closed_by=client"]).await;
+    gateway.access_line(&["target=/much", "closed_by=write_timeout"]).await;
     drop(client);
 }
 

@@ -129,6 +129,11 @@ impl<S, I> Stream<S, I> {
     pub fn socket(&self) -> &I {
         &self.socket
     }
+
+    /// Bytes of records that the socket has not taken.
+    pub fn unsent(&self) -> usize {
+        self.outgoing.len()
+    }
 }
 
 impl<S: Session, I: AsyncRead + AsyncWrite + Unpin> Stream<S, I> {

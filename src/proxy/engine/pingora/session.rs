@@ -110,7 +110,11 @@ pub(super) fn ended_by_server(error: &Error) -> bool {
 
 /// Who is behind an error.
 pub(super) fn cut_by(error: &Error) -> Side {
-    if *error.esource() == ErrorSource::Upstream { Side::Server } else { Side::Client }
+    match (error.esource(), error.etype()) {
+        (ErrorSource::Upstream, _) => Side::Server,
+        (_, ErrorType::WriteTimedout) => Side::StalledClient,
+        _ => Side::Client,
+    }
 }
 
 /// What an error of Pingora's means to the client; `None` when there is nobody left to tell.

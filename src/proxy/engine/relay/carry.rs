@@ -39,9 +39,9 @@ const FRAMING: u64 = 64 * 1024;
 pub(super) struct Times {
     /// Between two reads of the request's body.
     pub(super) body: Duration,
-    /// For a write to the client to make progress.
+    /// How long the client may take nothing of what waits for it.
     pub(super) write: Duration,
-    /// For a write to the server to make progress.
+    /// The same for the server.
     pub(super) server_write: Duration,
     /// For the answer, and between two parts of it.
     pub(super) first_byte: Duration,
@@ -257,6 +257,11 @@ impl<'a> Carry<'a> {
         self.download.body.is_none()
     }
 
+    /// Whether something waits until the client takes it.
+    fn client_has_to_read(&self) -> bool {
+        !self.download.out.is_empty() || self.client.transport.unsent() > 0
+    }
+
     fn refuse(&self, refusal: Refusal, side: Side) -> End {
         if self.is_unanswered() { End::Refused(refusal, side) } else { End::Cut(side) }
     }
@@ -353,15 +358,15 @@ impl<'a> Carry<'a> {
         for _ in 0..READS_PER_TURN {
             let Download { out, sent, body, unflushed, .. } = &mut self.download;
             if !out.is_empty() {
-                let before = *sent;
+                let before = (*sent, self.client.transport.unsent());
                 let written = poll_write(&mut self.client.transport, out, sent, cx);
-                if *sent > before {
+                if (*sent, self.client.transport.unsent()) != before {
                     self.client_moved = self.client.deadline.now();
                     *unflushed = true;
                 }
                 match written {
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Err(_)) => return Poll::Ready(End::Cut(Side::Client)),
+                    Poll::Ready(Err(error)) => return Poll::Ready(End::Cut(Side::of_client(&error))),
                     Poll::Ready(Ok(())) => (*out, *sent) = (Vec::new(), 0),
                 }
             }
@@ -397,7 +402,12 @@ impl<'a> Carry<'a> {
     /// Sees to it that TLS holds nothing of what was written to the client.
     fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let (true, Transport::FromClient(stream)) = (self.download.unflushed, &mut self.client.transport) {
-            ready!(Pin::new(stream).poll_flush(cx))?;
+            let before = stream.unsent();
+            let flushed = Pin::new(&mut *stream).poll_flush(cx);
+            if stream.unsent() != before {
+                self.client_moved = self.client.deadline.now();
+            }
+            ready!(flushed)?;
         }
         self.download.unflushed = false;
         Poll::Ready(Ok(()))
@@ -533,6 +543,7 @@ impl<'a> Carry<'a> {
         }
         match poll_ended(self.client, buffer, cx) {
             Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(error)) if self.client_has_to_read() => Poll::Ready(End::Cut(Side::of_client(&error))),
             // A session is better off without a poll of which nobody knows whether it is heard.
             Poll::Ready(Ok(())) if !self.exchange.is_poll() => {
                 self.half_closed = Some(self.client.deadline.now());
@@ -557,10 +568,10 @@ impl<'a> Carry<'a> {
 
     /// When it has waited for too long for what it waits for, and what becomes of it then.
     fn due(&self) -> (Option<Moment>, End) {
-        let Self { upload, download, times, .. } = self;
+        let Self { upload, times, .. } = self;
         let after = |moved: Moment, time: Duration| (!time.is_zero()).then(|| moved.after(time));
-        let (due, end) = if !download.out.is_empty() {
-            (after(self.client_moved, times.write), End::Cut(Side::Client))
+        let (due, end) = if self.client_has_to_read() {
+            (after(self.client_moved, times.write), End::Cut(Side::StalledClient))
         } else if upload.body.is_over() && upload.is_sent() || upload.broken {
             (after(self.server_moved, times.first_byte), self.refuse(Refusal::AnswerTimeout, Side::Server))
         } else if upload.sent < upload.out.len() {

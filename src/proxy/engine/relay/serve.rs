@@ -4,12 +4,12 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Poll, ready};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::FutureExt;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWrite;
 
 use super::Relay;
 use super::buffer::{self, AHEAD};
@@ -477,7 +477,7 @@ async fn answer(
     let (status, head, body_out) = written(answer, asked, last);
     let bytes_out = body_out.len() as u64;
     let sent = send(client, head, body_out, write).await;
-    let cut_by = if sent.is_ok() { cut_by } else { Some(Side::Client) };
+    let cut_by = sent.as_ref().map_or_else(|error| Some(Side::of_client(error)), |()| cut_by);
     end(core, &mut exchange, asked, (status, bytes_out), cut_by);
     drop(exchange);
     if sent.is_err() { After::Drop } else { after(client, body, !last).await }
@@ -539,28 +539,34 @@ async fn send(client: &mut Connection, mut head: Vec<u8>, mut body: Bytes, write
     }
     let mut head = Bytes::from(head);
     client.deadline.set(write);
-    let written: io::Result<()> = poll_fn(|cx| {
-        while !(head.is_empty() && body.is_empty()) {
-            let parts = [IoSlice::new(&head), IoSlice::new(&body)];
-            let written = match Pin::new(&mut client.transport).poll_write_vectored(cx, &parts) {
-                Poll::Ready(written) => written?,
-                Poll::Pending if client.deadline.is_stopping() => 0,
+    poll_fn(|cx| {
+        loop {
+            let before = client.transport.unsent();
+            let transport = Pin::new(&mut client.transport);
+            let written = if head.is_empty() && body.is_empty() {
+                transport.poll_flush(cx).map_ok(|()| None)
+            } else {
+                transport.poll_write_vectored(cx, &[IoSlice::new(&head), IoSlice::new(&body)]).map_ok(Some)
+            };
+            if written.is_ready() || client.transport.unsent() != before {
+                client.deadline.set(write);
+            }
+            let written = match written {
+                Poll::Ready(Ok(Some(0))) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(Some(written))) => written,
+                Poll::Ready(Ok(None)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending if client.deadline.is_stopping() => {
+                    return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+                }
                 Poll::Pending => {
-                    ready!(client.deadline.poll_expired(cx));
-                    0
+                    return client.deadline.poll_expired(cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
                 }
             };
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-            }
-            client.deadline.set(write);
             let of_head = written.min(head.len());
             head.advance(of_head);
             body.advance(written - of_head);
         }
-        Poll::Ready(Ok(()))
     })
-    .await;
-    written?;
-    client.transport.flush().await
+    .await
 }

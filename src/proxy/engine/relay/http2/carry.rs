@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::RecvStream;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -37,6 +38,8 @@ const MOST_INTERIMS: u8 = 32;
 pub(super) struct Carry<'a> {
     core: &'a Core,
     client: &'a mut Client,
+    /// The body of the request.
+    body_in: &'a mut RecvStream,
     server: Transport,
     exchange: &'a mut Exchange,
     asked: &'a Asked,
@@ -101,7 +104,7 @@ impl<'a> Carry<'a> {
     /// Over this connection to the server.
     pub(super) fn new(
         core: &'a Core,
-        client: &'a mut Client,
+        (client, body_in): (&'a mut Client, &'a mut RecvStream),
         server: Transport,
         exchange: &'a mut Exchange,
         asked: &'a Asked,
@@ -112,6 +115,7 @@ impl<'a> Carry<'a> {
         Self {
             core,
             client,
+            body_in,
             server,
             exchange,
             asked,
@@ -188,7 +192,7 @@ impl<'a> Carry<'a> {
                 }
             }
             let unreleased = std::mem::take(&mut self.unreleased);
-            if unreleased > 0 && self.client.body.flow_control().release_capacity(unreleased).is_err() {
+            if unreleased > 0 && self.body_in.flow_control().release_capacity(unreleased).is_err() {
                 return Poll::Ready(End::Cut(Side::Client));
             }
             if self.upload != Upload::Goes {
@@ -196,7 +200,7 @@ impl<'a> Carry<'a> {
                 return Poll::Pending;
             }
             let chunked = self.asked.body == Body::Chunked;
-            match ready!(self.client.body.poll_data(cx)) {
+            match ready!(self.body_in.poll_data(cx)) {
                 Some(Ok(bytes)) => {
                     self.client_moved = Instant::now();
                     let whole = self.asked.body == Body::Length(bytes.len() as u64);
@@ -369,7 +373,8 @@ impl<'a> Carry<'a> {
         let server_write =
             self.exchange.lease().map_or(Duration::ZERO, |lease| lease.upstream().config().timeouts.write);
         let (since, time, end) = if !self.waiting.is_empty() {
-            (self.client_moved, timeouts.write, End::Cut(Side::Client))
+            let since = self.client.line.waits_since(self.client_moved);
+            (since, timeouts.write, End::Cut(Side::StalledClient))
         } else if !self.out.is_empty() {
             (self.server_moved, server_write, self.refuse(Refusal::AnswerTimeout, Side::Server))
         } else if self.upload == Upload::Goes {

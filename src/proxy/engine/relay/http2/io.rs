@@ -1,14 +1,18 @@
 //! A client's connection as the `h2` crate reads and writes it: with bounds on what carries nothing, and on how long a client
-//! may take nothing.
+//! may take nothing. Its streams see whether it is the connection that they wait for.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 use crate::listener::Connection;
+use crate::transport::Transport;
 use crate::wire::http2::ControlFrames;
 
 pub(super) struct Io {
@@ -18,12 +22,58 @@ pub(super) struct Io {
     write: Duration,
     /// Whether the deadline runs.
     waits: bool,
+    line: Arc<Line>,
+}
+
+/// What the streams of a connection know of its writes.
+#[derive(Debug)]
+pub(super) struct Line {
+    opened: Instant,
+    /// Whether the client takes nothing at this moment.
+    blocked: AtomicBool,
+    /// When it took something again, in milliseconds since the connection was opened.
+    freed: AtomicU64,
+    /// Whether it took nothing for too long.
+    late: AtomicBool,
+}
+
+impl Line {
+    fn new() -> Self {
+        Self { opened: Instant::now(), blocked: false.into(), freed: 0.into(), late: false.into() }
+    }
+
+    /// Since when a stream that could not send anything since then waits for its own window and not for the connection,
+    /// on which each stream has its turn.
+    pub(super) fn waits_since(&self, moved: Instant) -> Instant {
+        if self.blocked.load(Relaxed) {
+            return Instant::now();
+        }
+        moved.max(self.opened + Duration::from_millis(self.freed.load(Relaxed)))
+    }
+
+    /// The client takes bytes again.
+    fn free(&self) {
+        let since = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.freed.store(since, Relaxed);
+        self.blocked.store(false, Relaxed);
+    }
+
+    /// Whether the connection has ended since its client took nothing for too long.
+    pub(super) fn is_late(&self) -> bool {
+        self.late.load(Relaxed)
+    }
 }
 
 impl Io {
     pub(super) fn new(connection: Connection, write: Duration) -> Self {
         connection.deadline.clear();
-        Self { connection, frames: ControlFrames::new(Instant::now()), write, waits: false }
+        let line = Arc::new(Line::new());
+        Self { connection, frames: ControlFrames::new(std::time::Instant::now()), write, waits: false, line }
+    }
+
+    /// What its streams know of it.
+    pub(super) fn line(&self) -> Arc<Line> {
+        Arc::clone(&self.line)
     }
 
     /// Fails what waits once the gateway's time is over, so that every stream ends as with a client that has left.
@@ -37,17 +87,26 @@ impl Io {
     }
 
     /// The same for a write, which may make no progress for a while only.
-    fn or_late<T>(&mut self, result: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+    fn poll_taken<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut Transport>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        let before = self.connection.transport.unsent();
+        let result = write(Pin::new(&mut self.connection.transport), cx);
         if result.is_ready() {
             if std::mem::take(&mut self.waits) {
                 self.connection.deadline.clear();
+                self.line.free();
             }
             return result;
         }
-        if !std::mem::replace(&mut self.waits, true) {
+        if !std::mem::replace(&mut self.waits, true) || self.connection.transport.unsent() != before {
             self.connection.deadline.set(self.write);
         }
+        self.line.blocked.store(true, Relaxed);
         if self.connection.deadline.poll_expired(cx).is_ready() {
+            self.line.late.store(true, Relaxed);
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         self.or_cut(result, cx)
@@ -65,7 +124,7 @@ impl AsyncRead for Io {
             let step = buf.remaining().min(this.connection.held.len());
             buf.put_slice(&this.connection.held.split_to(step));
         }
-        if !this.frames.read(&buf.filled()[before..], Instant::now) {
+        if !this.frames.read(&buf.filled()[before..], std::time::Instant::now) {
             log::info!(
                 "{}: too many frames of HTTP/2 that carry nothing: the connection ends",
                 this.connection.info.peer
@@ -87,11 +146,11 @@ impl AsyncWrite for Io {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = Pin::new(&mut this.connection.transport).poll_write_vectored(cx, bufs);
+        let written = this.poll_taken(cx, |transport, cx| transport.poll_write_vectored(cx, bufs));
         if let Poll::Ready(Ok(written)) = &written {
             this.frames.wrote(*written);
         }
-        this.or_late(written, cx)
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -99,9 +158,7 @@ impl AsyncWrite for Io {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let flushed = Pin::new(&mut this.connection.transport).poll_flush(cx);
-        this.or_cut(flushed, cx)
+        self.get_mut().poll_taken(cx, |transport, cx| transport.poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use self::io::Io;
+use self::stream::Client;
 use super::Relay;
 use crate::ending::Stopping;
 use crate::listener::Connection;
@@ -80,7 +81,9 @@ async fn serve(relay: &Arc<Relay>, connection: Connection, stopping: &Stopping) 
         .max_header_list_size(
             u32::try_from(limits.head.as_u64().saturating_mul(2)).unwrap_or(u32::MAX).max(LEAST_HEAD),
         );
-    let handshake = builder.handshake::<_, Bytes>(Io::new(connection, timeouts.write));
+    let io = Io::new(connection, timeouts.write);
+    let line = io.line();
+    let handshake = builder.handshake::<_, Bytes>(io);
     let Ok(Ok(mut connection)) = timeout(or_ever(timeouts.head), handshake).await else { return };
     let mut streams = JoinSet::new();
     let mut stopping = stopping.clone();
@@ -95,7 +98,8 @@ async fn serve(relay: &Arc<Relay>, connection: Connection, stopping: &Stopping) 
             biased;
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
-                    let serving = stream::serve(Arc::clone(relay), Arc::clone(&info), request, respond, cut.clone());
+                    let client = Client::new(respond, Arc::clone(&line));
+                    let serving = stream::serve(Arc::clone(relay), Arc::clone(&info), request, client, cut.clone());
                     streams.spawn(core.metrics.contain(serving));
                 }
                 Some(Err(error)) => {

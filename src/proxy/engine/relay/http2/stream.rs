@@ -12,9 +12,10 @@ use h2::{Reason, RecvStream, SendStream};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::carry::{Carry, End, Outcome};
+use super::io::Line;
 use super::request::Asked;
 use crate::exchange::{Answer, Core, Ended, Exchange, Side};
 use crate::http::Refusal;
@@ -25,10 +26,21 @@ use crate::transport::Transport;
 /// The client's end of a stream.
 pub(super) struct Client {
     pub(super) respond: SendResponse<Bytes>,
-    /// The body of the request.
-    pub(super) body: RecvStream,
     /// Where the body of the answer goes, once its head is sent.
     pub(super) sending: Option<SendStream<Bytes>>,
+    pub(super) line: Arc<Line>,
+}
+
+impl Client {
+    /// Of a stream that has just been opened.
+    pub(super) fn new(respond: SendResponse<Bytes>, line: Arc<Line>) -> Self {
+        Self { respond, sending: None, line }
+    }
+
+    /// Who has ended a stream that its client takes nothing of any more.
+    pub(super) fn gone(&self) -> Side {
+        if self.line.is_late() { Side::StalledClient } else { Side::Client }
+    }
 }
 
 /// What came of looking for a server.
@@ -45,13 +57,12 @@ pub(super) async fn serve(
     relay: Arc<Relay>,
     info: Arc<Info>,
     request: Request<RecvStream>,
-    respond: SendResponse<Bytes>,
+    mut client: Client,
     cut: UnboundedSender<super::Cut>,
 ) {
     let core = &*relay.core;
-    let (parts, body) = request.into_parts();
+    let (parts, mut body) = request.into_parts();
     let asked = Asked::new(parts, &body);
-    let mut client = Client { respond, body, sending: None };
     let mut exchange = Exchange::begin(core, &info, &asked.line(), asked.announced()).await;
     if exchange.refusal().is_none()
         && let Some(refusal) = asked.fault(&exchange.snapshot().config.limits)
@@ -74,7 +85,7 @@ pub(super) async fn serve(
         if exchange.leave().is_some() {
             exchange.can_be_ended();
         }
-        let mut carry = Carry::new(core, &mut client, server, &mut exchange, &asked);
+        let mut carry = Carry::new(core, (&mut client, &mut body), server, &mut exchange, &asked);
         let ended = poll_fn(|cx| carry.poll(cx)).await;
         let Outcome { status, bytes, server } = carry.outcome();
         match ended {
@@ -99,6 +110,7 @@ pub(super) async fn serve(
                 return answer(core, client, exchange, &asked, Some(side)).await;
             }
             End::Cut(side) => {
+                let side = if side == Side::Client { client.gone() } else { side };
                 match client.sending.take() {
                     Some(sending) if side == Side::Server => {
                         let _ = cut.send((sending, Reason::INTERNAL_ERROR));
@@ -158,7 +170,7 @@ async fn answer(core: &Core, mut client: Client, mut exchange: Box<Exchange>, as
     let (head, body) = written(own, asked.is_head());
     let (status, bytes_out) = (head.status().as_u16(), body.len() as u64);
     let sent = send(&mut client, head, body, write).await;
-    let cut_by = if sent.is_some() { cut_by } else { Some(Side::Client) };
+    let cut_by = sent.map_or_else(Some, |()| cut_by);
     // What is still on its way of the request is not wanted, which the crate says when the stream is dropped.
     end(core, exchange, asked, (status, bytes_out), cut_by);
 }
@@ -184,17 +196,30 @@ fn written(answer: Answer<'_>, to_head: bool) -> (Response<()>, Bytes) {
     (head, body)
 }
 
-/// Sends an answer of the gateway's own; `None` where the client does not take it.
-async fn send(client: &mut Client, head: Response<()>, mut body: Bytes, write: Duration) -> Option<()> {
-    let mut sending = client.respond.send_response(head, body.is_empty()).ok()?;
+/// Sends an answer of the gateway's own; who has ended it where the client does not take it.
+async fn send(client: &mut Client, head: Response<()>, mut body: Bytes, write: Duration) -> Result<(), Side> {
+    let mut sending = client.respond.send_response(head, body.is_empty()).map_err(|_| client.gone())?;
+    let mut moved = Instant::now();
     while !body.is_empty() {
         sending.reserve_capacity(body.len());
-        let capacity = poll_fn(|cx| sending.poll_capacity(cx));
-        let room = if write.is_zero() { capacity.await } else { timeout(write, capacity).await.ok()? };
-        let part = body.split_to(room?.ok()?.min(body.len()));
-        sending.send_data(part, body.is_empty()).ok()?;
+        let mut capacity = pin!(poll_fn(|cx| sending.poll_capacity(cx)));
+        let room = loop {
+            if write.is_zero() {
+                break capacity.as_mut().await;
+            }
+            let due = client.line.waits_since(moved) + write;
+            match timeout_at(due, capacity.as_mut()).await {
+                Ok(room) => break room,
+                Err(_) if client.line.waits_since(moved) + write > due => {}
+                Err(_) => return Err(Side::StalledClient),
+            }
+        };
+        let Some(Ok(room)) = room else { return Err(client.gone()) };
+        let part = body.split_to(room.min(body.len()));
+        sending.send_data(part, body.is_empty()).map_err(|_| client.gone())?;
+        moved = Instant::now();
     }
-    Some(())
+    Ok(())
 }
 
 fn end(core: &Core, mut exchange: Box<Exchange>, asked: &Asked, (status, bytes_out): (u16, u64), cut_by: Option<Side>) {
