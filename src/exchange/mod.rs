@@ -38,7 +38,7 @@ use crate::listener::Info;
 use crate::request::Headers;
 use crate::roster::{Leave, Origin, Why};
 use crate::router::{Action, Decision, Route};
-use crate::session::{Cause, Mark, Question};
+use crate::session::{Cause, Key, Mark, Question, SessionTable};
 use crate::snapshot::Snapshot;
 use crate::transport::cause::is_refusal;
 use crate::transport::shortage::is_shortage;
@@ -611,24 +611,26 @@ impl Exchange {
         let origin = request.headers.get("origin").and_then(|origin| HeaderValue::from_bytes(origin).ok());
         self.own = Some(Box::new(answer::goodbye(goodbye, origin)));
         self.told = Some(why);
-        self.forget_session(Cause::Drain);
+        self.with_session(|table, key| {
+            table.forget(key, Cause::Drain);
+        });
     }
 
-    fn forget_session(&self, cause: Cause) {
+    /// Tells the table something of the session that the request names.
+    fn with_session(&self, tell: impl FnOnce(&SessionTable, Key)) {
         let begun = self.ties.as_ref().and_then(|ties| ties.session.as_ref()?.begun.as_ref());
         let table = self.upstream.as_ref().and_then(|upstream| upstream.sessions());
         if let (Some(table), Some((key, _))) = (table, begun) {
-            table.forget(*key, cause);
+            tell(table, *key);
         }
     }
 
     /// Notes that the turn of this poll's session has come while the poll could not be ended.
     fn leave_next_time(&self) {
-        let told = !self.endable && self.leave.as_ref().is_some_and(|leave| leave.is_told());
-        let begun = self.ties.as_ref().and_then(|ties| ties.session.as_ref()?.begun.as_ref());
-        let table = self.upstream.as_ref().and_then(|upstream| upstream.sessions());
-        if let (true, Some(table), Some((key, _))) = (told, table, begun) {
-            table.mark(*key, Mark::Leaving);
+        if !self.endable && self.leave.as_ref().is_some_and(|leave| leave.is_told()) {
+            self.with_session(|table, key| {
+                table.mark(key, Mark::Leaving);
+            });
         }
     }
 
@@ -659,6 +661,9 @@ impl Exchange {
         }
         self.judge(ended.cut_by);
         self.leave_next_time();
+        if self.polls && ended.cut_by == Some(Side::Client) && !core.ending.is_cut() {
+            self.with_session(|table, key| table.lose(key));
+        }
         self.leave = None;
         self.lease = None;
         ended.cut_by.is_none() || self.refusal.is_some_and(|refusal| refusal.status() == ended.status)

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 pub struct Home {
     server: u64,
     live: AtomicUsize,
+    lost: AtomicUsize,
     websockets: AtomicUsize,
     opened: AtomicU64,
     closed: AtomicU64,
@@ -16,7 +17,8 @@ pub struct Home {
 impl Home {
     pub(super) fn new(server: u64) -> Self {
         let (opened, closed) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { server, live: AtomicUsize::new(0), websockets: AtomicUsize::new(0), opened, closed }
+        let [live, lost, websockets] = [0; 3].map(AtomicUsize::new);
+        Self { server, live, lost, websockets, opened, closed }
     }
 
     /// The server it stands for.
@@ -27,6 +29,11 @@ impl Home {
     /// Sessions that live there.
     pub fn live(&self) -> usize {
         self.live.load(Relaxed)
+    }
+
+    /// The same without those whose clients have lost their connections.
+    pub fn present(&self) -> usize {
+        self.live().saturating_sub(self.lost.load(Relaxed))
     }
 
     /// Of those, the ones that are on a WebSocket; the others poll.
@@ -53,6 +60,16 @@ impl Home {
     pub(super) fn close(&self) {
         self.live.fetch_sub(1, Relaxed);
         self.closed.fetch_add(1, Relaxed);
+    }
+
+    /// The client of one of the sessions has lost its connections.
+    pub(super) fn lose(&self) {
+        self.lost.fetch_add(1, Relaxed);
+    }
+
+    /// Ends what [`Self::lose`] began.
+    pub(super) fn regain(&self) {
+        self.lost.fetch_sub(1, Relaxed);
     }
 
     /// One of the sessions has gone on to a WebSocket.

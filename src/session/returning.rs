@@ -18,7 +18,7 @@ use crate::address::standing_for;
 /// finds what the server still remembers (connection state recovery).
 ///
 /// It is a wish, not a promise: the upstream places by it only where the server is well and has room. An address may
-/// stand for thousands of clients, so one key has four wishes for each lifetime of its entry; whoever comes more often
+/// stand for thousands of clients, so one key has so many wishes for each lifetime of its entry; whoever comes more often
 /// is placed as if new. That also leads a client away from a server that keeps failing it.
 pub struct Returning {
     secret: RandomState,
@@ -27,6 +27,8 @@ pub struct Returning {
     len: AtomicUsize,
     max: usize,
     keep: u32,
+    /// How often a key places in one lifetime of an entry.
+    wishes: u16,
 }
 
 /// What stands for a client: a keyed hash of its address.
@@ -34,13 +36,11 @@ pub struct Returning {
 pub struct ClientKey(u64);
 
 const SHARDS: usize = 64;
-/// How often a key places in one lifetime of an entry.
-const WISHES: u16 = 4;
 
 impl Returning {
-    /// An empty memory for at most `max` clients, each kept for `keep` after it was last seen (in whole seconds). Its
-    /// clock stands still until [`Self::run`] is polled.
-    pub fn new(max: usize, keep: Duration) -> Arc<Self> {
+    /// An empty memory for at most `max` clients, each kept for `keep` after it was last seen (in whole seconds) and with
+    /// as many `wishes`. Its clock stands still until [`Self::run`] is polled.
+    pub fn new(max: usize, keep: Duration, wishes: u16) -> Arc<Self> {
         Arc::new(Self {
             secret: RandomState::new(),
             shards: Shard::several(SHARDS),
@@ -48,6 +48,7 @@ impl Returning {
             len: AtomicUsize::new(0),
             max,
             keep: u32::try_from(keep.as_secs() + u64::from(keep.subsec_nanos() > 0)).unwrap_or(u32::MAX).max(1),
+            wishes,
         })
     }
 
@@ -86,7 +87,7 @@ impl Returning {
         if entry.period != period {
             (entry.period, entry.wishes) = (period, 0);
         }
-        entry.wishes = (entry.wishes < WISHES).then_some(entry.wishes + 1)?;
+        entry.wishes = (entry.wishes < self.wishes).then_some(entry.wishes + 1)?;
         Some(entry.server)
     }
 
@@ -152,6 +153,7 @@ mod tests {
     use super::*;
 
     const KEEP: Duration = Duration::from_secs(120);
+    const WISHES: u16 = 4;
 
     fn at(memory: &Returning, second: u64) {
         memory.sweep(memory.clock.start() + Duration::from_secs(second));
@@ -159,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_client_that_comes_back_finds_its_server_for_a_while() {
-        let memory = Returning::new(10, KEEP);
+        let memory = Returning::new(10, KEEP, WISHES);
         let key = memory.address([192, 0, 2, 7].into());
         assert_eq!(memory.find(key), None);
         memory.saw(key, 1);
@@ -177,7 +179,7 @@ mod tests {
 
     #[test]
     fn an_address_of_many_clients_is_a_wish_only_a_few_times() {
-        let memory = Returning::new(10, KEEP);
+        let memory = Returning::new(10, KEEP, WISHES);
         let key = memory.address([192, 0, 2, 7].into());
         let mut placed = 0;
         for second in 0..600 {
@@ -190,7 +192,7 @@ mod tests {
 
     #[test]
     fn clients_are_told_apart_as_placement_does() {
-        let memory = Returning::new(10, KEEP);
+        let memory = Returning::new(10, KEEP, WISHES);
         let key = |address: &str| memory.address(address.parse().unwrap());
         assert_eq!(key("192.0.2.7"), key("::ffff:192.0.2.7"));
         assert_ne!(key("192.0.2.7"), key("192.0.2.8"));
@@ -200,7 +202,7 @@ mod tests {
 
     #[test]
     fn the_memory_is_bounded_and_makes_room_in_time() {
-        let memory = Returning::new(100, KEEP);
+        let memory = Returning::new(100, KEEP, WISHES);
         let key = |client: u32| memory.address(IpAddr::V4(client.into()));
         for client in 0..1000 {
             memory.saw(key(client), 1);
@@ -218,7 +220,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_sweeping_task_forgets_and_ends_with_the_memory() {
-        let memory = Returning::new(100, Duration::from_millis(500));
+        let memory = Returning::new(100, Duration::from_millis(500), WISHES);
         let sweeper = tokio::spawn(memory.run());
         memory.saw(memory.address([192, 0, 2, 7].into()), 1);
         tokio::time::sleep(Duration::from_secs(70)).await;
@@ -230,7 +232,7 @@ mod tests {
     proptest! {
         #[test]
         fn nobody_is_sent_where_he_was_not_seen(steps in prop::collection::vec((0..8u32, 0..4u64, 0..30u64), 1..100)) {
-            let memory = Returning::new(4, KEEP);
+            let memory = Returning::new(4, KEEP, WISHES);
             let mut last = HashMap::new();
             let mut second = 0;
             for (client, server, pass) in steps {

@@ -69,6 +69,8 @@ const GUESSED: u8 = 16;
 
 /// Nobody has come back with it since its handshake, which is all that a stranger needs to make a server say one.
 const UNUSED: u8 = 32;
+/// Its client has lost its connections, and most likely comes back with another session.
+const LOST: u8 = 64;
 
 /// How a session became known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -252,6 +254,7 @@ impl SessionTable {
                 entry.marks &= !GUESSED;
             }
             entry.renew(now);
+            entry.regain();
             if entry.home.server() == home.server() {
                 return Learned::Known;
             }
@@ -305,6 +308,7 @@ impl SessionTable {
         if entry.is_live(now) {
             entry.marks &= !UNUSED;
             entry.renew(now);
+            entry.regain();
         }
         let found = Found { server: entry.home.server(), marks: entry.marks };
         shard.totals.found += 1;
@@ -362,7 +366,19 @@ impl SessionTable {
         let entry = shard.live(key, now)?;
         entry.holds = entry.holds.checked_add(1)?;
         entry.marks &= !UNUSED;
+        entry.regain();
         Some(Held { table: self.clone(), key, cause: AtomicU8::new(u8::MAX) })
+    }
+
+    /// Notes that the client of a session has lost its connections: until it is heard of again, the session is in nobody's
+    /// way. One that is on a tunnel lives and ends with that.
+    pub fn lose(&self, key: Key) {
+        let now = self.clock.now();
+        if let Some(entry) = self.shard(key).live(key, now).filter(|entry| entry.holds == 0 && entry.marks & LOST == 0)
+        {
+            entry.marks |= LOST;
+            entry.home.lose();
+        }
     }
 
     /// Forgets a session that is over: nobody will find it any more. False if it wasn't alive.
@@ -624,6 +640,7 @@ impl Entry {
 
     /// Ends it; `due` is how long it can still be found.
     fn end(&mut self, due: u32) {
+        self.regain();
         if self.marks & Mark::Upgraded as u8 != 0 {
             self.home.leave_websocket();
         }
@@ -640,6 +657,14 @@ impl Entry {
             self.home.enter_websocket();
         }
         new
+    }
+
+    /// Ends what [`SessionTable::lose`] began.
+    fn regain(&mut self) {
+        if self.marks & LOST != 0 {
+            self.marks &= !LOST;
+            self.home.regain();
+        }
     }
 
     fn renew(&mut self, now: u32) {

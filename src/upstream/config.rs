@@ -277,6 +277,9 @@ pub struct Sessions {
     /// How many times its share of the live sessions a server may have and still be given a new one, by balance
     /// `client_ip` or because the client was there before; 1 to 100, or 0 for no bound. Default 1.25.
     pub bounded_load: f64,
+    /// From how many sessions on a server, times its weight, `bounded_load` holds where `client_ip` places: up to there
+    /// clients behind one address stay together, and find their server again when all of them come back. Default 256.
+    pub bounded_from: u32,
     /// How long after it was last seen a client that comes back is placed on the server that it was on; 0 s for not at
     /// all. Default 2 min, as long as Socket.IO recovers the state of a connection.
     #[serde(with = "humantime_serde")]
@@ -295,6 +298,7 @@ impl Default for Sessions {
             slack: Duration::from_secs(10),
             grace: Duration::from_secs(10),
             bounded_load: 1.25,
+            bounded_from: 256,
             returning: Duration::from_secs(120),
             rebalance: None,
             paths: Vec::new(),

@@ -165,7 +165,10 @@ impl Upstream {
         check_request(&config.health).map_err(explain)?;
         let protocol = brought.session_protocol.clone().or_else(|| config.kind.session_protocol());
         check_protocol(protocol.as_deref(), config).map_err(explain)?;
-        let sessions = protocol.map(|protocol| Sessions::build(protocol, config, before.map(|before| &**before)));
+        let own_balance = brought.balance.is_none().then(|| config.balance());
+        let placing = Terms::of(config, own_balance, protocol.is_some());
+        let sessions =
+            protocol.map(|protocol| Sessions::build(protocol, config, &placing, before.map(|before| &**before)));
         let same_balance =
             |before: &&Arc<Self>| config.balance() == before.config.balance() && config.kind == before.config.kind;
         let make_balance = match (&brought.balance, before.filter(same_balance)) {
@@ -200,7 +203,7 @@ impl Upstream {
             brought,
             tls,
             queue: before.map(|before| before.queue.clone()).unwrap_or_default(),
-            terms: Terms::of(config, sessions.is_some()),
+            terms: placing,
             ejecting: Mutex::default(),
             sessions,
             metrics,

@@ -32,6 +32,8 @@ const options = lib.args(USAGE, {
   header: { type: "string", multiple: true }, // "Name: value", polling and WebSocket alike
   query: { type: "string", multiple: true }, // name=value, on every request
   deflate: { type: "boolean", default: false }, // permessage-deflate
+  lose: { type: "boolean", default: false }, // when all have talked, they lose their connections at once and come back (v4)
+  cookies: { type: "boolean", default: false }, // who comes back brings its cookies, as browsers do (v4)
   stay: { type: "boolean", default: false },
 }, 1);
 const [version] = options.positionals;
@@ -82,6 +84,25 @@ function ask(socket, event, ...payload) {
 }
 
 const secure = options.url.startsWith("https:");
+
+/** Connections of one session, and the cookies that came over them. */
+class Agent extends (secure ? https : http).Agent {
+  cookies = [];
+  connections = new Set();
+
+  addRequest(request, ...given) {
+    const keep = ({ headers }) => this.cookies.push(...(headers["set-cookie"] ?? []).map((cookie) => cookie.split(";")[0]));
+    request.once("response", keep).once("upgrade", keep);
+    return super.addRequest(request, ...given);
+  }
+
+  createConnection(...given) {
+    const connection = super.createConnection(...given);
+    this.connections.add(connection);
+    connection.once("close", () => this.connections.delete(connection));
+    return connection;
+  }
+}
 const tls = { ...(options.ca && { ca: fs.readFileSync(options.ca) }), rejectUnauthorized: !options.insecure };
 const pairs = (list, separator) => Object.fromEntries((list ?? []).map((text) => {
   const at = text.indexOf(separator);
@@ -101,7 +122,7 @@ const modern = {
       forceNew: true,
       autoConnect: false,
       timeout: patience,
-      agent: new (secure ? https : http).Agent({ keepAlive: options["keep-alive"], localAddress, ...(secure && tls) }),
+      agent: new Agent({ keepAlive: options["keep-alive"], localAddress, ...(secure && tls) }),
       perMessageDeflate: options.deflate ? {} : false,
       ...(options.header && { extraHeaders: pairs(options.header, ":") }),
       ...(options.query && { query: pairs(options.query, "=") }),
@@ -175,7 +196,7 @@ if (version === "v0.9") {
 const summary = {
   version, sessions: Number(options.sessions), connected: 0, upgraded: 0, p95_upgrade_ms: null,
   transports: {}, servers: {}, server_changes: 0,
-  reconnects: 0, disconnects: {}, connect_errors: {}, upgrade_errors: {}, refusals, session_id_unknown: 0,
+  reconnects: 0, recovered: 0, disconnects: {}, connect_errors: {}, upgrade_errors: {}, refusals, session_id_unknown: 0,
   messages: 0, out_of_order: 0, bad_payload: 0, failures: {}, elapsed_ms: 0, ok: false,
 };
 
@@ -236,6 +257,22 @@ class Session {
     summary.messages++;
   }
 
+  /** Gets a message, which is what a state can be recovered from. */
+  async hearSomething() {
+    const heard = new Promise((resolve) => this.socket.once("push", resolve));
+    await Promise.all([ask(this.socket, "push", 1), within(heard, "push")]);
+  }
+
+  /** Loses its connections, as behind a router that starts anew, and comes back. */
+  async lose() {
+    const { agent } = this.socket.io.opts;
+    const back = new Promise((resolve) => this.socket.once("connect", resolve));
+    if (options.cookies) this.socket.io.opts.extraHeaders = { cookie: agent.cookies.join("; ") };
+    agent.connections.forEach((connection) => connection.destroy());
+    await within(back, "way back");
+    if (this.socket.recovered) summary.recovered++;
+  }
+
   async leave() {
     try {
       if (this.server && (await ask(this.socket, "who")) !== this.server) summary.server_changes++;
@@ -257,6 +294,11 @@ async function batch() {
     for (let next; (next = waiting.shift()); ) await source.run(next.address, () => next.talk()).catch(fault);
   };
   await Promise.all(Array.from({ length: Number(options.concurrency) }, lane));
+  if (options.lose) {
+    const all = (step) => Promise.all(sessions.map((one) => source.run(one.address, () => step(one)).catch(fault)));
+    await all((one) => one.hearSomething());
+    await all((one) => one.lose());
+  }
   await new Promise((resolve) => setTimeout(resolve, Number(options.hold)));
   await Promise.all(sessions.map((one) => source.run(one.address, () => one.leave()).catch(fault)));
 
@@ -281,7 +323,7 @@ function verdict() {
   const none = (histogram) => Object.keys(histogram).length === 0;
   const { sessions, connected, upgraded, messages, out_of_order, bad_payload, failures } = summary;
   const complete = connected === sessions && messages === sessions * Number(options.messages) && (!expectsUpgrade || upgraded === sessions);
-  const calm = !summary.reconnects && !summary.server_changes && none(summary.disconnects)
+  const calm = summary.reconnects === (options.lose ? sessions : 0) && !summary.server_changes && (options.lose || none(summary.disconnects))
     && none(summary.connect_errors) && none(summary.upgrade_errors) && none(refusals);
   return complete && !out_of_order && !bad_payload && none(failures) && (calm || options["allow-reconnect"]);
 }

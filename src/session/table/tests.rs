@@ -93,6 +93,31 @@ fn silence_ends_a_session_and_every_request_puts_that_off() {
 }
 
 #[test]
+fn a_session_whose_client_has_lost_its_connections_is_there_but_in_nobodys_way() {
+    let bench = Bench::new(10);
+    bench.learn("a", 1);
+    bench.learn("b", 1);
+    let counts = || (bench.table.home(1).live(), bench.table.home(1).present());
+    let lose = |sid| bench.table.lose(bench.table.key(sid));
+    for _ in 0..2 {
+        lose("a");
+        assert_eq!(counts(), (2, 1));
+    }
+    assert_eq!((bench.find("a"), counts()), (Some(1), (2, 2)), "its client is heard of again");
+    lose("a");
+    let held = bench.hold("a").unwrap();
+    lose("a");
+    assert_eq!(counts(), (2, 2), "a tunnel has it");
+    drop(held);
+    lose("a");
+    lose("b");
+    assert_eq!((bench.learn("b", 2), counts()), (Learned::Moved, (1, 0)));
+    assert_eq!(bench.table.home(2).present(), 1);
+    assert!(bench.forget("a"));
+    assert_eq!(counts(), (0, 0));
+}
+
+#[test]
 fn a_tunnel_keeps_its_session_and_ends_it() {
     let mut bench = Bench::new(10);
     bench.learn("a", 1);
@@ -437,6 +462,7 @@ enum Step {
     Find(u8),
     Forget(u8),
     Goodbye(u8),
+    Lose(u8),
     Hold(u8),
     Release(usize, bool),
     Mark(u8, Mark),
@@ -451,6 +477,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => sid().prop_map(Step::Find),
         1 => sid().prop_map(Step::Forget),
         1 => sid().prop_map(Step::Goodbye),
+        2 => sid().prop_map(Step::Lose),
         2 => sid().prop_map(Step::Hold),
         2 => (0..4usize, any::<bool>()).prop_map(|(which, told)| Step::Release(which, told)),
         1 => (sid(), mark).prop_map(|(sid, mark)| Step::Mark(sid, mark)),
@@ -474,6 +501,7 @@ struct Known {
     ended: bool,
     marks: Vec<Mark>,
     used: bool,
+    lost: bool,
 }
 
 impl Model {
@@ -495,7 +523,7 @@ impl Model {
         let due = self.now + life + u64::from(LAG);
         if let Some(known) = self.sessions.get_mut(&sid) {
             let moved = known.server != server;
-            (known.life, known.due, known.server) = (life, due, server);
+            (known.life, known.due, known.server, known.lost) = (life, due, server, false);
             if std::mem::take(&mut known.ended) {
                 known.marks.clear();
                 known.used = false;
@@ -507,7 +535,8 @@ impl Model {
             }
             return Learned::Known;
         }
-        self.sessions.insert(sid, Known { server, life, due, held: 0, ended: false, marks: Vec::new(), used: false });
+        let known = Known { server, life, due, held: 0, ended: false, marks: Vec::new(), used: false, lost: false };
+        self.sessions.insert(sid, known);
         Learned::New
     }
 
@@ -565,7 +594,7 @@ proptest! {
                     prop_assert_eq!(found.map(|found| found.server), known.as_ref().map(|known| known.server));
                     if let (Some(found), Some(known)) = (found, known) {
                         if !known.ended {
-                            known.used = true;
+                            (known.used, known.lost) = (true, false);
                             known.due = now + known.life + u64::from(LAG);
                         }
                         for mark in [Mark::Offered, Mark::Upgraded, Mark::Leaving] {
@@ -580,13 +609,19 @@ proptest! {
                     let ended = bench.table.goodbye(bench.table.key(&sid.to_string()), Cause::Client);
                     prop_assert_eq!(ended, model.end(sid, AFTERGLOW + LAG));
                 }
+                Step::Lose(sid) => {
+                    bench.table.lose(bench.table.key(&sid.to_string()));
+                    if let Some(known) = model.live(sid).filter(|known| known.held == 0) {
+                        known.lost = true;
+                    }
+                }
                 Step::Hold(sid) => {
                     let guard = bench.hold(&sid.to_string());
                     let known = model.live(sid);
                     prop_assert_eq!(guard.is_some(), known.is_some());
                     if let (Some(guard), Some(known)) = (guard, known) {
                         known.held += 1;
-                        known.used = true;
+                        (known.used, known.lost) = (true, false);
                         held.push((sid, guard));
                     }
                 }
@@ -618,6 +653,8 @@ proptest! {
             for server in 0..3 {
                 let there = || model.sessions.values().filter(|known| known.server == server && !known.ended);
                 prop_assert!(bench.table.sessions_on(server) >= there().count());
+                let lost = bench.table.sessions_on(server) - bench.table.home(server).present();
+                prop_assert!(lost >= there().filter(|known| known.lost).count());
                 let on_websocket = there().filter(|known| known.marks.contains(&Mark::Upgraded)).count();
                 prop_assert!(bench.table.home(server).websockets() >= on_websocket);
             }
@@ -629,6 +666,9 @@ proptest! {
         bench.pass(60);
         prop_assert!(bench.table.is_empty());
         prop_assert!((0..3).all(|server| bench.table.sessions_on(server) == 0));
+        bench.learn("last", 1);
+        prop_assert_eq!(bench.table.home(1).present(), 1);
+        bench.forget("last");
         let totals = bench.table.totals();
         prop_assert_eq!(totals.learned, bench.ended());
         prop_assert!((0..3).all(|server| bench.table.home(server).websockets() == 0));

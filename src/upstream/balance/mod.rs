@@ -94,10 +94,13 @@ pub(crate) struct Terms {
     bound: u64,
     /// Whether the bound holds for new sessions whatever the balance: who is shed must not come back.
     strict: bool,
+    /// Up to this many sessions for each unit of weight there is no bound, so that those of one address stay together.
+    together: u64,
 }
 
 impl Terms {
-    pub(crate) fn of(config: &Config, has_sessions: bool) -> Self {
+    /// `balance` is what places the work, unless the program has brought something else.
+    pub(crate) fn of(config: &Config, balance: Option<config::Balance>, has_sessions: bool) -> Self {
         // Where sids lead requests home, placing may spread clients of one address; where they don't, it must not.
         let sessions = Some(&config.sessions).filter(|_| has_sessions);
         let placing = sessions.map_or(0.0, |sessions| sessions.bounded_load);
@@ -106,7 +109,17 @@ impl Terms {
             Some(bound) if placing == 0.0 || bound < placing => bound,
             _ => placing,
         };
-        Self { slow_start: config.slow_start, bound: thousandths(factor), strict: shedding.is_some() }
+        let strict = shedding.is_some();
+        let together = match balance {
+            Some(config::Balance::ClientIp) if !strict => config.sessions.bounded_from.into(),
+            _ => 0,
+        };
+        Self { slow_start: config.slow_start, bound: thousandths(factor), strict, together }
+    }
+
+    /// Up to how many sessions on a server those of one address stay together.
+    pub(crate) fn together(&self) -> u64 {
+        self.together
     }
 }
 
@@ -119,7 +132,7 @@ impl<'a> Candidates<'a> {
     /// These servers in the eyes of a request that has tried none of them: for tests of a [`Balance`].
     pub fn of(servers: &'a [Arc<Server>]) -> Self {
         static NONE: LazyLock<Tried> = LazyLock::new(Tried::default);
-        let terms = Terms { slow_start: Duration::ZERO, bound: 0, strict: false };
+        let terms = Terms { slow_start: Duration::ZERO, bound: 0, strict: false, together: 0 };
         Self::new(servers, &NONE, Tier::Healthy, Work::Request, terms)
     }
 
@@ -155,11 +168,12 @@ impl<'a> Candidates<'a> {
     }
 
     /// What the server at this position carries. For a handshake that is its sessions, with those that are about to be
-    /// opened; for other work it is the requests and tunnels in flight. 0 where there is no server.
+    /// opened and without those whose clients have just lost their connections, since they come back as new ones; for
+    /// other work it is the requests and tunnels in flight. 0 where there is no server.
     pub fn load(&self, position: usize) -> u64 {
         self.servers.get(position).map_or(0, |server| match self.work {
             Work::Request => server.in_flight() as u64,
-            Work::Session => server.sessions() as u64 + server.opening() as u64,
+            Work::Session => server.present_sessions() as u64 + server.opening() as u64,
         })
     }
 
@@ -179,19 +193,25 @@ impl<'a> Candidates<'a> {
         fit && !self.tried.contains(server.id())
     }
 
-    /// The most that each open server may carry; `None` where there is no bound. `few` sessions beyond its share it may
-    /// always have.
-    pub(crate) fn bound(&self, few: u64) -> Option<Bound> {
+    /// The most that each open server may carry; `None` where there is no bound.
+    fn bound(&self) -> Option<Bound> {
+        (self.terms.bound > 0).then(|| self.bound_of_all(FEW_SESSIONS))
+    }
+
+    /// The same for a client that was there before: the sessions that it and those beside it have lost may still be
+    /// counted.
+    pub(crate) fn bound_of_returning(&self) -> Option<Bound> {
         // Who is shed must not come back for the sake of a few.
-        let few = if self.terms.strict { few.min(FEW_SESSIONS) } else { few };
-        (self.terms.bound > 0).then(|| self.bound_of_all(few))
+        let few = if self.terms.strict { FEW_SESSIONS } else { FEW_RETURNING };
+        (self.terms.bound > 0).then(|| Bound { together: 2 * self.terms.together, ..self.bound_of_all(few) })
     }
 
     fn bound_of_all(&self, few: u64) -> Bound {
         let places = (0..self.servers.len()).filter(|&position| self.has_place(position));
         let (load, share) =
             places.fold((0, 0), |(load, share), position| (load + self.load(position), share + self.share(position)));
-        Bound { load, share: share.max(1), factor: self.terms.bound, work: self.work, few }
+        let Terms { bound: factor, together, .. } = self.terms;
+        Bound { load, share: share.max(1), factor, work: self.work, few, together }
     }
 
     /// Whether the server at this position may carry one more; if not, that is remembered.
@@ -236,21 +256,22 @@ pub(crate) struct Bound {
     factor: u64,
     work: Work,
     few: u64,
+    together: u64,
 }
 
 /// Up to this many in flight for each unit of weight a client is never moved on for the sake of load.
 const FEW_REQUESTS: u64 = 64;
 /// This many sessions beyond its share a server may always have. Each gateway spreads its own part of a crowd, and all of
 /// them round up at the same servers.
-pub(crate) const FEW_SESSIONS: u64 = 1;
+const FEW_SESSIONS: u64 = 1;
 /// The same for a client that was there before: who comes back alone finds its server, though the sessions that it lost may
 /// still be counted there.
-pub(crate) const FEW_RETURNING: u64 = 2;
+const FEW_RETURNING: u64 = 2;
 
 impl Bound {
     /// The bound of servers that carry `load` sessions, all together, for a `share`, all together.
     pub(crate) fn of_sessions(load: u64, share: u64, factor: u64) -> Self {
-        Self { load, share: share.max(1), factor, work: Work::Session, few: FEW_RETURNING }
+        Self { load, share: share.max(1), factor, work: Work::Session, few: FEW_RETURNING, together: 0 }
     }
 
     /// The load from which on a server of this share gets no more.
@@ -265,7 +286,7 @@ impl Bound {
         };
         let few = match self.work {
             Work::Request => (FEW_REQUESTS * share).div_ceil(1000),
-            Work::Session => times(1000) + self.few,
+            Work::Session => (times(1000) + self.few).max((self.together * share).div_ceil(1000)),
         };
         times(self.factor).max(few)
     }
@@ -294,7 +315,7 @@ impl Balance for ClientIp {
         // The ring is long, so it isn't walked in vain.
         candidates.open().next()?;
         let walk = || self.ring.walk(key).filter(|&position| candidates.has_place(position));
-        let bound = candidates.bound(FEW_SESSIONS);
+        let bound = candidates.bound();
         let within = |position: &usize| bound.as_ref().is_none_or(|bound| candidates.is_within(bound, *position));
         // A cold server gets some of its clients at first, then more and more of them: those stay.
         let lot = LazyCell::new(|| match candidates.work {

@@ -30,6 +30,11 @@ impl Server {
         self.home().map_or(0, |home| home.live())
     }
 
+    /// The same without those whose clients have lost their connections, as far as that is known.
+    pub(crate) fn present_sessions(&self) -> usize {
+        self.home().map_or(0, |home| home.present())
+    }
+
     /// Handshakes placed there that have not opened their session yet.
     pub fn opening(&self) -> usize {
         self.life.load.opening.load(Relaxed)

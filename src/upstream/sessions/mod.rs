@@ -27,8 +27,8 @@ use heavy_hitters::HeavyHitters;
 
 use crate::address::standing_for;
 use crate::session::{Returning, SessionProtocol, SessionTable};
-use crate::upstream::balance::{Candidates, FEW_RETURNING, Tier, Work};
-use crate::upstream::config::Config;
+use crate::upstream::balance::{Candidates, Terms, Tier, Work};
+use crate::upstream::config::{self, Config};
 use crate::upstream::{Lease, PickError, PickKey, Server, ServerId, State, Tried, Upstream};
 
 /// What an upstream knows of its sessions, where its servers have any; a rebuilt one takes it over.
@@ -40,6 +40,9 @@ pub(crate) struct Sessions {
     placed: Arc<Placed>,
     heavy_hitters: Arc<HeavyHitters>,
 }
+
+/// Wishes of an address whose clients the balance does not keep together anyway.
+const FEW_WISHES: u16 = 4;
 
 #[derive(Default)]
 struct Placed {
@@ -81,17 +84,19 @@ pub struct AdmissionQueue {
 
 impl Sessions {
     /// For servers whose sessions are of this protocol. `before` is the upstream that is rebuilt.
-    pub(crate) fn build(protocol: Arc<dyn SessionProtocol>, config: &Config, before: Option<&Upstream>) -> Self {
+    pub(crate) fn build(
+        protocol: Arc<dyn SessionProtocol>,
+        config: &Config,
+        terms: &Terms,
+        before: Option<&Upstream>,
+    ) -> Self {
         let said = &config.sessions;
-        let (known, before_said) = match before {
-            Some(before) => (before.sessions.as_ref(), Some(&before.config.sessions)),
-            None => (None, None),
-        };
+        let known = before.and_then(|before| before.sessions.as_ref());
+        let form = |said: &config::Sessions, terms: &Terms| (said.max, said.returning, wishes(terms));
+        let same = before.is_some_and(|before| form(&before.config.sessions, &before.terms) == form(said, terms));
         let returning = match known.and_then(|known| known.returning.clone()) {
-            Some(known) if before_said.is_some_and(|b| (b.max, b.returning) == (said.max, said.returning)) => {
-                Some(known)
-            }
-            _ => (!said.returning.is_zero()).then(|| Returning::new(said.max, said.returning)),
+            Some(known) if same => Some(known),
+            _ => (!said.returning.is_zero()).then(|| Returning::new(said.max, said.returning, wishes(terms))),
         };
         Self {
             protocol,
@@ -231,7 +236,7 @@ impl Upstream {
         let Some(position) = members.position(id).filter(|&position| candidates.has_place(position)) else {
             return Return::Gone;
         };
-        let bound = if bounded { candidates.bound(FEW_RETURNING) } else { None };
+        let bound = if bounded { candidates.bound_of_returning() } else { None };
         if bound.is_some_and(|bound| !candidates.is_within(&bound, position)) {
             return Return::OverBound;
         }
@@ -243,6 +248,11 @@ impl Upstream {
         server.opens();
         Return::Placed(Lease::new(self.clone(), server.clone(), Some(Placement::Returning)))
     }
+}
+
+/// How often clients of one address are placed where one of them was, in the time that they are remembered for.
+fn wishes(terms: &Terms) -> u16 {
+    u16::try_from(terms.together()).unwrap_or(u16::MAX).max(FEW_WISHES)
 }
 
 /// What became of the wish to be where one was.

@@ -1,5 +1,6 @@
 //! Socket.IO sessions: where they live, how they are found again, and how they end.
 
+mod back;
 mod count;
 mod home;
 mod learn;

@@ -48,7 +48,7 @@ async fn one_address() {
     const SERVERS: usize = 4;
     let cluster = Cluster::start("v4", SERVERS, &[]).await;
     for returning in ["0s", "2m"] {
-        let more = format!("balance: client_ip, sessions: {{ returning: {returning} }}");
+        let more = format!("balance: client_ip, sessions: {{ returning: {returning}, bounded_from: 0 }}");
         let gateways =
             [cluster.gateway_with("127.0.0.1:0", &more).await, cluster.gateway_with("127.0.0.1:0", &more).await];
         for several in [&gateways[..1], &gateways] {
