@@ -6,14 +6,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-#[expect(deprecated, reason = "the only hasher of the standard library whose key can be chosen")]
-use std::hash::SipHasher;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use siphasher::sip::SipHasher24;
 use tokio::time::Instant;
 
 use super::home::Home;
@@ -179,8 +178,7 @@ impl SessionTable {
         // One secret and two prefixes: SipHash makes two unrelated halves of them, as any keyed pseudorandom function.
         let [first, second] = self.secret();
         Key([0, 1].map(|half| {
-            #[expect(deprecated, reason = "the only hasher of the standard library whose key can be chosen")]
-            let mut hasher = SipHasher::new_with_keys(first, second);
+            let mut hasher = SipHasher24::new_with_keys(first, second);
             hasher.write_u8(half);
             hasher.write(sid.as_bytes());
             hasher.finish()
