@@ -14,9 +14,7 @@ pub(super) fn check(file: &Path, against: Option<&str>) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    for warning in Certificates::of(&config).warnings {
-        eprintln!("warning: {warning}");
-    }
+    warn_of_certificates(&config);
     let counted =
         [(config.listeners.len(), "listener"), (config.routes.len(), "route"), (config.upstreams.len(), "upstream")];
     let counted = counted.map(|(count, what)| format!("{count} {what}{}", if count == 1 { "" } else { "s" }));
@@ -40,6 +38,7 @@ pub(super) fn print(file: &Path) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
+    warn_of_certificates(&config);
     match config.to_yaml() {
         Ok(yaml) => {
             print!("{yaml}");
@@ -49,6 +48,12 @@ pub(super) fn print(file: &Path) -> ExitCode {
             eprintln!("{}: can't be printed: {fault}", file.display());
             ExitCode::FAILURE
         }
+    }
+}
+
+fn warn_of_certificates(config: &Config) {
+    for warning in Certificates::of(config).warnings {
+        eprintln!("warning: {warning}");
     }
 }
 

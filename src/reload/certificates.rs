@@ -13,6 +13,9 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::Config;
 
+/// A certificate should have been renewed so long before its end, and one that lives for days in the last quarter of that.
+const LATE: Duration = Duration::from_secs(14 * 24 * 3600);
+
 /// What was found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Certificates {
@@ -54,10 +57,16 @@ impl Certificates {
         else {
             return;
         };
+        let mut warn = |what: &str, when: i64| {
+            self.warnings.push(format!("{}: {what} {}", file.display(), format_rfc3339_seconds(at(when))));
+        };
+        let life = at(ends).duration_since(at(begins)).unwrap_or_default();
         if at(ends) < now {
-            self.warnings.push(format!("{}: expired at {}", file.display(), format_rfc3339_seconds(at(ends))));
+            warn("expired at", ends);
         } else if at(begins) > now {
-            self.warnings.push(format!("{}: not valid before {}", file.display(), format_rfc3339_seconds(at(begins))));
+            warn("not valid before", begins);
+        } else if at(ends).duration_since(now).is_ok_and(|left| left < LATE.min(life / 4)) {
+            warn("expires soon, at", ends);
         }
         self.ends.push((file.to_owned(), ends));
     }
@@ -81,6 +90,26 @@ mod tests {
     use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 
     use super::*;
+
+    #[test]
+    fn certificates_that_should_have_been_renewed_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("cert.pem");
+        let told = |days: u64, left: u64| {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+            (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2020, 1, 1));
+            params.not_after += Duration::from_secs(days * 24 * 3600);
+            fs::write(&file, params.self_signed(&key).unwrap().pem()).unwrap();
+            let begins = UNIX_EPOCH + Duration::from_secs(1_577_836_800);
+            let mut found = Certificates::default();
+            found.certificate(&file, begins + Duration::from_secs((days - left) * 24 * 3600 + 3600));
+            found.warnings
+        };
+        assert_eq!((told(90, 15).len(), told(8, 3).len()), (0, 0));
+        assert_eq!(told(90, 14), [format!("{}: expires soon, at 2020-03-31T00:00:00Z", file.display())]);
+        assert_eq!(told(8, 2).len(), 1);
+    }
 
     #[test]
     fn certificates_out_of_their_time_and_keys_that_everybody_can_read_are_told() {

@@ -67,6 +67,24 @@ async fn check_prints_what_it_has_understood() {
 }
 
 #[tokio::test]
+async fn check_warns_of_certificates_in_every_form() {
+    let folder = tempfile::tempdir().unwrap();
+    let [cert, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+    (params.not_before, params.not_after) = (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2021, 1, 1));
+    std::fs::write(&cert, params.self_signed(&pair).unwrap().pem()).unwrap();
+    std::fs::write(&key, pair.serialize_pem()).unwrap();
+    let tls = format!("tls: {{ certificates: [{{ cert: {}, key: {} }}] }} }}", cert.display(), key.display());
+    let (_folder, path) = file(&GOOD.replace("127.0.0.1:0 }", &format!("127.0.0.1:0, {tls}")));
+    for arguments in [&["check", "-c", &path][..], &["check", "-c", &path, "--print"]] {
+        let output = sockgate(arguments).await;
+        let warning = format!("warning: {}: expired at 2021-01-01T00:00:00Z\n", cert.display());
+        assert_eq!((code(&output), err(&output).contains(&warning)), (0, true), "{}", err(&output));
+    }
+}
+
+#[tokio::test]
 async fn an_engine_that_there_is_not_is_no_engine() {
     let (_folder, path) = file(GOOD);
     let mut command = Command::new(env!("CARGO_BIN_EXE_sockgate"));
