@@ -432,7 +432,7 @@ impl Exchange {
         let (Some(upstream), Some(ties)) = (&self.upstream, &mut self.ties) else {
             return Err(self.fail(Refusal::NoRoute));
         };
-        let lease = match ties.place(upstream, &mut self.tried).await {
+        let lease = match ties.place(upstream, &mut self.tried, &self.info.strayed).await {
             Ok(lease) => lease,
             // Enough others were tried: what failed is the connecting.
             Err(PickError::NoServer) if self.tried.in_shortage => return Err(self.fail(Refusal::Shortage)),

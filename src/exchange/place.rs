@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -148,8 +149,14 @@ impl Ties {
 
     /// Finds a place for the request; `tried` are servers that could not be connected to, which may be no more
     /// than `connect_retries`. That of a session is tried again for a while.
-    pub(super) async fn place(&mut self, upstream: &Arc<Upstream>, tried: &mut Tried) -> Result<Lease, PickError> {
-        if let Some(lease) = self.at_home(upstream, tried).await {
+    /// `strayed` is whether the client's connection has asked for a session that nobody knew.
+    pub(super) async fn place(
+        &mut self,
+        upstream: &Arc<Upstream>,
+        tried: &mut Tried,
+        strayed: &AtomicBool,
+    ) -> Result<Lease, PickError> {
+        if let Some(lease) = self.at_home(upstream, tried, strayed).await {
             tried.add(lease.server().id());
             return Ok(lease);
         }
@@ -161,7 +168,11 @@ impl Ties {
             return upstream.pick_new(&self.client, self.was_on, tried).await;
         }
         // A cookie is a wish, and gives way where its server is not well, or has no room.
-        let wish = self.was_on.or(self.wish).filter(|&server| !tried.contains(server));
+        let mut wish = self.was_on.or(self.wish).filter(|&server| !tried.contains(server));
+        if tried.is_empty() && self.session.as_ref().is_some_and(|session| session.sought.is_some()) {
+            // Else its client would wait for a server that hangs only to hear that it has to begin anew.
+            wish = upstream.who_answers(&self.client, wish);
+        }
         let wished = wish.and_then(|server| upstream.place_on(server));
         if self.session.as_ref().is_some_and(|session| session.begun.is_some()) {
             upstream.metrics.fell_back(if wished.is_some() { "cookie" } else { "balance" });
@@ -175,7 +186,7 @@ impl Ties {
 
     /// A place on the server of a session that has begun. `None`: there is no session, nobody knows it, or its server
     /// is gone or has been given up.
-    async fn at_home(&mut self, upstream: &Arc<Upstream>, tried: &mut Tried) -> Option<Lease> {
+    async fn at_home(&mut self, upstream: &Arc<Upstream>, tried: &mut Tried, strayed: &AtomicBool) -> Option<Lease> {
         let (table, session) = (upstream.sessions()?, self.session.as_mut()?);
         let key = session.begun.as_ref().map(|(key, _)| *key)?;
         // It was looked up when the request came; meanwhile a server has failed it.
@@ -186,9 +197,10 @@ impl Ties {
             None if session.sought.is_some() || upstream.all_servers().len() < 2 => return None,
             None => {
                 let (dialect, questions) = (session.said.dialect, session.questions.as_ref()?);
-                let wanted = Wanted { key, dialect, client: &self.client, was_on: self.was_on, questions };
+                let wanted = Wanted { key, dialect, client: &self.client, was_on: self.was_on, questions, strayed };
                 let sought = upstream.search(&wanted).await;
                 session.sought = Some(sought);
+                tried.in_shortage = sought == Sought::Shortage;
                 let Sought::Found(server) = sought else { return None };
                 server
             }
@@ -243,7 +255,7 @@ mod tests {
         let mut ties = Ties::new(&upstream, &request("GET", target, &[]));
         let mut tried = Tried::default();
         let mut tries = 0;
-        while let Ok(lease) = ties.place(&upstream, &mut tried).await {
+        while let Ok(lease) = ties.place(&upstream, &mut tried, &AtomicBool::default()).await {
             assert_eq!(lease.server().id(), home);
             tried.in_shortage = true;
             tries += 1;

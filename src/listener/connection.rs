@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -39,6 +40,8 @@ pub struct Info {
     pub local: SocketAddr,
     /// What TLS agreed on.
     pub tls: Option<TlsInfo>,
+    /// Whether it has asked for a session that nobody knew.
+    pub(crate) strayed: AtomicBool,
 }
 
 /// What a TLS handshake agreed on.
@@ -130,6 +133,6 @@ pub(crate) mod testing {
     /// What is known of nobody in particular.
     pub(crate) fn info() -> Info {
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
-        Info { listener: "test".into(), peer: unknown, local: unknown, tls: None }
+        Info { listener: "test".into(), peer: unknown, local: unknown, tls: None, strayed: AtomicBool::new(false) }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -39,7 +40,8 @@ impl Accepted {
             }
             _ => (Transport::Plain(plain), None, false, false),
         };
-        let info = Arc::new(Info { listener: Arc::clone(&settings.name), peer, local, tls });
+        let info =
+            Arc::new(Info { listener: Arc::clone(&settings.name), peer, local, tls, strayed: AtomicBool::new(false) });
         let deadline = settings.shared.deadlines.register();
         deadline.set(settings.shared.first_bytes);
         let mut connection = Connection { transport, held: BytesMut::new(), info, deadline, permit };

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ pub(super) struct Budget {
     accounts: Mutex<Accounts>,
     /// For addresses beyond those that are kept apart.
     others: Arc<Account>,
+    /// Requests that wait for a search.
+    waiting: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -27,6 +30,10 @@ struct Accounts {
 /// What one address may have searched for.
 pub(super) struct Account {
     bucket: Mutex<Bucket>,
+    /// For connections that have not searched in vain before, where others have spent what the address has.
+    reserve: Mutex<Bucket>,
+    /// Requests that wait for a search.
+    waiting: AtomicUsize,
     /// Places for searches at once.
     pub(super) places: Semaphore,
 }
@@ -36,11 +43,21 @@ pub(super) struct Account {
 pub(super) struct Charge<'a> {
     budget: &'a Budget,
     account: &'a Account,
+    reserved: bool,
+}
+
+/// A request that waits for a search; dropping it leaves.
+pub(super) struct Waiting<'a> {
+    budget: &'a Budget,
+    account: &'a Account,
 }
 
 /// At once and for each second: an office may come back after a restart, and not all of its sessions with it.
 const OF_ADDRESS: Allowance = Allowance { burst: 500.0, rate: 20.0 };
+const OF_CONNECTIONS: Allowance = Allowance { burst: 100.0, rate: 10.0 };
 const OF_ALL: Allowance = Allowance { burst: 5000.0, rate: 500.0 };
+/// Requests that may wait for a search.
+const MOST_WAITING: usize = 8192;
 /// Searches of one address at once.
 const AT_ONCE: usize = 64;
 /// Addresses that are kept apart.
@@ -50,7 +67,7 @@ const PRUNE_EVERY: Duration = Duration::from_secs(1);
 impl Budget {
     pub(super) fn new() -> Self {
         let others = Arc::new(Account::new());
-        Self { common: Mutex::new(Bucket::full(OF_ALL)), accounts: Mutex::default(), others }
+        Self { common: Mutex::new(Bucket::full(OF_ALL)), accounts: Mutex::default(), others, waiting: 0.into() }
     }
 
     /// The account of an address.
@@ -70,18 +87,35 @@ impl Budget {
         Arc::clone(by_address.entry(address).or_insert_with(|| Arc::new(Account::new())))
     }
 
-    /// Pays for a search; `None` where it can't be. Where all have spent what there is, an address that has not searched in
-    /// vain lately still may.
-    pub(super) fn charge<'a>(&'a self, account: &'a Account) -> Option<Charge<'a>> {
+    /// A place among those who wait. An address may have no more of them than are left for others.
+    pub(super) fn wait<'a>(&'a self, account: &'a Account) -> Option<Waiting<'a>> {
+        let all = self.waiting.fetch_add(1, Relaxed);
+        let own = account.waiting.fetch_add(1, Relaxed);
+        // Gives both back where there is no room.
+        let waiting = Waiting { budget: self, account };
+        (own < MOST_WAITING.saturating_sub(all)).then_some(waiting)
+    }
+
+    /// Pays for a search; `None` where it can't be. Where an address has spent what it has, connections of it that are
+    /// `fresh`, since they have not searched in vain, have something left: others behind the same address made up ids, perhaps.
+    /// Where all have spent what there is, that holds for addresses.
+    pub(super) fn charge<'a>(&'a self, account: &'a Account, fresh: bool) -> Option<Charge<'a>> {
         let clean = account.is_clean();
-        if !account.bucket().take() {
+        let reserved = !account.bucket().take();
+        if reserved && !(fresh && account.reserve().take()) {
             return None;
         }
-        if !self.common().take() && !clean {
+        let charge = Charge { budget: self, account, reserved };
+        if !self.common().take() && !clean && !reserved {
             account.bucket().give();
             return None;
         }
-        Some(Charge { budget: self, account })
+        Some(charge)
+    }
+
+    /// Whether [`Self::charge`] would be refused for want of something on the account.
+    pub(super) fn is_spent(&self, account: &Account, fresh: bool) -> bool {
+        account.bucket().is_empty() && (!fresh || account.reserve().is_empty())
     }
 
     fn common(&self) -> MutexGuard<'_, Bucket> {
@@ -91,13 +125,22 @@ impl Budget {
 
 impl Account {
     fn new() -> Self {
-        Self { bucket: Mutex::new(Bucket::full(OF_ADDRESS)), places: Semaphore::new(AT_ONCE) }
+        Self {
+            bucket: Mutex::new(Bucket::full(OF_ADDRESS)),
+            reserve: Mutex::new(Bucket::full(OF_CONNECTIONS)),
+            waiting: 0.into(),
+            places: Semaphore::new(AT_ONCE),
+        }
     }
 
     fn is_clean(&self) -> bool {
         let mut bucket = self.bucket();
         bucket.fill();
         bucket.tokens >= bucket.allowance.burst
+    }
+
+    fn reserve(&self) -> MutexGuard<'_, Bucket> {
+        self.reserve.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn bucket(&self) -> MutexGuard<'_, Bucket> {
@@ -108,8 +151,16 @@ impl Account {
 impl Charge<'_> {
     /// The session was found: that costs nothing.
     pub(super) fn give_back(self) {
-        self.account.bucket().give();
+        let mut paid = if self.reserved { self.account.reserve() } else { self.account.bucket() };
+        paid.give();
         self.budget.common().give();
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.account.waiting.fetch_sub(1, Relaxed);
+        self.budget.waiting.fetch_sub(1, Relaxed);
     }
 }
 
@@ -137,9 +188,13 @@ impl Bucket {
         self.at = now;
     }
 
-    fn take(&mut self) -> bool {
+    fn is_empty(&mut self) -> bool {
         self.fill();
-        let there = self.tokens >= 1.0;
+        self.tokens < 1.0
+    }
+
+    fn take(&mut self) -> bool {
+        let there = !self.is_empty();
         if there {
             self.tokens -= 1.0;
         }
@@ -166,7 +221,7 @@ mod tests {
     /// How many searches in vain an address can pay for now.
     fn spend(budget: &Budget, number: u32, most: usize) -> usize {
         let account = budget.account(address(number));
-        (0..most).take_while(|_| budget.charge(&account).is_some()).count()
+        (0..most).take_while(|_| budget.charge(&account, false).is_some()).count()
     }
 
     #[tokio::test(start_paused = true)]
@@ -182,7 +237,35 @@ mod tests {
     async fn searches_that_find_their_session_cost_nothing() {
         let budget = Budget::new();
         let account = budget.account(address(1));
-        (0..10_000).for_each(|_| budget.charge(&account).unwrap().give_back());
+        (0..10_000).for_each(|_| budget.charge(&account, false).unwrap().give_back());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_shares_an_address_with_a_stranger_that_has_spent_it_all_still_searches() {
+        let budget = Budget::new();
+        assert_eq!(spend(&budget, 1, 10_000), 500);
+        let account = budget.account(address(1));
+        assert!(budget.is_spent(&account, false) && !budget.is_spent(&account, true));
+        (0..10_000).for_each(|_| budget.charge(&account, true).unwrap().give_back());
+        let in_vain = (0..10_000).take_while(|_| budget.charge(&account, true).is_some()).count();
+        assert_eq!((in_vain, budget.is_spent(&account, true)), (100, true), "the stranger may open connections, too");
+        advance(Duration::from_secs(1)).await;
+        assert_eq!(spend(&budget, 1, 10_000), 20);
+        assert!(budget.charge(&account, true).is_some());
+    }
+
+    #[test]
+    fn who_waits_leaves_room_for_others() {
+        let budget = Budget::new();
+        let accounts: Vec<_> = (0..3).map(|number| budget.account(address(number))).collect();
+        let mut waiting = Vec::new();
+        for (account, most) in accounts.iter().zip([MOST_WAITING / 2, MOST_WAITING / 4, MOST_WAITING / 8]) {
+            let before = waiting.len();
+            waiting.extend(std::iter::from_fn(|| budget.wait(account)));
+            assert!((most..=most + 1).contains(&(waiting.len() - before)), "{} of {most}", waiting.len() - before);
+        }
+        drop(waiting);
+        assert_eq!((budget.waiting.load(Relaxed), accounts[0].waiting.load(Relaxed)), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]

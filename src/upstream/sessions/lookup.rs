@@ -1,5 +1,7 @@
 //! Asks a server whether it knows a session, by a question that changes nothing there, whatever the answer.
 
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use crate::http::write::HeadWriter;
 use crate::session::{Known, Question};
 use crate::text::Text;
 use crate::transport::Transport;
+use crate::transport::shortage::is_shortage;
 use crate::upstream::{Endpoint, Server, Upstream};
 
 /// Names and values that say who asks.
@@ -36,6 +39,8 @@ pub(super) enum Testimony {
     Untold,
     /// There was none.
     Silence,
+    /// It could not be asked, since this machine lacks something; that is no word of the server's.
+    Shortage,
 }
 
 /// A server as one that is asked: its places, the connections that are kept for it, and what its word is worth.
@@ -64,6 +69,8 @@ struct Character {
 
 /// Longest time that one server takes over one question.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Time from one try to the next where this machine lacks something.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 /// How much of an answer is looked at: the objection is a short text.
 const MOST_BODY: usize = 64 * 1024;
 /// Questions to one server at once.
@@ -98,6 +105,11 @@ impl Witness {
     /// Whether it has not answered lately.
     pub(super) fn is_silent(&self) -> bool {
         self.character().quiet_until.is_some_and(|until| until > Instant::now())
+    }
+
+    /// Whether the last question to it went without an answer.
+    pub(super) fn fell_silent(&self) -> bool {
+        self.character().silences > 0
     }
 
     fn heard(&self, anything: bool) {
@@ -162,7 +174,9 @@ impl Upstream {
         questions: &Questions,
     ) -> Testimony {
         let said = self.testify(server, witness, dialect, &questions.about, &questions.fields).await;
-        witness.heard(said != Testimony::Silence);
+        if said != Testimony::Shortage {
+            witness.heard(said != Testimony::Silence);
+        }
         if said != Testimony::Yes {
             return said;
         }
@@ -170,7 +184,7 @@ impl Upstream {
             Some(honest) => honest,
             None => match self.testify(server, witness, dialect, &questions.decoy, &questions.fields).await {
                 // It was too busy to be tried: what it has said stands.
-                Testimony::Silence => return said,
+                Testimony::Silence | Testimony::Shortage => return said,
                 decoy => {
                     let honest = decoy != Testimony::Yes;
                     witness.character().honest = Some((honest, Instant::now()));
@@ -191,11 +205,17 @@ impl Upstream {
     ) -> Testimony {
         let Some(protocol) = self.session_protocol() else { return Testimony::Untold };
         self.metrics.session_questions.inc();
-        let Some(answer) = self.put(server, witness, first, fields).await else { return Testimony::Silence };
+        let answer = match self.put(server, witness, first, fields).await {
+            Ok(answer) => answer,
+            Err(none) => return none,
+        };
         let mut known = protocol.is_known(dialect, first, answer.status, &answer.body);
         if let Known::Ask(second) = &known {
             self.metrics.session_questions.inc();
-            let Some(answer) = self.put(server, witness, second, fields).await else { return Testimony::Silence };
+            let answer = match self.put(server, witness, second, fields).await {
+                Ok(answer) => answer,
+                Err(none) => return none,
+            };
             known = protocol.is_known(dialect, second, answer.status, &answer.body);
         }
         match known {
@@ -205,30 +225,31 @@ impl Upstream {
         }
     }
 
-    /// Puts a question on a connection that was kept or a new one; `None` where no answer comes in time.
+    /// Puts a question on a connection that was kept or a new one. An error says why no answer comes in time.
     async fn put(
         &self,
         server: &Server,
         witness: &Arc<Witness>,
         question: &Question,
         fields: &Fields,
-    ) -> Option<Answer> {
+    ) -> Result<Answer, Testimony> {
         let request = self.written(server, question, fields);
         let said = self.config().timeouts.keep_alive;
         let keep = if said.is_zero() { KEEP } else { said };
         let is_head = question.method == "HEAD";
+        let in_shortage = AtomicBool::new(false);
         let asking = async {
             let endpoint = server.endpoint();
             let kept = witness.take(&endpoint, keep);
             let was_kept = kept.is_some();
             let mut stream = match kept {
                 Some(stream) => stream,
-                None => self.connect(server).await.ok()?,
+                None => self.connect_at_last(server, &in_shortage).await.ok()?,
             };
             let mut answer = ask(&mut stream, &request, is_head, MOST_BODY).await;
             if answer.is_err() && was_kept {
                 // The server has closed it meanwhile; a question may be repeated.
-                stream = self.connect(server).await.ok()?;
+                stream = self.connect_at_last(server, &in_shortage).await.ok()?;
                 answer = ask(&mut stream, &request, is_head, MOST_BODY).await;
             }
             let answer = answer.ok()?;
@@ -237,13 +258,28 @@ impl Upstream {
             }
             Some(answer)
         };
-        timeout(PATIENCE, asking).await.ok().flatten()
+        let answer = timeout(PATIENCE, asking).await.ok().flatten();
+        let why = || if in_shortage.load(Relaxed) { Testimony::Shortage } else { Testimony::Silence };
+        answer.ok_or_else(why)
+    }
+
+    /// Connects, once there is what that takes; `in_shortage` while there is not.
+    async fn connect_at_last(&self, server: &Server, in_shortage: &AtomicBool) -> io::Result<Transport> {
+        loop {
+            let connected = self.connect(server).await;
+            let short = connected.as_ref().err().is_some_and(|error| is_shortage(error));
+            in_shortage.store(short, Relaxed);
+            if !short {
+                return connected;
+            }
+            sleep(SHORTAGE_PAUSE).await;
+        }
     }
 
     /// Says something to a server that it need not answer.
     pub(super) async fn say(&self, server: &Server, witness: &Arc<Witness>, question: &Question, fields: &Fields) {
         let Ok(_place) = witness.places.acquire().await else { return };
-        if self.put(server, witness, question, fields).await.is_none() {
+        if self.put(server, witness, question, fields).await.is_err() {
             log::debug!("upstream {}: server {} could not be told of a goodbye", self.name, server.name());
         }
     }

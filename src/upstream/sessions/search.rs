@@ -4,14 +4,14 @@
 //! session, so many at once, so many in vain for each address, and none at a path where no session is opened.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::budget::Budget;
+use super::budget::{Account, Budget};
 use super::lookup::{Fields, Questions, Testimony, Witness};
 use crate::address::standing_for;
 use crate::session::{How, Key, Question};
@@ -22,8 +22,6 @@ use crate::upstream::{PickKey, Server, ServerId, Upstream};
 /// The searches of one upstream; they outlive reloads.
 pub(crate) struct Searches {
     running: Mutex<HashMap<Key, watch::Receiver<Option<Sought>>>>,
-    /// Requests that wait for one.
-    waiting: AtomicUsize,
     turns: Semaphore,
     budget: Budget,
     /// Sessions that nobody knew, and until when that is believed.
@@ -43,6 +41,8 @@ pub(crate) struct Wanted<'a> {
     /// The server that the client's cookie names.
     pub(crate) was_on: Option<ServerId>,
     pub(crate) questions: &'a Arc<Questions>,
+    /// Whether the client's connection has searched in vain before.
+    pub(crate) strayed: &'a AtomicBool,
 }
 
 /// What a search came to.
@@ -56,6 +56,8 @@ pub(crate) enum Sought {
     Refused,
     /// It took too long.
     Late,
+    /// Nobody who could be asked has said so, and not all could be, since this machine lacks something.
+    Shortage,
 }
 
 impl Sought {
@@ -66,14 +68,13 @@ impl Sought {
             Self::Unknown => "unknown",
             Self::Refused => "refused",
             Self::Late => "late",
+            Self::Shortage => "shortage",
         }
     }
 }
 
 /// Longest time for a search, the wait for its turn included: Engine.IO gives up after 45 s.
 const LONGEST: Duration = Duration::from_secs(10);
-/// Requests that may wait for one.
-const MOST_WAITING: usize = 16_384;
 /// Searches at once.
 const TURNS: usize = 256;
 /// Servers that are asked for one session, and those of them at once.
@@ -92,7 +93,6 @@ impl Searches {
     pub(crate) fn new() -> Self {
         Self {
             running: Mutex::default(),
-            waiting: AtomicUsize::new(0),
             turns: Semaphore::new(TURNS),
             budget: Budget::new(),
             missing: Mutex::default(),
@@ -134,6 +134,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How sure it is that nobody knows a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Doubt {
+    /// All have said so.
+    None,
+    /// Some have not.
+    Some,
+    /// Some could not be asked, for want of something on this side.
+    Shortage,
+}
+
 enum Part<'a> {
     Waits(watch::Receiver<Option<Sought>>),
     Leads(Lead<'a>),
@@ -149,15 +160,6 @@ struct Lead<'a> {
 impl Drop for Lead<'_> {
     fn drop(&mut self) {
         lock(&self.searches.running).remove(&self.key);
-    }
-}
-
-/// One that waits; dropping it leaves.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
     }
 }
 
@@ -188,20 +190,30 @@ impl Upstream {
     /// client's cookie or hash points, since there most sessions are; those that are down, or don't answer, are asked last. The
     /// client's own request waits, and is sent once.
     pub(crate) async fn search(self: &Arc<Self>, wanted: &Wanted<'_>) -> Sought {
-        let searches = &self.searches;
-        let before = searches.waiting.fetch_add(1, Relaxed);
-        let waiting = Waiting(&searches.waiting);
-        let sought = if before < MOST_WAITING {
-            timeout(LONGEST, self.take_part(wanted)).await.unwrap_or(Sought::Late)
-        } else {
-            Sought::Refused
+        let account = self.searches.budget.account(standing_for(wanted.client.client));
+        let sought = match self.searches.budget.wait(&account) {
+            Some(_waiting) => timeout(LONGEST, self.take_part(wanted, &account)).await.unwrap_or(Sought::Late),
+            None => Sought::Refused,
         };
-        drop(waiting);
+        if matches!(sought, Sought::Unknown | Sought::Refused) {
+            wanted.strayed.store(true, Relaxed);
+        }
         self.metrics.session_search(sought.as_str());
         sought
     }
 
-    async fn take_part(self: &Arc<Self>, wanted: &Wanted<'_>) -> Sought {
+    /// The server that a request goes to whose session was not found: the one where it may be, `likeliest`, or that of its
+    /// hash, unless that does not answer. Any other one says as well that it does not know the session.
+    pub(crate) fn who_answers(&self, client: &PickKey, likeliest: Option<ServerId>) -> Option<ServerId> {
+        let mut servers = self.in_ring_order(client);
+        servers.sort_by_key(|server| Some(server.id()) != likeliest);
+        let first = servers.first()?.id();
+        let answers = |server: &&Arc<Server>| server.is_healthy() && !self.witness(server).fell_silent();
+        let answering = servers.iter().find(answers)?.id();
+        if answering == first { likeliest } else { Some(answering) }
+    }
+
+    async fn take_part(self: &Arc<Self>, wanted: &Wanted<'_>, account: &Account) -> Sought {
         loop {
             match self.searches.join(wanted.key) {
                 Part::Waits(mut heard) => {
@@ -211,7 +223,7 @@ impl Upstream {
                     }
                 }
                 Part::Leads(lead) => {
-                    let sought = self.lead(wanted).await;
+                    let sought = self.lead(wanted, account).await;
                     lead.tell.send_replace(Some(sought));
                     return sought;
                 }
@@ -219,7 +231,7 @@ impl Upstream {
         }
     }
 
-    async fn lead(self: &Arc<Self>, wanted: &Wanted<'_>) -> Sought {
+    async fn lead(self: &Arc<Self>, wanted: &Wanted<'_>, account: &Account) -> Sought {
         let (searches, key) = (&self.searches, wanted.key);
         let Some((table, protocol)) = self.sessions().zip(self.session_protocol()) else { return Sought::Unknown };
         // It may have been found since it was looked up.
@@ -229,13 +241,23 @@ impl Upstream {
         if searches.is_missing(key) {
             return Sought::Unknown;
         }
-        let account = searches.budget.account(standing_for(wanted.client.client));
+        let fresh = !wanted.strayed.load(Relaxed);
+        // Nobody waits for a place who could not pay for it.
+        if searches.budget.is_spent(account, fresh) {
+            return Sought::Refused;
+        }
         let Ok(_place) = account.places.acquire().await else { return Sought::Refused };
-        let Some(charge) = searches.budget.charge(&account) else { return Sought::Refused };
-        let (found, clear) = self.ask_around(wanted).await;
-        let Some(server) = found else {
-            searches.note_missing(key, clear);
-            return Sought::Unknown;
+        let Some(charge) = searches.budget.charge(account, fresh) else { return Sought::Refused };
+        let server = match self.ask_around(wanted).await {
+            Ok(server) => server,
+            Err(Doubt::Shortage) => {
+                charge.give_back();
+                return Sought::Shortage;
+            }
+            Err(doubt) => {
+                searches.note_missing(key, doubt == Doubt::None);
+                return Sought::Unknown;
+            }
         };
         charge.give_back();
         let home = table.home(server.id().to_bits());
@@ -244,8 +266,8 @@ impl Upstream {
         Sought::Found(server.id())
     }
 
-    /// Who knows the session; if nobody does, whether all have said so.
-    async fn ask_around(self: &Arc<Self>, wanted: &Wanted<'_>) -> (Option<Arc<Server>>, bool) {
+    /// Who knows the session; if nobody does, how sure that is.
+    async fn ask_around(self: &Arc<Self>, wanted: &Wanted<'_>) -> Result<Arc<Server>, Doubt> {
         let turn = self.searches.turns.acquire().await;
         let mut servers = self.in_ring_order(wanted.client);
         // Where the cookie points is more likely still.
@@ -253,16 +275,15 @@ impl Upstream {
         servers.truncate(MOST_ASKED);
         let answers = |server: &Arc<Server>| server.health() != Health::Down && !self.witness(server).is_silent();
         let (first, mut last): (Vec<_>, Vec<_>) = servers.into_iter().partition(answers);
-        let (found, clear) = self.ask_these(wanted, first, HEAD_START).await;
-        if found.is_some() {
-            return (found, clear);
-        }
+        let doubt = match self.ask_these(wanted, first, HEAD_START).await {
+            Ok(found) => return Ok(found),
+            Err(doubt) => doubt,
+        };
         drop(turn);
         let all = last.len();
         last.retain(|server| server.health() != Health::Down || self.is_waited_for(server));
-        let asked = last.len();
-        let (found, clear_at_last) = self.ask_these(wanted, last, Duration::ZERO).await;
-        (found, clear && clear_at_last && asked == all)
+        let unasked = if last.len() < all { Doubt::Some } else { Doubt::None };
+        self.ask_these(wanted, last, Duration::ZERO).await.map_err(|at_last| doubt.max(at_last).max(unasked))
     }
 
     /// Asks the first of these servers, and after a while or its answer some of the others at once.
@@ -271,9 +292,9 @@ impl Upstream {
         wanted: &Wanted<'_>,
         servers: Vec<Arc<Server>>,
         head_start: Duration,
-    ) -> (Option<Arc<Server>>, bool) {
+    ) -> Result<Arc<Server>, Doubt> {
         let (tell, mut heard) = mpsc::unbounded_channel();
-        let (mut servers, mut asked, mut most, mut clear) = (servers.into_iter(), 0, 1, true);
+        let (mut servers, mut asked, mut most, mut doubt) = (servers.into_iter(), 0, 1, Doubt::None);
         let hurry = sleep(head_start);
         tokio::pin!(hurry);
         loop {
@@ -284,15 +305,16 @@ impl Upstream {
                 asked += 1;
             }
             if asked == 0 {
-                return (None, clear);
+                return Err(doubt);
             }
             tokio::select! {
                 Some((server, testimony)) = heard.recv() => {
                     (asked, most) = (asked - 1, SIDE_BY_SIDE);
                     match testimony {
-                        Testimony::Yes => return (Some(server), true),
+                        Testimony::Yes => return Ok(server),
                         Testimony::No => {}
-                        Testimony::Untold | Testimony::Silence => clear = false,
+                        Testimony::Untold | Testimony::Silence => doubt = doubt.max(Doubt::Some),
+                        Testimony::Shortage => doubt = Doubt::Shortage,
                     }
                 }
                 () = &mut hurry, if most == 1 => most = SIDE_BY_SIDE,

@@ -5,12 +5,15 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::future::join_all;
+use http::Request;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::{UNKNOWN, event};
 use crate::support::cluster::{Cluster, IN_TURN};
 use crate::support::eio::{Eio, Manner, poll, poll_from};
+use crate::support::http2::Http2;
 use crate::support::polling::Polling;
-use crate::support::{Client, Gateway, Setup};
+use crate::support::{Client, Gateway, Setup, eventually};
 
 /// A gateway before these servers, whose sessions it has not seen.
 async fn before(servers: &[&Eio], upstream: &str) -> Gateway {
@@ -203,13 +206,82 @@ async fn a_flood_of_made_up_sessions_has_a_budget_and_holds_up_nobody_else() {
         }
     });
     assert!(flood.iter().all(|&status| status == 400), "each gets the words of a server");
-    // What an address may at once, and what flows in meanwhile.
-    let most = 500.0 + 20.0 * (began.elapsed().as_secs_f64() + 1.0);
+    // What an address and its new connections may at once, and what flows in meanwhile.
+    let most = 600.0 + 30.0 * (began.elapsed().as_secs_f64() + 1.0);
     let searched = searches(&gateway, "unknown").await;
     assert!(searched <= most, "{searched} of {FLOOD} were looked for");
     assert!(searches(&gateway, "refused").await >= FLOOD as f64 - most);
     assert!(questions(&gateway).await <= 2.0 * (most + 22.0));
     gateway.access_line(&["search=refused", "status=400"]).await;
+}
+
+/// Who makes up ids does so on connections that he keeps, and an office shares its address with him.
+#[tokio::test]
+async fn a_flood_of_made_up_sessions_leaves_something_to_others_behind_its_own_address() {
+    let (a, b) = (Eio::start("a").await, Eio::start("b").await);
+    let gateway = before(&[&a, &b], "balance: round_robin").await;
+    let address = gateway.address("web");
+    let flood = (0..4).map(async |lane| {
+        let mut client = Client::connect_from(66, address).await;
+        for number in 0..250 {
+            let made_up = format!("/socket.io/?EIO=4&transport=polling&sid=made-up-{lane}-{number}");
+            assert_eq!(client.get(&made_up).await.status, 400);
+        }
+    });
+    join_all(flood).await;
+    assert!(searches(&gateway, "refused").await > 0.0, "its budget is spent");
+    for number in 0..60 {
+        let sid = format!("honest-{number}");
+        b.knows(&sid);
+        assert_eq!(poll_from(66, address, &sid).await.text(), "4b", "{sid}");
+    }
+}
+
+/// To be told that its session is over a client does not wait for a server that says nothing to anybody.
+#[tokio::test]
+async fn a_session_that_nobody_knows_is_refused_by_a_server_that_answers() {
+    let (a, hung) = (Eio::start("a").await, Eio::with("d", Manner::Hung).await);
+    for cookie in ["", "affinity: { cookie: {} }"] {
+        let gateway = before(&[&a, &hung], &format!("balance: client_ip, {cookie}")).await;
+        let polls = (2..18).map(async |last| {
+            let answer = poll_from(last, gateway.address("web"), &format!("nobody-{last}")).await;
+            assert_eq!(answer.status, 400, "{last}");
+        });
+        let began = Instant::now();
+        join_all(polls).await;
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_search_that_fails_for_want_of_descriptors_says_nothing_of_the_session() {
+    let (a, b) = (Eio::start("a").await, Eio::start("b").await);
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let yaml = format!(
+        "listeners:\n  - {{ name: web, address: 127.0.0.1:0 }}\n\
+         routes:\n  - {{ match: {{ path: /silent }}, upstream: silent }}\n  - upstream: app\n\
+         upstreams:\n  silent: {{ servers: [\"{}\"], health: {{ check: none }} }}\n  \
+         app: {{ kind: socket.io, balance: round_robin, servers: [\"{}\", \"{}\"], health: {{ check: none }} }}\n",
+        silent.local_addr().unwrap(),
+        a.address(),
+        b.address()
+    );
+    let gateway = Gateway::start_with_files(&yaml, 100).await;
+    let mut client = gateway.client().await;
+    assert_eq!(client.get("/socket.io/?EIO=4&transport=polling").await.status, 200);
+    let streams = Http2::over(TcpStream::connect(gateway.address("web")).await.unwrap()).await;
+    let mut held = Vec::new();
+    for _ in 0..90 {
+        held.push(streams.begin(Request::get("http://a.test/silent").body(()).unwrap(), "").await);
+    }
+    gateway.access_line(&["status=503", "closed_by=shortage"]).await;
+    b.knows("there");
+    let path = "/socket.io/?EIO=4&transport=polling&sid=there";
+    assert_eq!(client.get(path).await.status, 503);
+    drop((held, streams));
+    eventually("it is found", async || gateway.client().await.get(path).await.text() == "4b").await;
+    assert_eq!(searches(&gateway, "unknown").await, 0.0);
+    assert!(searches(&gateway, "shortage").await >= 1.0);
 }
 
 #[tokio::test]
