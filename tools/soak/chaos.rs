@@ -27,6 +27,7 @@ pub(crate) enum Deed {
     Kill,
     Drain,
     Stall,
+    Hang,
 }
 
 impl Deed {
@@ -36,13 +37,14 @@ impl Deed {
             Self::BadReload => "reloads of a bad file",
             Self::Kill => "servers killed and started again",
             Self::Drain => "servers drained and taken back",
-            Self::Stall => "servers stalled (SIGSTOP)",
+            Self::Stall => "servers stalled for a moment (SIGSTOP)",
+            Self::Hang => "servers hung",
         }
     }
 }
 
 /// The order of troubles, over and over; a number is a server.
-const PLAN: [(Deed, usize); 12] = [
+const PLAN: [(Deed, usize); 13] = [
     (Deed::Reload, 0),
     (Deed::Kill, 1),
     (Deed::Reload, 0),
@@ -55,10 +57,13 @@ const PLAN: [(Deed, usize); 12] = [
     (Deed::Drain, 0),
     (Deed::Reload, 0),
     (Deed::Stall, 1),
+    (Deed::Hang, 2),
 ];
 
 /// How long a killed server is away, and a stalled one.
 const AWAY: Duration = Duration::from_secs(2);
+/// How long a hung server is: longer than its sessions wait for it.
+const HUNG: Duration = Duration::from_secs(16);
 /// Between two troubles.
 const PAUSE: Duration = Duration::from_secs(2);
 
@@ -89,7 +94,8 @@ impl Chaos {
             Deed::BadReload => gateway.reload_badly().await?,
             Deed::Kill => kill(server, gateway).await?,
             Deed::Drain => drain(name, gateway).await?,
-            Deed::Stall => stall(server, gateway).await?,
+            Deed::Stall => stall(server, gateway, AWAY).await?,
+            Deed::Hang => stall(server, gateway, HUNG).await?,
         }
         self.events.push(Event { deed, server: name, from, until: Instant::now() });
         sleep(PAUSE).await;
@@ -113,9 +119,9 @@ async fn kill(server: &mut Server, gateway: &Gateway) -> Result<(), Error> {
     gateway.all_up().await
 }
 
-async fn stall(server: &Server, gateway: &Gateway) -> Result<(), Error> {
+async fn stall(server: &Server, gateway: &Gateway, time: Duration) -> Result<(), Error> {
     server.signal(Signal::SIGSTOP)?;
-    sleep(AWAY).await;
+    sleep(time).await;
     server.signal(Signal::SIGCONT)?;
     sleep(AWAY).await;
     gateway.all_up().await

@@ -99,12 +99,12 @@ impl Gateway {
         Ok(*self.addresses.get(listener).ok_or_else(|| format!("no listener {listener}"))?)
     }
 
-    /// What clients trust: the authority, whatever certificate it has signed last.
-    pub(crate) fn trust(&self) -> Result<TlsConnector, Error> {
+    /// What clients trust: the authority, whatever certificate it has signed last. They speak this protocol.
+    pub(crate) fn trust(&self, protocol: &str) -> Result<TlsConnector, Error> {
         let mut roots = RootCertStore::empty();
         roots.add(self.authority.der().clone())?;
         let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
         Ok(TlsConnector::from(Arc::new(config)))
     }
 

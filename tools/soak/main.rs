@@ -127,7 +127,8 @@ async fn soak(arguments: &Arguments) -> Result<bool, Error> {
     let door = |name: &str, tls| Ok::<_, Error>(Door { address: gateway.address(name)?, tls });
     let world = Arc::new(World {
         plain: door("web", None)?,
-        secure: door("secure", Some(gateway.trust()?))?,
+        secure: door("secure", Some(gateway.trust("http/1.1")?))?,
+        http2: door("secure", Some(gateway.trust("h2")?))?,
         raw: door("raw", None)?,
         tally: Arc::clone(&tally),
         stopping,
@@ -138,7 +139,7 @@ async fn soak(arguments: &Arguments) -> Result<bool, Error> {
     let began = Instant::now();
     let mut chaos = Chaos::new(servers);
     let (half, last) = (arguments.time / 2, arguments.time - CALM);
-    let mut report = Progress::new(began, &tally);
+    let mut report = Progress::new(began, arguments.time, &tally);
     while began.elapsed() < arguments.time {
         if ledger.lacks("start") && began.elapsed() >= WARM_UP {
             ledger.note("start", gateway.usage()?);
@@ -149,7 +150,7 @@ async fn soak(arguments: &Arguments) -> Result<bool, Error> {
         if began.elapsed() >= WARM_UP && began.elapsed() < last {
             chaos.next(&mut gateway).await?;
         }
-        report.perhaps(&gateway, chaos.latest())?;
+        report.perhaps(&gateway, chaos.latest()).await?;
         sleep(Duration::from_millis(500)).await;
     }
     ledger.note("end", gateway.usage()?);
@@ -188,27 +189,29 @@ async fn settled(gateway: &Gateway, ledger: &Ledger) -> Result<Usage, Error> {
     gateway.usage()
 }
 
-/// Tells how it goes, every few seconds.
+/// Tells how it goes: six times a minute, or once in a long run.
 struct Progress<'a> {
     began: Instant,
     told: Instant,
+    every: Duration,
     tally: &'a Tally,
 }
 
 impl<'a> Progress<'a> {
-    const EVERY: Duration = Duration::from_secs(10);
-
-    fn new(began: Instant, tally: &'a Tally) -> Self {
-        Self { began, told: began, tally }
+    fn new(began: Instant, time: Duration, tally: &'a Tally) -> Self {
+        let every = if time < Duration::from_secs(300) { 10 } else { 60 };
+        Self { began, told: began, every: Duration::from_secs(every), tally }
     }
 
-    fn perhaps(&mut self, gateway: &Gateway, latest: &str) -> Result<(), Error> {
-        if self.told.elapsed() >= Self::EVERY {
+    async fn perhaps(&mut self, gateway: &Gateway, latest: &str) -> Result<(), Error> {
+        if self.told.elapsed() >= self.every {
             self.told = Instant::now();
             let Usage { pss, files, .. } = gateway.usage()?;
-            let (done, failed) = self.tally.sums();
+            let (done, failed, lost) = self.tally.sums();
+            let sessions = gateway.metric("sockgate_sessions{").await?;
             println!(
-                "{:>6} s  {done:>9} done  {failed:>5} failed  {:>6.1} MiB  {files:>5} descriptors  {latest}",
+                "{:>6} s  {done:>9} done  {failed:>5} failed, {lost:>5} lost  {sessions:>4} sessions  {:>6.1} MiB  \
+                 {files:>5} descriptors  {latest}",
                 self.began.elapsed().as_secs(),
                 pss as f64 / 1024.0
             );

@@ -18,9 +18,11 @@ pub(crate) enum Kind {
     Upgraded,
     Raw,
     Hostile,
+    Http2,
+    Forger,
 }
 
-pub(crate) const KINDS: [(Kind, &str); 8] = [
+pub(crate) const KINDS: [(Kind, &str); 10] = [
     (Kind::Kept, "HTTP, kept connections"),
     (Kind::Fresh, "HTTP, new connections"),
     (Kind::SlowReader, "HTTP, slow readers"),
@@ -29,6 +31,8 @@ pub(crate) const KINDS: [(Kind, &str); 8] = [
     (Kind::Upgraded, "Socket.IO events, WebSocket"),
     (Kind::Raw, "raw TCP exchanges"),
     (Kind::Hostile, "hostile clients"),
+    (Kind::Http2, "HTTP/2"),
+    (Kind::Forger, "made-up sessions, refused"),
 ];
 
 /// Something that was begun and not done.
@@ -70,9 +74,11 @@ impl Tally {
         }
     }
 
-    pub(crate) fn sums(&self) -> (u64, usize) {
+    /// What was done, what failed, and what of that was lost with it.
+    pub(crate) fn sums(&self) -> (u64, usize, usize) {
         let done = self.done.iter().map(|count| count.load(Ordering::Relaxed)).sum();
-        (done, self.failures.lock().unwrap_or_else(PoisonError::into_inner).len())
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        (done, failures.len(), failures.iter().filter(|failure| failure.live).count())
     }
 
     /// Prints the tables; whether every failure is explained.
@@ -104,7 +110,7 @@ impl Tally {
         println!("{:<30}{done:>12}{failed:>10}   in {:.0} s", "all", took.as_secs_f64());
 
         println!("\n{:<46}{:>8}", "what was done to it", "times");
-        for deed in [Deed::Reload, Deed::BadReload, Deed::Kill, Deed::Drain, Deed::Stall] {
+        for deed in [Deed::Reload, Deed::BadReload, Deed::Kill, Deed::Drain, Deed::Stall, Deed::Hang] {
             println!("{:<46}{:>8}", deed.word(), events.iter().filter(|event| event.deed == deed).count());
         }
         let live = failures.iter().filter(|failure| failure.live);
@@ -157,6 +163,11 @@ fn explain(failure: &Failure, events: &[Event]) -> Option<&'static str> {
                 (failure.since <= event.from + MOMENT && (event.from..over).contains(&failure.at))
                     .then_some("lost with its killed server")
             }
+            // Until checks and those who ask have noticed, work comes to it, and its sessions wait for it in vain.
+            Deed::Hang if theirs => {
+                let over = event.until + NOTICED;
+                (failure.since <= event.until && (event.from..over).contains(&failure.at)).then_some("its server hung")
+            }
             Deed::Drain if theirs && failure.live && failure.what.contains("told to leave") => {
                 (failure.since <= event.until && failure.at >= event.from).then_some("told to leave by a drain")
             }
@@ -200,6 +211,10 @@ mod tests {
         assert!(why(Deed::Kill, Some("b"), true, 99.0, 104.0, "cut"));
         assert!(!why(Deed::Kill, Some("a"), true, 99.0, 104.0, "cut"));
         assert!(!why(Deed::Kill, Some("b"), true, 106.0, 107.0, "cut"));
+        // The same while its server hung, whenever it began.
+        assert!(why(Deed::Hang, Some("b"), true, 101.0, 104.0, "cut"));
+        assert!(!why(Deed::Hang, Some("a"), true, 99.0, 104.0, "cut"));
+        assert!(!why(Deed::Hang, Some("b"), false, 106.0, 107.0, "status 502"));
         // A drain tells to leave, and cuts nobody.
         assert!(why(Deed::Drain, Some("b"), true, 99.0, 101.0, "told to leave (1012)"));
         assert!(!why(Deed::Drain, Some("c"), true, 99.0, 101.0, "told to leave (1012)"));

@@ -1,8 +1,10 @@
 //! The clients: each does its work over and over until it is told to stop, and says what became of it.
 
+mod forger;
 mod frames;
 mod hostile;
 mod http;
+mod http2;
 mod raw;
 mod session;
 mod websocket;
@@ -27,6 +29,8 @@ pub(crate) use wire::Door;
 pub(crate) struct World {
     pub plain: Door,
     pub secure: Door,
+    /// The same, for those who speak HTTP/2.
+    pub http2: Door,
     pub raw: Door,
     pub tally: Arc<Tally>,
     pub stopping: watch::Receiver<bool>,
@@ -103,6 +107,8 @@ pub(crate) fn start(world: &Arc<World>, scale: usize) -> JoinSet<()> {
         (40, Kind::Upgraded),
         (10, Kind::Raw),
         (6, Kind::Hostile),
+        (4, Kind::Http2),
+        (2, Kind::Forger),
     ] {
         for _ in 0..count * scale {
             let world = Arc::clone(world);
@@ -118,6 +124,8 @@ pub(crate) fn start(world: &Arc<World>, scale: usize) -> JoinSet<()> {
                         Kind::Polling | Kind::Upgraded => session::run(&world, own, &mut task).await,
                         Kind::Raw => raw::run(&world, own, &mut task).await,
                         Kind::Hostile => hostile::run(&world, own, &mut task).await,
+                        Kind::Http2 => http2::run(&world, own, &mut task).await,
+                        Kind::Forger => forger::run(&world, own, &mut task).await,
                     };
                     if let Err(error) = ended {
                         task.failed(&world, &error);

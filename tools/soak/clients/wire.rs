@@ -17,7 +17,7 @@ pub(crate) struct Door {
     pub tls: Option<TlsConnector>,
 }
 
-trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(super) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 pub(crate) struct Wire {
@@ -46,7 +46,7 @@ impl Head {
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Waits for what has to come.
-async fn patiently<T>(what: &str, future: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+pub(super) async fn patiently<T>(what: &str, future: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     timeout(PATIENCE, future)
         .await
         .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, format!("{what}: not within {PATIENCE:?}"))))
@@ -57,8 +57,12 @@ fn bad(what: &'static str) -> io::Error {
 }
 
 impl Wire {
-    /// Connects; on IPv4 each `source` comes from an address of its own.
     pub(crate) async fn connect(door: &Door, source: usize) -> io::Result<Self> {
+        Ok(Self { stream: Self::stream(door, source).await?, held: Vec::new() })
+    }
+
+    /// Connects; on IPv4 each `source` comes from an address of its own.
+    pub(super) async fn stream(door: &Door, source: usize) -> io::Result<Box<dyn Io>> {
         let socket = if door.address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if door.address.is_ipv4() {
             let [third, fourth] = [source / 200 % 200 + 10, source % 200 + 10].map(|part| part as u8);
@@ -66,14 +70,13 @@ impl Wire {
         }
         let stream = patiently("connecting", socket.connect(door.address)).await?;
         stream.set_nodelay(true)?;
-        let stream: Box<dyn Io> = match &door.tls {
-            None => Box::new(stream),
+        match &door.tls {
+            None => Ok(Box::new(stream)),
             Some(connector) => {
                 let name = ServerName::try_from("soak.test").map_err(|_| bad("no name"))?;
-                Box::new(patiently("the TLS handshake", connector.connect(name, stream)).await?)
+                Ok(Box::new(patiently("the TLS handshake", connector.connect(name, stream)).await?))
             }
-        };
-        Ok(Self { stream, held: Vec::new() })
+        }
     }
 
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
