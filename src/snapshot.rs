@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use fnv::FnvBuildHasher;
+
 use crate::config::Config;
 use crate::filter::{Filter, Filters};
 use crate::metrics::{Metrics, UpstreamMetrics};
@@ -21,7 +23,7 @@ pub struct Snapshot {
     /// Where requests go.
     pub router: Arc<dyn Router>,
     /// The upstreams by name.
-    pub upstreams: HashMap<Arc<str>, Arc<Upstream>>,
+    pub upstreams: HashMap<Arc<str>, Arc<Upstream>, FnvBuildHasher>,
     /// What the gateway's own answers count.
     pub local: UpstreamMetrics,
     /// When the certificates of each file end, in seconds of Unix time.
@@ -53,7 +55,7 @@ impl Snapshot {
         metrics: &Metrics,
         before: impl Fn(&str) -> Option<Arc<Upstream>>,
     ) -> Result<Self, upstream::BuildError> {
-        let mut upstreams = HashMap::new();
+        let mut upstreams = HashMap::default();
         for (name, said) in &config.upstreams {
             let upstream = match before(name) {
                 Some(before) => before.rebuild(said)?,

@@ -14,6 +14,7 @@ pub struct Text {
 
 /// Room for the longest address, and for 128 bits in hexadecimal.
 const ROOM: usize = 48;
+const HEXADECIMAL: &[u8; 16] = b"0123456789abcdef";
 /// Decimal digits of the largest number.
 const DIGITS: usize = 20;
 
@@ -48,12 +49,18 @@ impl Text {
     /// 128 bits in 32 hexadecimal digits.
     pub fn hexadecimal(bits: u128) -> Self {
         let mut text = Self::EMPTY;
-        for byte in bits.to_be_bytes() {
-            for digit in [byte >> 4, byte & 15] {
-                text.push(b"0123456789abcdef"[usize::from(digit)]);
-            }
+        let (digits, _) = text.bytes.as_chunks_mut();
+        for ([high, low], byte) in digits.iter_mut().zip(bits.to_be_bytes()) {
+            *high = HEXADECIMAL[usize::from(byte >> 4)];
+            *low = HEXADECIMAL[usize::from(byte & 15)];
         }
+        text.len = 32;
         text
+    }
+
+    /// The text as the bytes that go into a head.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
     }
 
     fn push(&mut self, byte: u8) {
@@ -95,7 +102,7 @@ impl Deref for Text {
 
     fn deref(&self) -> &str {
         // Only ASCII is ever written.
-        std::str::from_utf8(&self.bytes[..self.len]).unwrap_or_default()
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) fn ask(admin: &str, method: &str, path: &str, body: &[u8]) -> io::Res
     let mut request = HeadWriter::request(method, path, 1);
     request.field("host", "localhost");
     request.field("connection", "close");
-    request.field("content-length", &*Text::number(body.len() as u64));
+    request.field("content-length", Text::number(body.len() as u64).as_bytes());
     let request = request.end_with(body);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

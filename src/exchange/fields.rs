@@ -3,7 +3,6 @@
 use crate::http::edits::HeaderEdits;
 use crate::http::head::MOST_FIELDS;
 use crate::http::onward::Onward;
-use crate::http::origin::taken_for;
 use crate::http::write::HeadWriter;
 
 /// The fields of a request on its way to a server.
@@ -21,10 +20,8 @@ impl<'a> ServerFields<'a> {
 
     /// Whether a field that the client sent goes on as it is; `Host` is [`super::Exchange::host`].
     pub(crate) fn pass(&self, name: &str) -> bool {
-        self.onward.passes(name)
-            && self.edits.keeps(name)
-            // What a filter sets or removes comes in by no other spelling.
-            && taken_for(name).is_none_or(|taken_for| self.edits.keeps(&taken_for))
+        // What a filter sets or removes comes in by no other spelling.
+        self.onward.passes(name, |name| self.edits.keeps(name))
             && !(self.plain && name.eq_ignore_ascii_case("accept-encoding"))
     }
 
@@ -33,7 +30,7 @@ impl<'a> ServerFields<'a> {
     pub(crate) fn add(&self, mut field: impl FnMut(&str, &[u8])) {
         self.onward.add(|name, value| {
             if self.edits.keeps(&name) {
-                field(&name, value.as_bytes());
+                field(&name, value);
             }
         });
         for (name, value) in self.edits.added().filter(|(name, _)| *name != ::http::header::HOST) {

@@ -34,6 +34,7 @@ use crate::filter::{Changes, FilterAnswer, HeaderEdits, Response, Verdict};
 use crate::http::Refusal;
 use crate::http::forwarding::Seen;
 use crate::http::onward::Onward;
+use crate::http::request_id::RequestId;
 use crate::listener::Info;
 use crate::request::Headers;
 use crate::roster::{Leave, Origin, Why};
@@ -60,7 +61,7 @@ pub struct Exchange {
     /// The client, as forwarding tells it.
     client: IpAddr,
     /// The id in `X-Request-Id`.
-    request_id: String,
+    request_id: RequestId,
     /// The route that matched.
     route: Option<Arc<Route>>,
     /// The upstream that it goes to.
@@ -196,7 +197,7 @@ impl Exchange {
             snapshot: core.snapshot.load_full(),
             client: info.peer.ip().to_canonical(),
             info: Arc::clone(info),
-            request_id: String::new(),
+            request_id: RequestId::None,
             route: None,
             upstream: None,
             ties: None,
@@ -311,7 +312,7 @@ impl Exchange {
 
     /// The id in `X-Request-Id`; empty where there is none.
     pub fn request_id(&self) -> &str {
-        &self.request_id
+        self.request_id.as_str()
     }
 
     /// The configuration that the exchange lives by.
@@ -699,7 +700,7 @@ impl Exchange {
         entry.tries = self.tries;
         entry.bytes_in = self.body_in;
         entry.first_byte = self.first_byte.map(|at| at.duration_since(self.started));
-        entry.request_id = std::mem::take(&mut self.request_id);
+        entry.request_id = self.request_id.as_str().to_owned();
         if let Some(lease) = &self.lease {
             entry.taken(lease);
         }

@@ -156,6 +156,7 @@ impl Ties {
         tried: &mut Tried,
         strayed: &AtomicBool,
     ) -> Result<Lease, PickError> {
+        // What may have to wait is boxed, here and below: the others need no room for it.
         if let Some(lease) = self.at_home(upstream, tried, strayed).await {
             tried.add(lease.server().id());
             return Ok(lease);
@@ -165,7 +166,7 @@ impl Ties {
             return Err(PickError::NoServer);
         }
         if self.opens() {
-            return upstream.pick_new(&self.client, self.was_on, tried).await;
+            return Box::pin(upstream.pick_new(&self.client, self.was_on, tried)).await;
         }
         // A cookie is a wish, and gives way where its server is not well, or has no room.
         let mut wish = self.was_on.or(self.wish).filter(|&server| !tried.contains(server));
@@ -198,7 +199,7 @@ impl Ties {
             None => {
                 let (dialect, questions) = (session.said.dialect, session.questions.as_ref()?);
                 let wanted = Wanted { key, dialect, client: &self.client, was_on: self.was_on, questions, strayed };
-                let sought = upstream.search(&wanted).await;
+                let sought = Box::pin(upstream.search(&wanted)).await;
                 session.sought = Some(sought);
                 tried.in_shortage = sought == Sought::Shortage;
                 let Sought::Found(server) = sought else { return None };
@@ -206,8 +207,11 @@ impl Ties {
             }
         };
         // The session is nowhere else.
-        let back =
-            if tried.contains(found) { upstream.return_again(found, tried).await } else { upstream.return_to(found) };
+        let back = if tried.contains(found) {
+            Box::pin(upstream.return_again(found, tried)).await
+        } else {
+            upstream.return_to(found)
+        };
         if back.is_none() && !tried.in_shortage {
             // Another server will not know it, and its client begins anew.
             table.forget(key, Cause::ServerDown);

@@ -44,6 +44,12 @@ impl<'a> RequestHead<'a> {
         })
     }
 
+    /// That of a head which is known to open no WebSocket.
+    pub(crate) fn plain(head: &Head<'a>) -> Self {
+        let (method, target, authority) = (head.method, head.path_and_query(), head.authority());
+        Self { method, target, authority, headers: Headers::Fields(head.fields), websocket: false }
+    }
+
     /// Path and query apart.
     pub(super) fn path_and_query(&self) -> (&'a str, Option<&'a str>) {
         self.target.split_once('?').map_or((self.target, None), |(path, query)| (path, Some(query)))
@@ -52,13 +58,7 @@ impl<'a> RequestHead<'a> {
 
 impl<'a> From<&Head<'a>> for RequestHead<'a> {
     fn from(head: &Head<'a>) -> Self {
-        let headers = Headers::Fields(head.fields);
-        Self {
-            method: head.method,
-            target: head.path_and_query(),
-            authority: head.authority(),
-            headers,
-            websocket: opening(head.method, head.minor_version, &headers).is_some(),
-        }
+        let websocket = opening(head.method, head.minor_version, &Headers::Fields(head.fields)).is_some();
+        Self { websocket, ..Self::plain(head) }
     }
 }

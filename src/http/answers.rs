@@ -152,7 +152,7 @@ pub fn write<'a>(
     for (name, value) in fields {
         head.field(name, value);
     }
-    head.field("content-length", &*Text::number(body.len() as u64));
+    head.field("content-length", Text::number(body.len() as u64).as_bytes());
     if last {
         head.field("connection", "close");
     }

@@ -9,6 +9,7 @@ use std::ops::Deref;
 
 use super::config::Forwarding;
 use super::origin::is_origin;
+use super::request_id::RequestId;
 use crate::request::{Headers, elements, is_token};
 use crate::text::Text;
 
@@ -108,7 +109,7 @@ impl Forwarding {
 
     /// Hands out every field that the server is to see, name and value; `trusted` is what [`Self::trusts`] says of the
     /// peer.
-    pub fn tell(&self, seen: &Seen<'_>, trusted: bool, request_id: &str, mut field: impl FnMut(Name<'_>, &str)) {
+    pub fn tell(&self, seen: &Seen<'_>, trusted: bool, request_id: &RequestId, mut field: impl FnMut(Name<'_>, &[u8])) {
         let peer = seen.peer.to_canonical();
         // A proxy that adds its own behind its visitor's has the last word.
         let before = |name: &str| {
@@ -117,43 +118,41 @@ impl Forwarding {
             std::str::from_utf8(value).ok().filter(|value| !value.is_empty())
         };
         // What came before, and the last hop behind it.
-        let chain = |name: &str, last: &str, field: &mut dyn FnMut(&str)| {
-            let before = || seen.headers.all(name).filter_map(|hop| std::str::from_utf8(hop).ok());
+        let chain = |name: &str, last: &[u8], field: &mut dyn FnMut(&[u8])| {
+            let before = || seen.headers.all(name).filter(|hop| std::str::from_utf8(hop).is_ok());
             if !trusted || before().next().is_none() {
                 return field(last);
             }
-            let mut value = String::new();
-            for hop in before().chain([last]) {
-                let comma = if value.is_empty() { "" } else { ", " };
-                let _ = write!(value, "{comma}{hop}");
-            }
-            field(&value);
+            let hops: Vec<&[u8]> = before().chain([last]).collect();
+            field(&hops.join(&b", "[..]));
         };
         let scheme = if seen.secure { "https" } else { "http" };
         let (before_scheme, before_host) = (before("x-forwarded-proto"), before("x-forwarded-host"));
         if self.x_forwarded_for {
-            chain("x-forwarded-for", &Text::address(peer), &mut |value| field(Name::Known("X-Forwarded-For"), value));
+            let address = Text::address(peer);
+            chain("x-forwarded-for", address.as_bytes(), &mut |value| field(Name::Known("X-Forwarded-For"), value));
         }
         if self.x_forwarded_proto {
-            field(Name::Known("X-Forwarded-Proto"), before_scheme.unwrap_or(scheme));
+            field(Name::Known("X-Forwarded-Proto"), before_scheme.unwrap_or(scheme).as_bytes());
         }
         if self.x_forwarded_host
             && let Some(host) = before_host.or(seen.authority)
         {
-            field(Name::Known("X-Forwarded-Host"), host);
+            field(Name::Known("X-Forwarded-Host"), host.as_bytes());
         }
         if self.x_forwarded_port {
             match before("x-forwarded-port") {
-                Some(port) => field(Name::Known("X-Forwarded-Port"), port),
+                Some(port) => field(Name::Known("X-Forwarded-Port"), port.as_bytes()),
                 None => {
                     // Where the proxy says how it was reached, the port that it reached is not the client's.
                     let reached = before_scheme.and_then(|scheme| port_of(scheme, before_host.or(seen.authority)));
-                    field(Name::Known("X-Forwarded-Port"), &Text::number(reached.unwrap_or(seen.local_port).into()));
+                    let port = Text::number(reached.unwrap_or(seen.local_port).into());
+                    field(Name::Known("X-Forwarded-Port"), port.as_bytes());
                 }
             }
         }
         if self.x_real_ip {
-            field(Name::Known("X-Real-IP"), &Text::address(seen.client));
+            field(Name::Known("X-Real-IP"), Text::address(seen.client).as_bytes());
         }
         if self.forwarded {
             let mut hop = String::new();
@@ -163,23 +162,23 @@ impl Forwarding {
             }
             hop_of(&mut hop, peer, seen.authority, Some(scheme));
             match before("forwarded") {
-                Some(_) => chain("forwarded", &hop, &mut |value| field(Name::Known("Forwarded"), value)),
-                None => field(Name::Known("Forwarded"), &hop),
+                Some(_) => chain("forwarded", hop.as_bytes(), &mut |value| field(Name::Known("Forwarded"), value)),
+                None => field(Name::Known("Forwarded"), hop.as_bytes()),
             }
         }
         if !self.request_id.is_empty() {
-            field(Name::Chosen(&self.request_id), request_id);
+            field(Name::Chosen(&self.request_id), request_id.as_str().as_bytes());
         }
     }
 
-    /// The id of a request: the one that a trusted proxy gave it, or a new one of 128 random bits.
-    pub fn request_id(&self, peer: IpAddr, headers: Headers<'_>) -> String {
+    /// The id of a request: the one that a trusted proxy gave it, or a new one.
+    pub fn request_id(&self, peer: IpAddr, headers: Headers<'_>) -> RequestId {
         let asked = !self.request_id.is_empty() && self.trusts(peer);
         let given = asked.then(|| headers.get(&self.request_id.to_ascii_lowercase())).flatten();
         let plain = |id: &&str| (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
         match given.and_then(|id| std::str::from_utf8(id).ok()).filter(plain) {
-            Some(id) => id.to_owned(),
-            None => (*Text::hexadecimal(rand::random())).to_owned(),
+            Some(id) => RequestId::Given(id.into()),
+            None => RequestId::own(),
         }
     }
 }
@@ -226,8 +225,8 @@ mod tests {
         let client = forwarding.client(peer, headers);
         let seen = Seen { peer, client, local_port: 8443, secure: true, authority: Some("example.com"), headers };
         let mut told = Vec::new();
-        forwarding.tell(&seen, forwarding.trusts(seen.peer), "id", |name, value| {
-            told.push(((*name).to_owned(), value.to_owned()))
+        forwarding.tell(&seen, forwarding.trusts(seen.peer), &RequestId::Given("id".into()), |name, value| {
+            told.push(((*name).to_owned(), String::from_utf8(value.to_vec()).unwrap()))
         });
         told
     }
@@ -337,8 +336,8 @@ mod tests {
     fn request_ids_are_new_unless_a_trusted_proxy_gave_one() {
         let fields = [httparse::Header { name: "X-Request-Id", value: b"abc" }];
         let headers = Headers::Fields(&fields);
-        assert_eq!(trusting().request_id("10.0.0.1".parse().unwrap(), headers), "abc");
+        assert_eq!(trusting().request_id("10.0.0.1".parse().unwrap(), headers).as_str(), "abc");
         let fresh = trusting().request_id("203.0.113.9".parse().unwrap(), headers);
-        assert!(fresh.len() == 32 && fresh != trusting().request_id("203.0.113.9".parse().unwrap(), headers));
+        assert!(matches!(fresh, RequestId::Own(_)));
     }
 }

@@ -30,6 +30,10 @@ pub(crate) struct Head<'a> {
     pub(crate) method: &'a str,
     /// As sent: a path and query, `*`, or a whole URL as long as it is not brought [`Head::to_plain_form`].
     target: &'a str,
+    /// The authority and the rest of it, where it is a whole URL.
+    url: Option<(&'a str, &'a str)>,
+    /// The first `Host`.
+    host: Option<&'a [u8]>,
     pub(crate) minor_version: u8,
     pub(crate) fields: &'a [httparse::Header<'a>],
 }
@@ -66,7 +70,9 @@ pub(crate) fn parse_first<'a>(
     if most_fields != 0 && request.headers.len() > most_fields {
         return Err(Refusal::HeadTooLarge);
     }
-    Ok(Some((Head { method, target, minor_version, fields: request.headers }, length)))
+    let fields: &[_] = request.headers;
+    let host = fields.iter().find(|field| field.name.eq_ignore_ascii_case("host")).map(|host| host.value);
+    Ok(Some((Head { method, target, url: split_url(target), host, minor_version, fields }, length)))
 }
 
 impl<'a> Head<'a> {
@@ -81,10 +87,9 @@ impl<'a> Head<'a> {
             return Err(Refusal::BadRequest);
         }
         let body = request_body(self.minor_version, self.fields).map_err(Refusal::Malformed)?;
-        let of_url = split_url(self.target).map(|(authority, _)| authority.as_bytes());
-        let host = self.fields.iter().find(|field| field.name.eq_ignore_ascii_case("host")).map(|host| host.value);
+        let of_url = self.url.map(|(authority, _)| authority.as_bytes());
         if of_url.is_some_and(|url| url.is_empty() || !is_authority(url))
-            || host.is_some_and(|host| !is_authority(host))
+            || self.host.is_some_and(|host| !is_authority(host))
         {
             return Err(Refusal::Malformed(Malformed::Host));
         }
@@ -109,22 +114,20 @@ impl<'a> Head<'a> {
 
     /// The host asked for, as sent: of the URL if the target is one, else of `Host` (RFC 9112 3.2.2).
     pub(crate) fn authority(&self) -> Option<&'a str> {
-        let host = || self.fields.iter().find(|field| field.name.eq_ignore_ascii_case("host"));
-        split_url(self.target).map(|(authority, _)| authority).or_else(|| std::str::from_utf8(host()?.value).ok())
+        self.url.map(|(authority, _)| authority).or_else(|| std::str::from_utf8(self.host?).ok())
     }
 
     /// The path and query.
     pub(crate) fn path_and_query(&self) -> &'a str {
-        split_url(self.target).map_or(self.target, |(_, rest)| if rest.is_empty() { "/" } else { rest })
+        self.url.map_or(self.target, |(_, rest)| if rest.is_empty() { "/" } else { rest })
     }
 
     /// The head as engines and servers read it, where it differs from what was sent: a whole URL becomes a path, and its
     /// host takes the place of `Host` (RFC 9112 3.2.2); the few characters that no URL may hold, and that some readers
     /// refuse, are escaped, as browsers do it.
     pub(crate) fn to_plain_form(&self) -> Option<BytesMut> {
-        let url = split_url(self.target);
-        let target = url.map_or(self.target, |(_, rest)| rest);
-        if url.is_none() && !target.bytes().any(|byte| NEVER_IN_URLS.contains(&byte)) {
+        let target = self.url.map_or(self.target, |(_, rest)| rest);
+        if self.url.is_none() && !target.bytes().any(|byte| NEVER_IN_URLS.contains(&byte)) {
             return None;
         }
         let mut escaped = String::with_capacity(target.len() + 16);
@@ -138,10 +141,10 @@ impl<'a> Head<'a> {
             }
         }
         let mut head = HeadWriter::request(self.method, &escaped, self.minor_version);
-        if let Some((authority, _)) = url {
+        if let Some((authority, _)) = self.url {
             head.field("Host", authority);
         }
-        for field in self.fields.iter().filter(|field| url.is_none() || !field.name.eq_ignore_ascii_case("host")) {
+        for field in self.fields.iter().filter(|field| self.url.is_none() || !field.name.eq_ignore_ascii_case("host")) {
             head.field(field.name, field.value);
         }
         Some(BytesMut::from(&head.end()[..]))

@@ -35,7 +35,8 @@ impl<'a> Nominated<'a> {
         let goes_anyway = |element: &[u8]| {
             element.eq_ignore_ascii_case(b"close") || std::str::from_utf8(element).is_ok_and(is_hop_by_hop)
         };
-        let any = headers.all("connection").flat_map(elements).any(|element| !goes_anyway(element));
+        let mut elements = headers.all("connection").flat_map(elements);
+        let any = headers.get("connection").is_some() && elements.any(|element| !goes_anyway(element));
         Self { headers, any }
     }
 

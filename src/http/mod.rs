@@ -11,6 +11,7 @@ pub mod hop_by_hop;
 pub mod onward;
 pub mod origin;
 pub(crate) mod passing;
+pub mod request_id;
 pub(crate) mod response;
 pub mod upgrade;
 pub(crate) mod write;

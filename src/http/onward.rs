@@ -4,6 +4,7 @@ use super::config::Forwarding;
 use super::forwarding::{Name, Seen};
 use super::hop_by_hop::{Nominated, is_hop_by_hop};
 use super::origin::taken_for;
+use super::request_id::RequestId;
 
 /// Fields that servers take for a message's length, where an underscore would lead around the rules of framing.
 const FRAMING: [&str; 2] = ["content-length", "transfer-encoding"];
@@ -15,23 +16,26 @@ pub struct Onward<'a> {
     seen: Seen<'a>,
     trusted: bool,
     nominated: Nominated<'a>,
-    request_id: &'a str,
+    request_id: &'a RequestId,
 }
 
 impl<'a> Onward<'a> {
     /// The rules for one request.
-    pub fn new(forwarding: &'a Forwarding, seen: Seen<'a>, request_id: &'a str) -> Self {
+    pub fn new(forwarding: &'a Forwarding, seen: Seen<'a>, request_id: &'a RequestId) -> Self {
         let (trusted, nominated) = (forwarding.trusts(seen.peer), Nominated::by(seen.headers));
         Self { forwarding, seen, trusted, nominated, request_id }
     }
 
-    /// Whether a field that the client sent goes on as it is; `Host` is the caller's.
-    pub fn passes(&self, name: &str) -> bool {
-        if let Some(taken_for) = taken_for(name) {
-            let frames = FRAMING.iter().any(|framing| taken_for.eq_ignore_ascii_case(framing));
-            return self.forwarding.underscores && !frames && self.goes(&taken_for) && !self.nominated.contains(name);
+    /// Whether a field that the client sent goes on as it is; `Host` is the caller's. `keeps` says whether nobody else has
+    /// anything against a name: it is asked for each that the field may be taken for.
+    pub fn passes(&self, name: &str, keeps: impl Fn(&str) -> bool) -> bool {
+        if !keeps(name) {
+            return false;
         }
-        self.goes(name)
+        let Some(taken_for) = taken_for(name) else { return self.goes(name) };
+        let frames = FRAMING.iter().any(|framing| taken_for.eq_ignore_ascii_case(framing));
+        let goes = self.goes(&taken_for) && keeps(&taken_for);
+        self.forwarding.underscores && !frames && goes && !self.nominated.contains(name)
     }
 
     fn goes(&self, name: &str) -> bool {
@@ -39,7 +43,7 @@ impl<'a> Onward<'a> {
     }
 
     /// Hands out the fields that say who asks, name and value.
-    pub fn add(&self, field: impl FnMut(Name<'_>, &str)) {
+    pub fn add(&self, field: impl FnMut(Name<'_>, &[u8])) {
         self.forwarding.tell(&self.seen, self.trusted, self.request_id, field);
     }
 }
@@ -62,10 +66,11 @@ mod tests {
             let peer = [127, 0, 0, 1].into();
             let headers = Headers::Fields(&[]);
             let seen = Seen { peer, client: peer, local_port: 80, secure: false, authority: None, headers };
-            let onward = Onward::new(&forwarding, seen, "id");
+            let id = RequestId::Given("id".into());
+            let onward = Onward::new(&forwarding, seen, &id);
             let names =
                 ["X_Forwarded_For", "x-real_ip", "Content_Length", "Proxy_Connection", "X_Request_Id", "My_Own"];
-            names.into_iter().filter(|name| onward.passes(name)).collect::<Vec<_>>()
+            names.into_iter().filter(|name| onward.passes(name, |_| true)).collect::<Vec<_>>()
         };
         assert_eq!(passed(false), [""; 0]);
         assert_eq!(passed(true), ["My_Own"]);
@@ -80,11 +85,13 @@ mod tests {
         let headers = Headers::Fields(&fields);
         let peer = [127, 0, 0, 1].into();
         let seen = Seen { peer, client: peer, local_port: 80, secure: false, authority: Some("a"), headers };
-        let onward = Onward::new(&forwarding, seen, "id");
-        let passed: Vec<_> = fields.iter().map(|field| field.name).filter(|name| onward.passes(name)).collect();
+        let id = RequestId::Given("id".into());
+        let onward = Onward::new(&forwarding, seen, &id);
+        let passed: Vec<_> =
+            fields.iter().map(|field| field.name).filter(|name| onward.passes(name, |_| true)).collect();
         assert_eq!(passed, ["Cookie"]);
         let mut added = Vec::new();
-        onward.add(|name, value| added.push(format!("{}: {value}", &*name)));
+        onward.add(|name, value| added.push(format!("{}: {}", &*name, String::from_utf8_lossy(value))));
         assert_eq!(
             added,
             [

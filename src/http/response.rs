@@ -128,10 +128,21 @@ impl Head<'_> {
     }
 
     fn write_first_line(&self, out: &mut Vec<u8>) {
+        if let Some(line) = self.first_line_as_sent() {
+            return out.extend_from_slice(line);
+        }
         // The gateway speaks for itself, whatever its server speaks (RFC 9110 2.5).
         for part in [b"HTTP/1.1 ", Text::number(self.status.into()).as_bytes(), b" ", self.reason.as_bytes(), b"\r\n"] {
             out.extend_from_slice(part);
         }
+    }
+
+    /// The first line, where it was sent as it would be written.
+    fn first_line_as_sent(&self) -> Option<&[u8]> {
+        let (before, reason) = self.bytes.split_at_checked(b"HTTP/1.1 200 ".len())?;
+        let same = before.starts_with(b"HTTP/1.1 ") && std::ptr::eq(reason.as_ptr(), self.reason.as_ptr());
+        let line = self.bytes.get(..before.len() + self.reason.len() + 2)?;
+        (same && line.ends_with(b"\r\n")).then_some(line)
     }
 
     /// Writes the fields that go on as they are, and those that come in.

@@ -6,8 +6,9 @@ pub(crate) mod testing;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::slice;
 
-use ::http::{HeaderMap, HeaderName};
+use ::http::{HeaderMap, HeaderName, HeaderValue, header};
 
 pub use path::Path;
 
@@ -76,14 +77,10 @@ impl<'a> Headers<'a> {
 
     /// Every value of a field, in order; `name` in lower case.
     pub fn all<'n>(&self, name: &'n str) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
-        let (map, fields) = match *self {
-            Self::Map(map) => (Some(map.get_all(name).into_iter().map(|value| value.as_bytes())), None),
-            Self::Fields(fields) => {
-                let matching = fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name));
-                (None, Some(matching.map(|field| field.value)))
-            }
-        };
-        map.into_iter().flatten().chain(fields.into_iter().flatten())
+        match *self {
+            Self::Map(map) => Values::Map(map.get_all(name).into_iter()),
+            Self::Fields(fields) => Values::Fields(fields.iter(), name),
+        }
     }
 
     /// Whether an element of the field's comma-separated lists is `token`, whatever the case (RFC 9110 5.6.1).
@@ -93,6 +90,26 @@ impl<'a> Headers<'a> {
             Self::Map(map) => map.get_all(name).into_iter().any(|value| holds(value.as_bytes())),
             Self::Fields(fields) => {
                 fields.iter().any(|field| field.name.eq_ignore_ascii_case(name) && holds(field.value))
+            }
+        }
+    }
+}
+
+/// The values of one field.
+enum Values<'a, 'n> {
+    Map(header::ValueIter<'a, HeaderValue>),
+    /// Those that are left, and the name.
+    Fields(slice::Iter<'a, httparse::Header<'a>>, &'n str),
+}
+
+impl<'a> Iterator for Values<'a, '_> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        match self {
+            Self::Map(values) => values.next().map(HeaderValue::as_bytes),
+            Self::Fields(fields, name) => {
+                fields.find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
             }
         }
     }

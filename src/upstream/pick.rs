@@ -87,7 +87,8 @@ impl Upstream {
         };
         let lease = match turn {
             Turn::Serve(server, opening) => Lease::new(self.clone(), server, opening),
-            Turn::Wait(reason) => self.wait(work, key, tried, reason).await?,
+            // Boxed, since hardly anybody waits: room for it would be kept by every request.
+            Turn::Wait(reason) => Box::pin(self.wait(work, key, tried, reason)).await?,
             Turn::Refuse => return Err(PickError::NoServer),
         };
         tried.add(lease.server().id());

@@ -28,7 +28,7 @@ pub(crate) fn request(
         head.field(name, value);
     }
     if let Some(body) = body {
-        head.field("content-length", &*Text::number(body.len() as u64));
+        head.field("content-length", Text::number(body.len() as u64).as_bytes());
     }
     head.end_with(body.unwrap_or_default())
 }

@@ -297,7 +297,7 @@ impl Upstream {
             request.field(name, value);
         }
         if let Some(body) = &question.body {
-            request.field("content-length", &*Text::number(body.len() as u64));
+            request.field("content-length", Text::number(body.len() as u64).as_bytes());
         }
         request.end_with(question.body.as_deref().unwrap_or_default())
     }

@@ -33,7 +33,7 @@ pub(super) struct Asked {
 
 impl Asked {
     /// Keeps what matters of a head that lies in `bytes`.
-    pub(super) fn new(head: &Head<'_>, bytes: &[u8], body: Body) -> Self {
+    pub(super) fn new(head: &Head<'_>, request: &RequestHead<'_>, bytes: &[u8], body: Body) -> Self {
         let headers = Headers::Fields(head.fields);
         let within = |part: &str| {
             let start = part.as_ptr().addr() - bytes.as_ptr().addr();
@@ -43,9 +43,9 @@ impl Asked {
         let closes = headers.lists("connection", "close");
         Self {
             head: bytes.into(),
-            method: within(head.method),
-            target: within(head.path_and_query()),
-            authority: head.authority().map(within),
+            method: within(request.method),
+            target: within(request.target),
+            authority: request.authority.map(within),
             body,
             is_new,
             is_kept_alive: !closes && (is_new || headers.lists("connection", "keep-alive")),
@@ -153,7 +153,8 @@ mod tests {
 
     fn asked(head: &str) -> Asked {
         let mut fields = room();
-        Asked::new(&parse(head.as_bytes(), &mut fields, 0).unwrap(), head.as_bytes(), Body::None)
+        let parsed = parse(head.as_bytes(), &mut fields, 0).unwrap();
+        Asked::new(&parsed, &RequestHead::plain(&parsed), head.as_bytes(), Body::None)
     }
 
     #[test]

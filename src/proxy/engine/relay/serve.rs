@@ -169,7 +169,7 @@ fn take(
 /// Begins an exchange at once, where nobody has to be waited for.
 fn begin(core: &Core, info: &Arc<Info>, head: &Head<'_>, bytes: &[u8], body: Body) -> Next {
     if core.snapshot.load().filters.is_empty() {
-        let request = RequestHead::from(head);
+        let request = RequestHead::plain(head);
         if let Some(exchange) = Exchange::begin(core, info, &request, announced(body)).now_or_never() {
             return Next::Begun(Begun::new(exchange, head, &request, bytes, body));
         }
@@ -181,7 +181,7 @@ fn begin(core: &Core, info: &Arc<Info>, head: &Head<'_>, bytes: &[u8], body: Bod
 async fn ask_filters(core: &Core, info: &Arc<Info>, bytes: Box<[u8]>, body: Body) -> Option<Begun> {
     let mut fields = head::room();
     let head = head::parse(&bytes, &mut fields, 0).ok()?;
-    let request = RequestHead::from(&head);
+    let request = RequestHead::plain(&head);
     let exchange = Exchange::begin(core, info, &request, announced(body)).await;
     Some(Begun::new(exchange, &head, &request, &bytes, body))
 }
@@ -199,7 +199,7 @@ impl Begun {
     fn new(exchange: Box<Exchange>, head: &Head<'_>, request: &RequestHead<'_>, bytes: &[u8], body: Body) -> Self {
         let out = if exchange.answers_itself() { Vec::new() } else { to_server(&exchange, head, request, bytes) };
         let has_host = exchange.host(request).is_some();
-        Self { exchange, asked: Asked::new(head, bytes, body), out, has_host }
+        Self { exchange, asked: Asked::new(head, request, bytes, body), out, has_host }
     }
 }
 
@@ -369,7 +369,7 @@ async fn find(
 ) -> Found {
     let at_once = exchange.is_poll();
     loop {
-        // Boxed: it is large, and over before the long wait begins.
+        // Boxed: it is over before the long wait begins, which needs no room for it.
         match unless_gone(client, at_once, Box::pin(exchange.place())).await {
             Some(Ok(())) => {}
             Some(Err(refusal)) => return Found::Refused(refusal),
