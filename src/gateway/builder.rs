@@ -174,7 +174,7 @@ impl Builder {
         let pingora = own_proxy.unwrap_or_else(|| engine_with(|balancer| balancer, false));
         let mut engine = pingora(Arc::clone(core), &server.configuration, keep_alive);
         if relays {
-            let relay = Arc::new(Relay::new(Arc::clone(core), KEPT_CONNECTIONS * threads));
+            let relay = Arc::new(Relay::new(Arc::clone(core), KEPT_CONNECTIONS));
             engine = Engines { http1: Arc::clone(&relay) as _, http2: Arc::new(Http2::new(relay)) };
         }
         let app = Arc::new(App::new(Arc::clone(core), engine));

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// Bytes that the kernel takes before it can send them. It would take megabytes: whether a slow peer makes progress would
@@ -115,6 +115,16 @@ impl Socket {
             Self::Tcp(stream) => stream.local_addr().ok(),
             Self::Unix(_) => None,
         }
+    }
+
+    /// Whether there is something to read that nobody has read yet, an end included. The runtime has heard of it if there
+    /// is, so that this takes no system call; unlike a poll it leaves the waker of whoever waits where it is.
+    pub(crate) fn is_readable(&self) -> bool {
+        let unread = match self {
+            Self::Tcp(stream) => stream.try_io(Interest::READABLE, || Ok(())),
+            Self::Unix(stream) => stream.try_io(Interest::READABLE, || Ok(())),
+        };
+        !unread.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Makes the kernel answer the peer with a reset when the socket is dropped, and forget unsent bytes.

@@ -33,7 +33,7 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// An engine that keeps this many idle connections to servers at most.
+    /// An engine that keeps this many idle connections to servers for each thread at most.
     pub(crate) fn new(core: Arc<Core>, most_kept: usize) -> Self {
         Self { core, kept: Kept::new(most_kept) }
     }
