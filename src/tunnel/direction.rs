@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::ReadBuf;
+use tokio::task::coop::has_budget_remaining;
 
 use super::copy::{End, Overhear};
 use super::splice::{self, Pipe};
@@ -51,6 +52,8 @@ fn is_silence(error: &io::Error) -> bool {
 /// Read from the source, write to the sink, and keep only what the sink did not take at once.
 pub(super) struct Direction {
     pub(super) pending: BytesMut,
+    /// The source had nothing more to say when it was asked last, and wakes the tunnel when it has.
+    awaited: bool,
     /// The source has finished.
     pub(super) eof: bool,
     /// The sink has been told.
@@ -83,6 +86,7 @@ impl Direction {
     pub(super) fn new(first: BytesMut, head: usize, websocket: bool) -> Self {
         let mut direction = Self {
             pending: BytesMut::new(),
+            awaited: false,
             eof: false,
             finished: false,
             unflushed: false,
@@ -206,10 +210,15 @@ impl Direction {
                 self.finished = true;
                 return Poll::Ready(Ok(()));
             }
-            let read = match self.splice(source, sink, cx) {
-                Some(read) => read,
-                None => BUFFER.with_borrow_mut(|buffer| self.poll_once(buffer, source, sink, cx)),
+            let read = if self.awaited && source.plain_socket().is_some_and(|socket| !socket.is_readable()) {
+                // It was the other source that has woken the tunnel.
+                Poll::Pending
+            } else {
+                let spliced = self.splice(source, sink, cx);
+                spliced.unwrap_or_else(|| BUFFER.with_borrow_mut(|buffer| self.poll_once(buffer, source, sink, cx)))
             };
+            // Without a budget the runtime has asked nobody, and lets this task run again.
+            self.awaited = read.is_pending() && has_budget_remaining();
             if read.is_pending() {
                 if self.unflushed {
                     let unsent = sink.unsent();
