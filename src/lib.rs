@@ -22,6 +22,7 @@ mod access_log;
 mod address;
 mod admin;
 mod affinity;
+mod buffers;
 mod cli;
 mod config;
 mod deadline;

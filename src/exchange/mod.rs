@@ -143,9 +143,14 @@ pub(crate) enum Side {
     Client,
     /// The same, by taking nothing of the answer for longer than it may.
     StalledClient,
+    /// Neither: too much waited in the process, and most of it for one of them.
+    NoRoom,
     /// Who answers.
     Server,
 }
+
+/// What the log says of whoever has been cut to make room.
+pub(crate) const NO_ROOM: &str = "buffers_full";
 
 impl Side {
     /// Who has ended a connection to a client that something was being written to. The kernel gives one up that takes
@@ -158,6 +163,7 @@ impl Side {
         match self {
             Self::Client => "client",
             Self::StalledClient => "write_timeout",
+            Self::NoRoom => NO_ROOM,
             Self::Server => "server",
         }
     }
@@ -414,6 +420,11 @@ impl Exchange {
         if most != 0 && self.body_in > most { Err(self.fail(Refusal::BodyTooLarge)) } else { Ok(()) }
     }
 
+    /// The request's body does not bring what it has to.
+    pub(crate) fn body_is_late(&mut self) -> Refusal {
+        self.fail(Refusal::BodyTimeout)
+    }
+
     fn fail(&mut self, refusal: Refusal) -> Refusal {
         self.refusal = Some(refusal);
         refusal
@@ -554,8 +565,18 @@ impl Exchange {
         }
     }
 
-    /// How long the server may take for the answer, or between two parts of it: what the handshake of its session allows,
-    /// where this is a poll of one.
+    /// How long the server may be silent in the middle of an answer; zero is no limit.
+    pub(crate) fn read_idle_timeout(&self) -> Duration {
+        self.upstream.as_ref().map_or(Duration::ZERO, |upstream| upstream.config().timeouts.read_idle)
+    }
+
+    /// Bytes of the request's body that have come.
+    pub(crate) fn body_in(&self) -> u64 {
+        self.body_in
+    }
+
+    /// How long the server may take until the answer begins: what the handshake of its session allows, where this is a
+    /// poll of one.
     pub(crate) fn first_byte_timeout(&self) -> Option<Duration> {
         let upstream = self.upstream.as_ref()?;
         let session = self.ties.as_ref().and_then(|ties| ties.session.as_ref()).filter(|_| self.polls);

@@ -19,6 +19,9 @@ pub struct Timeouts {
     /// Between two reads of a request body. Default 30 s.
     #[serde(with = "humantime_serde")]
     pub body: Duration,
+    /// For a whole request body, as long as its answer has not begun. Default 0 s: large uploads take long.
+    #[serde(with = "humantime_serde")]
+    pub request: Duration,
     /// How long a client may take nothing of what waits for it. Default 2 min: a video may be paused for a minute, and
     /// at 2 KiB/s it may take so long until the kernel says that some of it has gone.
     #[serde(with = "humantime_serde")]
@@ -31,6 +34,7 @@ impl Default for Timeouts {
             head: Duration::from_secs(10),
             keep_alive: Duration::from_secs(75),
             body: Duration::from_secs(30),
+            request: Duration::ZERO,
             write: Duration::from_secs(120),
         }
     }
@@ -52,6 +56,23 @@ pub struct Limits {
     /// A request body. Default 100 MiB, the most that Socket.IO 2 sends; more is answered 413.
     #[serde(serialize_with = "exactly")]
     pub body: ByteSize,
+    /// The least that a request body has to bring in a second, on average, until its answer begins; counted from
+    /// `timeouts.body` on. Default 500 bytes, as Apache has it; less is answered 408.
+    #[serde(serialize_with = "exactly")]
+    pub body_rate: ByteSize,
+    /// All bytes that wait until slow clients and servers take them. Default 512 MiB; beyond that whoever holds most is cut.
+    #[serde(serialize_with = "exactly")]
+    pub buffers: ByteSize,
+}
+
+impl Timeouts {
+    /// How long after its beginning a request body has to have ended, or brought more than so many bytes; `None` for ever.
+    pub(crate) fn body_due(&self, limits: &Limits, bytes: u64) -> Option<Duration> {
+        let seconds = bytes.checked_div(limits.body_rate.as_u64());
+        let by_rate = seconds.map(|seconds| self.body + Duration::from_secs(seconds));
+        let whole = (!self.request.is_zero()).then_some(self.request);
+        by_rate.into_iter().chain(whole).min()
+    }
 }
 
 impl Default for Limits {
@@ -62,6 +83,8 @@ impl Default for Limits {
             head: ByteSize::kib(16),
             headers: 100,
             body: ByteSize::mib(100),
+            body_rate: ByteSize::b(500),
+            buffers: ByteSize::mib(512),
         }
     }
 }

@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::limits::Permit;
+use crate::buffers::Held;
 use crate::deadline::Deadline;
 use crate::transport::Transport;
 
@@ -25,6 +26,8 @@ pub struct Connection {
     pub info: Arc<Info>,
     /// The connection's deadline.
     pub deadline: Deadline,
+    /// What waits because of it.
+    pub(crate) waiting: Held,
     /// Its place in the limits.
     pub permit: Permit,
 }
@@ -108,6 +111,7 @@ pub(crate) mod testing {
     use tokio::net::UnixStream;
 
     use super::*;
+    use crate::buffers::Buffers;
     use crate::deadline::Deadlines;
     use crate::listener::limits::ConnectionLimits;
     use crate::metrics::Metrics;
@@ -118,12 +122,15 @@ pub(crate) mod testing {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let clock = Deadlines::new();
         tokio::spawn(Arc::clone(&clock).run());
-        let metrics = Metrics::new().unwrap().listener("test");
+        let metrics = Metrics::new().unwrap();
+        let buffers = Buffers::new(metrics.buffered_bytes.clone(), metrics.buffers_cut.clone());
+        let metrics = metrics.listener("test");
         let info = info();
         let connection = Connection {
             transport: Transport::Plain(Socket::Unix(ours)),
             held: BytesMut::new(),
             deadline: clock.register(),
+            waiting: buffers.nothing(),
             permit: ConnectionLimits::new(0, 0).admit(info.peer.ip(), &metrics, 0).unwrap(),
             info: Arc::new(info),
         };

@@ -44,7 +44,8 @@ impl Accepted {
             Arc::new(Info { listener: Arc::clone(&settings.name), peer, local, tls, strayed: AtomicBool::new(false) });
         let deadline = settings.shared.deadlines.register();
         deadline.set(settings.shared.first_bytes);
-        let mut connection = Connection { transport, held: BytesMut::new(), info, deadline, permit };
+        let waiting = settings.shared.buffers.nothing();
+        let mut connection = Connection { transport, held: BytesMut::new(), info, deadline, waiting, permit };
         let raw = || AppProtocol::Raw(settings.tcp_upstream.clone());
         match settings.config.protocol {
             Protocol::Tcp => return Some((connection, raw())),

@@ -7,6 +7,7 @@ use super::config::{Config, Protocol};
 use super::inherit::Sockets;
 use super::limits::ConnectionLimits;
 use super::{BuildError, tls};
+use crate::buffers::Buffers;
 use crate::deadline::Deadlines;
 use crate::metrics::ListenerMetrics;
 use crate::wire::flash::Policy;
@@ -18,6 +19,8 @@ pub struct Shared {
     pub limits: Arc<ConnectionLimits>,
     /// The clock of coarse deadlines.
     pub deadlines: Arc<Deadlines>,
+    /// What waits for slow peers.
+    pub(crate) buffers: Arc<Buffers>,
     /// The answer to Flash policy requests.
     pub flash_policy: Policy,
     /// How long a client of a `flash_policy` listener may take.

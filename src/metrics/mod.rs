@@ -85,6 +85,8 @@ families! {
         reload_time: IntGauge =
             gauge("reload_last_good_seconds", "When the one in force was loaded, in seconds since 1970");
         panics: IntCounter = counter("panics_total", "Panics, each the end of one connection or task");
+        buffered_bytes: IntGauge = gauge("buffered_bytes", "Bytes that wait for slow clients and servers");
+        buffers_cut: IntCounter = counter("buffers_cut_total", "Connections cut since they held most of them");
         access_log_lost: IntCounter = counter("access_log_lost_total", "Access-log lines given up");
     }
 }

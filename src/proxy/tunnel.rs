@@ -74,10 +74,10 @@ impl Tunnel {
         }
         let Opened { entry, lease, upstream, held, idle, .. } = &opened;
         let open = OpenGauge::new(&upstream.metrics);
-        let Connection { transport, held: from_client, deadline, permit, .. } = client;
+        let Connection { transport, held: from_client, deadline, waiting, permit, .. } = client;
         let ends = Ends { client: transport, from_client, server, from_server: first, head };
         let leave = upstream.roster(lease.server().id()).add(entry.origin(), held.is_some());
-        let carrying = carry(ends, *idle, deadline, leave, listening);
+        let carrying = carry(ends, *idle, (deadline, waiting), leave, listening);
         Self { core, opened, permit, open, carrying }
     }
 
@@ -126,6 +126,7 @@ fn cause(closed: &Closed) -> Cause {
         End::Idle => Cause::Silent,
         End::Stopped => Cause::Stopped,
         End::Drained => Cause::Drain,
+        End::NoRoom => Cause::ClientLost,
     }
 }
 
@@ -153,7 +154,7 @@ mod tests {
     fn an_open_tunnel_is_kept_once_and_is_small() {
         type Opening = std::future::Ready<Option<Tunnel>>;
         let (tunnel, serving) = (size_of::<Tunnel>(), size_of::<Serving<Opening>>());
-        assert!(tunnel <= 640, "{tunnel} bytes");
+        assert!(tunnel <= 648, "{tunnel} bytes");
         assert!(serving <= tunnel + 8, "{serving} bytes for a tunnel of {tunnel}");
     }
 }

@@ -122,7 +122,7 @@ impl Attempt {
                     answer.set_head(edited);
                 }
                 let status = answer.status;
-                let relayed = answer.relay(&mut client.transport, &mut server, patience).await;
+                let relayed = answer.relay(&mut client.transport, &mut server, timeouts.read_idle).await;
                 // The server has said all it will, which frees its place.
                 drop(server);
                 match relayed {

@@ -7,6 +7,7 @@ use log::warn;
 
 use super::certificates::Certificates;
 use super::{ReloadError, Running, failed};
+use crate::buffers::Buffers;
 use crate::config::{self, Config};
 use crate::deadline::Deadlines;
 use crate::listener::inherit::Sockets;
@@ -23,6 +24,8 @@ pub(super) struct Context {
     /// The admin address answers when the gateway is full.
     pub(super) admin_limits: Arc<ConnectionLimits>,
     pub(super) deadlines: Arc<Deadlines>,
+    /// What waits for slow peers.
+    pub(super) buffers: Arc<Buffers>,
     pub(super) sockets: Arc<Sockets>,
 }
 
@@ -51,6 +54,7 @@ impl Context {
         let shared = Shared {
             limits: Arc::clone(&self.limits),
             deadlines: Arc::clone(&self.deadlines),
+            buffers: Arc::clone(&self.buffers),
             flash_policy: listener::flash_policy(&config.flash_policy).map_err(failed)?,
             flash_timeout: config.flash_policy.timeout,
             first_bytes: config.timeouts.head,

@@ -25,6 +25,7 @@ pub use open::Open;
 pub use plan::Plan;
 
 use crate::access_log::{AccessLog, Prepared, Writer};
+use crate::buffers::Buffers;
 use crate::config::{Config, Loaded};
 use crate::deadline::Deadlines;
 use crate::exchange::Core;
@@ -152,9 +153,11 @@ impl Reloader {
             limits: ConnectionLimits::new(most_connections(&config), config.limits.connections_per_address),
             admin_limits: ConnectionLimits::new(0, 0),
             deadlines: Deadlines::new(),
+            buffers: Buffers::new(metrics.buffered_bytes.clone(), metrics.buffers_cut.clone()),
             sockets: Arc::clone(sockets),
         };
         let files_at_start = file.as_deref().map_or(0, |file| watch::fingerprint(&watch::files(file, &config)));
+        context.buffers.bound(config.limits.buffers.as_u64());
         let Built { snapshot, listeners, admin } = context.build(config, &Existing::default())?;
         let core = Core::new(snapshot, Arc::clone(metrics), access_log);
         let (traffic, traffic_comes) = unbounded_channel();
@@ -302,6 +305,7 @@ impl Reloader {
             most_connections(&snapshot.config)
         };
         self.context.limits.set(most, limits.connections_per_address);
+        self.context.buffers.bound(limits.buffers.as_u64());
         let snapshot = Arc::new(snapshot);
         self.core.snapshot.store(Arc::clone(&snapshot));
         self.check(running, &snapshot);

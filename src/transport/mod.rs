@@ -76,7 +76,7 @@ impl TcpKeepAlive {
     /// Options that the kernel refuses are left as they are: the connection works without them.
     pub fn tune(&self, socket: SockRef<'_>) {
         let _ = socket.set_tcp_nodelay(true);
-        bound_unsent(&socket);
+        let _ = socket.set_tcp_notsent_lowat(UNSENT);
         if self.idle.is_zero() {
             let _ = socket.set_keepalive(false);
         } else {
@@ -86,11 +86,6 @@ impl TcpKeepAlive {
         }
         let _ = socket.set_tcp_user_timeout(Some(self.user_timeout));
     }
-}
-
-/// Lets the kernel take little that it can't send yet.
-pub(crate) fn bound_unsent(socket: &SockRef<'_>) {
-    let _ = socket.set_tcp_notsent_lowat(UNSENT);
 }
 
 impl Socket {

@@ -12,6 +12,7 @@ use bytes::BytesMut;
 use super::direction::{Direction, discard};
 use super::silence::{Due, Ping, Silence, Who};
 use super::stream::Stream;
+use crate::buffers::Held;
 use crate::deadline::{Deadline, Moment};
 use crate::roster::Leave;
 use crate::transport::Transport;
@@ -79,6 +80,8 @@ pub enum End {
     Stopped,
     /// Its turn to leave its server had come.
     Drained,
+    /// Too much waited in the process, and most of it here.
+    NoRoom,
 }
 
 impl End {
@@ -94,6 +97,7 @@ impl End {
             Self::Idle => "idle",
             Self::Stopped => "stopped",
             Self::Drained => "drain",
+            Self::NoRoom => "buffers_full",
         }
     }
 
@@ -137,7 +141,7 @@ const MID_FRAME: Duration = Duration::from_secs(1);
 pub fn carry<Client: Stream, Server: Stream>(
     ends: Ends<Client, Server>,
     idle: Duration,
-    deadline: Deadline,
+    (deadline, waiting): (Deadline, Held),
     leave: Arc<Leave>,
     listening: Listening,
 ) -> Carrying<Client, Server> {
@@ -154,7 +158,7 @@ pub fn carry<Client: Stream, Server: Stream>(
         None => deadline.set(idle),
     }
     let first = None;
-    Carrying { client, server, inward, outward, first, goodbye, left: None, silence, idle, deadline, leave }
+    Carrying { client, server, inward, outward, first, goodbye, left: None, silence, idle, deadline, waiting, leave }
 }
 
 /// A tunnel at work; a future by hand, since it is kept for as long as a socket lives, and an async function keeps more.
@@ -173,6 +177,7 @@ pub struct Carrying<Client = Transport, Server = Transport> {
     silence: Option<Box<Silence>>,
     idle: Duration,
     deadline: Deadline,
+    waiting: Held,
     leave: Arc<Leave>,
 }
 
@@ -198,7 +203,7 @@ impl<Client: Stream, Server: Stream> Future for Carrying<Client, Server> {
         match end {
             End::ClientLost => this.server.reset_on_close(),
             End::ServerLost => this.client.reset_on_close(),
-            End::ClientSilent | End::ServerSilent => {
+            End::ClientSilent | End::ServerSilent | End::NoRoom => {
                 // Whoever is gone takes no proper end either; what waits for it in the kernel is to go with it.
                 this.client.reset_on_close();
                 this.server.reset_on_close();
@@ -235,6 +240,11 @@ impl<Client: Stream, Server: Stream> Carrying<Client, Server> {
             (_, Poll::Ready(Err(lost))) => return Poll::Ready(lost.outward()),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(self.first.unwrap_or(End::Client)),
             _ => {}
+        }
+        let unsent = self.client.unsent() + self.server.unsent();
+        self.waiting.set(self.inward.pending.len() + self.outward.pending.len() + unsent);
+        if self.waiting.poll_has_to_go(cx).is_ready() {
+            return Poll::Ready(End::NoRoom);
         }
         let carried = self.inward.bytes + self.outward.bytes != carried;
         let carried = carried | self.inward.take_moved() | self.outward.take_moved();

@@ -8,12 +8,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use prometheus::{IntCounter, IntGauge};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream, ReadBuf, duplex};
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
 use super::stream::Stream;
 use super::{Closed, Ends, Listening, carry};
+use crate::buffers::Buffers;
 use crate::deadline::Deadlines;
 use crate::roster::{Origin, Roster};
 use crate::transport::{Socket, Transport};
@@ -62,9 +64,10 @@ where
     let clock = Deadlines::new();
     tokio::spawn(Arc::clone(&clock).run());
     let deadline = clock.register();
+    let buffers = Buffers::new(IntGauge::new("a", "b").unwrap(), IntCounter::new("c", "d").unwrap());
     let roster = Roster::default();
     let leave = roster.add(Origin::default(), true);
-    let closed = tokio::spawn(carry(ends, idle, deadline, leave, listening));
+    let closed = tokio::spawn(carry(ends, idle, (deadline, buffers.nothing()), leave, listening));
     Running { client: (), server: (), clock, roster, closed }
 }
 

@@ -585,10 +585,13 @@ pub struct Timeouts {
     /// To open a connection, TLS included. Default 5 s.
     #[serde(with = "humantime_serde")]
     pub connect: Duration,
-    /// From the sent request to the first byte of its answer, and between two reads of the answer. Default 2 min; for a
-    /// poll of a Socket.IO session, what its handshake allows.
+    /// From the sent request to the head of its answer. Default 2 min; for a poll of a Socket.IO session, what its handshake
+    /// allows.
     #[serde(with = "humantime_serde")]
     pub first_byte: Option<Duration>,
+    /// Between two reads of an answer that has begun. Default 5 min: event streams may be quiet for long.
+    #[serde(with = "humantime_serde")]
+    pub read_idle: Duration,
     /// For one write to make progress. Default 30 s.
     #[serde(with = "humantime_serde")]
     pub write: Duration,
@@ -607,6 +610,7 @@ impl Default for Timeouts {
         Self {
             connect: Duration::from_secs(5),
             first_byte: None,
+            read_idle: Duration::from_secs(300),
             write: Duration::from_secs(30),
             keep_alive: Duration::from_secs(4),
             tunnel_idle: None,

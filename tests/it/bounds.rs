@@ -2,18 +2,27 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::Request;
 use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
 
 use crate::support::client::numbered;
-use crate::support::engine::for_each_engine;
+use crate::support::engine::{for_each_engine, for_the_relay};
 use crate::support::http2::Http2;
 use crate::support::tls::Authority;
-use crate::support::{Client, Gateway, Puppet, within};
+use crate::support::{A_WHILE, Client, Gateway, Puppet, Scripted, eventually, within};
 
 for_each_engine! {
     a_client_that_reads_slowly_is_not_given_up,
+}
+
+// What Pingora makes wait is its own.
+for_the_relay! {
+    a_client_that_does_not_read_costs_little,
+    a_connection_of_http_2_costs_little_however_many_streams_it_opens,
+    whoever_makes_most_wait_goes_when_it_is_too_much,
+    a_small_body_that_comes_slowly_over_http_2_takes_no_place,
 }
 
 /// A connection whose client has next to no room for what it has not read.
@@ -102,4 +111,126 @@ timeouts: {{ write: {WRITE:?} }}
         let line = gateway.access_line(&[target, "status=200", "bytes_out=8000000"]).await;
         assert!(!line.contains("closed_by"), "{line}");
     }
+}
+
+/// A server that answers each request with far more than anybody's buffers hold.
+async fn bountiful() -> Scripted {
+    Scripted::start(|mut client, _| async move {
+        while client.request().await.is_some() {
+            if client.try_send("HTTP/1.1 200 OK\r\nContent-Length: 8000000\r\n\r\n").await.is_err() {
+                return;
+            }
+            if client.try_send(vec![b'x'; 8_000_000]).await.is_err() {
+                return;
+            }
+        }
+    })
+    .await
+}
+
+/// Clients that have asked for that, and do not read it.
+async fn readers_of_nothing(gateway: &Gateway, count: usize) -> Vec<Client> {
+    let mut clients = Vec::new();
+    for _ in 0..count {
+        let mut client = Client::over(narrow(gateway.address("web")).await);
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        clients.push(client);
+    }
+    clients
+}
+
+/// Waits until nothing more is taken for anybody; gives what waits then.
+async fn all_that_waits(gateway: &Gateway) -> f64 {
+    let mut last = 0.0;
+    eventually("nothing more is taken", async || {
+        tokio::time::sleep(2 * A_WHILE).await;
+        let now = gateway.metric("sockgate_buffered_bytes").await;
+        now > 0.0 && std::mem::replace(&mut last, now) == now
+    })
+    .await;
+    last
+}
+
+async fn a_client_that_does_not_read_costs_little() {
+    const CLIENTS: usize = 50;
+    let server = bountiful().await;
+    let gateway = Gateway::before(&[server.address()], "", "").await;
+    drop(readers_of_nothing(&gateway, 2).await);
+    let before = gateway.memory();
+    let clients = readers_of_nothing(&gateway, CLIENTS).await;
+    let waiting = all_that_waits(&gateway).await / CLIENTS as f64 / 1024.0;
+    let each = gateway.memory().saturating_sub(before) / CLIENTS;
+    eprintln!("a client that does not read: {waiting:.0} KiB wait, {each} KiB of memory");
+    assert!(waiting <= 128.0 && each <= 192, "{waiting} KiB wait, {each} KiB");
+    drop(clients);
+    eventually("all of it is given back", async || gateway.metric("sockgate_buffered_bytes").await == 0.0).await;
+}
+
+async fn a_connection_of_http_2_costs_little_however_many_streams_it_opens() {
+    const STREAMS: u32 = 100;
+    let server = bountiful().await;
+    let gateway = Gateway::before(&[server.address()], "", "").await;
+    let before = gateway.memory();
+    let mut client = Client::over(narrow(gateway.address("web")).await);
+    // Windows without end, and then nothing is read.
+    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    };
+    let window = 0x7fff_ffffu32.to_be_bytes();
+    client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    client.send(frame(4, 0, 0, &[&[0, 4][..], &window].concat())).await;
+    client.send(frame(8, 0, 0, &(0x7fff_ffffu32 - 65_535).to_be_bytes())).await;
+    for stream in 0..STREAMS {
+        // GET, http, / and an authority, by the static table.
+        client.send(frame(1, 5, 1 + 2 * stream, b"\x82\x86\x84\x01\x01a")).await;
+    }
+    let waiting = all_that_waits(&gateway).await / 1024.0;
+    let memory = gateway.memory().saturating_sub(before);
+    eprintln!("{STREAMS} streams that are not read: {waiting:.0} KiB wait, {memory} KiB of memory");
+    assert!(waiting <= 1024.0 && memory <= 6 * 1024, "{waiting} KiB wait, {memory} KiB");
+    drop(client);
+    eventually("all of it is given back", async || gateway.metric("sockgate_buffered_bytes").await == 0.0).await;
+}
+
+async fn whoever_makes_most_wait_goes_when_it_is_too_much() {
+    let server = bountiful().await;
+    let gateway = Gateway::before(&[server.address()], "", "limits: { buffers: 256KiB }").await;
+    let clients = readers_of_nothing(&gateway, 40).await;
+    gateway.access_line(&["closed_by=buffers_full"]).await;
+    gateway.log_line("limits.buffers: more than 262144 bytes wait").await;
+    eventually("there is room again", async || {
+        let waiting = gateway.metric("sockgate_buffered_bytes").await;
+        waiting > 0.0 && waiting <= 262_144.0
+    })
+    .await;
+    assert!(gateway.metric("sockgate_buffers_cut_total").await > 0.0);
+    drop(clients);
+    eventually("all of it is given back", async || gateway.metric("sockgate_buffered_bytes").await == 0.0).await;
+    let mut other = gateway.client().await;
+    other.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    assert_eq!(other.answer().await.body.len(), 8_000_000);
+}
+
+async fn a_small_body_that_comes_slowly_over_http_2_takes_no_place() {
+    let server = Puppet::start().await;
+    let gateway = Gateway::before(&[server.address()], "", "timeouts: { body: 2s }").await;
+    let stream = crate::support::client::tcp(gateway.address("web")).await;
+    let (streams, connection) = within("the preface", h2::client::handshake(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let mut streams: h2::client::SendRequest<Bytes> = streams.ready().await.unwrap();
+    let request = || Request::post("http://a/slow").header("content-length", 10).body(()).unwrap();
+    let (answer, mut body) = streams.send_request(request(), false).unwrap();
+    body.send_data(Bytes::from_static(b"01234"), false).unwrap();
+    assert!(server.stays_alone(A_WHILE).await, "the rest is waited for first");
+    body.send_data(Bytes::from_static(b"56789"), true).unwrap();
+    let mut inside = server.accept().await;
+    assert!(String::from_utf8(inside.read_until(b"0123456789").await).unwrap().contains("content-length: 10\r\n"));
+    inside.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    assert_eq!(within("the answer", answer).await.unwrap().status(), 200);
+
+    let (answer, mut body) = streams.send_request(request(), false).unwrap();
+    body.send_data(Bytes::from_static(b"0"), false).unwrap();
+    assert_eq!(within("a refusal", answer).await.unwrap().status(), 408);
+    gateway.access_line(&["target=/slow", "status=408", "closed_by=body_timeout"]).await;
 }

@@ -18,7 +18,7 @@ const FLOORS: [&[&str]; 14] = [
     &["upstream", "tunnel"],
     &["router", "affinity", "listener", "filter"],
     &["http", "access_log", "session", "ending"],
-    &["wire", "request", "address", "transport", "metrics", "deadline", "roster", "text"],
+    &["wire", "request", "address", "transport", "metrics", "buffers", "deadline", "roster", "text"],
 ];
 
 fn floor(module: &str) -> usize {

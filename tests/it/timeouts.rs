@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpSocket;
 
-use crate::support::engine::for_each_engine;
+use crate::support::client::tcp;
+use crate::support::engine::{for_each_engine, for_the_relay};
+use crate::support::http2::Http2;
 use crate::support::{Client, Echo, Gateway, Puppet, within};
 
 for_each_engine! {
@@ -14,9 +16,17 @@ for_each_engine! {
     silence_and_drops_share_the_time_of_the_first_head,
     silent_connections_are_closed,
     a_body_that_stalls_is_cut_off,
+    a_body_that_comes_in_drops_holds_no_place_on_its_server,
+    a_body_has_a_time_in_all_where_that_is_said,
+    an_upload_is_not_blamed_for_a_server_that_takes_nothing,
     a_server_that_is_silent_is_given_up,
     a_client_that_does_not_read_is_given_up,
     a_connect_that_takes_too_long_goes_to_another_server,
+}
+
+// Pingora has one time for both.
+for_the_relay! {
+    silence_in_an_answer_has_a_time_of_its_own,
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -135,7 +145,7 @@ async fn silent_connections_are_closed() {
 }
 
 async fn a_body_that_stalls_is_cut_off() {
-    let (_server, gateway) = Gateway::before_echo("timeouts: { body: 1s }").await;
+    let (_server, gateway) = Gateway::before_echo("timeouts: { body: 1s }\nlimits: { body_rate: 0 }").await;
     let heads = ["Content-Length: 100\r\n\r\nhalf", "Transfer-Encoding: chunked\r\n\r\n64\r\nhalf"];
     let stalled = async |head: &str| {
         let mut client = gateway.client().await;
@@ -158,9 +168,117 @@ async fn a_body_that_stalls_is_cut_off() {
     gateway.access_line(&["target=/stalled", "status=408", "closed_by=body_timeout"]).await;
 }
 
+async fn a_body_that_comes_in_drops_holds_no_place_on_its_server() {
+    let server = Puppet::start().await;
+    let more = "timeouts: { body: 1s }\nlimits: { body_rate: 1KiB }";
+    let upstream = "max_connections: 1";
+    let gateway = Gateway::start(&format!(
+        "
+listeners:
+  - {{ name: web, address: 127.0.0.1:0 }}
+routes: [{{ upstream: app }}]
+upstreams: {{ app: {{ servers: [{{ address: \"{}\", {upstream} }}], health: {{ check: none }} }} }}
+{more}
+",
+        server.address()
+    ))
+    .await;
+    for framing in ["Content-Length: 1000000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n"] {
+        let started = Instant::now();
+        let mut client = gateway.client().await;
+        client.send(format!("POST /drops HTTP/1.1\r\nHost: a\r\n{framing}")).await;
+        let mut inside = server.accept().await;
+        let part: &[u8] = if framing.starts_with('C') { b"x" } else { b"1\r\nx\r\n" };
+        let dripping = async { while client.try_send(part).await.is_ok() && client.stays_silent(SECOND / 20).await {} };
+        within("the gateway has enough", dripping).await;
+        assert_eq!(client.answer().await.status, 408, "{framing}");
+        assert_took(started.elapsed(), SECOND);
+        inside.read_all().await;
+        gateway.access_line(&["target=/drops", "status=408", "closed_by=body_timeout"]).await;
+    }
+    let mut other = gateway.client().await;
+    other.send("GET /next HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut inside = server.accept().await;
+    inside.request().await.unwrap();
+    inside.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    assert_eq!(other.answer().await.status, 200);
+}
+
+async fn a_body_has_a_time_in_all_where_that_is_said() {
+    let server = Puppet::start().await;
+    let gateway = Gateway::before(&[server.address()], "", "timeouts: { request: 1s }").await;
+    let started = Instant::now();
+    let mut client = gateway.client().await;
+    client.send("POST /long HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n").await;
+    let mut inside = server.accept().await;
+    let reading = tokio::spawn(async move { while inside.some().await.is_some() {} });
+    let part = [b'x'; 10_000];
+    let sending = async { while client.try_send(part).await.is_ok() && client.stays_silent(SECOND / 20).await {} };
+    within("the gateway has enough", sending).await;
+    assert_eq!(client.answer().await.status, 408);
+    assert_took(started.elapsed(), SECOND);
+    reading.await.unwrap();
+}
+
+async fn an_upload_is_not_blamed_for_a_server_that_takes_nothing() {
+    const LENGTH: usize = 20_000_000;
+    let server = Puppet::start().await;
+    let gateway = Gateway::before(&[server.address()], "", "timeouts: { body: 1s }\nlimits: { body_rate: 1MiB }").await;
+    let mut client = gateway.client().await;
+    client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {LENGTH}\r\n\r\n")).await;
+    let mut inside = server.accept().await;
+    inside.read_until(b"\r\n\r\n").await;
+    let sending = tokio::spawn(async move {
+        client.send(vec![b'x'; LENGTH]).await;
+        client
+    });
+    // In this time the body would have had to bring more than the sockets hold.
+    tokio::time::sleep(4 * SECOND).await;
+    assert_eq!(inside.read(LENGTH).await.len(), LENGTH);
+    inside.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    assert_eq!(within("the upload", sending).await.unwrap().answer().await.status, 200);
+}
+
+async fn silence_in_an_answer_has_a_time_of_its_own() {
+    let server = Puppet::start().await;
+    let upstream = "timeouts: { first_byte: 500ms, read_idle: 3s }";
+    let gateway = Gateway::before(&[server.address()], upstream, "").await;
+    let events = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let by_http_1 = async {
+        let mut client = gateway.client().await;
+        client.send("GET /events HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let mut inside = server.accept().await;
+        inside.request().await.unwrap();
+        inside.send(events).await;
+        client.read_until(b"\r\n\r\n").await;
+        for _ in 0..2 {
+            assert!(client.stays_silent(2 * SECOND).await, "nothing ends it");
+            inside.send("3\r\n:\n\n\r\n").await;
+            client.read_until(b":\n\n\r\n").await;
+        }
+        let started = Instant::now();
+        assert_eq!(client.read_all().await, b"");
+        assert_took(started.elapsed(), 3 * SECOND);
+    };
+    by_http_1.await;
+    gateway.access_line(&["target=/events", "status=200", "closed_by=server"]).await;
+    let streams = Http2::over(tcp(gateway.address("web")).await).await;
+    let stream = streams.begin(http::Request::get("http://a/stream").body(()).unwrap(), "").await;
+    let mut inside = server.accept().await;
+    inside.request().await.unwrap();
+    inside.send(events).await;
+    let mut answer = within("the head", stream).await.unwrap().into_body();
+    assert!(tokio::time::timeout(2 * SECOND, answer.data()).await.is_err(), "nothing ends it");
+    inside.send("1\r\nx\r\n").await;
+    assert_eq!(&within("more of it", answer.data()).await.unwrap().unwrap()[..], b"x");
+    let started = Instant::now();
+    assert!(within("the end", answer.data()).await.unwrap().is_err());
+    assert_took(started.elapsed(), 3 * SECOND);
+}
+
 async fn a_server_that_is_silent_is_given_up() {
     let server = Puppet::start().await;
-    let gateway = Gateway::before(&[server.address()], "timeouts: { first_byte: 500ms }", "").await;
+    let gateway = Gateway::before(&[server.address()], "timeouts: { first_byte: 500ms, read_idle: 500ms }", "").await;
     let mut client = gateway.client().await;
     let started = Instant::now();
     client.send("GET /late HTTP/1.1\r\nHost: a\r\n\r\n").await;

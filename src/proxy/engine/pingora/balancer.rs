@@ -13,6 +13,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 
+use super::context::Pace;
 use super::{Context, peer, session as of};
 use crate::exchange::{Core, Ended, Exchange};
 use crate::http::Refusal;
@@ -96,7 +97,13 @@ impl ProxyHttp for Balancer {
     ) -> Result<()> {
         let Some(bytes) = body else { return Ok(()) };
         let whole = of::content_length(session.req_header()) == Some(bytes.len() as u64);
-        begun(ctx)?.hear_request(bytes, whole).map_err(of::error)
+        let answered = of::status(session) != 0;
+        let pace = ctx.pace.get_or_insert_with(Pace::new);
+        let Some(exchange) = &ctx.exchange else { return begun(ctx).map(drop) };
+        let keeps_pace = pace.bring(bytes.len() as u64, &exchange.snapshot().config) || answered;
+        let exchange = begun(ctx)?;
+        exchange.hear_request(bytes, whole).map_err(of::error)?;
+        if keeps_pace { Ok(()) } else { Err(of::error(exchange.body_is_late())) }
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {

@@ -12,11 +12,8 @@ use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 use pingora::{Error, ErrorType, Result};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use socket2::SockRef;
-use tokio::net::TcpSocket;
 
 use crate::snapshot::Snapshot;
-use crate::transport::bound_unsent;
 use crate::upstream::{Endpoint, Server, Upstream};
 
 /// What TLS needs, in Pingora's types; made once for each upstream.
@@ -26,32 +23,17 @@ struct PeerTls {
 }
 
 /// What the engine keeps of the upstreams that speak TLS, by their group, which is another one when their terms are.
-pub(super) struct Peers {
-    tls: ArcSwap<HashMap<u64, Arc<PeerTls>>>,
-    /// Prepares each new socket.
-    prepare: Arc<Prepare>,
-}
-
-type Prepare = dyn Fn(&TcpSocket) -> Result<()> + Send + Sync;
-
-impl Default for Peers {
-    fn default() -> Self {
-        let prepare = |socket: &TcpSocket| {
-            bound_unsent(&SockRef::from(socket));
-            Ok(())
-        };
-        Self { tls: ArcSwap::default(), prepare: Arc::new(prepare) }
-    }
-}
+#[derive(Default)]
+pub(super) struct Peers(ArcSwap<HashMap<u64, Arc<PeerTls>>>);
 
 impl Peers {
     /// What was made for an upstream; it is made now if it wasn't, and what belongs to upstreams that are gone is let go.
     fn tls(&self, upstream: &Upstream, snapshot: &Snapshot) -> Arc<PeerTls> {
-        if let Some(made) = self.tls.load().get(&upstream.group) {
+        if let Some(made) = self.0.load().get(&upstream.group) {
             return Arc::clone(made);
         }
         let made = Arc::new(PeerTls::of(upstream));
-        self.tls.rcu(|peers| {
+        self.0.rcu(|peers| {
             let in_use = |group: &u64| snapshot.upstreams.values().any(|upstream| upstream.group == *group);
             let kept = peers.iter().filter(|(group, _)| in_use(group)).map(|(group, tls)| (*group, Arc::clone(tls)));
             kept.chain([(upstream.group, Arc::clone(&made))]).collect::<HashMap<_, _>>()
@@ -94,7 +76,6 @@ pub(super) fn of(
     options.read_timeout = first_byte;
     options.write_timeout = set(timeouts.write);
     options.idle_timeout = Some(timeouts.keep_alive);
-    options.upstream_tcp_sock_tweak_hook = Some(Arc::clone(&peers.prepare) as Arc<Prepare>);
     options.http_upstream_request_policy = HttpUpstreamRequestPolicy {
         // The hooks do this, by the rules that hold for upgrades too.
         strip_connection_nominated: false,

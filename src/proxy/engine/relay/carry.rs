@@ -15,6 +15,7 @@ use super::buffer::{self, AHEAD, Buffer};
 use super::client::{poll_ended, poll_read, poll_write};
 use super::request::Asked;
 use super::told::Told;
+use crate::config::Config;
 use crate::deadline::Moment;
 use crate::ending::Stopping;
 use crate::exchange::{Core, Exchange, Side};
@@ -37,14 +38,16 @@ const FRAMING: u64 = 64 * 1024;
 /// Times that rule an exchange; zero is no limit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
-    /// Between two reads of the request's body.
+    /// Between two reads of the request's body, and for it to bring what it has to.
     pub(super) body: Duration,
     /// How long the client may take nothing of what waits for it.
     pub(super) write: Duration,
     /// The same for the server.
     pub(super) server_write: Duration,
-    /// For the answer, and between two parts of it.
+    /// For the answer to begin.
     pub(super) first_byte: Duration,
+    /// Between two parts of it.
+    pub(super) read_idle: Duration,
 }
 
 /// The request on its way to the server.
@@ -60,6 +63,8 @@ pub(super) struct Upload {
     whole: bool,
     /// The server takes no more; what still comes is passed over.
     broken: bool,
+    /// The server has not taken all at once.
+    blocked: bool,
 }
 
 /// The answer on its way to the client.
@@ -107,6 +112,8 @@ pub(super) struct Carry<'a> {
     /// When something last went from or to the client, and the server.
     client_moved: Moment,
     server_moved: Moment,
+    /// Since when the body has to bring what it has to, and how much of it there was then.
+    paced: (Moment, u64),
     /// When the client finished sending.
     half_closed: Option<Moment>,
     told: Told,
@@ -157,7 +164,7 @@ impl Upload {
     /// answered where it is `repeatable`.
     pub(super) fn new(out: Vec<u8>, body: Body, repeatable: bool) -> Self {
         let body = Passing::new(body, body == Body::Chunked);
-        Self { out, sent: 0, body, framing: 0, whole: repeatable, broken: false }
+        Self { out, sent: 0, body, framing: 0, whole: repeatable, broken: false, blocked: false }
     }
 
     /// Once more from its beginning.
@@ -200,7 +207,7 @@ impl<'a> Carry<'a> {
     ) -> Self {
         let now = client.deadline.now();
         let download = Download::default();
-        let (client_moved, server_moved) = (now, now);
+        let (client_moved, server_moved, paced) = (now, now, (now, 0));
         Self {
             core,
             client,
@@ -214,6 +221,7 @@ impl<'a> Carry<'a> {
             stopping,
             client_moved,
             server_moved,
+            paced,
             half_closed: None,
             told: Told::default(),
         }
@@ -229,12 +237,29 @@ impl<'a> Carry<'a> {
 
     /// Carries on, as far as it goes.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        self.poll_end(cx).map(|end| match end {
+        if let Poll::Ready(end) = self.poll_end(cx) {
+            return Poll::Ready(self.as_far_as_known(end));
+        }
+        let waiting = self.waiting();
+        self.client.waiting.set(waiting);
+        self.client.waiting.poll_has_to_go(cx).map(|()| End::Cut(Side::NoRoom))
+    }
+
+    /// Bytes that wait until either side takes them.
+    fn waiting(&self) -> usize {
+        let Self { client, server, upload, download, .. } = self;
+        let up = if upload.sent < upload.out.len() { upload.out.len() } else { 0 };
+        let down = download.head.len() + download.out.len();
+        up + down + client.held.len() + client.transport.unsent() + server.unsent()
+    }
+
+    fn as_far_as_known(&self, end: End) -> End {
+        match end {
             // The half of an interim answer can't be taken back.
             End::Refused(_, side) if self.download.sent > 0 => End::Cut(side),
             End::Told if self.download.sent > 0 => End::Cut(Side::Client),
             end => end,
-        })
+        }
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<End> {
@@ -257,6 +282,13 @@ impl<'a> Carry<'a> {
         self.download.body.is_none()
     }
 
+    /// How long the body has to bring more, or to end. With an answer that has begun this is a conversation.
+    fn body_due(&self) -> Option<Duration> {
+        let Config { timeouts, limits, .. } = &self.exchange.snapshot().config;
+        let came = self.exchange.body_in().saturating_sub(self.paced.1);
+        timeouts.body_due(limits, came).filter(|_| self.is_unanswered())
+    }
+
     /// Whether something waits until the client takes it.
     fn client_has_to_read(&self) -> bool {
         !self.download.out.is_empty() || self.client.transport.unsent() > 0
@@ -277,7 +309,7 @@ impl<'a> Carry<'a> {
             }
         }
         for _ in 0..READS_PER_TURN {
-            let Upload { out, sent, body, broken, whole, .. } = &mut self.upload;
+            let Upload { out, sent, body, broken, whole, blocked, .. } = &mut self.upload;
             if !*broken {
                 let before = *sent;
                 let written = poll_write(&mut self.server, out, sent, cx);
@@ -285,10 +317,18 @@ impl<'a> Carry<'a> {
                     self.server_moved = self.client.deadline.now();
                 }
                 match written {
-                    Poll::Pending => return Poll::Pending,
+                    Poll::Pending => {
+                        *blocked = true;
+                        return Poll::Pending;
+                    }
                     // Why it takes no more it may have said.
                     Poll::Ready(Err(_)) => *broken = true,
                     Poll::Ready(Ok(())) => {}
+                }
+                if std::mem::take(blocked) {
+                    // It is not the client that was slow.
+                    self.paced = (self.client.deadline.now(), self.exchange.body_in());
+                    self.client_moved = self.paced.0;
                 }
             }
             // What TLS holds goes when the answer is read, which comes next.
@@ -573,11 +613,14 @@ impl<'a> Carry<'a> {
         let (due, end) = if self.client_has_to_read() {
             (after(self.client_moved, times.write), End::Cut(Side::StalledClient))
         } else if upload.body.is_over() && upload.is_sent() || upload.broken {
-            (after(self.server_moved, times.first_byte), self.refuse(Refusal::AnswerTimeout, Side::Server))
+            let time = if self.is_unanswered() { times.first_byte } else { times.read_idle };
+            (after(self.server_moved, time), self.refuse(Refusal::AnswerTimeout, Side::Server))
         } else if upload.sent < upload.out.len() {
             (after(self.server_moved, times.server_write), self.refuse(Refusal::AnswerTimeout, Side::Server))
         } else {
-            (after(self.client_moved, times.body), self.refuse(Refusal::BodyTimeout, Side::Client))
+            let silence = after(self.client_moved, times.body);
+            let pace = self.body_due().map(|time| self.paced.0.after(time));
+            (silence.into_iter().chain(pace).min(), self.refuse(Refusal::BodyTimeout, Side::Client))
         };
         match self.half_closed.map(|at| at.max(self.server_moved).after(HALF_CLOSED)) {
             Some(left) if due.is_none_or(|due| left < due) => (Some(left), End::Cut(Side::Client)),

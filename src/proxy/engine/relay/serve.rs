@@ -16,6 +16,7 @@ use super::buffer::{self, AHEAD};
 use super::carry::{Carry, End, Outcome, Times, Upload, is_last};
 use super::client::{NextHead, Stops, poll_read, unless_gone};
 use super::request::{Asked, add_host, to_server};
+use crate::config::Config;
 use crate::ending::Stopping;
 use crate::exchange::{Answer, Core, Ended, Exchange, RequestHead, Side};
 use crate::http::Refusal;
@@ -95,7 +96,9 @@ pub(super) async fn serve(relay: &Relay, mut client: Connection, stopping: &Stop
             Next::Refused(refusal, head) => return Box::pin(refuse(core, client, refusal, Some(&head))).await,
         };
         of_session = begun.exchange.is_of_session();
-        match carry(relay, &mut client, &mut own, begun, stopping).await {
+        let after = carry(relay, &mut client, &mut own, begun, stopping).await;
+        client.waiting.set(0);
+        match after {
             After::Next => {}
             After::Close => return Box::pin(client.close()).await,
             After::Drop => return,
@@ -219,7 +222,7 @@ async fn carry(
     }
     if let Body::Length(length) = asked.body
         && !asked.expects
-        && let Some(refusal) = take_in(client, length, exchange.snapshot().config.timeouts.body).await
+        && let Some(refusal) = take_in(client, length, &exchange.snapshot().config).await
     {
         if let Some(refusal) = refusal {
             exchange.refuse(core, refusal);
@@ -314,23 +317,34 @@ impl Own {
 
 /// Waits for a body that is small, so that one that comes slowly takes no place on a server. What the client is told if
 /// it does not come, or nothing if it has left.
-async fn take_in(client: &mut Connection, length: u64, time: Duration) -> Option<Option<Refusal>> {
+async fn take_in(client: &mut Connection, length: u64, config: &Config) -> Option<Option<Refusal>> {
+    let (began, time) = (client.deadline.now(), config.timeouts.body);
+    let mut moved = began;
     let length = usize::try_from(length).ok().filter(|&length| length <= TAKEN_IN)?;
     if client.held.len() >= length {
         return None;
     }
-    client.deadline.set(time);
     poll_fn(|cx| {
         buffer::lend(|buffer| {
             while client.held.len() < length {
+                let silence = (!time.is_zero()).then(|| moved.after(time));
+                let pace = config.timeouts.body_due(&config.limits, client.held.len() as u64);
+                match silence.into_iter().chain(pace.map(|time| began.after(time))).min() {
+                    Some(due) => client.deadline.set_at(due),
+                    None => client.deadline.clear(),
+                }
                 match poll_read(&mut client.transport, buffer, AHEAD, cx) {
                     Poll::Ready(Ok(read @ 1..)) => {
                         client.held.extend_from_slice(&buffer.bytes[AHEAD..AHEAD + read]);
-                        client.deadline.set(time);
+                        moved = client.deadline.now();
                     }
                     Poll::Ready(_) => return Poll::Ready(Some(None)),
                     Poll::Pending if client.deadline.is_stopping() => return Poll::Ready(Some(None)),
                     Poll::Pending => {
+                        client.waiting.set(client.held.len());
+                        if client.waiting.poll_has_to_go(cx).is_ready() {
+                            return Poll::Ready(Some(None));
+                        }
                         return client.deadline.poll_expired(cx).map(|()| Some(Some(Refusal::BodyTimeout)));
                     }
                 }
@@ -402,7 +416,8 @@ fn times(exchange: &Exchange) -> Times {
     let timeouts = &exchange.snapshot().config.timeouts;
     let server_write = exchange.lease().map_or(Duration::ZERO, |lease| lease.upstream().config().timeouts.write);
     let first_byte = exchange.first_byte_timeout().unwrap_or_default();
-    Times { body: timeouts.body, write: timeouts.write, server_write, first_byte }
+    let read_idle = exchange.read_idle_timeout();
+    Times { body: timeouts.body, write: timeouts.write, server_write, first_byte, read_idle }
 }
 
 fn end(core: &Core, exchange: &mut Exchange, asked: &Asked, (status, bytes_out): (u16, u64), cut_by: Option<Side>) {

@@ -8,13 +8,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::RecvStream;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::request::Asked;
-use super::stream::Client;
+use super::stream::{BodyIn, Client};
+use crate::config::Config;
 use crate::exchange::{Core, Exchange, Side};
 use crate::http::Refusal;
 use crate::http::edits::HeaderEdits;
@@ -24,13 +25,15 @@ use crate::http::hop_by_hop::{Nominated, is_hop_by_hop};
 use crate::http::passing::Passing;
 use crate::http::response::{self, Head};
 use crate::proxy::engine::relay::buffer::{self, AHEAD, Buffer};
-use crate::proxy::engine::relay::client::{poll_read, poll_write};
+use crate::proxy::engine::relay::client::poll_write;
 use crate::proxy::engine::relay::told::Told;
 use crate::request::Headers;
 use crate::transport::Transport;
 
 /// Reads before other tasks get their turn.
 const READS_PER_TURN: usize = 16;
+/// Bytes of a request's body that are gathered before they go on.
+const GATHERED: usize = 64 * 1024;
 /// Interim answers before one that is meant.
 const MOST_INTERIMS: u8 = 32;
 
@@ -39,7 +42,7 @@ pub(super) struct Carry<'a> {
     core: &'a Core,
     client: &'a mut Client,
     /// The body of the request.
-    body_in: &'a mut RecvStream,
+    body_in: &'a mut BodyIn,
     server: Transport,
     exchange: &'a mut Exchange,
     asked: &'a Asked,
@@ -62,6 +65,10 @@ pub(super) struct Carry<'a> {
     reusable: bool,
     server_moved: Instant,
     client_moved: Instant,
+    /// Since when the body has to bring what it has to, and how much of it there was then.
+    paced: (Instant, u64),
+    /// The server has not taken all of it at once.
+    blocked: bool,
     timer: Option<Pin<Box<Sleep>>>,
     told: Told,
 }
@@ -104,14 +111,21 @@ impl<'a> Carry<'a> {
     /// Over this connection to the server.
     pub(super) fn new(
         core: &'a Core,
-        (client, body_in): (&'a mut Client, &'a mut RecvStream),
+        (client, body_in): (&'a mut Client, &'a mut BodyIn),
         server: Transport,
         exchange: &'a mut Exchange,
         asked: &'a Asked,
     ) -> Self {
         let now = Instant::now();
-        let out = asked.to_server(exchange);
-        let upload = if asked.body == Body::None { Upload::Over } else { Upload::Goes };
+        let mut out = asked.to_server(exchange);
+        let upload = match &body_in.taken_in {
+            Some(taken) => {
+                out = [&out[..], &taken.bytes[..]].concat().into();
+                Upload::Over
+            }
+            None if asked.body == Body::None => Upload::Over,
+            None => Upload::Goes,
+        };
         Self {
             core,
             client,
@@ -132,6 +146,8 @@ impl<'a> Carry<'a> {
             reusable: false,
             server_moved: now,
             client_moved: now,
+            paced: (now, 0),
+            blocked: false,
             timer: None,
             told: Told::default(),
         }
@@ -185,43 +201,70 @@ impl<'a> Carry<'a> {
                     self.server_moved = Instant::now();
                 }
                 match result {
-                    Poll::Pending => return Poll::Pending,
+                    Poll::Pending => {
+                        self.blocked = true;
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(Ok(())) if std::mem::take(&mut self.blocked) => {
+                        // It is not the client that was slow.
+                        self.client_moved = Instant::now();
+                        self.paced = (self.client_moved, self.exchange.body_in());
+                    }
                     Poll::Ready(Ok(())) => {}
                     // Why it takes no more it may have said.
                     Poll::Ready(Err(_)) => (self.upload, self.out) = (Upload::Broken, Bytes::new()),
                 }
             }
             let unreleased = std::mem::take(&mut self.unreleased);
-            if unreleased > 0 && self.body_in.flow_control().release_capacity(unreleased).is_err() {
+            if unreleased > 0 && self.body_in.stream.flow_control().release_capacity(unreleased).is_err() {
                 return Poll::Ready(End::Cut(Side::Client));
             }
             if self.upload != Upload::Goes {
                 // What TLS holds goes when the answer is read, which comes next.
                 return Poll::Pending;
             }
-            let chunked = self.asked.body == Body::Chunked;
-            match ready!(self.body_in.poll_data(cx)) {
-                Some(Ok(bytes)) => {
+            if let Some(end) = ready!(self.poll_gather(cx)) {
+                return Poll::Ready(end);
+            }
+        }
+    }
+
+    /// Gathers what has come of the body, so that small frames cost no more than large ones.
+    fn poll_gather(&mut self, cx: &mut Context<'_>) -> Poll<Option<End>> {
+        let (mut data, mut more) = (Bytes::new(), Vec::new());
+        while self.unreleased < GATHERED && self.upload == Upload::Goes {
+            match self.body_in.stream.poll_data(cx) {
+                Poll::Pending if self.unreleased == 0 => return Poll::Pending,
+                Poll::Pending => break,
+                Poll::Ready(Some(Ok(bytes))) if bytes.is_empty() => {}
+                Poll::Ready(Some(Ok(bytes))) => {
                     self.client_moved = Instant::now();
                     let whole = self.asked.body == Body::Length(bytes.len() as u64);
                     if let Err(refusal) = self.exchange.hear_request(&bytes, whole) {
-                        return Poll::Ready(self.refuse(refusal, Side::Client));
+                        return Poll::Ready(Some(self.refuse(refusal, Side::Client)));
                     }
-                    self.unreleased = bytes.len();
-                    self.out = if chunked && !bytes.is_empty() {
-                        let length = format!("{:x}\r\n", bytes.len());
-                        [length.as_bytes(), &bytes, b"\r\n"].concat().into()
+                    self.unreleased += bytes.len();
+                    if data.is_empty() {
+                        data = bytes;
                     } else {
-                        bytes
-                    };
+                        more.extend_from_slice(&bytes);
+                    }
                 }
-                Some(Err(_)) => return Poll::Ready(End::Cut(Side::Client)),
-                None => {
-                    self.upload = Upload::Over;
-                    self.out = Bytes::from_static(if chunked { b"0\r\n\r\n" } else { b"" });
-                }
+                Poll::Ready(Some(Err(_))) => return Poll::Ready(Some(End::Cut(Side::Client))),
+                Poll::Ready(None) => self.upload = Upload::Over,
             }
         }
+        let chunked = self.asked.body == Body::Chunked;
+        self.out = if more.is_empty() && !chunked {
+            data
+        } else {
+            let length = data.len() + more.len();
+            let (before, behind) =
+                if chunked && length > 0 { (format!("{length:x}\r\n"), "\r\n") } else { Default::default() };
+            let end = if chunked && self.upload == Upload::Over { "0\r\n\r\n" } else { "" };
+            [before.as_bytes(), &data, &more, behind.as_bytes(), end.as_bytes()].concat().into()
+        };
+        Poll::Ready(None)
     }
 
     fn poll_download(&mut self, buffer: &mut Buffer, cx: &mut Context<'_>) -> Poll<End> {
@@ -236,14 +279,24 @@ impl<'a> Carry<'a> {
             }
             let begun = self.head.len();
             buffer.bytes[AHEAD..AHEAD + begun].copy_from_slice(&self.head);
-            let passed = match ready!(poll_read(&mut self.server, buffer, AHEAD + begun, cx)) {
-                Ok(read @ 1..) => {
+            let room = ready!(self.client.line.poll_room(cx));
+            let at = AHEAD + begun;
+            let mut unread = ReadBuf::new(&mut buffer.bytes[at..at + room]);
+            let polled = Pin::new(&mut self.server).poll_read(cx, &mut unread);
+            let read = unread.filled().len();
+            let passed = match polled {
+                Poll::Ready(Ok(())) if read > 0 => {
                     (self.server_moved, self.heard) = (Instant::now(), true);
-                    self.pass_on(buffer, AHEAD..AHEAD + begun + read)
+                    self.pass_on(buffer, AHEAD..at + read)
                 }
-                Ok(_) => self.server_ended(None),
-                Err(error) => self.server_ended(Some(error)),
+                Poll::Ready(Ok(())) => self.server_ended(None),
+                Poll::Ready(Err(error)) => self.server_ended(Some(error)),
+                Poll::Pending => {
+                    self.client.line.release(room);
+                    return Poll::Pending;
+                }
             };
+            self.client.line.release(room - self.waiting.len());
             if let Err(end) = passed {
                 return Poll::Ready(end);
             }
@@ -317,7 +370,7 @@ impl<'a> Carry<'a> {
         if data.is_empty() {
             return if over { self.finish() } else { Ok(()) };
         }
-        self.waiting = Bytes::copy_from_slice(data);
+        self.waiting = self.client.line.keep(data);
         Ok(())
     }
 
@@ -369,24 +422,26 @@ impl<'a> Carry<'a> {
 
     /// Ready when it has waited for too long for what it waits for.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        let timeouts = &self.exchange.snapshot().config.timeouts;
-        let server_write =
-            self.exchange.lease().map_or(Duration::ZERO, |lease| lease.upstream().config().timeouts.write);
-        let (since, time, end) = if !self.waiting.is_empty() {
+        let Config { timeouts, limits, .. } = &self.exchange.snapshot().config;
+        let after = |since: Instant, time: Duration| (!time.is_zero()).then(|| since + time);
+        let late = |time| (after(self.server_moved, time), self.refuse(Refusal::AnswerTimeout, Side::Server));
+        let (due, end) = if !self.waiting.is_empty() {
             let since = self.client.line.waits_since(self.client_moved);
-            (since, timeouts.write, End::Cut(Side::StalledClient))
+            (after(since, timeouts.write), End::Cut(Side::StalledClient))
         } else if !self.out.is_empty() {
-            (self.server_moved, server_write, self.refuse(Refusal::AnswerTimeout, Side::Server))
+            late(self.exchange.lease().map_or(Duration::ZERO, |lease| lease.upstream().config().timeouts.write))
         } else if self.upload == Upload::Goes {
-            (self.client_moved, timeouts.body, self.refuse(Refusal::BodyTimeout, Side::Client))
+            let came = self.exchange.body_in().saturating_sub(self.paced.1);
+            let pace = timeouts.body_due(limits, came).filter(|_| self.is_unanswered());
+            let due =
+                after(self.client_moved, timeouts.body).into_iter().chain(pace.map(|time| self.paced.0 + time)).min();
+            (due, self.refuse(Refusal::BodyTimeout, Side::Client))
+        } else if self.is_unanswered() {
+            late(self.exchange.first_byte_timeout().unwrap_or_default())
         } else {
-            let first_byte = self.exchange.first_byte_timeout().unwrap_or_default();
-            (self.server_moved, first_byte, self.refuse(Refusal::AnswerTimeout, Side::Server))
+            late(self.exchange.read_idle_timeout())
         };
-        if time.is_zero() {
-            return Poll::Pending;
-        }
-        let due = since + time;
+        let Some(due) = due else { return Poll::Pending };
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
         if timer.deadline() != due {
             timer.as_mut().reset(due);

@@ -4,13 +4,12 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
 
+use super::line::Line;
 use crate::listener::Connection;
 use crate::transport::Transport;
 use crate::wire::http2::ControlFrames;
@@ -25,49 +24,11 @@ pub(super) struct Io {
     line: Arc<Line>,
 }
 
-/// What the streams of a connection know of its writes.
-#[derive(Debug)]
-pub(super) struct Line {
-    opened: Instant,
-    /// Whether the client takes nothing at this moment.
-    blocked: AtomicBool,
-    /// When it took something again, in milliseconds since the connection was opened.
-    freed: AtomicU64,
-    /// Whether it took nothing for too long.
-    late: AtomicBool,
-}
-
-impl Line {
-    fn new() -> Self {
-        Self { opened: Instant::now(), blocked: false.into(), freed: 0.into(), late: false.into() }
-    }
-
-    /// Since when a stream that could not send anything since then waits for its own window and not for the connection,
-    /// on which each stream has its turn.
-    pub(super) fn waits_since(&self, moved: Instant) -> Instant {
-        if self.blocked.load(Relaxed) {
-            return Instant::now();
-        }
-        moved.max(self.opened + Duration::from_millis(self.freed.load(Relaxed)))
-    }
-
-    /// The client takes bytes again.
-    fn free(&self) {
-        let since = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.freed.store(since, Relaxed);
-        self.blocked.store(false, Relaxed);
-    }
-
-    /// Whether the connection has ended since its client took nothing for too long.
-    pub(super) fn is_late(&self) -> bool {
-        self.late.load(Relaxed)
-    }
-}
-
 impl Io {
-    pub(super) fn new(connection: Connection, write: Duration) -> Self {
+    pub(super) fn new(mut connection: Connection, write: Duration) -> Self {
         connection.deadline.clear();
-        let line = Arc::new(Line::new());
+        let nothing = connection.waiting.another();
+        let line = Line::new(std::mem::replace(&mut connection.waiting, nothing));
         Self { connection, frames: ControlFrames::new(std::time::Instant::now()), write, waits: false, line }
     }
 
@@ -76,10 +37,13 @@ impl Io {
         Arc::clone(&self.line)
     }
 
-    /// Fails what waits once the gateway's time is over, so that every stream ends as with a client that has left.
+    /// Fails what waits once the gateway's time is over, or the connection has to make room, so that every stream ends as
+    /// with a client that has left.
     fn or_cut<T>(&self, result: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         match result {
-            Poll::Pending if self.connection.deadline.poll_stopping(cx).is_ready() => {
+            Poll::Pending
+                if self.connection.deadline.poll_stopping(cx).is_ready() || self.line.poll_has_to_go(cx).is_ready() =>
+            {
                 Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
             }
             result => result,
@@ -104,9 +68,9 @@ impl Io {
         if !std::mem::replace(&mut self.waits, true) || self.connection.transport.unsent() != before {
             self.connection.deadline.set(self.write);
         }
-        self.line.blocked.store(true, Relaxed);
+        self.line.block();
         if self.connection.deadline.poll_expired(cx).is_ready() {
-            self.line.late.store(true, Relaxed);
+            self.line.end_late();
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         self.or_cut(result, cx)

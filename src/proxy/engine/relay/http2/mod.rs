@@ -2,6 +2,7 @@
 
 mod carry;
 mod io;
+mod line;
 mod request;
 mod stream;
 
@@ -38,7 +39,7 @@ const STREAMS: u32 = 128;
 /// Bytes of a request's body that may come before its server has taken the ones before.
 const STREAM_WINDOW: u32 = 64 * 1024;
 /// The same over all streams of a connection.
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 320 * 1024;
 /// Bytes of an answer that wait for the client, for each stream.
 const SEND_BUFFER: usize = 64 * 1024;
 /// Bytes of a head that are taken before it is refused, whatever the limit.

@@ -15,10 +15,12 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, timeout_at};
 
 use super::carry::{Carry, End, Outcome};
-use super::io::Line;
+use super::line::Line;
 use super::request::Asked;
+use crate::config::Config;
 use crate::exchange::{Answer, Core, Ended, Exchange, Side};
 use crate::http::Refusal;
+use crate::http::framing::Body;
 use crate::listener::Info;
 use crate::proxy::engine::relay::Relay;
 use crate::transport::Transport;
@@ -36,12 +38,29 @@ impl Client {
     pub(super) fn new(respond: SendResponse<Bytes>, line: Arc<Line>) -> Self {
         Self { respond, sending: None, line }
     }
+}
 
-    /// Who has ended a stream that its client takes nothing of any more.
-    pub(super) fn gone(&self) -> Side {
-        if self.line.is_late() { Side::StalledClient } else { Side::Client }
+/// The body of a request, and what has been taken in of it.
+pub(super) struct BodyIn {
+    pub(super) stream: RecvStream,
+    pub(super) taken_in: Option<TakenIn>,
+}
+
+/// A small body that is whole.
+pub(super) struct TakenIn {
+    pub(super) bytes: Bytes,
+    line: Arc<Line>,
+    counted: usize,
+}
+
+impl Drop for TakenIn {
+    fn drop(&mut self) {
+        self.line.release(self.counted);
     }
 }
+
+/// The longest body of a request that is read before its server is looked for.
+const TAKEN_IN: u64 = 32 * 1024;
 
 /// What came of looking for a server.
 enum Found {
@@ -61,8 +80,9 @@ pub(super) async fn serve(
     cut: UnboundedSender<super::Cut>,
 ) {
     let core = &*relay.core;
-    let (parts, mut body) = request.into_parts();
+    let (parts, body) = request.into_parts();
     let asked = Asked::new(parts, &body);
+    let mut body = BodyIn { stream: body, taken_in: None };
     let mut exchange = Exchange::begin(core, &info, &asked.line(), asked.announced()).await;
     if exchange.refusal().is_none()
         && let Some(refusal) = asked.fault(&exchange.snapshot().config.limits)
@@ -72,6 +92,17 @@ pub(super) async fn serve(
     if exchange.answers_itself() {
         return answer(core, client, exchange, &asked, None).await;
     }
+    match take_in(&mut client, &mut body, &asked, &mut exchange).await {
+        Ok(()) => {}
+        Err(Some(refusal)) => {
+            exchange.refuse(core, refusal);
+            return answer(core, client, exchange, &asked, Some(Side::Client)).await;
+        }
+        Err(None) => {
+            let gone = client.line.gone();
+            return end(core, exchange, &asked, (0, 0), Some(gone));
+        }
+    }
     let mut fresh = false;
     loop {
         let (server, reused) = match find(&relay, &mut client, &mut exchange, fresh).await {
@@ -80,7 +111,10 @@ pub(super) async fn serve(
                 exchange.refuse(core, refusal);
                 return answer(core, client, exchange, &asked, None).await;
             }
-            Found::Gone => return end(core, exchange, &asked, (0, 0), Some(Side::Client)),
+            Found::Gone => {
+                let gone = client.line.gone();
+                return end(core, exchange, &asked, (0, 0), Some(gone));
+            }
         };
         if exchange.leave().is_some() {
             exchange.can_be_ended();
@@ -110,7 +144,7 @@ pub(super) async fn serve(
                 return answer(core, client, exchange, &asked, Some(side)).await;
             }
             End::Cut(side) => {
-                let side = if side == Side::Client { client.gone() } else { side };
+                let side = if side == Side::Client { client.line.gone() } else { side };
                 match client.sending.take() {
                     Some(sending) if side == Side::Server => {
                         let _ = cut.send((sending, Reason::INTERNAL_ERROR));
@@ -122,6 +156,49 @@ pub(super) async fn serve(
             }
         }
     }
+}
+
+/// Waits for a body that is small, so that one that comes slowly takes no place on a server. An error is what the client is
+/// told if it does not come, or nothing if it has left.
+async fn take_in(
+    client: &mut Client,
+    body: &mut BodyIn,
+    asked: &Asked,
+    exchange: &mut Exchange,
+) -> Result<(), Option<Refusal>> {
+    let Body::Length(length @ ..=TAKEN_IN) = asked.body else { return Ok(()) };
+    let length = usize::try_from(length).unwrap_or_default();
+    if !client.line.try_take(length) {
+        return Ok(());
+    }
+    let mut taken = TakenIn { bytes: Bytes::new(), line: Arc::clone(&client.line), counted: length };
+    let began = Instant::now();
+    let (mut moved, mut came) = (began, Vec::new());
+    while !body.stream.is_end_stream() {
+        let due = {
+            let Config { timeouts, limits, .. } = &exchange.snapshot().config;
+            let silence = (!timeouts.body.is_zero()).then(|| moved + timeouts.body);
+            let pace = timeouts.body_due(limits, came.len() as u64).map(|time| began + time);
+            silence.into_iter().chain(pace).min()
+        };
+        let next = poll_fn(|cx| body.stream.poll_data(cx));
+        let next = match due {
+            Some(due) => timeout_at(due, next).await.map_err(|_| Some(Refusal::BodyTimeout))?,
+            None => next.await,
+        };
+        let Some(bytes) = next else { break };
+        let bytes = bytes.map_err(|_| None)?;
+        if bytes.is_empty() {
+            continue;
+        }
+        exchange.hear_request(&bytes, bytes.len() == length).map_err(Some)?;
+        body.stream.flow_control().release_capacity(bytes.len()).map_err(|_| None)?;
+        came.extend_from_slice(&bytes);
+        moved = Instant::now();
+    }
+    taken.bytes = came.into();
+    body.taken_in = Some(taken);
+    Ok(())
 }
 
 /// Finds a server and a connection to it, a `fresh` one or one that was kept.
@@ -198,7 +275,7 @@ fn written(answer: Answer<'_>, to_head: bool) -> (Response<()>, Bytes) {
 
 /// Sends an answer of the gateway's own; who has ended it where the client does not take it.
 async fn send(client: &mut Client, head: Response<()>, mut body: Bytes, write: Duration) -> Result<(), Side> {
-    let mut sending = client.respond.send_response(head, body.is_empty()).map_err(|_| client.gone())?;
+    let mut sending = client.respond.send_response(head, body.is_empty()).map_err(|_| client.line.gone())?;
     let mut moved = Instant::now();
     while !body.is_empty() {
         sending.reserve_capacity(body.len());
@@ -214,9 +291,9 @@ async fn send(client: &mut Client, head: Response<()>, mut body: Bytes, write: D
                 Err(_) => return Err(Side::StalledClient),
             }
         };
-        let Some(Ok(room)) = room else { return Err(client.gone()) };
+        let Some(Ok(room)) = room else { return Err(client.line.gone()) };
         let part = body.split_to(room.min(body.len()));
-        sending.send_data(part, body.is_empty()).map_err(|_| client.gone())?;
+        sending.send_data(part, body.is_empty()).map_err(|_| client.line.gone())?;
         moved = Instant::now();
     }
     Ok(())

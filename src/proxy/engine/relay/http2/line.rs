@@ -1,0 +1,249 @@
+//! What the streams of a connection share: how much waits because of its client in all, and whether it takes anything.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::buffers::Held;
+use crate::exchange::Side;
+use crate::proxy::engine::relay::buffer::READ;
+
+/// A connection as its streams see it.
+#[derive(Debug)]
+pub(super) struct Line {
+    opened: Instant,
+    /// Whether the client takes nothing at this moment.
+    blocked: AtomicBool,
+    /// When it took something again, in milliseconds since the connection was opened.
+    freed: AtomicU64,
+    /// Whether it took nothing for too long.
+    late: AtomicBool,
+    /// Whether it has been cut to make room.
+    overfull: AtomicBool,
+    /// Bytes that wait, of answers and of bodies that are taken in.
+    bytes: AtomicUsize,
+    /// Their place among all that wait in the process.
+    held: Mutex<Held>,
+    /// Streams that wait for room.
+    waiting: Mutex<Vec<Waker>>,
+}
+
+/// Bytes that wait before streams read little at once.
+const MANY: usize = 384 * 1024;
+/// What they read then.
+const LITTLE: usize = 2 * 1024;
+/// The most that waits: streams whose own windows are closed never make that much, so that the others go on.
+const MOST: usize = 704 * 1024;
+/// Steps in which the process is told.
+const STEP: usize = 64 * 1024;
+
+/// Bytes that are on their way to the client, counted until nobody has them any more.
+struct Counted {
+    bytes: Box<[u8]>,
+    line: Arc<Line>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.line.release(self.bytes.len());
+    }
+}
+
+impl Line {
+    pub(super) fn new(held: Held) -> Arc<Self> {
+        Arc::new(Self {
+            opened: Instant::now(),
+            blocked: false.into(),
+            freed: 0.into(),
+            late: false.into(),
+            overfull: false.into(),
+            bytes: 0.into(),
+            held: held.into(),
+            waiting: Mutex::default(),
+        })
+    }
+
+    /// The client takes nothing for now.
+    pub(super) fn block(&self) {
+        self.blocked.store(true, Relaxed);
+    }
+
+    /// The client takes bytes again.
+    pub(super) fn free(&self) {
+        let since = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.freed.store(since, Relaxed);
+        self.blocked.store(false, Relaxed);
+        self.wake();
+    }
+
+    /// The client has taken nothing for too long.
+    pub(super) fn end_late(&self) {
+        self.late.store(true, Relaxed);
+    }
+
+    /// Since when a stream that could not send anything since then waits for its own window and not for the connection,
+    /// on which each stream has its turn.
+    pub(super) fn waits_since(&self, moved: Instant) -> Instant {
+        if self.blocked.load(Relaxed) {
+            return Instant::now();
+        }
+        moved.max(self.opened + Duration::from_millis(self.freed.load(Relaxed)))
+    }
+
+    /// Who has ended a stream that its client takes nothing of any more.
+    pub(super) fn gone(&self) -> Side {
+        match (self.overfull.load(Relaxed), self.late.load(Relaxed)) {
+            (true, _) => Side::NoRoom,
+            (false, true) => Side::StalledClient,
+            (false, false) => Side::Client,
+        }
+    }
+
+    /// Ready with how much may be read of an answer now, which is counted from here on; what is not kept is released.
+    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<usize> {
+        if let Some(room) = self.try_room() {
+            return Poll::Ready(room);
+        }
+        let mut waiting = lock(&self.waiting);
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+        drop(waiting);
+        // What was released in between has woken nobody.
+        self.try_room().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn try_room(&self) -> Option<usize> {
+        let blocked = self.blocked.load(Relaxed);
+        let room = |bytes: usize| match bytes {
+            ..MANY => Some(READ),
+            // What it takes next makes room.
+            _ if blocked => None,
+            MANY..MOST => Some(LITTLE),
+            _ => None,
+        };
+        let before = self.bytes.fetch_update(Relaxed, Relaxed, |bytes| Some(bytes + room(bytes)?)).ok()?;
+        let room = room(before)?;
+        self.tell(before, before + room);
+        Some(room)
+    }
+
+    /// Counts so many bytes of a body that is taken in, where there is room for them.
+    pub(super) fn try_take(&self, bytes: usize) -> bool {
+        let taken = self.bytes.fetch_update(Relaxed, Relaxed, |all| (all + bytes <= MANY).then_some(all + bytes));
+        if let Ok(before) = taken {
+            self.tell(before, before + bytes);
+        }
+        taken.is_ok()
+    }
+
+    /// So many bytes wait no longer.
+    pub(super) fn release(&self, bytes: usize) {
+        let before = self.bytes.fetch_sub(bytes, Relaxed);
+        self.tell(before, before - bytes);
+        if before >= MANY {
+            self.wake();
+        }
+    }
+
+    /// Keeps bytes that have been counted for as long as anybody has them.
+    pub(super) fn keep(self: &Arc<Self>, bytes: &[u8]) -> Bytes {
+        Bytes::from_owner(Counted { bytes: bytes.into(), line: Arc::clone(self) })
+    }
+
+    /// Ready when the connection has to go to make room.
+    pub(super) fn poll_has_to_go(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let has_to_go = lock(&self.held).poll_has_to_go(cx);
+        if has_to_go.is_ready() {
+            self.overfull.store(true, Relaxed);
+        }
+        has_to_go
+    }
+
+    /// Tells the process, where it is much.
+    fn tell(&self, before: usize, after: usize) {
+        if before / STEP != after / STEP {
+            let mut held = lock(&self.held);
+            held.set(self.bytes.load(Relaxed) / STEP * STEP);
+        }
+    }
+
+    fn wake(&self) {
+        let mut waiting = lock(&self.waiting);
+        if !waiting.is_empty() {
+            let waiting = std::mem::take(&mut *waiting);
+            waiting.into_iter().for_each(Waker::wake);
+        }
+    }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::task::noop_waker_ref;
+    use prometheus::{IntCounter, IntGauge};
+
+    use super::*;
+    use crate::buffers::Buffers;
+
+    fn line() -> (Arc<Line>, Arc<Buffers>) {
+        let buffers = Buffers::new(IntGauge::new("a", "b").unwrap(), IntCounter::new("c", "d").unwrap());
+        (Line::new(buffers.nothing()), buffers)
+    }
+
+    fn room(line: &Line) -> Option<usize> {
+        match line.poll_room(&mut Context::from_waker(noop_waker_ref())) {
+            Poll::Ready(room) => Some(room),
+            Poll::Pending => None,
+        }
+    }
+
+    /// What waits when each of so many streams has read once and can send nothing.
+    fn stalled(line: &Arc<Line>, streams: usize) -> Vec<Bytes> {
+        (0..streams).filter_map(|_| Some(line.keep(&vec![0; room(line)?]))).collect()
+    }
+
+    #[tokio::test]
+    async fn streams_that_stand_still_leave_room_for_others_and_never_too_much() {
+        let (line, _) = line();
+        let kept = stalled(&line, 127);
+        assert_eq!(kept.len(), 127, "each has its part");
+        assert_eq!(room(&line), Some(LITTLE), "and one more goes on");
+        line.release(LITTLE);
+        let all: usize = kept.iter().map(Bytes::len).sum();
+        assert!(all <= MOST && line.bytes.load(Relaxed) == all, "{all}");
+        line.block();
+        assert_eq!(room(&line), None, "while the client takes nothing there is enough of it");
+        line.free();
+        assert!(stalled(&line, 1000).len() < 200, "there is an end to it");
+        drop(kept);
+        assert_eq!((line.bytes.load(Relaxed), room(&line)), (0, Some(READ)));
+    }
+
+    #[tokio::test]
+    async fn bytes_are_counted_until_the_last_part_of_them_is_gone() {
+        let (line, _) = line();
+        assert_eq!(room(&line), Some(READ));
+        line.release(READ - 100);
+        let mut kept = line.keep(&[0; 100]);
+        let part = kept.split_to(50);
+        drop(kept);
+        assert_eq!(line.bytes.load(Relaxed), 100);
+        drop(part);
+        assert_eq!(line.bytes.load(Relaxed), 0);
+        assert!(line.try_take(MANY) && !line.try_take(1));
+    }
+}
