@@ -56,8 +56,8 @@ pub(super) struct Waiting<'a> {
 const OF_ADDRESS: Allowance = Allowance { burst: 500.0, rate: 20.0 };
 const OF_CONNECTIONS: Allowance = Allowance { burst: 100.0, rate: 10.0 };
 const OF_ALL: Allowance = Allowance { burst: 5000.0, rate: 500.0 };
-/// Requests that may wait for a search.
-const MOST_WAITING: usize = 8192;
+/// Requests that may wait for a search: more than ten thousand sessions, which come back at once after a restart.
+const MOST_WAITING: usize = 16_384;
 /// Searches of one address at once.
 const AT_ONCE: usize = 64;
 /// Addresses that are kept apart.
