@@ -151,9 +151,21 @@ impl<'a> Head<'a> {
     }
 }
 
-/// Whether a `Host` can be one: what could end it, or name a user, is none of it (RFC 9112 3.2).
-fn is_authority(host: &[u8]) -> bool {
-    host.iter().all(|&byte| IN_AUTHORITY[usize::from(byte)])
+/// Whether a `Host` can be one: what could end it, or name a user, is none of it, and what stands behind its colon is a
+/// port (RFC 9112 3.2, RFC 3986 3.2). Who reads another port or name there than somebody else reaches another server.
+pub(crate) fn is_authority(host: &[u8]) -> bool {
+    if !host.iter().all(|&byte| IN_AUTHORITY[usize::from(byte)]) {
+        return false;
+    }
+    let behind = match host {
+        [b'[', rest @ ..] => rest.iter().position(|&byte| byte == b']').map(|end| &rest[end + 1..]),
+        _ => Some(host.iter().position(|&byte| byte == b':').map_or(&b""[..], |colon| &host[colon..])),
+    };
+    match behind {
+        Some([]) => true,
+        Some([b':', port @ ..]) => port.iter().all(u8::is_ascii_digit),
+        Some(_) | None => false,
+    }
 }
 
 /// The bytes that an authority may be made of.
@@ -214,6 +226,18 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost: a\r\na:\r\nb:\r\nc:\r\nd:\r\n\r\n", Err(Refusal::HeadTooLarge)),
         ] {
             assert_eq!(kind(head), expected, "{head}");
+        }
+    }
+
+    #[test]
+    fn a_host_has_one_name_and_at_most_one_port() {
+        for host in ["", "a", "a.example:8080", "a:", "[::1]", "[::1]:80", "a_b.example.", "a%00", "a!$&'()*+=~"] {
+            assert!(is_authority(host.as_bytes()), "{host}");
+        }
+        for host in
+            ["a:x", "a:80:90", "a:8080x", "::1", "[::1", "[::1]80", "[::1]:x", "[::1]:1:1", "u@a", "a/b", "a b", "a,b"]
+        {
+            assert!(!is_authority(host.as_bytes()), "{host}");
         }
     }
 

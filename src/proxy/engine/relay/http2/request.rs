@@ -7,7 +7,8 @@ use http::request::Parts;
 use http::{HeaderMap, Method};
 
 use crate::exchange::{Exchange, RequestHead};
-use crate::http::framing::Body;
+use crate::http::framing::{Body, Malformed};
+use crate::http::head::is_authority;
 use crate::http::response::is_of_connection;
 use crate::http::write::HeadWriter;
 use crate::http::{Limits, Refusal};
@@ -53,6 +54,9 @@ impl Asked {
         let target = uri.path_and_query().map_or("", |target| target.as_str());
         if !(target.starts_with('/') || target == "*" && method == Method::OPTIONS) {
             return Some(Refusal::BadRequest);
+        }
+        if self.line().authority.is_some_and(|host| !is_authority(host.as_bytes())) {
+            return Some(Refusal::Malformed(Malformed::Host));
         }
         let size: u64 = headers.iter().map(|(name, value)| (name.as_str().len() + value.len() + 4) as u64).sum();
         let size = size + target.len() as u64;
