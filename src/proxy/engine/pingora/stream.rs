@@ -392,12 +392,19 @@ mod tests {
     #[tokio::test]
     async fn an_engine_gets_its_body_and_not_a_byte_more() {
         let chunked = b"5\r\nhello\r\n0\r\n\r\n";
-        for room in [1, 3, 7, 100] {
-            assert_eq!(read_body(Body::Length(5), b"helloGET /", room).await, (b"hello".into(), b"GET /".into()));
-            let (got, held) = read_body(Body::Chunked, &[chunked.as_slice(), b"GET /"].concat(), room).await;
-            assert_eq!((got.as_slice(), held.as_slice()), (chunked.as_slice(), b"GET /".as_slice()));
-            assert_eq!(read_body(Body::None, b"GET /", room).await, (vec![], b"GET /".into()));
-        }
+        let followed = [chunked.as_slice(), b"GET /"].concat();
+        // All at once: each of them waits for as long as a client that has finished sending may still be answered.
+        let reads = [1, 3, 7, 100].map(async |room| {
+            let (by_length, by_chunks, without) = tokio::join!(
+                read_body(Body::Length(5), b"helloGET /", room),
+                read_body(Body::Chunked, &followed, room),
+                read_body(Body::None, b"GET /", room),
+            );
+            assert_eq!(by_length, (b"hello".into(), b"GET /".into()));
+            assert_eq!((by_chunks.0.as_slice(), by_chunks.1.as_slice()), (chunked.as_slice(), b"GET /".as_slice()));
+            assert_eq!(without, (vec![], b"GET /".into()));
+        });
+        futures::future::join_all(reads).await;
     }
 
     #[tokio::test]
