@@ -4,5 +4,6 @@ pub mod engine_io;
 pub mod flash;
 pub mod http2;
 pub mod ping;
+pub mod proxy_protocol;
 pub mod sniff;
 pub mod websocket;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 type Check = fn(&[u8]);
 
-const TARGETS: [(&str, Check); 13] = [
+const TARGETS: [(&str, Check); 14] = [
     ("answer", checks::answers),
     ("chunks", checks::chunks),
     ("engine_io_handshake", checks::engine_io_handshake),
@@ -16,6 +16,7 @@ const TARGETS: [(&str, Check); 13] = [
     ("framing", checks::framing),
     ("passing", checks::passing),
     ("path", checks::paths),
+    ("proxy_protocol", checks::proxy_headers),
     ("request_head", checks::request_heads),
     ("response_head", checks::response_heads),
     ("sniff", checks::sniffing),

@@ -22,6 +22,7 @@ use crate::request::{Headers, Path};
 use crate::wire::engine_io::{HandshakeReader, LONGEST_SID, LONGEST_SILENCE, Progress, RequestInfo, error_code};
 use crate::wire::flash::{self, AllowRule, Policy, PolicyRequest};
 use crate::wire::ping::OwnPings;
+use crate::wire::proxy_protocol::{self, Version};
 use crate::wire::sniff::{self, Verdict, sniff};
 use crate::wire::websocket::{FrameCounts, FrameTracker, Violation};
 
@@ -33,6 +34,24 @@ pub fn sniffing(bytes: &[u8]) {
     for end in 0..bytes.len().min(128) {
         let early = sniff(&bytes[..end]);
         assert!(early == Verdict::Incomplete || early == whole, "{early:?} after {end} bytes, then {whole:?}");
+    }
+}
+
+/// A verdict stays, comes by the limit at the latest, and what is read can be written and read again.
+pub fn proxy_headers(bytes: &[u8]) {
+    let whole = proxy_protocol::read(bytes);
+    assert!(whole != Ok(None) || bytes.len() < proxy_protocol::LONGEST);
+    for end in 0..bytes.len().min(256) {
+        let early = proxy_protocol::read(&bytes[..end]);
+        assert!(early == Ok(None) || early == whole, "{early:?} after {end} bytes, then {whole:?}");
+    }
+    let Ok(Some((header, length))) = whole else { return };
+    assert!(length <= bytes.len() && length <= proxy_protocol::LONGEST);
+    for version in [Version::V1, Version::V2] {
+        let written = header.write(version);
+        let (again, read) = proxy_protocol::read(&written).unwrap().unwrap();
+        assert_eq!(read, written.len());
+        assert_eq!(again.write(version), written);
     }
 }
 
