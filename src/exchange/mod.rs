@@ -553,6 +553,11 @@ impl Exchange {
         Ok(&self.changes.to_client)
     }
 
+    /// What is changed in the answer's head, or has been.
+    pub(crate) fn answer_edits(&self) -> &HeaderEdits {
+        &self.changes.to_client
+    }
+
     /// Whether the head of an answer matters, and not its status alone.
     pub(crate) fn reads_heads(&self) -> bool {
         !self.snapshot.filters.is_empty() || self.ties.as_ref().is_some_and(|ties| ties.session.is_some())

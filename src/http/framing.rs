@@ -151,8 +151,8 @@ impl Chunks {
         Some(at)
     }
 
-    /// Takes bytes up to and including the next data of a chunk: how many, and which of them are data. `None`: this is no
-    /// chunked body.
+    /// Takes bytes up to and including the next data of a chunk, or up to the trailers: how many, and which of them are
+    /// data. `None`: this is no chunked body.
     pub(crate) fn step(&mut self, bytes: &[u8]) -> Option<(usize, Range<usize>)> {
         use ChunkState::{
             Data, DataEnd, DataLineFeed, Done, Extension, LastLineFeed, Size, SizeEnd, SizeStart, Trailer,
@@ -169,7 +169,10 @@ impl Chunks {
                 (Size(size), _) => Size(size.checked_mul(16)?.checked_add(digit?)?),
                 (Extension(_), b'\n') => return None,
                 (Extension(size), _) => Extension(size),
-                (SizeEnd(0), b'\n') => TrailerStart,
+                (SizeEnd(0), b'\n') => {
+                    self.state = TrailerStart;
+                    return Some((at + 1, 0..0));
+                }
                 (SizeEnd(size), b'\n') => Data(size),
                 (Data(left), _) => {
                     let step = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len() - at);
@@ -193,6 +196,16 @@ impl Chunks {
             at += 1;
         }
         Some((at, at..at))
+    }
+
+    /// Whether a byte that is next is one of the trailers, and not of the blank line behind them; `any` says whether
+    /// there have been some.
+    pub(crate) fn is_of_trailers(&self, byte: u8, any: bool) -> bool {
+        match self.state {
+            ChunkState::TrailerStart => any || byte != b'\r',
+            ChunkState::Trailer | ChunkState::TrailerLineFeed => true,
+            _ => false,
+        }
     }
 
     /// Whether the last byte of the body has been seen.

@@ -13,6 +13,7 @@ pub mod origin;
 pub(crate) mod passing;
 pub mod request_id;
 pub(crate) mod response;
+pub(crate) mod trailers;
 pub mod upgrade;
 pub(crate) mod write;
 

@@ -6,6 +6,7 @@ use super::edits::HeaderEdits;
 use super::framing::{Body, Malformed, response_body};
 use super::head::Fields;
 use super::hop_by_hop::{Nominated, is_hop_by_hop};
+use super::trailers::announced;
 use super::write::as_sent;
 use crate::request::Headers;
 use crate::text::Text;
@@ -105,6 +106,9 @@ impl Head<'_> {
             put(out, b"Content-Length", Text::number(length).as_bytes());
         } else if !without && towards.knows_chunks {
             put(out, b"Transfer-Encoding", b"chunked");
+            if let Some(names) = self.announced(edits, body) {
+                put(out, b"Trailer", &names);
+            }
         }
         match (towards.keep, towards.knows_chunks) {
             (false, _) => put(out, b"Connection", b"close"),
@@ -126,6 +130,12 @@ impl Head<'_> {
             Body::Length(length) => Some(length),
             Body::Chunked | Body::UntilClose => None,
         }
+    }
+
+    /// The names of the trailers that it announces and that may come behind this body, which has to be in chunks.
+    pub(crate) fn announced(&self, edits: &HeaderEdits, body: Body) -> Option<Vec<u8>> {
+        let headers = Headers::Fields(self.fields);
+        if body == Body::Chunked { announced(headers, |name| edits.keeps(name)) } else { None }
     }
 
     fn write_first_line(&self, out: &mut Vec<u8>) {

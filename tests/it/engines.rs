@@ -139,7 +139,9 @@ async fn whole_chunks(client: &mut Client) -> Option<Vec<u8>> {
 
 /// The fields that matter, sorted: those of the framing and of the connection are each engine's own.
 fn fields(head: &str) -> Vec<String> {
-    let own = ["content-length", "transfer-encoding", "connection", "x-forwarded-port", "date", "keep-alive"];
+    // Trailers pass the relay alone, and so does what announces them.
+    let own =
+        ["content-length", "transfer-encoding", "connection", "trailer", "x-forwarded-port", "date", "keep-alive"];
     let fields = head.split("\r\n").skip(1).filter(|line| !line.is_empty());
     let mut fields: Vec<_> = fields
         .filter(|line| !own.contains(&line.split(':').next().unwrap_or_default().to_ascii_lowercase().as_str()))

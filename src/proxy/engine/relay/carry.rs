@@ -24,6 +24,7 @@ use crate::http::framing::Body;
 use crate::http::head::room;
 use crate::http::passing::{Part, Passing};
 use crate::http::response::{self, Towards};
+use crate::http::trailers::Trailers;
 use crate::listener::Connection;
 use crate::request::Headers;
 use crate::transport::Transport;
@@ -181,6 +182,9 @@ impl Upload {
     /// Takes the next bytes of the body, or refuses them.
     fn take(&mut self, bytes: &mut [u8], exchange: &mut Exchange, asked: &Asked) -> Result<Part, Refusal> {
         let part = self.body.take(bytes).ok_or(Refusal::BadRequest)?;
+        if self.body.trailers_len() as u64 > exchange.snapshot().config.limits.head.as_u64() {
+            return Err(Refusal::HeadTooLarge);
+        }
         let data = &bytes[part.data.clone()];
         self.framing += (part.taken - data.len()) as u64;
         let most = exchange.snapshot().config.limits.body.as_u64();
@@ -191,6 +195,14 @@ impl Upload {
             exchange.hear_request(data, asked.body == Body::Length(data.len() as u64))?;
         }
         Ok(part)
+    }
+
+    /// Ends a body that has trailers, with those that may pass.
+    fn end_with_trailers(&mut self, exchange: &Exchange, asked: &Asked) -> Result<(), Refusal> {
+        let Some(trailers) = self.body.take_trailers() else { return Ok(()) };
+        let request = asked.line();
+        let fields = exchange.to_server(&request);
+        trailers.write_last_chunk(&mut self.out, &exchange.snapshot().config.limits, |name| fields.pass(name))
     }
 }
 
@@ -250,7 +262,8 @@ impl<'a> Carry<'a> {
         let Self { client, server, upload, download, .. } = self;
         let up = if upload.sent < upload.out.len() { upload.out.len() } else { 0 };
         let down = download.head.len() + download.out.len();
-        up + down + client.held.len() + client.transport.unsent() + server.unsent()
+        let trailers = upload.body.trailers_len() + download.body.as_ref().map_or(0, Passing::trailers_len);
+        up + down + trailers + client.held.len() + client.transport.unsent() + server.unsent()
     }
 
     fn as_far_as_known(&self, end: End) -> End {
@@ -365,6 +378,7 @@ impl<'a> Carry<'a> {
         let Self { client, upload, exchange, asked, .. } = self;
         let Part { taken, data } = upload.take(&mut client.held, exchange, asked)?;
         upload.body.frame_into(&mut upload.out, &client.held[data]);
+        upload.end_with_trailers(exchange, asked)?;
         client.held.advance(taken);
         if client.held.is_empty() {
             client.held = BytesMut::new();
@@ -391,7 +405,7 @@ impl<'a> Carry<'a> {
             self.server_moved = client.deadline.now();
         }
         upload.out.extend_from_slice(&all[written..]);
-        Ok(())
+        upload.end_with_trailers(exchange, asked)
     }
 
     fn poll_download(&mut self, buffer: &mut Buffer, cx: &mut Context<'_>) -> Poll<End> {
@@ -523,7 +537,23 @@ impl<'a> Carry<'a> {
             }
         }
         self.download.out.extend_from_slice(&all[written..]);
+        if let Some(trailers) = self.download.body.as_mut().and_then(Passing::take_trailers) {
+            self.end_with_trailers(&trailers);
+        }
         Ok(())
+    }
+
+    /// Ends an answer that has trailers, with those that may pass; with none where they can't be read or told.
+    #[cold]
+    fn end_with_trailers(&mut self, trailers: &Trailers) {
+        let Self { download, exchange, .. } = self;
+        let Some(body) = &download.body else { return };
+        let (limits, edits) = (&exchange.snapshot().config.limits, exchange.answer_edits());
+        if !body.is_in_chunks()
+            || trailers.write_last_chunk(&mut download.out, limits, |name| edits.keeps(name)).is_err()
+        {
+            download.out.extend_from_slice(body.end());
+        }
     }
 
     /// Reads the head that begins here: its length; `None` where its end has not come, and what there is has been kept.

@@ -6,6 +6,7 @@ use crate::exchange::{Exchange, RequestHead};
 use crate::http::framing::Body;
 use crate::http::head::Head;
 use crate::http::response::is_of_connection;
+use crate::http::trailers::announced;
 use crate::http::write::as_sent;
 use crate::request::Headers;
 
@@ -82,7 +83,13 @@ const ADDED: usize = 320;
 
 /// The head as the server gets it: the client's fields in their order and spelling, but for those of the connection and
 /// those that say who the client is. Without `Host` where there is none to tell: see [`add_host`].
-pub(super) fn to_server(exchange: &Exchange, head: &Head<'_>, request: &RequestHead<'_>, bytes: &[u8]) -> Vec<u8> {
+pub(super) fn to_server(
+    exchange: &Exchange,
+    head: &Head<'_>,
+    request: &RequestHead<'_>,
+    bytes: &[u8],
+    body: Body,
+) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len() + ADDED);
     for part in [request.method, " ", request.target, " HTTP/1.1\r\n"] {
         out.extend_from_slice(part.as_bytes());
@@ -107,6 +114,11 @@ pub(super) fn to_server(exchange: &Exchange, head: &Head<'_>, request: &RequestH
                 put(&mut out, name, field.value);
             }
         }
+    }
+    if body == Body::Chunked
+        && let Some(names) = announced(request.headers, |name| fields.pass(name))
+    {
+        put(&mut out, "Trailer", &names);
     }
     fields.add(|name, value| put(&mut out, name, value));
     out.extend_from_slice(b"\r\n");

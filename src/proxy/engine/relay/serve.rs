@@ -200,7 +200,7 @@ fn announced(body: Body) -> Option<u64> {
 
 impl Begun {
     fn new(exchange: Box<Exchange>, head: &Head<'_>, request: &RequestHead<'_>, bytes: &[u8], body: Body) -> Self {
-        let out = if exchange.answers_itself() { Vec::new() } else { to_server(&exchange, head, request, bytes) };
+        let out = if exchange.answers_itself() { Vec::new() } else { to_server(&exchange, head, request, bytes, body) };
         let has_host = exchange.host(request).is_some();
         Self { exchange, asked: Asked::new(head, request, bytes, body), out, has_host }
     }
