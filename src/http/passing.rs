@@ -1,7 +1,8 @@
 //! Bodies on their way from one side to the other: which bytes belong to one, and how its end is told where it goes.
 //!
 //! Chunks are put together and cut anew, one for what each read brings: so extensions go no further, and chunks of one
-//! byte cost their reader no more than others do. Trailers are gathered; what becomes of them is their reader's business.
+//! byte cost their reader no more than others do. Trailers are gathered where they can go on, and passed over elsewhere; which of
+//! them do is their reader's business.
 
 use std::io::Write;
 use std::ops::Range;
@@ -66,11 +67,6 @@ impl Passing {
         if self.is_over() { self.trailers.take() } else { None }
     }
 
-    /// Whether it is told in chunks where it goes.
-    pub(crate) fn is_in_chunks(&self) -> bool {
-        self.in_chunks
-    }
-
     /// Takes the next bytes, and moves the data among them together. `None`: this is no chunked body.
     pub(crate) fn take(&mut self, bytes: &mut [u8]) -> Option<Part> {
         match &mut self.framing {
@@ -87,7 +83,7 @@ impl Passing {
             Framing::Chunked(chunks) => {
                 let (mut at, mut data) = (0, 0..0);
                 while at < bytes.len() && !chunks.is_done() {
-                    let trails = chunks.is_of_trailers(bytes[at], self.trailers.is_some());
+                    let trails = self.in_chunks && chunks.is_of_trailers(bytes[at], self.trailers.is_some());
                     let (taken, found) = chunks.step(&bytes[at..])?;
                     if trails && !self.trailers.get_or_insert_default().add(&bytes[at..at + taken]) {
                         return None;
@@ -188,7 +184,7 @@ mod tests {
             let data = CHUNK_AHEAD + part.data.start..CHUNK_AHEAD + part.data.end;
             let framed = passing.frame(&mut buffer, data);
             arrived.extend_from_slice(&buffer[framed]);
-            if let (Some(trailers), true) = (passing.take_trailers(), passing.is_in_chunks()) {
+            if let Some(trailers) = passing.take_trailers() {
                 trailers.write_last_chunk(&mut arrived, &Limits::default(), |_| true).ok()?;
             }
         }

@@ -135,7 +135,11 @@ impl Head<'_> {
     /// The names of the trailers that it announces and that may come behind this body, which has to be in chunks.
     pub(crate) fn announced(&self, edits: &HeaderEdits, body: Body) -> Option<Vec<u8>> {
         let headers = Headers::Fields(self.fields);
-        if body == Body::Chunked { announced(headers, |name| edits.keeps(name)) } else { None }
+        if body == Body::Chunked && edits.keeps("trailer") {
+            announced(headers, |name| edits.keeps(name))
+        } else {
+            None
+        }
     }
 
     fn write_first_line(&self, out: &mut Vec<u8>) {

@@ -15,6 +15,8 @@ use crate::support::{Client, Echo, Gateway, Scripted, Setup, within};
 
 for_each_engine! {
     requests_arrive_as_http_1_1_whole_and_with_their_host,
+    a_host_that_is_none_is_refused_as_in_http_1,
+    an_answer_with_trailers_arrives_whole_and_without_them,
     large_bodies_pass_both_ways,
     streams_of_one_connection_are_served_at_the_same_time,
     cookies_in_pieces_arrive_as_one_field,
@@ -84,6 +86,30 @@ async fn requests_arrive_as_http_1_1_whole_and_with_their_host() {
     }
     gateway.access_line(&["protocol=HTTP/2", "listener=plain", "target=/path?query=1", "status=200"]).await;
     gateway.access_line(&["protocol=HTTP/2", "listener=secure", "method=POST", "tls=true", "bytes_in=12"]).await;
+}
+
+async fn a_host_that_is_none_is_refused_as_in_http_1() {
+    let web = Echo::start("a").await;
+    let (gateway, _) = gateway("", web.address()).await;
+    let client = plain(&gateway).await;
+    for (authority, status) in [("a.test:81", 200), ("a.test:x", 400), ("a.test:", 200), ("a.test:8080x", 400)] {
+        assert_eq!(client.get(&format!("http://{authority}/")).await.status(), status, "{authority}");
+    }
+}
+
+/// As a server of gRPC would answer; what comes behind the body ends at the gateway, with what announces it.
+async fn an_answer_with_trailers_arrives_whole_and_without_them() {
+    let server = Scripted::start(|mut client, _| async move {
+        client.request().await.unwrap();
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: grpc-status\r\n\r\n";
+        client.send(format!("{head}2\r\nab\r\n0\r\ngrpc-status: 0\r\n\r\n")).await;
+        client.some().await;
+    })
+    .await;
+    let (gateway, _) = gateway("", server.address()).await;
+    let answer = plain(&gateway).await.get("http://a.test/").await;
+    assert_eq!((answer.status().as_u16(), answer.body().as_slice()), (200, b"ab".as_slice()));
+    assert_eq!(answer.headers().get("trailer"), None);
 }
 
 async fn large_bodies_pass_both_ways() {

@@ -296,7 +296,7 @@ pub fn passing(bytes: &[u8]) {
                 let framed = passing.frame(&mut buffer, found);
                 assert_eq!(&buffer[framed.clone()], kept);
                 sent.extend_from_slice(&buffer[framed]);
-                if passing.take_trailers().is_some() && in_chunks {
+                if passing.take_trailers().is_some() {
                     sent.extend_from_slice(passing.end());
                 }
             }

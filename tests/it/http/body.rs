@@ -2,7 +2,7 @@
 
 use crate::support::Gateway;
 use crate::support::client::{chunked, numbered};
-use crate::support::engine::{ENGINE, for_each_engine};
+use crate::support::engine::{ENGINE, for_each_engine, for_the_relay};
 
 for_each_engine! {
     bodies_pass_whole_both_ways,
@@ -10,6 +10,11 @@ for_each_engine! {
     trailers_pass_the_relay_without_what_may_not_stand_there,
     answers_are_the_same_however_they_arrive,
     what_is_streamed_arrives_as_it_is_sent,
+}
+
+for_the_relay! {
+    trailers_are_refused_where_a_head_of_them_would_be,
+    a_client_that_knows_no_chunks_gets_the_body_without_its_trailers,
 }
 
 async fn bodies_pass_whole_both_ways() {
@@ -101,6 +106,35 @@ async fn trailers_pass_the_relay_without_what_may_not_stand_there() {
         assert_eq!(head_out.contains("\r\ntrailer: x-sum\r\n"), announced.is_some(), "{head_out}");
         assert_eq!(String::from_utf8_lossy(&client.read(passed.len()).await), passed);
     }
+}
+
+async fn trailers_are_refused_where_a_head_of_them_would_be() {
+    let (server, gateway) = Gateway::before_puppet("limits: { head: 2KiB, headers: 4 }").await;
+    let long = format!("X-Long: {}\r\n", "x".repeat(3000));
+    for (trailers, status) in [(&*long, 431), ("a: 1\r\nb: 1\r\nc: 1\r\nd: 1\r\ne: 1\r\n", 431), ("no colon\r\n", 400)]
+    {
+        let mut client = gateway.client().await;
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n").await;
+        let mut inside = server.accept().await;
+        inside.read_until(b"\r\n\r\n2\r\nab\r\n").await;
+        client.send(format!("0\r\n{trailers}\r\n")).await;
+        assert_eq!(client.answer().await.status, status, "{trailers}");
+        assert_eq!(inside.read_all().await, b"", "the server does not take the half for the whole");
+    }
+}
+
+async fn a_client_that_knows_no_chunks_gets_the_body_without_its_trailers() {
+    let (server, gateway) = Gateway::before_puppet("").await;
+    let mut client = gateway.client().await;
+    client.send("GET / HTTP/1.0\r\nHost: a\r\n\r\n").await;
+    let mut inside = server.accept().await;
+    inside.request().await.unwrap();
+    inside
+        .send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2\r\nab\r\n0\r\nX-Sum: 1\r\n\r\n")
+        .await;
+    let said = String::from_utf8(client.read_all().await).unwrap();
+    let (head, body) = said.split_once("\r\n\r\n").unwrap();
+    assert!(body == "ab" && !head.to_ascii_lowercase().contains("trailer"), "{said}");
 }
 
 async fn answers_are_the_same_however_they_arrive() {

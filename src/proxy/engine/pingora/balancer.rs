@@ -17,6 +17,8 @@ use super::context::Pace;
 use super::{Context, peer, session as of};
 use crate::exchange::{Core, Ended, Exchange};
 use crate::http::Refusal;
+use crate::http::framing::Malformed;
+use crate::http::head::is_authority;
 use crate::http::hop_by_hop::Nominated;
 use crate::http::onward::passes_back;
 use crate::request::Headers;
@@ -76,7 +78,11 @@ impl ProxyHttp for Balancer {
         let mailbox = of::mailbox(session).ok_or_else(unknown)?;
         let header = session.req_header();
         let request = of::request(header, mailbox.is_upgrade());
-        let exchange = Exchange::begin(&self.core, mailbox.info(), &request, of::content_length(header)).await;
+        let mut exchange = Exchange::begin(&self.core, mailbox.info(), &request, of::content_length(header)).await;
+        // Of HTTP/1 this has been looked at; of HTTP/2 Pingora does not.
+        if exchange.refusal().is_none() && request.authority.is_some_and(|host| !is_authority(host.as_bytes())) {
+            exchange.refuse(&self.core, Refusal::Malformed(Malformed::Host));
+        }
         mailbox.set_of_session(exchange.is_of_session());
         mailbox.set_poll(exchange.is_poll());
         let answers = exchange.answers_itself();

@@ -543,15 +543,13 @@ impl<'a> Carry<'a> {
         Ok(())
     }
 
-    /// Ends an answer that has trailers, with those that may pass; with none where they can't be read or told.
+    /// Ends an answer that has trailers, with those that may pass; with none where they can't be read.
     #[cold]
     fn end_with_trailers(&mut self, trailers: &Trailers) {
         let Self { download, exchange, .. } = self;
         let Some(body) = &download.body else { return };
         let (limits, edits) = (&exchange.snapshot().config.limits, exchange.answer_edits());
-        if !body.is_in_chunks()
-            || trailers.write_last_chunk(&mut download.out, limits, |name| edits.keeps(name)).is_err()
-        {
+        if trailers.write_last_chunk(&mut download.out, limits, |name| edits.keeps(name)).is_err() {
             download.out.extend_from_slice(body.end());
         }
     }
