@@ -16,6 +16,8 @@ pub(crate) struct Passing {
     framing: Framing,
     /// Whether it is told in chunks where it goes.
     in_chunks: bool,
+    /// Whether trailers can go on.
+    gathers: bool,
     /// What came of trailers; mostly there are none.
     trailers: Option<Box<Trailers>>,
 }
@@ -49,7 +51,12 @@ impl Passing {
             Body::Chunked => Framing::Chunked(Chunks::default()),
             Body::UntilClose => Framing::UntilClose,
         };
-        Self { framing, in_chunks, trailers: None }
+        Self { framing, in_chunks, gathers: in_chunks, trailers: None }
+    }
+
+    /// The same for a reader that can take trailers without chunks, as HTTP/2 has them.
+    pub(crate) fn with_trailers(body: Body) -> Self {
+        Self { gathers: true, ..Self::new(body, false) }
     }
 
     /// Whether its last byte has been seen.
@@ -83,7 +90,7 @@ impl Passing {
             Framing::Chunked(chunks) => {
                 let (mut at, mut data) = (0, 0..0);
                 while at < bytes.len() && !chunks.is_done() {
-                    let trails = self.in_chunks && chunks.is_of_trailers(bytes[at], self.trailers.is_some());
+                    let trails = self.gathers && chunks.is_of_trailers(bytes[at], self.trailers.is_some());
                     let (taken, found) = chunks.step(&bytes[at..])?;
                     if trails && !self.trailers.get_or_insert_default().add(&bytes[at..at + taken]) {
                         return None;

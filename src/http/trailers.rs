@@ -89,9 +89,7 @@ impl Trailers {
         passes: impl Fn(&str) -> bool,
         mut field: impl FnMut(&str, &[u8]),
     ) -> Result<(), Refusal> {
-        if self.lines.len() as u64 > limits.head.as_u64() {
-            return Err(Refusal::HeadTooLarge);
-        }
+        within(limits, 0, self.lines.len())?;
         // The line end of the blank line may have come by itself, and not been gathered.
         let lines = [self.lines.trim_ascii_end(), b"\r\n\r\n"].concat();
         let mut room = [httparse::EMPTY_HEADER; MOST_FIELDS];
@@ -100,9 +98,7 @@ impl Trailers {
             Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HeadTooLarge),
             Ok(httparse::Status::Partial) | Err(_) => return Err(Refusal::BadRequest),
         };
-        if limits.headers != 0 && fields.len() > limits.headers {
-            return Err(Refusal::HeadTooLarge);
-        }
+        within(limits, fields.len(), 0)?;
         for header in fields.iter().filter(|header| may_trail(header.name) && passes(header.name)) {
             field(header.name, header.value);
         }
@@ -125,6 +121,12 @@ impl Trailers {
         }
         written
     }
+}
+
+/// Whether so many fields of so many bytes may come where a head has these limits.
+pub(crate) fn within(limits: &Limits, fields: usize, bytes: usize) -> Result<(), Refusal> {
+    let too_many = limits.headers != 0 && fields > limits.headers;
+    if too_many || bytes as u64 > limits.head.as_u64() { Err(Refusal::HeadTooLarge) } else { Ok(()) }
 }
 
 /// Writes one field of trailers.

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, Request, Version};
+use h2::client::ResponseFuture;
+use http::{HeaderName, Method, Request, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Barrier, mpsc};
 
 use crate::support::client::tcp;
-use crate::support::engine::{ENGINE, for_each_engine};
+use crate::support::engine::{ENGINE, for_each_engine, for_the_relay};
 use crate::support::http2::{Http2, read, whole};
 use crate::support::tls::{Authority, TlsClient};
 use crate::support::{Client, Echo, Gateway, Scripted, Setup, within};
@@ -16,7 +17,7 @@ use crate::support::{Client, Echo, Gateway, Scripted, Setup, within};
 for_each_engine! {
     requests_arrive_as_http_1_1_whole_and_with_their_host,
     a_host_that_is_none_is_refused_as_in_http_1,
-    an_answer_with_trailers_arrives_whole_and_without_them,
+    trailers_of_an_answer_pass_the_relay_without_what_may_not_stand_there,
     large_bodies_pass_both_ways,
     streams_of_one_connection_are_served_at_the_same_time,
     cookies_in_pieces_arrive_as_one_field,
@@ -28,6 +29,11 @@ for_each_engine! {
     a_listener_without_http_2_takes_its_preface_for_a_bad_request,
     garbage_behind_the_preface_ends_the_connection_and_nothing_else,
     frames_that_carry_nothing_do_not_come_without_end,
+}
+
+for_the_relay! {
+    trailers_of_a_request_pass_where_its_length_is_not_told,
+    trailers_of_a_request_are_refused_where_a_head_of_them_would_be,
 }
 
 /// A gateway with a plain listener and one with TLS, and a client that trusts it.
@@ -97,19 +103,80 @@ async fn a_host_that_is_none_is_refused_as_in_http_1() {
     }
 }
 
-/// As a server of gRPC would answer; what comes behind the body ends at the gateway, with what announces it.
-async fn an_answer_with_trailers_arrives_whole_and_without_them() {
+/// As servers of gRPC answer. Pingora's engine ends them, with what announces them.
+async fn trailers_of_an_answer_pass_the_relay_without_what_may_not_stand_there() {
     let server = Scripted::start(|mut client, _| async move {
-        client.request().await.unwrap();
-        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: grpc-status\r\n\r\n";
-        client.send(format!("{head}2\r\nab\r\n0\r\ngrpc-status: 0\r\n\r\n")).await;
-        client.some().await;
+        while let Some(request) = client.request().await {
+            let body = if request.head.starts_with(b"GET /empty") { "" } else { "2\r\nab\r\n" };
+            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: grpc-status, Set-Cookie\r\n\r\n";
+            let trailers = "grpc-status: 0\r\nX-Sum: 1\r\nX-Sum: 2\r\nSet-Cookie: a=b\r\nContent-Length: 7\r\n";
+            client.send(format!("{head}{body}0\r\n{trailers}\r\n")).await;
+        }
     })
     .await;
     let (gateway, _) = gateway("", server.address()).await;
-    let answer = plain(&gateway).await.get("http://a.test/").await;
-    assert_eq!((answer.status().as_u16(), answer.body().as_slice()), (200, b"ab".as_slice()));
-    assert_eq!(answer.headers().get("trailer"), None);
+    let client = plain(&gateway).await;
+    for (path, body) in [("body", "ab"), ("empty", "")] {
+        let request = Request::get(format!("http://a.test/{path}")).header("te", "trailers").body(()).unwrap();
+        let (head, mut stream) = within("the head", client.begin(request, "").await).await.unwrap().into_parts();
+        let mut said = Vec::new();
+        while let Some(data) = within("the body", stream.data()).await {
+            said.extend_from_slice(&data.unwrap());
+        }
+        assert_eq!((head.status.as_u16(), said.as_slice()), (200, body.as_bytes()));
+        let trailers = within("the trailers", stream.trailers()).await.unwrap();
+        let announced = head.headers.get("trailer").map(|names| names.to_str().unwrap().to_owned());
+        if ENGINE.get() == "pingora" {
+            assert_eq!((announced, trailers), (None, None));
+            continue;
+        }
+        assert_eq!(announced.as_deref(), Some("grpc-status"));
+        let trailers = trailers.expect("some came");
+        let sums: Vec<_> = trailers.get_all("x-sum").iter().collect();
+        assert!(trailers.len() == 3 && trailers["grpc-status"] == "0" && sums == ["1", "2"], "{trailers:?}");
+    }
+}
+
+/// A request that goes on, and the trailers at its end.
+async fn with_trailers(client: &Http2, length: Option<usize>, trailers: &[(&'static str, &str)]) -> ResponseFuture {
+    let request = Request::post("http://a.test/").header("te", "trailers").header("trailer", "x-sum, cookie");
+    let request = length.into_iter().fold(request, |request, length| request.header("content-length", length));
+    let (answer, mut sending) = client.open(request.body(()).unwrap()).await;
+    sending.send_data("ab".into(), false).unwrap();
+    let fields = trailers.iter().map(|&(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
+    sending.send_trailers(fields.collect()).unwrap();
+    answer
+}
+
+async fn trailers_of_a_request_pass_where_its_length_is_not_told() {
+    let (server, gateway) = Gateway::before_puppet("").await;
+    let client = Http2::over(tcp(gateway.address("web")).await).await;
+    let trailers = [("x-sum", "1"), ("cookie", "a=b"), ("x-forwarded-for", "6.6.6.6"), ("host", "evil")];
+    for (length, announced, body) in [(None, true, "2\r\nab\r\n0\r\nx-sum: 1\r\n\r\n"), (Some(2), false, "ab")] {
+        let answer = with_trailers(&client, length, &trailers).await;
+        let mut inside = server.accept().await;
+        let head = String::from_utf8(inside.read_until(b"\r\n\r\n").await).unwrap();
+        assert_eq!(head.contains("\r\ntrailer: x-sum\r\n"), announced, "{head}");
+        assert!(announced || !head.contains("trailer"), "{head}");
+        assert_eq!(String::from_utf8_lossy(&inside.read(body.len()).await), body);
+        inside.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").await;
+        assert_eq!(whole(answer).await.status(), 200);
+        assert_eq!(inside.read_all().await, b"", "nothing more");
+    }
+}
+
+async fn trailers_of_a_request_are_refused_where_a_head_of_them_would_be() {
+    let (server, gateway) = Gateway::before_puppet("limits: { head: 2KiB, headers: 6 }").await;
+    let client = Http2::over(tcp(gateway.address("web")).await).await;
+    let long = "x".repeat(3000);
+    for trailers in [&[("x-long", &*long)][..], &["a", "b", "c", "d", "e", "f", "g"].map(|name| (name, "1"))] {
+        let answer = with_trailers(&client, None, trailers).await;
+        let mut inside = server.accept().await;
+        let came = inside.read_all().await;
+        assert!(!came.ends_with(b"0\r\n\r\n"), "the server does not take the half for the whole");
+        assert_eq!(whole(answer).await.status(), 431);
+    }
+    gateway.access_line(&["protocol=HTTP/2", "status=431"]).await;
 }
 
 async fn large_bodies_pass_both_ways() {

@@ -1,8 +1,8 @@
 //! An HTTP/2 client.
 
 use bytes::Bytes;
-use h2::RecvStream;
 use h2::client::{ResponseFuture, SendRequest};
+use h2::{RecvStream, SendStream};
 use http::{Request, Response};
 use tokio::task::JoinHandle;
 
@@ -22,11 +22,20 @@ impl Http2 {
         Self { streams, running: tokio::spawn(connection) }
     }
 
+    /// Begins a request whose body, or what comes in place of one, is still to be sent.
+    pub async fn open(&self, request: Request<()>) -> (ResponseFuture, SendStream<Bytes>) {
+        self.start(request, false).await
+    }
+
+    async fn start(&self, request: Request<()>, whole: bool) -> (ResponseFuture, SendStream<Bytes>) {
+        let mut streams = within("room for a stream", self.streams.clone().ready()).await.unwrap();
+        streams.send_request(request, whole).unwrap()
+    }
+
     /// Begins a request; the answer may be awaited later, or never.
     pub async fn begin(&self, request: Request<()>, body: impl Into<Bytes>) -> ResponseFuture {
         let body = body.into();
-        let mut streams = within("room for a stream", self.streams.clone().ready()).await.unwrap();
-        let (answer, mut sending) = streams.send_request(request, body.is_empty()).unwrap();
+        let (answer, mut sending) = self.start(request, body.is_empty()).await;
         if !body.is_empty() {
             sending.send_data(body, true).unwrap();
         }

@@ -1,6 +1,7 @@
 //! One exchange between a stream and a connection to a server: the request goes, the answer comes, both at once, and neither
 //! faster than the other side takes it.
 
+use std::borrow::Cow;
 use std::io;
 use std::ops::Range;
 use std::pin::Pin;
@@ -8,8 +9,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::header::{CONTENT_LENGTH, TRAILER};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -24,6 +25,7 @@ use crate::http::head::room;
 use crate::http::hop_by_hop::{Nominated, is_hop_by_hop};
 use crate::http::passing::Passing;
 use crate::http::response::{self, Head};
+use crate::http::trailers::{self, Trailers, may_trail};
 use crate::proxy::engine::relay::buffer::{self, AHEAD, Buffer};
 use crate::proxy::engine::relay::client::poll_write;
 use crate::proxy::engine::relay::told::Told;
@@ -60,6 +62,10 @@ pub(super) struct Carry<'a> {
     body: Option<Passing>,
     /// What the client has not taken of it yet.
     waiting: Bytes,
+    /// What comes behind it.
+    trailers: Option<Box<HeaderMap>>,
+    /// The client has been told its end.
+    ended: bool,
     status: u16,
     bytes: u64,
     reusable: bool,
@@ -141,6 +147,8 @@ impl<'a> Carry<'a> {
             heard: false,
             body: None,
             waiting: Bytes::new(),
+            trailers: None,
+            ended: false,
             status: 0,
             bytes: 0,
             reusable: false,
@@ -231,7 +239,7 @@ impl<'a> Carry<'a> {
 
     /// Gathers what has come of the body, so that small frames cost no more than large ones.
     fn poll_gather(&mut self, cx: &mut Context<'_>) -> Poll<Option<End>> {
-        let (mut data, mut more) = (Bytes::new(), Vec::new());
+        let (mut data, mut more, mut trailers) = (Bytes::new(), Vec::new(), None);
         while self.unreleased < GATHERED && self.upload == Upload::Goes {
             match self.body_in.stream.poll_data(cx) {
                 Poll::Pending if self.unreleased == 0 => return Poll::Pending,
@@ -251,7 +259,12 @@ impl<'a> Carry<'a> {
                     }
                 }
                 Poll::Ready(Some(Err(_))) => return Poll::Ready(Some(End::Cut(Side::Client))),
-                Poll::Ready(None) => self.upload = Upload::Over,
+                Poll::Ready(None) => match self.body_in.stream.poll_trailers(cx) {
+                    Poll::Pending if self.unreleased == 0 => return Poll::Pending,
+                    Poll::Pending => break,
+                    Poll::Ready(Ok(came)) => (self.upload, trailers) = (Upload::Over, came),
+                    Poll::Ready(Err(_)) => return Poll::Ready(Some(End::Cut(Side::Client))),
+                },
             }
         }
         let chunked = self.asked.body == Body::Chunked;
@@ -261,10 +274,33 @@ impl<'a> Carry<'a> {
             let length = data.len() + more.len();
             let (before, behind) =
                 if chunked && length > 0 { (format!("{length:x}\r\n"), "\r\n") } else { Default::default() };
-            let end = if chunked && self.upload == Upload::Over { "0\r\n\r\n" } else { "" };
-            [before.as_bytes(), &data, &more, behind.as_bytes(), end.as_bytes()].concat().into()
+            let end = match self.last_chunk(trailers) {
+                Ok(end) => end,
+                Err(refusal) => return Poll::Ready(Some(self.refuse(refusal, Side::Client))),
+            };
+            [before.as_bytes(), &data, &more, behind.as_bytes(), &end].concat().into()
         };
         Poll::Ready(None)
+    }
+
+    /// What ends a body in chunks, once it is over: with those of its trailers that may pass.
+    fn last_chunk(&self, trailers: Option<HeaderMap>) -> Result<Cow<'static, [u8]>, Refusal> {
+        if self.asked.body != Body::Chunked || self.upload != Upload::Over {
+            return Ok(Cow::default());
+        }
+        let Some(trailers) = trailers else { return Ok(Cow::Borrowed(b"0\r\n\r\n")) };
+        let bytes = trailers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        trailers::within(&self.exchange.snapshot().config.limits, trailers.len(), bytes)?;
+        let request = self.asked.line();
+        let fields = self.exchange.to_server(&request);
+        let mut out = b"0\r\n".to_vec();
+        for (name, value) in &trailers {
+            if may_trail(name.as_str()) && fields.pass(name.as_str()) {
+                trailers::put(&mut out, name.as_str(), value.as_bytes());
+            }
+        }
+        out.extend_from_slice(b"\r\n");
+        Ok(Cow::Owned(out))
     }
 
     fn poll_download(&mut self, buffer: &mut Buffer, cx: &mut Context<'_>) -> Poll<End> {
@@ -275,7 +311,7 @@ impl<'a> Carry<'a> {
                 }
             }
             if self.body.as_ref().is_some_and(Passing::is_over) {
-                return Poll::Ready(End::Answered);
+                return Poll::Ready(self.finish().map_or_else(|end| end, |()| End::Answered));
             }
             let begun = self.head.len();
             buffer.bytes[AHEAD..AHEAD + begun].copy_from_slice(&self.head);
@@ -318,7 +354,9 @@ impl<'a> Carry<'a> {
             };
         }
         let part = self.waiting.split_to(room.min(self.waiting.len()));
-        let last = self.waiting.is_empty() && self.body.as_ref().is_some_and(Passing::is_over);
+        let last =
+            self.waiting.is_empty() && self.trailers.is_none() && self.body.as_ref().is_some_and(Passing::is_over);
+        self.ended |= last;
         self.bytes += part.len() as u64;
         self.client_moved = Instant::now();
         match sending.send_data(part, last) {
@@ -337,14 +375,38 @@ impl<'a> Carry<'a> {
             return Err(End::Cut(Side::Server));
         }
         self.exchange.hear_answer(b"", true);
-        self.finish()
+        Ok(())
     }
 
-    /// Ends an answer whose end came by itself.
+    /// Ends an answer whose last byte has been sent, unless its end went with that.
     fn finish(&mut self) -> Result<(), End> {
-        let sending = self.client.sending.as_mut();
-        let ended = sending.map(|sending| sending.send_data(Bytes::new(), true));
-        if ended.is_some_and(|ended| ended.is_err()) { Err(End::Cut(Side::Client)) } else { Ok(()) }
+        let Some(sending) = self.client.sending.as_mut().filter(|_| !self.ended) else { return Ok(()) };
+        self.ended = true;
+        let ended = match self.trailers.take() {
+            Some(trailers) => sending.send_trailers(*trailers),
+            None => sending.send_data(Bytes::new(), true),
+        };
+        ended.map_err(|_| End::Cut(Side::Client))
+    }
+
+    /// Keeps those trailers of an answer that may pass; none where they can't be read.
+    #[cold]
+    fn keep_trailers(&mut self, came: &Trailers) {
+        let (limits, edits) = (&self.exchange.snapshot().config.limits, self.exchange.answer_edits());
+        let mut trailers = HeaderMap::new();
+        let read = came.read(
+            limits,
+            |name| edits.keeps(name),
+            |name, value| {
+                if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value))
+                {
+                    trailers.append(name, value);
+                }
+            },
+        );
+        if read.is_ok() && !trailers.is_empty() {
+            self.trailers = Some(Box::new(trailers));
+        }
     }
 
     /// Passes on what the server has said, which lies here in the buffer.
@@ -363,12 +425,15 @@ impl<'a> Carry<'a> {
             return Ok(());
         }
         let Some(part) = body.take(&mut buffer.bytes[start..end]) else { return Err(End::Cut(Side::Server)) };
-        let over = body.is_over();
+        let (over, trailers) = (body.is_over(), body.take_trailers());
         self.reusable &= part.taken == end - start;
         let data = &buffer.bytes[start + part.data.start..start + part.data.end];
         self.exchange.hear_answer(data, over);
+        if let Some(trailers) = trailers {
+            self.keep_trailers(&trailers);
+        }
         if data.is_empty() {
-            return if over { self.finish() } else { Ok(()) };
+            return Ok(());
         }
         self.waiting = self.client.line.keep(data);
         Ok(())
@@ -410,7 +475,8 @@ impl<'a> Carry<'a> {
             Err(refusal) => return Err(End::Refused(refusal, Side::Server)),
         };
         let Some(response) = converted(&head, edits, Some(body)) else { return Err(bad()) };
-        let body = Passing::new(body, false);
+        let body = Passing::with_trailers(body);
+        self.ended = body.is_over();
         let sent = self.client.respond.send_response(response, body.is_over());
         (self.status, self.body) = (head.status, Some(body));
         match sent {
@@ -433,8 +499,10 @@ impl<'a> Carry<'a> {
         } else if self.upload == Upload::Goes {
             let came = self.exchange.body_in().saturating_sub(self.paced.1);
             let pace = timeouts.body_due(limits, came).filter(|_| self.is_unanswered());
-            let due =
-                after(self.client_moved, timeouts.body).into_iter().chain(pace.map(|time| self.paced.0 + time)).min();
+            let due = after(self.client_moved, timeouts.body)
+                .into_iter()
+                .chain(pace.map(|time| self.paced.0 + time))
+                .min();
             (due, self.refuse(Refusal::BodyTimeout, Side::Client))
         } else if self.is_unanswered() {
             late(self.exchange.first_byte_timeout().unwrap_or_default())
@@ -476,6 +544,9 @@ fn converted(head: &Head<'_>, edits: &HeaderEdits, body: Option<Body>) -> Option
     }
     if let Some(length) = body.and_then(|body| head.length_told(body)) {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    if let Some(names) = body.and_then(|body| head.announced(edits, body)) {
+        headers.insert(TRAILER, HeaderValue::from_bytes(&names).ok()?);
     }
     for (name, value) in edits.added() {
         headers.append(name.clone(), value.clone());

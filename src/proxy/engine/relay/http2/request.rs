@@ -10,6 +10,7 @@ use crate::exchange::{Exchange, RequestHead};
 use crate::http::framing::{Body, Malformed};
 use crate::http::head::is_authority;
 use crate::http::response::is_of_connection;
+use crate::http::trailers::announced;
 use crate::http::write::HeadWriter;
 use crate::http::{Limits, Refusal};
 use crate::request::Headers;
@@ -118,7 +119,12 @@ impl Asked {
         }
         match self.body {
             Body::Length(length) => head.field("content-length", Text::number(length).as_bytes()),
-            Body::Chunked | Body::UntilClose => head.field("transfer-encoding", "chunked"),
+            Body::Chunked | Body::UntilClose => {
+                head.field("transfer-encoding", "chunked");
+                if let Some(names) = announced(line.headers, |name| fields.pass(name)) {
+                    head.field("trailer", names);
+                }
+            }
             // Servers may wait for what such a method means to have (RFC 9110 8.6).
             Body::None if matches!(self.parts.method, Method::POST | Method::PUT | Method::PATCH) => {
                 head.field("content-length", "0");
