@@ -65,6 +65,8 @@ pub struct Record {
     pub close_code: Option<u16>,
     /// The id in `X-Request-Id`.
     pub request_id: String,
+    /// What the PROXY header calls the connection.
+    pub unique_id: String,
 }
 
 /// What a record is about.
@@ -146,6 +148,7 @@ impl Record {
         text("server", self.server.as_deref().unwrap_or(""));
         text("closed_by", self.closed_by);
         text("id", &self.request_id);
+        text("unique_id", &self.unique_id);
         let mut number = |key: &str, value: u64| {
             if value != 0 {
                 say(key, Value::Number(value));
@@ -247,6 +250,7 @@ pub(super) mod tests {
             closed_by: "client",
             close_code: Some(1001),
             request_id: String::new(),
+            unique_id: String::new(),
         }
     }
 

@@ -16,7 +16,7 @@ use super::fault::nearest;
 use super::shape::{Misfit, one_of};
 use super::{Admin, Config};
 use crate::address::BindAddress;
-use crate::listener::config::{FlashPolicy, Protocol};
+use crate::listener::config::{FlashPolicy, Protocol, ProxyProtocol};
 use crate::transport::TcpKeepAlive;
 use spot::Spot;
 
@@ -48,6 +48,7 @@ pub(super) fn check(config: &Config, root: &Node) -> Report {
     }
     upstreams::cookies(&config.upstreams, &upstreams, &mut report);
     unused_upstreams(config, &upstreams, &mut report);
+    proxies(config, &root, &mut report);
     flash_policy(config, &root.key("flash_policy"), &mut report);
     limits(config, &root, &mut report);
     forwarding(config, &root.key("forwarding"), &mut report);
@@ -189,6 +190,23 @@ fn unused_upstreams(config: &Config, upstreams: &Spot<'_>, report: &mut Report) 
     let unused = |(_, (name, _)): &(Spot<'_>, (&String, _))| !used.contains(name.as_str());
     for (spot, _) in upstreams.each_key(&config.upstreams).filter(unused) {
         report.warn(&spot.as_str(), "no route and no listener uses this upstream");
+    }
+}
+
+/// Who is to be believed has to be said.
+fn proxies(config: &Config, root: &Spot<'_>, report: &mut Report) {
+    let trusted = root.key("forwarding").key("trusted_proxies");
+    if !config.forwarding.trusted_proxies.is_empty() || !trusted.is_intact() {
+        return;
+    }
+    for (spot, listener) in root.key("listeners").each(&config.listeners) {
+        let word = match listener.proxy_protocol {
+            ProxyProtocol::Off => continue,
+            ProxyProtocol::Required => "required",
+            ProxyProtocol::FromTrusted => "from_trusted",
+        };
+        let what = format!("found `{word}`, expected the networks of its proxies in `forwarding.trusted_proxies`");
+        report.fault(&spot.key("proxy_protocol"), what);
     }
 }
 

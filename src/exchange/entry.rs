@@ -31,7 +31,7 @@ impl Entry {
             listener: Arc::clone(&info.listener),
             protocol,
             transport: None,
-            secure: info.tls.is_some(),
+            secure: info.secure(),
             method: Cow::Borrowed(""),
             host: String::new(),
             target: String::new(),
@@ -49,6 +49,7 @@ impl Entry {
             closed_by: "",
             close_code: None,
             request_id: String::new(),
+            unique_id: info.unique_id(),
         };
         Self { record, started }
     }

@@ -342,7 +342,7 @@ impl Exchange {
     }
 
     fn secure(&self) -> bool {
-        self.info.tls.is_some()
+        self.info.secure()
     }
 
     /// Whether the answer is the last on its connection: the gateway leaves, and no session uses it that has not been told
@@ -372,7 +372,7 @@ impl Exchange {
         let answer = match (self.refusal, &self.own) {
             (Some(refusal), _) => Answer::refusing(refusal),
             (None, Some(own)) => Answer::of_filter(own),
-            (None, None) => Answer::of_route(self.route.as_ref()?, request, self.info.tls.is_some())?,
+            (None, None) => Answer::of_route(self.route.as_ref()?, request, self.secure())?,
         };
         Some(answer.edited(&self.changes.to_client))
     }

@@ -39,7 +39,7 @@ impl<'a> RequestHead<'a> {
             headers: self.headers,
             websocket: self.websocket,
             listener: &info.listener,
-            secure: info.tls.is_some(),
+            secure: info.secure(),
             client,
         })
     }

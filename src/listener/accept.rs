@@ -166,12 +166,18 @@ impl Settings {
         let unknown = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let peer = socket.peer_addr().unwrap_or(unknown);
         let local = socket.local_addr().unwrap_or(unknown);
-        match settings.shared.limits.admit(peer.ip(), &settings.metrics, settings.config.max_connections) {
+        let Ok(has_header) = settings.expects_header(peer.ip()) else {
+            settings.complain("stranger", peer);
+            return socket.reset_on_close();
+        };
+        let client = (!has_header).then(|| peer.ip());
+        match settings.shared.limits.admit(client, &settings.metrics, settings.config.max_connections) {
             Ok(permit) => {
                 settings.metrics.accepted.inc();
-                let connection = Accepted { socket, peer, local, permit, settings: Arc::clone(settings) };
+                let settings = Arc::clone(settings);
+                let connection = Accepted { socket, peer, local, has_header, told: None, permit, settings };
                 let (app, stop, mut stopping) = (Arc::clone(app), stop.clone(), stop.clone());
-                let metrics = settings.metrics.clone();
+                let metrics = self.metrics.clone();
                 let serving = async move {
                     let prepared = tokio::select! {
                         biased;
@@ -193,7 +199,7 @@ impl Settings {
     }
 
     /// Says no at once: an answer where plain HTTP is expected, else a reset. Never waits.
-    fn refuse(&self, socket: &Socket) {
+    pub(super) fn refuse(&self, socket: &Socket) {
         let http = self.config.protocol == Protocol::Http && self.tls.is_none();
         if http && let Socket::Tcp(stream) = socket {
             let body = b"Too many connections.";

@@ -23,6 +23,9 @@ pub struct Config {
     /// The upstream that a `tcp` listener carries its connections to; an error on the other protocols.
     #[serde(default)]
     pub upstream: Option<String>,
+    /// Who tells of a client in a PROXY header, before TLS and everything else. Default `off`.
+    #[serde(default)]
+    pub proxy_protocol: ProxyProtocol,
     /// Certificates; without them the listener is plain.
     #[serde(default)]
     pub tls: Option<Tls>,
@@ -51,6 +54,7 @@ impl Config {
             address,
             protocol: Protocol::Http,
             upstream: None,
+            proxy_protocol: ProxyProtocol::Off,
             tls: None,
             detect: None,
             http2: yes(),
@@ -85,6 +89,20 @@ pub enum Protocol {
     Tcp,
     /// Flash socket policy requests, answered and closed.
     FlashPolicy,
+}
+
+/// Who has to begin with a PROXY header. The address of the peer decides, never what it sends: whoever may choose whether to
+/// send one may choose an address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxyProtocol {
+    /// Nobody: a header is no more than bytes that the listener doesn't speak.
+    #[default]
+    Off,
+    /// Everybody: who is none of `forwarding.trusted_proxies` is refused.
+    Required,
+    /// `forwarding.trusted_proxies`; others are clients.
+    FromTrusted,
 }
 
 /// `listeners[].tls`.

@@ -14,6 +14,7 @@ use super::limits::Permit;
 use crate::buffers::Held;
 use crate::deadline::Deadline;
 use crate::transport::Transport;
+use crate::wire::proxy_protocol::Tlvs;
 
 /// A client's connection.
 #[derive(Debug)]
@@ -37,14 +38,32 @@ pub struct Connection {
 pub struct Info {
     /// The name of the listener.
     pub listener: Arc<str>,
-    /// The other end; on Unix sockets 127.0.0.1 and port 0.
+    /// The other end, or whom a PROXY header tells of; on Unix sockets 127.0.0.1 and port 0.
     pub peer: SocketAddr,
     /// The address that the client reached; on Unix sockets 127.0.0.1 and port 0.
     pub local: SocketAddr,
+    /// What a PROXY header tells beside these.
+    pub(crate) told: Option<Box<Tlvs>>,
     /// What TLS agreed on.
     pub tls: Option<TlsInfo>,
     /// Whether it has asked for a session that nobody knew.
     pub(crate) strayed: AtomicBool,
+}
+
+impl Info {
+    /// Whether the client speaks TLS, to the gateway or to the proxy that tells of it.
+    pub fn secure(&self) -> bool {
+        self.tls.is_some() || self.told.as_ref().is_some_and(|told| told.tls.is_some())
+    }
+
+    /// What a PROXY header calls the connection, if anything; in hexadecimal digits where it is no plain text.
+    pub(crate) fn unique_id(&self) -> String {
+        let Some(id) = self.told.as_ref().and_then(|told| told.unique_id.as_deref()) else { return String::new() };
+        match std::str::from_utf8(id) {
+            Ok(text) if id.iter().all(u8::is_ascii_graphic) => text.to_owned(),
+            _ => id.iter().map(|byte| format!("{byte:02x}")).collect(),
+        }
+    }
 }
 
 /// What a TLS handshake agreed on.
@@ -131,7 +150,7 @@ pub(crate) mod testing {
             held: BytesMut::new(),
             deadline: clock.register(),
             waiting: buffers.nothing(),
-            permit: ConnectionLimits::new(0, 0).admit(info.peer.ip(), &metrics, 0).unwrap(),
+            permit: ConnectionLimits::new(0, 0).admit(Some(info.peer.ip()), &metrics, 0).unwrap(),
             info: Arc::new(info),
         };
         (connection, theirs)
@@ -140,6 +159,13 @@ pub(crate) mod testing {
     /// What is known of nobody in particular.
     pub(crate) fn info() -> Info {
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
-        Info { listener: "test".into(), peer: unknown, local: unknown, tls: None, strayed: AtomicBool::new(false) }
+        Info {
+            listener: "test".into(),
+            peer: unknown,
+            local: unknown,
+            told: None,
+            tls: None,
+            strayed: AtomicBool::new(false),
+        }
     }
 }

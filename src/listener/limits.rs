@@ -80,8 +80,14 @@ impl ConnectionLimits {
 
     /// A place for one more connection, or the limit that has none.
     ///
-    /// `listener` counts the listener's open connections, `most` is its limit.
-    pub fn admit(self: &Arc<Self>, peer: IpAddr, listener: &ListenerMetrics, most: usize) -> Result<Permit, Full> {
+    /// `client` is counted by its address; `None` where it is not known yet: see [`Permit::count`]. `listener` counts the
+    /// listener's open connections, `most` is its limit.
+    pub fn admit(
+        self: &Arc<Self>,
+        client: Option<IpAddr>,
+        listener: &ListenerMetrics,
+        most: usize,
+    ) -> Result<Permit, Full> {
         // The permit is made first, so that whatever has been counted is given back on the way out.
         let mut permit = Permit { limits: Arc::clone(self), listener: listener.clone(), address: None };
         let open = self.open.fetch_add(1, Ordering::Relaxed);
@@ -94,16 +100,8 @@ impl ConnectionLimits {
         if reaches(on_listener, most) {
             return Err(Full::Listener);
         }
-        let most_per_address = self.most_per_address.load(Ordering::Relaxed);
-        if most_per_address != 0 {
-            let address = standing_for(peer);
-            let mut counts = self.shard(address).lock().unwrap_or_else(PoisonError::into_inner);
-            let count = counts.entry(address).or_default();
-            if *count >= most_per_address {
-                return Err(Full::Address);
-            }
-            *count += 1;
-            permit.address = Some(address);
+        if let Some(client) = client {
+            permit.count(client)?;
         }
         Ok(permit)
     }
@@ -114,6 +112,28 @@ impl ConnectionLimits {
             IpAddr::V6(address) => address.octets()[7],
         };
         &self.by_address[usize::from(last) % SHARDS]
+    }
+}
+
+impl Permit {
+    /// Counts a client by its address, once it is known.
+    ///
+    /// # Errors
+    /// There are as many of it as may be.
+    pub fn count(&mut self, client: IpAddr) -> Result<(), Full> {
+        let most = self.limits.most_per_address.load(Ordering::Relaxed);
+        if most == 0 || self.address.is_some() {
+            return Ok(());
+        }
+        let address = standing_for(client);
+        let mut counts = self.limits.shard(address).lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_default();
+        if *count >= most {
+            return Err(Full::Address);
+        }
+        *count += 1;
+        self.address = Some(address);
+        Ok(())
     }
 }
 
@@ -150,7 +170,7 @@ mod tests {
     fn each_limit_refuses_one_more_and_takes_it_once_one_has_left() {
         let limits = ConnectionLimits::new(3, 2);
         let listener = listener();
-        let admit = |peer: &str, most| limits.admit(address(peer), &listener, most);
+        let admit = |peer: &str, most| limits.admit(Some(address(peer)), &listener, most);
         let first = admit("192.0.2.1", 0).unwrap();
         let _second = admit("::ffff:192.0.2.1", 0).unwrap();
         assert_eq!(admit("192.0.2.1", 0).unwrap_err(), Full::Address);
@@ -166,9 +186,24 @@ mod tests {
     fn one_ipv6_network_counts_as_one_address() {
         let limits = ConnectionLimits::new(0, 1);
         let listener = listener();
-        let _one = limits.admit(address("2001:db8::1"), &listener, 0).unwrap();
-        assert_eq!(limits.admit(address("2001:db8::2:3"), &listener, 0).unwrap_err(), Full::Address);
-        assert!(limits.admit(address("2001:db8:0:1::1"), &listener, 0).is_ok());
+        let admit = |client: &str| limits.admit(Some(address(client)), &listener, 0);
+        let _one = admit("2001:db8::1").unwrap();
+        assert_eq!(admit("2001:db8::2:3").unwrap_err(), Full::Address);
+        assert!(admit("2001:db8:0:1::1").is_ok());
+    }
+
+    #[test]
+    fn who_is_told_of_later_is_counted_then_and_given_back_like_others() {
+        let limits = ConnectionLimits::new(0, 1);
+        let listener = listener();
+        let admit = || limits.admit(None, &listener, 0).unwrap();
+        let (mut one, mut two, mut other) = (admit(), admit(), admit());
+        let client = address("192.0.2.1");
+        assert_eq!(one.count(client), Ok(()));
+        assert_eq!((two.count(client), other.count(address("192.0.2.2"))), (Err(Full::Address), Ok(())));
+        assert_eq!(limits.admit(Some(client), &listener, 0).unwrap_err(), Full::Address, "however it comes");
+        drop(one);
+        assert_eq!(two.count(client), Ok(()));
     }
 
     #[test]
@@ -176,7 +211,7 @@ mod tests {
         let limits = ConnectionLimits::new(0, 1);
         let listener = listener();
         for last in 0..=255u8 {
-            drop(limits.admit([192, 0, 2, last].into(), &listener, 0).unwrap());
+            drop(limits.admit(Some([192, 0, 2, last].into()), &listener, 0).unwrap());
         }
         assert!(limits.by_address.iter().all(|shard| shard.lock().unwrap().is_empty()));
     }

@@ -13,6 +13,7 @@ mod head;
 pub mod inherit;
 pub mod limits;
 mod prepare;
+mod proxy_header;
 mod settings;
 mod socket;
 pub mod tls;

@@ -1,4 +1,4 @@
-//! From an accepted socket to a connection of which is known what it speaks: TLS and detection.
+//! From an accepted socket to a connection of which is known what it speaks: PROXY header, TLS and detection.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,20 +15,28 @@ use super::detect::{Detected, detect};
 use super::settings::Shared;
 use super::{AppProtocol, Connection, Info, Permit, Settings, TlsInfo, flash};
 use crate::transport::{self, Socket, Transport};
+use crate::wire::proxy_protocol::Tlvs;
 
 /// A connection that has its place and nothing else yet.
 pub(super) struct Accepted {
     pub(super) socket: Socket,
     pub(super) peer: SocketAddr,
     pub(super) local: SocketAddr,
+    /// Whether it has to begin with a PROXY header.
+    pub(super) has_header: bool,
+    /// What the header tells beside the addresses.
+    pub(super) told: Option<Box<Tlvs>>,
     pub(super) permit: Permit,
     pub(super) settings: Arc<Settings>,
 }
 
 impl Accepted {
-    /// TLS and detection; `None` when there is nothing left for an application to do.
-    pub(super) async fn prepare(self) -> Option<(Connection, AppProtocol)> {
-        let Self { socket, peer, local, permit, settings } = self;
+    /// The PROXY header, TLS and detection; `None` when there is nothing left for an application to do.
+    pub(super) async fn prepare(mut self) -> Option<(Connection, AppProtocol)> {
+        if self.has_header {
+            self.read_header().await?;
+        }
+        let Self { socket, peer, local, told, permit, settings, .. } = self;
         let mut undecided_until = settings.undecided_until();
         let plain = socket;
         let (transport, tls, http2_agreed, http_agreed) = match &settings.tls {
@@ -40,8 +48,8 @@ impl Accepted {
             }
             _ => (Transport::Plain(plain), None, false, false),
         };
-        let info =
-            Arc::new(Info { listener: Arc::clone(&settings.name), peer, local, tls, strayed: AtomicBool::new(false) });
+        let (listener, strayed) = (Arc::clone(&settings.name), AtomicBool::new(false));
+        let info = Arc::new(Info { listener, peer, local, told, tls, strayed });
         let deadline = settings.shared.deadlines.register();
         deadline.set(settings.shared.first_bytes);
         let waiting = settings.shared.buffers.nothing();
@@ -104,9 +112,9 @@ impl Settings {
         if !self.config.detect.as_ref().is_some_and(|detect| detect.plain) {
             return Some(true);
         }
-        let (Socket::Tcp(stream), Some(deadline)) = (socket, undecided_until) else { return Some(true) };
+        let Some(deadline) = undecided_until else { return Some(true) };
         let mut first = [0];
-        match timeout_at(deadline, stream.peek(&mut first)).await {
+        match timeout_at(deadline, socket.peek(&mut first)).await {
             Ok(Ok(1..)) => Some(first[0] == HANDSHAKE),
             Ok(Ok(0) | Err(_)) => None,
             // Silence is left to detection, whose time has passed with it, and which knows who takes it.

@@ -6,9 +6,11 @@ use std::time::Duration;
 use super::config::{Config, Protocol};
 use super::inherit::Sockets;
 use super::limits::ConnectionLimits;
+use super::proxy_header::Complaints;
 use super::{BuildError, tls};
 use crate::buffers::Buffers;
 use crate::deadline::Deadlines;
+use crate::http::config::Forwarding;
 use crate::metrics::ListenerMetrics;
 use crate::wire::flash::Policy;
 
@@ -25,8 +27,10 @@ pub struct Shared {
     pub flash_policy: Policy,
     /// How long a client of a `flash_policy` listener may take.
     pub flash_timeout: Duration,
-    /// How long a client may take to begin its first request.
+    /// How long a client may take to begin its first request, and a proxy before it to say whose connection it is.
     pub first_bytes: Duration,
+    /// Knows the proxies that are believed.
+    pub forwarding: Arc<Forwarding>,
     /// Sockets of the process before, and those to hand to the next.
     pub sockets: Arc<Sockets>,
 }
@@ -40,6 +44,7 @@ pub struct Settings {
     pub(super) tcp_upstream: Option<Arc<str>>,
     pub(super) shared: Shared,
     pub(super) metrics: ListenerMetrics,
+    pub(super) proxies: Complaints,
 }
 
 impl Settings {
@@ -70,6 +75,7 @@ impl Settings {
             config: config.clone(),
             shared,
             metrics,
+            proxies: Complaints::default(),
         })
     }
 

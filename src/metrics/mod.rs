@@ -41,6 +41,8 @@ families! {
         accepted: IntCounter = counter("connections_total", "Client connections accepted");
         refused: IntCounterVec = counter_by("connections_refused_total", "Refused by a limit", "limit");
         detected: IntCounterVec = counter_by("detected_total", "What connections turned out to speak", "protocol");
+        proxy_headers: IntCounterVec =
+            counter_by("proxy_headers_total", "Connections that had to begin with a PROXY header", "result");
         tls_ok, tls_failed: IntCounter =
             counters("tls_handshakes_total", "TLS handshakes of clients", "result", ["ok", "failed"]);
     }
@@ -228,6 +230,11 @@ impl ListenerMetrics {
     /// Counts a connection that a limit refused.
     pub fn refused(&self, limit: &str) {
         self.refused.with_label_values(&[limit]).inc();
+    }
+
+    /// Counts a connection that had to begin with a PROXY header, by what became of that.
+    pub fn proxy_header(&self, result: &str) {
+        self.proxy_headers.with_label_values(&[result]).inc();
     }
 
     /// Counts what a connection turned out to speak.

@@ -58,6 +58,7 @@ impl Context {
             flash_policy: listener::flash_policy(&config.flash_policy).map_err(failed)?,
             flash_timeout: config.flash_policy.timeout,
             first_bytes: config.timeouts.head,
+            forwarding: Arc::new(config.forwarding.clone()),
             sockets: Arc::clone(&self.sockets),
         };
         let admin = config.admin.as_ref().map(|said| admin_listener(said, &config));

@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use nix::sys::socket::{MsgFlags, recv};
 use serde::{Deserialize, Serialize};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -120,6 +121,18 @@ impl Socket {
             Self::Unix(stream) => stream.try_io(Interest::READABLE, || Ok(())),
         };
         !unread.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Looks at what is to be read next and leaves it there: waits for the first of it, and says how much it is; 0 at the
+    /// end.
+    pub async fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.peek(bytes).await,
+            Self::Unix(stream) => {
+                let peek = || Ok(recv(stream.as_raw_fd(), bytes, MsgFlags::MSG_PEEK)?);
+                stream.async_io(Interest::READABLE, peek).await
+            }
+        }
     }
 
     /// Makes the kernel answer the peer with a reset when the socket is dropped, and forget unsent bytes.

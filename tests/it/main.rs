@@ -33,6 +33,7 @@ mod http;
 mod http2;
 mod layers;
 mod limits;
+mod proxy_protocol;
 mod queue;
 mod rebalance;
 mod refusals;
