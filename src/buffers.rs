@@ -1,18 +1,20 @@
 //! Bytes that wait in this process until somebody slow takes them: how many there are in all, and who has to go when they
-//! are too many, which is whoever holds most of them.
+//! are too many, which is whoever has held most of them for longest and taken nothing.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use futures::task::AtomicWaker;
 use prometheus::{IntCounter, IntGauge};
+use tokio::time::Instant;
 
 /// All bytes that wait.
 #[derive(Debug)]
 pub(crate) struct Buffers {
     /// How many may; 0 is no limit.
     most: AtomicUsize,
+    began: Instant,
     total: IntGauge,
     cut: IntCounter,
     next_shard: AtomicUsize,
@@ -31,6 +33,8 @@ pub(crate) struct Held {
 #[derive(Debug)]
 struct Holder {
     bytes: AtomicUsize,
+    /// When something was taken of them, or they began to wait: in milliseconds, which come round after 49 days.
+    since: AtomicU32,
     shard: usize,
     /// Where it stands in its shard; read and written under the lock of that.
     place: AtomicUsize,
@@ -45,7 +49,8 @@ impl Buffers {
     /// Nothing waits yet; counted by these two.
     pub(crate) fn new(total: IntGauge, cut: IntCounter) -> Arc<Self> {
         let shards = std::array::from_fn(|_| Mutex::default());
-        Arc::new(Self { most: AtomicUsize::new(0), total, cut, next_shard: AtomicUsize::new(0), shards })
+        let (most, began) = (AtomicUsize::new(0), Instant::now());
+        Arc::new(Self { most, began, total, cut, next_shard: AtomicUsize::new(0), shards })
     }
 
     /// No more than this may wait from now on; 0 is no limit.
@@ -64,26 +69,34 @@ impl Buffers {
         most != 0 && usize::try_from(self.total.get()).unwrap_or(0) > most
     }
 
-    /// Tells those who hold most that they have to go, until enough of them do for an eighth to be free.
+    /// Milliseconds since it was made.
+    #[expect(clippy::cast_possible_truncation, reason = "they come round")]
+    fn now(&self) -> u32 {
+        self.began.elapsed().as_millis() as u32
+    }
+
+    /// Tells those whose bytes, times how long they have taken none of them, are most that they have to go, until enough
+    /// of them do for an eighth to be free. Who reads fast holds as much as who has stopped, but never for long.
     #[cold]
     fn make_room(&self) {
-        let most = self.most.load(Relaxed);
+        let (most, now) = (self.most.load(Relaxed), self.now());
         let mut total = 0;
         let mut all = Vec::new();
         for shard in 0..SHARDS {
             for holder in self.shard(shard).iter().filter(|holder| !holder.has_to_go.load(Relaxed)) {
                 let bytes = holder.bytes.load(Relaxed);
                 total += bytes;
-                all.push((bytes, Arc::clone(holder)));
+                let waited = u64::from(now.wrapping_sub(holder.since.load(Relaxed)));
+                all.push(((waited + 1).saturating_mul(bytes as u64), bytes, Arc::clone(holder)));
             }
         }
         // Those who have been told are on their way.
         if total <= most {
             return;
         }
-        all.sort_unstable_by_key(|&(bytes, _)| std::cmp::Reverse(bytes));
+        all.sort_unstable_by_key(|&(burden, ..)| std::cmp::Reverse(burden));
         let mut told = 0_u32;
-        for (bytes, holder) in all {
+        for (_, bytes, holder) in all {
             if total <= most - most / 8 {
                 break;
             }
@@ -93,7 +106,7 @@ impl Buffers {
             holder.has_to_go.store(true, Relaxed);
             holder.waker.wake();
         }
-        log::warn!("limits.buffers: more than {most} bytes wait for slow clients: {told} that hold most are cut");
+        log::warn!("limits.buffers: more than {most} bytes wait for slow clients: {told} that take none are cut");
     }
 
     fn shard(&self, shard: usize) -> MutexGuard<'_, Vec<Arc<Holder>>> {
@@ -105,6 +118,7 @@ impl Buffers {
         let mut holders = self.shard(shard);
         let holder = Arc::new(Holder {
             bytes: AtomicUsize::new(bytes),
+            since: AtomicU32::new(self.now()),
             shard,
             place: AtomicUsize::new(holders.len()),
             has_to_go: AtomicBool::new(false),
@@ -137,6 +151,13 @@ impl Held {
     pub(crate) fn set(&mut self, bytes: usize) {
         if bytes != self.bytes {
             self.change(bytes);
+        }
+    }
+
+    /// Some of them have just been taken.
+    pub(crate) fn taken(&self) {
+        if let Some(holder) = &self.holder {
+            holder.since.store(self.buffers.now(), Relaxed);
         }
     }
 
@@ -177,7 +198,10 @@ impl Drop for Held {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures::task::noop_waker_ref;
+    use tokio::time::advance;
 
     use super::*;
 
@@ -197,8 +221,8 @@ mod tests {
         held.poll_has_to_go(&mut Context::from_waker(noop_waker_ref())).is_ready()
     }
 
-    #[test]
-    fn whoever_holds_most_goes_when_there_is_too_much_and_nobody_else() {
+    #[tokio::test(start_paused = true)]
+    async fn whoever_holds_most_goes_when_there_is_too_much_and_nobody_else() {
         let buffers = buffers(1000);
         let small: Vec<_> = (0..9).map(|_| holding(&buffers, 50)).collect();
         let large = holding(&buffers, 500);
@@ -213,6 +237,24 @@ mod tests {
         drop((small, one_more, another));
         assert_eq!(buffers.total.get(), 0);
         assert!((0..SHARDS).all(|shard| buffers.shard(shard).capacity() == 0), "all of it is given back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_what_waits_stays_however_much_that_is() {
+        let buffers = buffers(1000);
+        let (fast, stalled) = (holding(&buffers, 700), holding(&buffers, 200));
+        for _ in 0..10 {
+            advance(Duration::from_secs(1)).await;
+            fast.taken();
+        }
+        let new = holding(&buffers, 150);
+        assert!(has_to_go(&stalled) && !has_to_go(&fast) && !has_to_go(&new));
+        drop((stalled, new));
+        let much = holding(&buffers, 290);
+        let little = holding(&buffers, 9);
+        advance(Duration::from_secs(1)).await;
+        let _one_more = holding(&buffers, 20);
+        assert!(has_to_go(&fast) && !has_to_go(&much) && !has_to_go(&little), "once it has stopped, it is the first");
     }
 
     #[test]

@@ -60,7 +60,8 @@ pub struct Limits {
     /// `timeouts.body` on. Default 500 bytes, as Apache has it; less is answered 408.
     #[serde(serialize_with = "exactly")]
     pub body_rate: ByteSize,
-    /// All bytes that wait until slow clients and servers take them. Default 512 MiB; beyond that whoever holds most is cut.
+    /// All bytes that wait until slow clients and servers take them. Default 512 MiB; beyond that whoever has
+    /// held most of them for longest, and taken nothing, is cut.
     #[serde(serialize_with = "exactly")]
     pub buffers: ByteSize,
 }

@@ -243,11 +243,15 @@ impl<Client: Stream, Server: Stream> Carrying<Client, Server> {
         }
         let unsent = self.client.unsent() + self.server.unsent();
         self.waiting.set(self.inward.pending.len() + self.outward.pending.len() + unsent);
+        let carried = self.inward.bytes + self.outward.bytes != carried;
+        let taken = self.inward.take_moved() | self.outward.take_moved();
+        if taken {
+            self.waiting.taken();
+        }
         if self.waiting.poll_has_to_go(cx).is_ready() {
             return Poll::Ready(End::NoRoom);
         }
-        let carried = self.inward.bytes + self.outward.bytes != carried;
-        let carried = carried | self.inward.take_moved() | self.outward.take_moved();
+        let carried = carried | taken;
         if let Some(idle) = self.outward.take_idle() {
             self.idle = idle;
         }

@@ -1,5 +1,7 @@
 //! What one stranger, or one slow machine, can take of the gateway: time, memory, and places on servers.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -22,6 +24,7 @@ for_the_relay! {
     a_client_that_does_not_read_costs_little,
     a_connection_of_http_2_costs_little_however_many_streams_it_opens,
     whoever_makes_most_wait_goes_when_it_is_too_much,
+    whoever_goes_on_reading_stays_when_others_have_stopped,
     a_small_body_that_comes_slowly_over_http_2_takes_no_place,
 }
 
@@ -210,6 +213,40 @@ async fn whoever_makes_most_wait_goes_when_it_is_too_much() {
     let mut other = gateway.client().await;
     other.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
     assert_eq!(other.answer().await.body.len(), 8_000_000);
+}
+
+/// Those who have stopped hold less each, but they hold it for long.
+async fn whoever_goes_on_reading_stays_when_others_have_stopped() {
+    const STOPPED: usize = 5;
+    let server = bountiful().await;
+    let gateway = Gateway::before(&[server.address()], "", "limits: { buffers: 192KiB }").await;
+    let mut reader = Client::over(narrow(gateway.address("web")).await);
+    reader.send("GET /read HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    reader.read_until(b"\r\n\r\n").await;
+    let got = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&got);
+    let reading = tokio::spawn(async move {
+        while got.load(Ordering::Relaxed) < 8_000_000 {
+            got.fetch_add(reader.read(8_000).await.len(), Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    let mut stopped = Vec::new();
+    for round in 0..3 {
+        for _ in 0..STOPPED {
+            let mut client = gateway.client().await;
+            let head = format!("POST /stopped?{round} HTTP/1.1\r\nHost: a\r\nContent-Length: 20000\r\n\r\n");
+            client.send([head.as_bytes(), &[b'x'; 19_000]].concat()).await;
+            stopped.push(client);
+        }
+        // What waits for the reader has been taken many times by then.
+        let before = count.load(Ordering::Relaxed);
+        eventually("the reader reads on", async || count.load(Ordering::Relaxed) >= before + 1_000_000).await;
+    }
+    gateway.access_line(&["target=/stopped?0", "closed_by=buffers_full"]).await;
+    within("all of it", reading).await.unwrap();
+    let line = gateway.access_line(&["target=/read", "bytes_out=8000000"]).await;
+    assert!(!line.contains("closed_by"), "{line}");
 }
 
 async fn a_small_body_that_comes_slowly_over_http_2_takes_no_place() {

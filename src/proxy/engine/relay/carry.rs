@@ -113,6 +113,8 @@ pub(super) struct Carry<'a> {
     /// When something last went from or to the client, and the server.
     client_moved: Moment,
     server_moved: Moment,
+    /// Whether either of them has taken any of what waited for it since that was counted last.
+    taken: bool,
     /// Since when the body has to bring what it has to, and how much of it there was then.
     paced: (Moment, u64),
     /// When the client finished sending.
@@ -233,6 +235,7 @@ impl<'a> Carry<'a> {
             stopping,
             client_moved,
             server_moved,
+            taken: false,
             paced,
             half_closed: None,
             told: Told::default(),
@@ -254,6 +257,9 @@ impl<'a> Carry<'a> {
         }
         let waiting = self.waiting();
         self.client.waiting.set(waiting);
+        if std::mem::take(&mut self.taken) {
+            self.client.waiting.taken();
+        }
         self.client.waiting.poll_has_to_go(cx).map(|()| End::Cut(Side::NoRoom))
     }
 
@@ -327,7 +333,7 @@ impl<'a> Carry<'a> {
                 let before = *sent;
                 let written = poll_write(&mut self.server, out, sent, cx);
                 if *sent > before {
-                    self.server_moved = self.client.deadline.now();
+                    (self.server_moved, self.taken) = (self.client.deadline.now(), true);
                 }
                 match written {
                     Poll::Pending => {
@@ -415,7 +421,7 @@ impl<'a> Carry<'a> {
                 let before = (*sent, self.client.transport.unsent());
                 let written = poll_write(&mut self.client.transport, out, sent, cx);
                 if (*sent, self.client.transport.unsent()) != before {
-                    self.client_moved = self.client.deadline.now();
+                    (self.client_moved, self.taken) = (self.client.deadline.now(), true);
                     *unflushed = true;
                 }
                 match written {
@@ -459,7 +465,7 @@ impl<'a> Carry<'a> {
             let before = stream.unsent();
             let flushed = Pin::new(&mut *stream).poll_flush(cx);
             if stream.unsent() != before {
-                self.client_moved = self.client.deadline.now();
+                (self.client_moved, self.taken) = (self.client.deadline.now(), true);
             }
             ready!(flushed)?;
         }

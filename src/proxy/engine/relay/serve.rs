@@ -222,13 +222,16 @@ async fn carry(
     }
     if let Body::Length(length) = asked.body
         && !asked.expects
-        && let Some(refusal) = take_in(client, length, &exchange.snapshot().config).await
+        && let Some(missing) = take_in(client, length, &exchange.snapshot().config).await
     {
-        if let Some(refusal) = refusal {
-            exchange.refuse(core, refusal);
-            return Box::pin(answer(core, client, exchange, &asked, upload, Some(Side::Client), stopping)).await;
-        }
-        end(core, &mut exchange, &asked, (0, 0), Some(Side::Client));
+        let side = match missing {
+            Ok(refusal) => {
+                exchange.refuse(core, refusal);
+                return Box::pin(answer(core, client, exchange, &asked, upload, Some(Side::Client), stopping)).await;
+            }
+            Err(side) => side,
+        };
+        end(core, &mut exchange, &asked, (0, 0), Some(side));
         return After::Drop;
     }
     if let Some(own) = own {
@@ -316,8 +319,8 @@ impl Own {
 }
 
 /// Waits for a body that is small, so that one that comes slowly takes no place on a server. What the client is told if
-/// it does not come, or nothing if it has left.
-async fn take_in(client: &mut Connection, length: u64, config: &Config) -> Option<Option<Refusal>> {
+/// it does not come, or who has ended the connection.
+async fn take_in(client: &mut Connection, length: u64, config: &Config) -> Option<Result<Refusal, Side>> {
     let (began, time) = (client.deadline.now(), config.timeouts.body);
     let mut moved = began;
     let length = usize::try_from(length).ok().filter(|&length| length <= TAKEN_IN)?;
@@ -338,14 +341,14 @@ async fn take_in(client: &mut Connection, length: u64, config: &Config) -> Optio
                         client.held.extend_from_slice(&buffer.bytes[AHEAD..AHEAD + read]);
                         moved = client.deadline.now();
                     }
-                    Poll::Ready(_) => return Poll::Ready(Some(None)),
-                    Poll::Pending if client.deadline.is_stopping() => return Poll::Ready(Some(None)),
+                    Poll::Ready(_) => return Poll::Ready(Some(Err(Side::Client))),
+                    Poll::Pending if client.deadline.is_stopping() => return Poll::Ready(Some(Err(Side::Client))),
                     Poll::Pending => {
                         client.waiting.set(client.held.len());
                         if client.waiting.poll_has_to_go(cx).is_ready() {
-                            return Poll::Ready(Some(None));
+                            return Poll::Ready(Some(Err(Side::NoRoom)));
                         }
-                        return client.deadline.poll_expired(cx).map(|()| Some(Some(Refusal::BodyTimeout)));
+                        return client.deadline.poll_expired(cx).map(|()| Some(Ok(Refusal::BodyTimeout)));
                     }
                 }
             }

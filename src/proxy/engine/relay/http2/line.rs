@@ -56,6 +56,7 @@ impl AsRef<[u8]> for Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.line.release(self.bytes.len());
+        lock(&self.line.held).taken();
     }
 }
 
