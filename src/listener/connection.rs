@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -92,6 +93,20 @@ pub enum AppProtocol {
 const LINGER: Duration = Duration::from_secs(2);
 
 impl Connection {
+    /// Once the deadline of a write that waits has come: tries [`once more`](Transport::offer), and gives the client up
+    /// if it has taken nothing. Else the deadline is put off by `time`, and this is how many of these bytes went; or the
+    /// task is woken to go on.
+    pub(crate) fn poll_offer(&mut self, bytes: &[u8], time: Duration, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        ready!(self.deadline.poll_expired(cx));
+        let Some(taken) = self.transport.offer(bytes) else { return Poll::Ready(Err(io::ErrorKind::TimedOut.into())) };
+        self.deadline.set(time);
+        if taken > 0 {
+            return Poll::Ready(Ok(taken));
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
     /// Writes a last answer, then does as [`Self::close`].
     pub async fn answer_and_close(mut self, answer: &[u8]) {
         self.deadline.set(LINGER);

@@ -135,6 +135,11 @@ impl Socket {
         }
     }
 
+    /// Writes what the kernel takes of these bytes, without waiting for it to say that it takes any.
+    fn offer(&self, bytes: &[u8]) -> usize {
+        SockRef::from(self).send(bytes).unwrap_or(0)
+    }
+
     /// Makes the kernel answer the peer with a reset when the socket is dropped, and forget unsent bytes.
     pub fn reset_on_close(&self) {
         if let Self::Tcp(stream) = self {
@@ -150,6 +155,18 @@ impl Transport {
             Self::Plain(socket) => socket,
             Self::FromClient(stream) => stream.socket(),
             Self::ToServer(stream) => stream.socket(),
+        }
+    }
+
+    /// Tries once more to write bytes that have to wait. The kernel says that it takes some when half of what it holds
+    /// has gone, which a slow peer may need minutes for; and takes some as soon as any has gone. So this tells whether
+    /// the peer has taken anything since the kernel was full: `None` if not. Else how many of these bytes were written,
+    /// which are none where something of TLS had to go first.
+    pub(crate) fn offer(&mut self, bytes: &[u8]) -> Option<usize> {
+        match self {
+            Self::Plain(socket) => Some(socket.offer(bytes)).filter(|&taken| taken > 0),
+            Self::FromClient(stream) => stream.offer(Socket::offer).then_some(0),
+            Self::ToServer(stream) => stream.offer(Socket::offer).then_some(0),
         }
     }
 

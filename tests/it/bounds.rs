@@ -17,10 +17,12 @@ use crate::support::{A_WHILE, Client, Gateway, Puppet, Scripted, eventually, wit
 
 for_each_engine! {
     a_client_that_reads_slowly_is_not_given_up,
+    a_client_is_not_given_up_while_it_takes_anything,
 }
 
 // What Pingora makes wait is its own.
 for_the_relay! {
+    a_connection_of_http_2_is_not_given_up_while_it_takes_anything,
     a_client_that_does_not_read_costs_little,
     a_connection_of_http_2_costs_little_however_many_streams_it_opens,
     whoever_makes_most_wait_goes_when_it_is_too_much,
@@ -116,6 +118,95 @@ timeouts: {{ write: {WRITE:?} }}
     }
 }
 
+/// What a client reads in a second that is slower than the kernel says that some of it has gone.
+const LITTLE: usize = 16 * 1024;
+/// Less than the kernel takes to say so.
+const TAKES_LITTLE: Duration = Duration::from_secs(2);
+
+/// Reads a little at a time, for longer than the kernel says nothing; then all that is to come.
+async fn little_by_little(client: &mut Client, length: usize) -> Vec<u8> {
+    let (started, mut got) = (Instant::now(), Vec::new());
+    while started.elapsed() < 4 * TAKES_LITTLE {
+        while got.len() * 1000 < usize::try_from(started.elapsed().as_millis()).unwrap() * LITTLE {
+            got.extend(client.read(1024).await);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    got.extend(client.read(length - got.len()).await);
+    got
+}
+
+/// The kernel says that there is room when half of what waits in it has gone, which takes this client longer than it has.
+async fn a_client_is_not_given_up_while_it_takes_anything() {
+    let body = numbered(800_000);
+    let authority = Authority::new();
+    let server = Puppet::start().await;
+    let gateway = Gateway::start(&format!(
+        "
+listeners:
+  - {{ name: web, address: 127.0.0.1:0 }}
+  - {{ name: secure, address: 127.0.0.1:0, tls: {{ certificates: [{}] }} }}
+routes: [{{ upstream: app }}]
+upstreams: {{ app: {{ servers: [\"{}\"], health: {{ check: none }} }} }}
+timeouts: {{ write: {TAKES_LITTLE:?} }}
+",
+        authority.sign(&["localhost"]).yaml(),
+        server.address()
+    ))
+    .await;
+    let mut plain = Client::over(narrow(gateway.address("web")).await);
+    plain.send("GET /plain HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let _plain = answer_next(&server, body.clone()).await;
+    let tls = narrow(gateway.address("secure")).await;
+    let mut secure = Client::over(authority.client(&["http/1.1"]).over(tls, "localhost").await.unwrap());
+    secure.send("GET /secure HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let _secure = answer_next(&server, body.clone()).await;
+    let mut half = Client::over(narrow(gateway.address("web")).await);
+    half.send("GET /half HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    half.finish().await;
+    let _half = answer_next(&server, body.clone()).await;
+    let slowly = async |client: &mut Client| {
+        client.read_until(b"\r\n\r\n").await;
+        assert!(little_by_little(client, body.len()).await == body);
+    };
+    tokio::join!(slowly(&mut plain), slowly(&mut secure), slowly(&mut half));
+    for target in ["target=/plain", "target=/secure", "target=/half"] {
+        let line = gateway.access_line(&[target, "status=200", "bytes_out=800000"]).await;
+        assert!(!line.contains("closed_by"), "{line}");
+    }
+}
+
+async fn a_connection_of_http_2_is_not_given_up_while_it_takes_anything() {
+    let body = numbered(800_000);
+    let server = Puppet::start().await;
+    let gateway = Gateway::before(&[server.address()], "", &format!("timeouts: {{ write: {TAKES_LITTLE:?} }}")).await;
+    let mut client = Client::over(narrow(gateway.address("web")).await);
+    client.send(wide_open(&[1])).await;
+    let _answer = answer_next(&server, body.clone()).await;
+    little_by_little(&mut client, body.len()).await;
+    let rest = tokio::spawn(async move { while client.some().await.is_some() {} });
+    let line = gateway.access_line(&["protocol=HTTP/2", "status=200", "bytes_out=800000"]).await;
+    assert!(!line.contains("closed_by"), "{line}");
+    rest.abort();
+}
+
+/// A client of HTTP/2 with windows without end, and a GET on each of these streams.
+fn wide_open(streams: &[u32]) -> Vec<u8> {
+    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    };
+    let window = 0x7fff_ffffu32.to_be_bytes();
+    let mut said = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    said.extend(frame(4, 0, 0, &[&[0, 4][..], &window].concat()));
+    said.extend(frame(8, 0, 0, &(0x7fff_ffffu32 - 65_535).to_be_bytes()));
+    for &stream in streams {
+        // GET, http, / and an authority, by the static table.
+        said.extend(frame(1, 5, stream, b"\x82\x86\x84\x01\x01a"));
+    }
+    said
+}
+
 /// A server that answers each request with far more than anybody's buffers hold.
 async fn bountiful() -> Scripted {
     Scripted::start(|mut client, _| async move {
@@ -175,19 +266,8 @@ async fn a_connection_of_http_2_costs_little_however_many_streams_it_opens() {
     let gateway = Gateway::before(&[server.address()], "", "").await;
     let before = gateway.memory();
     let mut client = Client::over(narrow(gateway.address("web")).await);
-    // Windows without end, and then nothing is read.
-    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-    };
-    let window = 0x7fff_ffffu32.to_be_bytes();
-    client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
-    client.send(frame(4, 0, 0, &[&[0, 4][..], &window].concat())).await;
-    client.send(frame(8, 0, 0, &(0x7fff_ffffu32 - 65_535).to_be_bytes())).await;
-    for stream in 0..STREAMS {
-        // GET, http, / and an authority, by the static table.
-        client.send(frame(1, 5, 1 + 2 * stream, b"\x82\x86\x84\x01\x01a")).await;
-    }
+    // And then nothing is read.
+    client.send(wide_open(&(0..STREAMS).map(|stream| 1 + 2 * stream).collect::<Vec<_>>())).await;
     let waiting = all_that_waits(&gateway).await / 1024.0;
     let memory = gateway.memory().saturating_sub(before);
     eprintln!("{STREAMS} streams that are not read: {waiting:.0} KiB wait, {memory} KiB of memory");

@@ -134,6 +134,13 @@ impl<S, I> Stream<S, I> {
     pub fn unsent(&self) -> usize {
         self.outgoing.len()
     }
+
+    /// Offers them to the socket; whether it has taken any.
+    pub(super) fn offer(&mut self, offer: impl FnOnce(&I, &[u8]) -> usize) -> bool {
+        let taken = offer(&self.socket, self.outgoing.as_slice());
+        self.outgoing.take(taken);
+        taken > 0
+    }
 }
 
 impl<S: Session, I: AsyncRead + AsyncWrite + Unpin> Stream<S, I> {

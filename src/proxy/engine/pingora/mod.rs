@@ -90,6 +90,13 @@ struct Serving<'a, P> {
     stream: Box<Stream>,
 }
 
+impl<P> PingoraEngine<P> {
+    fn stream(&self, connection: Connection, http2: bool) -> Box<Stream> {
+        let write = self.core.snapshot.load().config.timeouts.write;
+        Box::new(Stream::new(connection, http2, write))
+    }
+}
+
 impl<P> Serving<'_, P>
 where
     P: ProxyHttp + Send + Sync + 'static,
@@ -164,7 +171,7 @@ where
     P::CTX: Send + Sync,
 {
     async fn serve_http1(&self, connection: Connection, stopping: &Stopping) {
-        let serving = Serving { engine: self, stream: Box::new(Stream::new(connection, false)) };
+        let serving = Serving { engine: self, stream: self.stream(connection, false) };
         http1::serve(&self.core, serving, stopping).await;
     }
 
@@ -180,7 +187,7 @@ where
     P::CTX: Send + Sync,
 {
     async fn serve_http2(&self, connection: Connection, stopping: &Stopping) {
-        self.streams.process_new(Box::new(Stream::new(connection, true)), stopping).await;
+        self.streams.process_new(self.stream(connection, true), stopping).await;
     }
 
     async fn stop(&self) {

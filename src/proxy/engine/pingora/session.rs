@@ -29,7 +29,9 @@ pub(super) fn mailbox(session: &Session) -> Option<Arc<Mailbox>> {
 pub(super) fn set_timeouts(session: &mut Session, timeouts: &Timeouts) {
     let set = |time: Duration| (!time.is_zero()).then_some(time);
     session.set_read_timeout(set(timeouts.body));
-    session.set_write_timeout(set(timeouts.write));
+    // Of HTTP/1 the stream sees to it, which sees each part that is taken.
+    let write = if session.is_http2() { timeouts.write } else { Duration::ZERO };
+    session.set_write_timeout(set(write));
     session.set_total_drain_timeout(Some(DRAIN));
     session.set_close_on_response_before_downstream_finish(false);
 }
@@ -110,9 +112,11 @@ pub(super) fn ended_by_server(error: &Error) -> bool {
 
 /// Who is behind an error.
 pub(super) fn cut_by(error: &Error) -> Side {
+    let cause = error.root_cause().downcast_ref::<io::Error>();
     match (error.esource(), error.etype()) {
         (ErrorSource::Upstream, _) => Side::Server,
         (_, ErrorType::WriteTimedout) => Side::StalledClient,
+        (_, ErrorType::WriteError) => cause.map_or(Side::Client, Side::of_client),
         _ => Side::Client,
     }
 }

@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
@@ -37,6 +37,10 @@ pub(crate) struct Stream {
     http2: Option<Box<ControlFrames>>,
     reading: Reading,
     writing: Writing,
+    /// How long a client that speaks HTTP/1 may take nothing; zero is no limit.
+    write: Duration,
+    /// While a write waits: what TLS held when the deadline was set.
+    waits: Option<usize>,
     eof: bool,
     digests: OnceLock<Digests>,
 }
@@ -80,12 +84,13 @@ const WAITING_HEAD: usize = 4096;
 const SLICES: usize = 16;
 
 impl Stream {
-    /// The stream of a connection that speaks HTTP/1, or HTTP/2.
-    pub(crate) fn new(connection: Connection, http2: bool) -> Self {
+    /// The stream of a connection that speaks HTTP/1, whose client may take nothing for `write` while it should, or HTTP/2.
+    pub(crate) fn new(connection: Connection, http2: bool, write: Duration) -> Self {
         let mailbox = Arc::new(Mailbox::new(Arc::clone(&connection.info)));
         let (reading, writing) = (Reading::Freely, Writing::Through);
         let http2 = http2.then(|| Box::new(ControlFrames::new(Instant::now())));
-        Self { connection, mailbox, http2, reading, writing, eof: false, digests: OnceLock::new() }
+        let digests = OnceLock::new();
+        Self { connection, mailbox, http2, reading, writing, write, waits: None, eof: false, digests }
     }
 
     /// Nothing of this request's body is left to be read; what comes is the next head's.
@@ -154,6 +159,39 @@ impl Stream {
         Pin::new(&mut self.connection.transport).poll_write_vectored(cx, bufs)
     }
 
+    /// What becomes of a write: a client of HTTP/1 is given up that takes nothing for too long. Pingora would time each
+    /// piece that it writes as a whole, however much of it goes.
+    fn poll_taken(
+        &mut self,
+        result: Poll<io::Result<usize>>,
+        next: &[u8],
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if result.is_ready() {
+            if self.waits.take().is_some() {
+                self.connection.deadline.set(if self.eof { HALF_CLOSED } else { Duration::ZERO });
+            }
+            return result;
+        }
+        if self.http2.is_some() || self.write.is_zero() {
+            return Poll::Pending;
+        }
+        let unsent = Some(self.connection.transport.unsent());
+        if std::mem::replace(&mut self.waits, unsent) != unsent {
+            self.connection.deadline.set(self.write);
+        }
+        let Writing::Waiting(head) = &mut self.writing else {
+            return self.connection.poll_offer(next, self.write, cx);
+        };
+        let taken = ready!(self.connection.poll_offer(head, self.write, cx))?;
+        head.advance(taken);
+        if head.is_empty() {
+            self.writing = Writing::Through;
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
     /// Fails what would wait once the deadline of the gateway's end has come: whoever serves the connection then ends as
     /// with a client that has left, and writes its line.
     fn or_cut<T>(&self, result: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
@@ -181,7 +219,10 @@ impl Stream {
         if self.http2.is_some() || self.mailbox.is_poll() {
             return Poll::Ready(Ok(()));
         }
-        // Who has said all that there is to say may still listen.
+        // Who has said all that there is to say may still listen, and has the time of a write where something waits for it.
+        if self.waits.is_some() {
+            return self.or_cut(Poll::Pending, cx);
+        }
         let heard = self.connection.deadline.poll_expired(cx).map(Ok::<(), io::Error>);
         self.or_cut(heard, cx)
     }
@@ -261,6 +302,8 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = this.poll_write_parts(cx, bufs);
+        let next = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf);
+        let written = this.poll_taken(written, next, cx);
         if let (Some(frames), Poll::Ready(Ok(written))) = (&mut this.http2, &written) {
             frames.wrote(*written);
         }
@@ -280,6 +323,7 @@ impl AsyncWrite for Stream {
             Poll::Ready(Ok(_)) => Pin::new(&mut this.connection.transport).poll_flush(cx),
             waiting => waiting.map_ok(|_| ()),
         };
+        let flushed = this.poll_taken(flushed.map_ok(|()| 0), &[], cx).map_ok(|_| ());
         this.or_cut(flushed, cx)
     }
 
@@ -370,7 +414,7 @@ mod tests {
 
     fn pair() -> (Stream, UnixStream) {
         let (connection, client) = testing::pair();
-        (Stream::new(connection, false), client)
+        (Stream::new(connection, false, Duration::ZERO), client)
     }
 
     async fn read_body(body: Body, sent: &[u8], room: usize) -> (Vec<u8>, Vec<u8>) {

@@ -637,7 +637,28 @@ impl<'a> Carry<'a> {
             Some(due) => self.client.deadline.set_at(due),
             None => self.client.deadline.clear(),
         }
-        self.client.deadline.poll_expired(cx).map(|()| end)
+        ready!(self.client.deadline.poll_expired(cx));
+        if self.takes_on() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(end)
+    }
+
+    /// Whether who has to take something has taken any: see [`Transport::offer`].
+    fn takes_on(&mut self) -> bool {
+        let to_client = self.client_has_to_read();
+        let Self { client, server, upload, download, .. } = self;
+        let (peer, out, sent, moved) = if to_client {
+            (&mut client.transport, &download.out, &mut download.sent, &mut self.client_moved)
+        } else {
+            (server, &upload.out, &mut upload.sent, &mut self.server_moved)
+        };
+        let Some(taken) = peer.offer(&out[*sent..]) else { return false };
+        *sent += taken;
+        (*moved, self.taken) = (client.deadline.now(), true);
+        download.unflushed |= to_client;
+        true
     }
 
     /// When it has waited for too long for what it waits for, and what becomes of it then.
@@ -657,7 +678,10 @@ impl<'a> Carry<'a> {
             (silence.into_iter().chain(pace).min(), self.refuse(Refusal::BodyTimeout, Side::Client))
         };
         match self.half_closed.map(|at| at.max(self.server_moved).after(HALF_CLOSED)) {
-            Some(left) if due.is_none_or(|due| left < due) => (Some(left), End::Cut(Side::Client)),
+            // Who has something to take may still be there.
+            Some(left) if due.is_none_or(|due| left < due) && !self.client_has_to_read() => {
+                (Some(left), End::Cut(Side::Client))
+            }
             _ => (due, end),
         }
     }

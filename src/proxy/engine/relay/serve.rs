@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -577,9 +577,7 @@ async fn send(client: &mut Connection, mut head: Vec<u8>, mut body: Bytes, write
                 Poll::Pending if client.deadline.is_stopping() => {
                     return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
                 }
-                Poll::Pending => {
-                    return client.deadline.poll_expired(cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
-                }
+                Poll::Pending => ready!(client.poll_offer(if head.is_empty() { &body } else { &head }, write, cx))?,
             };
             let of_head = written.min(head.len());
             head.advance(of_head);

@@ -499,10 +499,8 @@ impl<'a> Carry<'a> {
         } else if self.upload == Upload::Goes {
             let came = self.exchange.body_in().saturating_sub(self.paced.1);
             let pace = timeouts.body_due(limits, came).filter(|_| self.is_unanswered());
-            let due = after(self.client_moved, timeouts.body)
-                .into_iter()
-                .chain(pace.map(|time| self.paced.0 + time))
-                .min();
+            let due =
+                after(self.client_moved, timeouts.body).into_iter().chain(pace.map(|time| self.paced.0 + time)).min();
             (due, self.refuse(Refusal::BodyTimeout, Side::Client))
         } else if self.is_unanswered() {
             late(self.exchange.first_byte_timeout().unwrap_or_default())

@@ -51,11 +51,12 @@ impl Io {
     }
 
     /// The same for a write, which may make no progress for a while only.
-    fn poll_taken<T>(
+    fn poll_taken(
         &mut self,
         cx: &mut Context<'_>,
-        write: impl FnOnce(Pin<&mut Transport>, &mut Context<'_>) -> Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
+        next: &[u8],
+        write: impl FnOnce(Pin<&mut Transport>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         let before = self.connection.transport.unsent();
         let result = write(Pin::new(&mut self.connection.transport), cx);
         if result.is_ready() {
@@ -69,11 +70,14 @@ impl Io {
             self.connection.deadline.set(self.write);
         }
         self.line.block();
-        if self.connection.deadline.poll_expired(cx).is_ready() {
-            self.line.end_late();
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        match self.connection.poll_offer(next, self.write, cx) {
+            Poll::Pending => self.or_cut(result, cx),
+            Poll::Ready(Ok(taken)) => Poll::Ready(Ok(taken)),
+            Poll::Ready(Err(error)) => {
+                self.line.end_late();
+                Poll::Ready(Err(error))
+            }
         }
-        self.or_cut(result, cx)
     }
 }
 
@@ -110,7 +114,8 @@ impl AsyncWrite for Io {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = this.poll_taken(cx, |transport, cx| transport.poll_write_vectored(cx, bufs));
+        let next = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf);
+        let written = this.poll_taken(cx, next, |transport, cx| transport.poll_write_vectored(cx, bufs));
         if let Poll::Ready(Ok(written)) = &written {
             this.frames.wrote(*written);
         }
@@ -122,7 +127,8 @@ impl AsyncWrite for Io {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().poll_taken(cx, |transport, cx| transport.poll_flush(cx))
+        let flushed = self.get_mut().poll_taken(cx, &[], |transport, cx| transport.poll_flush(cx).map_ok(|()| 0));
+        flushed.map_ok(|_| ())
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
