@@ -42,6 +42,10 @@ pub struct Deadline {
     cell: Arc<Cell>,
 }
 
+/// A moment that several tasks look at.
+#[derive(Debug)]
+pub struct SharedMoment(AtomicU32);
+
 /// A point on the coarse clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(u32);
@@ -50,6 +54,23 @@ impl Moment {
     /// The moment by which this time has passed since this one.
     pub fn after(self, time: Duration) -> Self {
         Self(self.0.saturating_add(ticks(time)).saturating_add(1))
+    }
+}
+
+impl SharedMoment {
+    /// This one, until another is set.
+    pub fn new(moment: Moment) -> Self {
+        Self(AtomicU32::new(moment.0))
+    }
+
+    /// The last one that was set.
+    pub fn get(&self) -> Moment {
+        Moment(self.0.load(Ordering::Relaxed))
+    }
+
+    /// Sets another one.
+    pub fn set(&self, moment: Moment) {
+        self.0.store(moment.0, Ordering::Relaxed);
     }
 }
 
@@ -134,6 +155,17 @@ fn wake(cells: Vec<Arc<Cell>>) {
 }
 
 impl Deadline {
+    /// Another one on the same clock, off.
+    pub fn another(&self) -> Self {
+        self.clock.register()
+    }
+
+    /// Turns it off for whoever has it next: the task that polled it last is forgotten.
+    pub fn retire(&self) {
+        self.clear();
+        self.cell.waker.take();
+    }
+
     /// Fires when `after` has passed from now; zero turns it off.
     pub fn set(&self, after: Duration) {
         match after {

@@ -53,7 +53,7 @@ impl HeaderEdits {
     }
 
     /// The fields that come in.
-    pub(crate) fn added(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+    pub(crate) fn added(&self) -> impl ExactSizeIterator<Item = (&HeaderName, &HeaderValue)> {
         self.added.iter().map(|(name, value)| (name, value))
     }
 

@@ -12,11 +12,12 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRAILER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::line::Timer;
 use super::request::Asked;
 use super::stream::{BodyIn, Client};
 use crate::config::Config;
+use crate::deadline::Moment;
 use crate::exchange::{Core, Exchange, Side};
 use crate::http::Refusal;
 use crate::http::edits::HeaderEdits;
@@ -69,13 +70,14 @@ pub(super) struct Carry<'a> {
     status: u16,
     bytes: u64,
     reusable: bool,
-    server_moved: Instant,
-    client_moved: Instant,
+    server_moved: Moment,
+    client_moved: Moment,
     /// Since when the body has to bring what it has to, and how much of it there was then.
-    paced: (Instant, u64),
+    paced: (Moment, u64),
     /// The server has not taken all of it at once.
     blocked: bool,
-    timer: Option<Pin<Box<Sleep>>>,
+    /// Where it had to wait.
+    timer: Option<Timer>,
     told: Told,
 }
 
@@ -122,7 +124,7 @@ impl<'a> Carry<'a> {
         exchange: &'a mut Exchange,
         asked: &'a Asked,
     ) -> Self {
-        let now = Instant::now();
+        let now = client.line.now();
         let mut out = asked.to_server(exchange);
         let upload = match &body_in.taken_in {
             Some(taken) => {
@@ -206,7 +208,7 @@ impl<'a> Carry<'a> {
                 let result = poll_write(&mut self.server, &self.out, &mut written, cx);
                 if written > 0 {
                     self.out = self.out.slice(written..);
-                    self.server_moved = Instant::now();
+                    self.server_moved = self.client.line.now();
                 }
                 match result {
                     Poll::Pending => {
@@ -215,7 +217,7 @@ impl<'a> Carry<'a> {
                     }
                     Poll::Ready(Ok(())) if std::mem::take(&mut self.blocked) => {
                         // It is not the client that was slow.
-                        self.client_moved = Instant::now();
+                        self.client_moved = self.client.line.now();
                         self.paced = (self.client_moved, self.exchange.body_in());
                     }
                     Poll::Ready(Ok(())) => {}
@@ -246,7 +248,7 @@ impl<'a> Carry<'a> {
                 Poll::Pending => break,
                 Poll::Ready(Some(Ok(bytes))) if bytes.is_empty() => {}
                 Poll::Ready(Some(Ok(bytes))) => {
-                    self.client_moved = Instant::now();
+                    self.client_moved = self.client.line.now();
                     let whole = self.asked.body == Body::Length(bytes.len() as u64);
                     if let Err(refusal) = self.exchange.hear_request(&bytes, whole) {
                         return Poll::Ready(Some(self.refuse(refusal, Side::Client)));
@@ -322,17 +324,13 @@ impl<'a> Carry<'a> {
             let read = unread.filled().len();
             let passed = match polled {
                 Poll::Ready(Ok(())) if read > 0 => {
-                    (self.server_moved, self.heard) = (Instant::now(), true);
+                    (self.server_moved, self.heard) = (self.client.line.now(), true);
                     self.pass_on(buffer, AHEAD..at + read)
                 }
                 Poll::Ready(Ok(())) => self.server_ended(None),
                 Poll::Ready(Err(error)) => self.server_ended(Some(error)),
-                Poll::Pending => {
-                    self.client.line.release(room);
-                    return Poll::Pending;
-                }
+                Poll::Pending => return Poll::Pending,
             };
-            self.client.line.release(room - self.waiting.len());
             if let Err(end) = passed {
                 return Poll::Ready(end);
             }
@@ -358,7 +356,7 @@ impl<'a> Carry<'a> {
             self.waiting.is_empty() && self.trailers.is_none() && self.body.as_ref().is_some_and(Passing::is_over);
         self.ended |= last;
         self.bytes += part.len() as u64;
-        self.client_moved = Instant::now();
+        self.client_moved = self.client.line.now();
         match sending.send_data(part, last) {
             Ok(()) => Poll::Ready(Ok(())),
             Err(_) => gone(),
@@ -489,7 +487,7 @@ impl<'a> Carry<'a> {
     /// Ready when it has waited for too long for what it waits for.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let Config { timeouts, limits, .. } = &self.exchange.snapshot().config;
-        let after = |since: Instant, time: Duration| (!time.is_zero()).then(|| since + time);
+        let after = |since: Moment, time: Duration| (!time.is_zero()).then(|| since.after(time));
         let late = |time| (after(self.server_moved, time), self.refuse(Refusal::AnswerTimeout, Side::Server));
         let (due, end) = if !self.waiting.is_empty() {
             let since = self.client.line.waits_since(self.client_moved);
@@ -499,20 +497,24 @@ impl<'a> Carry<'a> {
         } else if self.upload == Upload::Goes {
             let came = self.exchange.body_in().saturating_sub(self.paced.1);
             let pace = timeouts.body_due(limits, came).filter(|_| self.is_unanswered());
-            let due =
-                after(self.client_moved, timeouts.body).into_iter().chain(pace.map(|time| self.paced.0 + time)).min();
+            let due = after(self.client_moved, timeouts.body)
+                .into_iter()
+                .chain(pace.map(|time| self.paced.0.after(time)))
+                .min();
             (due, self.refuse(Refusal::BodyTimeout, Side::Client))
         } else if self.is_unanswered() {
             late(self.exchange.first_byte_timeout().unwrap_or_default())
         } else {
             late(self.exchange.read_idle_timeout())
         };
-        let Some(due) = due else { return Poll::Pending };
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
-        if timer.deadline() != due {
-            timer.as_mut().reset(due);
+        match due {
+            Some(due) => {
+                let timer = self.timer.get_or_insert_with(|| self.client.line.timer());
+                timer.set_at(due);
+                timer.poll_expired(cx).map(|()| end)
+            }
+            None => Poll::Pending,
         }
-        timer.as_mut().poll(cx).map(|()| end)
     }
 }
 
@@ -520,6 +522,8 @@ impl<'a> Carry<'a> {
 fn converted(head: &Head<'_>, edits: &HeaderEdits, body: Option<Body>) -> Option<Response<()>> {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(head.status).ok()?;
+    // At once, since it would grow in steps.
+    *response.headers_mut() = HeaderMap::with_capacity(head.fields.len() + edits.added().len());
     let headers = response.headers_mut();
     let nominated = Nominated::by(Headers::Fields(head.fields));
     for field in head.fields {

@@ -28,7 +28,7 @@ impl Io {
     pub(super) fn new(mut connection: Connection, write: Duration) -> Self {
         connection.deadline.clear();
         let nothing = connection.waiting.another();
-        let line = Line::new(std::mem::replace(&mut connection.waiting, nothing));
+        let line = Line::new(std::mem::replace(&mut connection.waiting, nothing), connection.deadline.another());
         Self { connection, frames: ControlFrames::new(std::time::Instant::now()), write, waits: false, line }
     }
 

@@ -1,25 +1,28 @@
 //! What the streams of a connection share: how much waits because of its client in all, and whether it takes anything.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::Instant;
 
 use crate::buffers::Held;
+use crate::deadline::{Deadline, Moment, SharedMoment};
 use crate::exchange::Side;
 use crate::proxy::engine::relay::buffer::READ;
 
 /// A connection as its streams see it.
 #[derive(Debug)]
 pub(super) struct Line {
-    opened: Instant,
+    /// Off; the others are made from it.
+    deadline: Deadline,
+    /// Those that streams have had.
+    retired: Mutex<Vec<Deadline>>,
     /// Whether the client takes nothing at this moment.
     blocked: AtomicBool,
-    /// When it took something again, in milliseconds since the connection was opened.
-    freed: AtomicU64,
+    /// When it took something again.
+    freed: SharedMoment,
     /// Whether it took nothing for too long.
     late: AtomicBool,
     /// Whether it has been cut to make room.
@@ -41,6 +44,30 @@ const MOST: usize = 704 * 1024;
 /// Steps in which the process is told.
 const STEP: usize = 64 * 1024;
 
+/// A deadline of a stream. To make one costs more than to hand it on, so they are kept.
+pub(super) struct Timer {
+    /// There until it is dropped.
+    deadline: Option<Deadline>,
+    line: Arc<Line>,
+}
+
+impl Deref for Timer {
+    type Target = Deadline;
+
+    fn deref(&self) -> &Deadline {
+        self.deadline.as_ref().unwrap_or(&self.line.deadline)
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        if let Some(deadline) = self.deadline.take() {
+            deadline.retire();
+            lock(&self.line.retired).push(deadline);
+        }
+    }
+}
+
 /// Bytes that are on their way to the client, counted until nobody has them any more.
 struct Counted {
     bytes: Box<[u8]>,
@@ -61,17 +88,30 @@ impl Drop for Counted {
 }
 
 impl Line {
-    pub(super) fn new(held: Held) -> Arc<Self> {
+    /// Of a connection whose client has been asked for nothing yet.
+    pub(super) fn new(held: Held, deadline: Deadline) -> Arc<Self> {
         Arc::new(Self {
-            opened: Instant::now(),
+            freed: SharedMoment::new(deadline.now()),
+            deadline,
+            retired: Mutex::default(),
             blocked: false.into(),
-            freed: 0.into(),
             late: false.into(),
             overfull: false.into(),
             bytes: 0.into(),
             held: held.into(),
             waiting: Mutex::default(),
         })
+    }
+
+    /// What the clock says.
+    pub(super) fn now(&self) -> Moment {
+        self.deadline.now()
+    }
+
+    /// A deadline for one of its streams, off.
+    pub(super) fn timer(self: &Arc<Self>) -> Timer {
+        let retired = lock(&self.retired).pop();
+        Timer { deadline: Some(retired.unwrap_or_else(|| self.deadline.another())), line: Arc::clone(self) }
     }
 
     /// The client takes nothing for now.
@@ -81,8 +121,7 @@ impl Line {
 
     /// The client takes bytes again.
     pub(super) fn free(&self) {
-        let since = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.freed.store(since, Relaxed);
+        self.freed.set(self.now());
         self.blocked.store(false, Relaxed);
         self.wake();
     }
@@ -94,11 +133,8 @@ impl Line {
 
     /// Since when a stream that could not send anything since then waits for its own window and not for the connection,
     /// on which each stream has its turn.
-    pub(super) fn waits_since(&self, moved: Instant) -> Instant {
-        if self.blocked.load(Relaxed) {
-            return Instant::now();
-        }
-        moved.max(self.opened + Duration::from_millis(self.freed.load(Relaxed)))
+    pub(super) fn waits_since(&self, moved: Moment) -> Moment {
+        if self.blocked.load(Relaxed) { self.now() } else { moved.max(self.freed.get()) }
     }
 
     /// Who has ended a stream that its client takes nothing of any more.
@@ -110,42 +146,41 @@ impl Line {
         }
     }
 
-    /// Ready with how much may be read of an answer now, which is counted from here on; what is not kept is released.
+    /// Ready with how much may be read of an answer now. All streams of a connection are served by one task, so that
+    /// nobody else reads until it has been kept.
     pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<usize> {
-        if let Some(room) = self.try_room() {
+        if let Some(room) = self.room() {
             return Poll::Ready(room);
         }
         let mut waiting = lock(&self.waiting);
         if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
             waiting.push(cx.waker().clone());
         }
-        drop(waiting);
-        // What was released in between has woken nobody.
-        self.try_room().map_or(Poll::Pending, Poll::Ready)
+        Poll::Pending
     }
 
-    fn try_room(&self) -> Option<usize> {
-        let blocked = self.blocked.load(Relaxed);
-        let room = |bytes: usize| match bytes {
+    fn room(&self) -> Option<usize> {
+        match self.bytes.load(Relaxed) {
             ..MANY => Some(READ),
             // What it takes next makes room.
-            _ if blocked => None,
+            _ if self.blocked.load(Relaxed) => None,
             MANY..MOST => Some(LITTLE),
             _ => None,
-        };
-        let before = self.bytes.fetch_update(Relaxed, Relaxed, |bytes| Some(bytes + room(bytes)?)).ok()?;
-        let room = room(before)?;
-        self.tell(before, before + room);
-        Some(room)
+        }
+    }
+
+    fn count(&self, bytes: usize) {
+        let before = self.bytes.fetch_add(bytes, Relaxed);
+        self.tell(before, before + bytes);
     }
 
     /// Counts so many bytes of a body that is taken in, where there is room for them.
     pub(super) fn try_take(&self, bytes: usize) -> bool {
-        let taken = self.bytes.fetch_update(Relaxed, Relaxed, |all| (all + bytes <= MANY).then_some(all + bytes));
-        if let Ok(before) = taken {
-            self.tell(before, before + bytes);
+        let fits = self.bytes.load(Relaxed) + bytes <= MANY;
+        if fits {
+            self.count(bytes);
         }
-        taken.is_ok()
+        fits
     }
 
     /// So many bytes wait no longer.
@@ -157,8 +192,9 @@ impl Line {
         }
     }
 
-    /// Keeps bytes that have been counted for as long as anybody has them.
+    /// Keeps bytes, and counts them for as long as anybody has them.
     pub(super) fn keep(self: &Arc<Self>, bytes: &[u8]) -> Bytes {
+        self.count(bytes.len());
         Bytes::from_owner(Counted { bytes: bytes.into(), line: Arc::clone(self) })
     }
 
@@ -199,10 +235,11 @@ mod tests {
 
     use super::*;
     use crate::buffers::Buffers;
+    use crate::deadline::Deadlines;
 
     fn line() -> (Arc<Line>, Arc<Buffers>) {
         let buffers = Buffers::new(IntGauge::new("a", "b").unwrap(), IntCounter::new("c", "d").unwrap());
-        (Line::new(buffers.nothing()), buffers)
+        (Line::new(buffers.nothing(), Deadlines::new().register()), buffers)
     }
 
     fn room(line: &Line) -> Option<usize> {
@@ -223,7 +260,6 @@ mod tests {
         let kept = stalled(&line, 127);
         assert_eq!(kept.len(), 127, "each has its part");
         assert_eq!(room(&line), Some(LITTLE), "and one more goes on");
-        line.release(LITTLE);
         let all: usize = kept.iter().map(Bytes::len).sum();
         assert!(all <= MOST && line.bytes.load(Relaxed) == all, "{all}");
         line.block();
@@ -237,8 +273,6 @@ mod tests {
     #[tokio::test]
     async fn bytes_are_counted_until_the_last_part_of_them_is_gone() {
         let (line, _) = line();
-        assert_eq!(room(&line), Some(READ));
-        line.release(READ - 100);
         let mut kept = line.keep(&[0; 100]);
         let part = kept.split_to(50);
         drop(kept);

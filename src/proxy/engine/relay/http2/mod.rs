@@ -7,18 +7,17 @@ mod request;
 mod stream;
 
 use std::future::{Future, poll_fn, ready};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::stream::{FuturesUnordered, StreamExt};
 use h2::server::Builder;
 use h2::{Reason, SendStream};
 use tokio::sync::mpsc::unbounded_channel;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
 use self::io::Io;
 use self::stream::Client;
@@ -57,7 +56,7 @@ impl Http2 {
 #[async_trait]
 impl Http2Engine for Http2 {
     async fn serve_http2(&self, connection: Connection, stopping: &Stopping) {
-        others_first(serve(&self.0, connection, stopping)).await;
+        serve(&self.0, connection, stopping).await;
     }
 
     async fn stop(&self) {
@@ -87,12 +86,13 @@ async fn serve(relay: &Arc<Relay>, connection: Connection, stopping: &Stopping) 
     let line = io.line();
     let handshake = builder.handshake::<_, Bytes>(io);
     let Ok(Ok(mut connection)) = timeout(or_ever(timeouts.head), handshake).await else { return };
-    let mut streams = JoinSet::new();
+    // In this task: what they have for the client at one time leaves in one write, and no thread waits for another.
+    let mut streams = FuturesUnordered::new();
     let mut stopping = stopping.clone();
     // Once it is true the client opens no more streams, and the connection ends with its last one.
     let mut leaving = false;
-    let keep_alive = or_ever(timeouts.keep_alive);
-    let mut idle = pin!(sleep(keep_alive));
+    let idle = line.timer();
+    idle.set(timeouts.keep_alive);
     let (cut, mut cuts) = unbounded_channel::<Cut>();
     let mut due: Vec<Cut> = Vec::new();
     loop {
@@ -102,8 +102,7 @@ async fn serve(relay: &Arc<Relay>, connection: Connection, stopping: &Stopping) 
                 Some(Ok((request, respond))) => {
                     let client = Client::new(respond, Arc::clone(&line));
                     let serving = stream::serve(Arc::clone(relay), Arc::clone(&info), request, client, cut.clone());
-                    // Boxed: a task is moved a few times before it runs.
-                    streams.spawn(core.metrics.contain(Box::pin(serving)));
+                    streams.push(core.metrics.contain(Box::pin(serving)));
                 }
                 Some(Err(error)) => {
                     log::debug!("{}: HTTP/2: {error}", info.peer);
@@ -114,16 +113,16 @@ async fn serve(relay: &Arc<Relay>, connection: Connection, stopping: &Stopping) 
             // What was there before the cut has just been written.
             () = ready(()), if !due.is_empty() => due.drain(..).for_each(|(mut stream, reason)| stream.send_reset(reason)),
             Some(stream) = cuts.recv() => due.push(stream),
-            _ = streams.join_next(), if !streams.is_empty() => {
+            () = poll_fn(|cx| poll_all(&mut streams, cx)), if !streams.is_empty() => {
                 if streams.is_empty() {
-                    idle.as_mut().reset(Instant::now() + keep_alive);
+                    idle.set(timeouts.keep_alive);
                 }
             }
             _ = stopping.wait_for(|&stopping| stopping), if !leaving => {
                 leaving = true;
                 connection.graceful_shutdown();
             }
-            () = &mut idle, if streams.is_empty() && !leaving => {
+            () = idle.expired(), if streams.is_empty() && !leaving => {
                 leaving = true;
                 connection.graceful_shutdown();
             }
@@ -131,21 +130,12 @@ async fn serve(relay: &Arc<Relay>, connection: Connection, stopping: &Stopping) 
     }
     drop(connection);
     // They find out by themselves that nobody listens, and leave their lines in the log.
-    while streams.join_next().await.is_some() {}
+    while streams.next().await.is_some() {}
 }
 
-/// Lets the tasks that are ready go first, each time that this one is woken: what the streams have for a connection then
-/// leaves it in one write, and not in one for each of them.
-async fn others_first(work: impl Future<Output = ()>) {
-    let (mut work, mut went) = (pin!(work), false);
-    poll_fn(|cx| {
-        went = !went;
-        if went {
-            // A task that wakes itself goes to the end of the line.
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        work.as_mut().poll(cx)
-    })
-    .await;
+/// Lets every stream go on that can; ready when some have come to their end.
+fn poll_all<F: Future>(streams: &mut FuturesUnordered<F>, cx: &mut Context<'_>) -> Poll<()> {
+    let before = streams.len();
+    while let Poll::Ready(Some(_)) = streams.poll_next_unpin(cx) {}
+    if streams.len() < before { Poll::Ready(()) } else { Poll::Pending }
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use h2::RecvStream;
-use http::header::{CONTENT_LENGTH, COOKIE};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, PROXY_AUTHORIZATION};
 use http::request::Parts;
 use http::{HeaderMap, Method};
 
@@ -80,8 +80,8 @@ impl Asked {
 
     /// Whether it logs its connection to the server in, which must be used for nobody else then.
     pub(super) fn logs_connection_in(&self) -> bool {
-        let headers = Headers::Map(&self.parts.headers);
-        ["authorization", "proxy-authorization"].iter().any(|name| headers.all(name).any(is_of_connection))
+        let values = |name| self.parts.headers.get_all(name).into_iter();
+        values(AUTHORIZATION).chain(values(PROXY_AUTHORIZATION)).any(|value| is_of_connection(value.as_bytes()))
     }
 
     /// The length that it announces.

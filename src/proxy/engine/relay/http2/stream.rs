@@ -276,25 +276,20 @@ fn written(answer: Answer<'_>, to_head: bool) -> (Response<()>, Bytes) {
 /// Sends an answer of the gateway's own; who has ended it where the client does not take it.
 async fn send(client: &mut Client, head: Response<()>, mut body: Bytes, write: Duration) -> Result<(), Side> {
     let mut sending = client.respond.send_response(head, body.is_empty()).map_err(|_| client.line.gone())?;
-    let mut moved = Instant::now();
+    let (timer, mut moved) = (client.line.timer(), client.line.now());
     while !body.is_empty() {
         sending.reserve_capacity(body.len());
-        let mut capacity = pin!(poll_fn(|cx| sending.poll_capacity(cx)));
-        let room = loop {
-            if write.is_zero() {
-                break capacity.as_mut().await;
+        let room = poll_fn(|cx| match sending.poll_capacity(cx) {
+            Poll::Pending if !write.is_zero() => {
+                timer.set_at(client.line.waits_since(moved).after(write));
+                timer.poll_expired(cx).map(|()| Err(Side::StalledClient))
             }
-            let due = client.line.waits_since(moved) + write;
-            match timeout_at(due, capacity.as_mut()).await {
-                Ok(room) => break room,
-                Err(_) if client.line.waits_since(moved) + write > due => {}
-                Err(_) => return Err(Side::StalledClient),
-            }
-        };
-        let Some(Ok(room)) = room else { return Err(client.line.gone()) };
+            room => room.map(|room| room.and_then(Result::ok).ok_or_else(|| client.line.gone())),
+        });
+        let room = room.await?;
         let part = body.split_to(room.min(body.len()));
         sending.send_data(part, body.is_empty()).map_err(|_| client.line.gone())?;
-        moved = Instant::now();
+        moved = client.line.now();
     }
     Ok(())
 }
