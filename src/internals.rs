@@ -13,5 +13,4 @@ pub use crate::session::table::{How, Key, SessionTable};
 pub use crate::upstream::{Tried, Upstream};
 pub use crate::wire::engine_io::{HandshakeReader, LONGEST_SID, LONGEST_SILENCE};
 pub use crate::wire::ping::OwnPings;
-pub use crate::wire::proxy_protocol;
 pub use crate::wire::websocket::{FrameCounts, FrameTracker};

@@ -45,6 +45,7 @@ use crate::transport::cause::is_refusal;
 use crate::transport::shortage::is_shortage;
 use crate::upstream::config::HostHeader;
 use crate::upstream::{Fields, Lease, PickError, Server, ServerId, Tried, Upstream};
+use crate::wire::proxy_protocol::{Header, Subject};
 use learn::Learner;
 use place::Ties;
 use tail::Tail;
@@ -397,6 +398,22 @@ impl Exchange {
         // A compressed handshake could not be read as it passes; it is too short to be worth it anyway.
         let plain = self.ties.as_ref().is_some_and(Ties::reads_answer);
         ServerFields::new(onward, &self.changes.to_server, plain)
+    }
+
+    /// Whom the server is told of at the start of a connection; `None` where it is told of nobody. Such a connection is for
+    /// no other client.
+    pub(crate) fn subject(&self) -> Option<Subject> {
+        self.upstream.as_ref()?.config().proxy_protocol?;
+        let Info { peer, local, .. } = &*self.info;
+        // Of a client that a trusted proxy tells of in a field the port is not known.
+        let port = if self.client == peer.ip().to_canonical() { peer.port() } else { 0 };
+        Some(Subject::Client { source: (self.client, port).into(), destination: *local })
+    }
+
+    /// What tells the server so.
+    pub(crate) fn proxy_header(&self) -> Option<Box<Header>> {
+        let subject = self.subject()?;
+        Some(Box::new(Header { subject, tlvs: self.info.tlvs(self.request_id.as_str()) }))
     }
 
     /// The host that the server is asked for.

@@ -57,6 +57,28 @@ impl Info {
         self.tls.is_some() || self.told.as_ref().is_some_and(|told| told.tls.is_some())
     }
 
+    /// The name that the client asked for by TLS, of the gateway or of the proxy that tells of it.
+    pub fn server_name(&self) -> Option<&str> {
+        let own = self.tls.as_ref().and_then(|tls| tls.server_name.as_deref());
+        own.or_else(|| self.told.as_ref()?.authority.as_deref())
+    }
+
+    /// What a PROXY header tells a server of the connection beside addresses. It has the name that a proxy has given it
+    /// before, or else `id`.
+    pub(crate) fn tlvs(&self, id: &str) -> Tlvs {
+        let Self { tls, told, .. } = self;
+        let told = told.as_deref();
+        let alpn = tls.as_ref().and_then(|tls| tls.alpn).map(|name| name.as_bytes().into());
+        let version = tls.as_ref().map(|tls| tls.version.replace('_', ".").into());
+        let own_id = || (!id.is_empty()).then(|| id.as_bytes().into());
+        Tlvs {
+            alpn: alpn.or_else(|| told?.alpn.clone()),
+            authority: self.server_name().map(Into::into),
+            unique_id: told.and_then(|told| told.unique_id.clone()).or_else(own_id),
+            tls: version.or_else(|| told?.tls.clone()),
+        }
+    }
+
     /// What a PROXY header calls the connection, if anything; in hexadecimal digits where it is no plain text.
     pub(crate) fn unique_id(&self) -> String {
         let Some(id) = self.told.as_ref().and_then(|told| told.unique_id.as_deref()) else { return String::new() };
@@ -76,6 +98,8 @@ pub struct TlsInfo {
     pub version: &'static str,
     /// The cipher suite.
     pub cipher: &'static str,
+    /// The protocol that goes over it, by ALPN.
+    pub alpn: Option<&'static str>,
 }
 
 /// What a connection turned out to speak.

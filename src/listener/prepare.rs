@@ -41,10 +41,10 @@ impl Accepted {
         let plain = socket;
         let (transport, tls, http2_agreed, http_agreed) = match &settings.tls {
             Some(terms) if settings.speaks_tls(&plain, undecided_until).await? => {
-                let (transport, info, alpn) = settings.handshake(&terms.config, plain).await?;
+                let (transport, info) = settings.handshake(&terms.config, plain).await?;
                 undecided_until = settings.undecided_until();
-                let http2 = alpn.as_deref() == Some(b"h2");
-                (transport, Some(info), http2, alpn.is_some())
+                let agreed = info.alpn;
+                (transport, Some(info), agreed == Some("h2"), agreed.is_some())
             }
             _ => (Transport::Plain(plain), None, false, false),
         };
@@ -122,11 +122,7 @@ impl Settings {
         }
     }
 
-    async fn handshake(
-        &self,
-        tls: &Arc<ServerConfig>,
-        socket: Socket,
-    ) -> Option<(Transport, TlsInfo, Option<Vec<u8>>)> {
+    async fn handshake(&self, tls: &Arc<ServerConfig>, socket: Socket) -> Option<(Transport, TlsInfo)> {
         let limit = self.config.tls.as_ref().map_or(Duration::ZERO, |tls| tls.handshake_timeout);
         let accepting = transport::tls::accept(Arc::clone(tls), socket);
         let accepted = if limit.is_zero() {
@@ -148,8 +144,9 @@ impl Settings {
             server_name,
             version: agreed.protocol_version().and_then(|version| version.as_str()).unwrap_or("TLS"),
             cipher: agreed.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown"),
+            // Nothing else is ever offered.
+            alpn: agreed.alpn_protocol().map(|name| if name == b"h2" { "h2" } else { "http/1.1" }),
         };
-        let alpn = agreed.alpn_protocol().map(<[u8]>::to_vec);
-        Some((Transport::FromClient(stream), info, alpn))
+        Some((Transport::FromClient(stream), info))
     }
 }

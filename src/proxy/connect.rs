@@ -9,7 +9,8 @@ pub(super) async fn connect(exchange: &mut Exchange) -> Result<Transport, Refusa
     loop {
         exchange.place().await?;
         let Some(lease) = exchange.lease() else { return Err(Refusal::NoServer) };
-        match lease.upstream().connect(lease.server()).await {
+        let told = exchange.proxy_header();
+        match lease.upstream().connect(lease.server(), told.as_deref()).await {
             Ok(server) => {
                 exchange.connected(false);
                 return Ok(server);

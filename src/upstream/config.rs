@@ -12,6 +12,7 @@ use crate::affinity;
 use crate::roster::Pace;
 use crate::session::{EngineIo, SessionProtocol};
 use crate::transport::TcpKeepAlive;
+use crate::wire::proxy_protocol::Version;
 
 /// One entry of `upstreams`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -44,6 +45,9 @@ pub struct Config {
     /// How sessions and tunnels are let go when a server drains, or is taken out of the set.
     #[serde(default)]
     pub drain: Drain,
+    /// The version of the PROXY header that tells servers of each connection's client, before TLS. Default: none is sent.
+    #[serde(default)]
+    pub proxy_protocol: Option<Version>,
     /// TLS to the servers; without it they are spoken to in plain.
     #[serde(default)]
     pub tls: Option<Tls>,

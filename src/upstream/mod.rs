@@ -176,8 +176,9 @@ impl Upstream {
             (None, Some(before)) => before.make_balance.clone(),
             (None, None) => balance::maker(config),
         };
+        let same_header = |before: &Self, config: &Config| before.config.proxy_protocol == config.proxy_protocol;
         // Another way to speak to the servers is no evidence of how they do.
-        let same_way = before.filter(|before| config.tls == before.config.tls);
+        let same_way = before.filter(|before| config.tls == before.config.tls && same_header(before, config));
         let known = same_way.map(|before| before.all_servers()).unwrap_or_default();
         let terms = servers::Terms {
             check: config.health_check(),
@@ -191,8 +192,8 @@ impl Upstream {
             Some(list) => Members::build_of_found(&list, &known, &terms),
             None => Members::build_all(&config.servers, &known, &terms).map_err(explain)?,
         };
-        // Connections that are kept to its servers stay good unless they speak TLS by other terms.
-        let same_terms = before.filter(|before| before.tls == tls);
+        // Connections that are kept to its servers stay good unless they begin in another way.
+        let same_terms = before.filter(|before| before.tls == tls && same_header(before, config));
         Ok(Arc::new(Self {
             name: name.into(),
             config: config.clone(),
@@ -228,6 +229,11 @@ impl Upstream {
     /// How TLS is spoken to the servers; `None` where it isn't.
     pub fn tls(&self) -> Option<&ServerTls> {
         self.tls.as_ref()
+    }
+
+    /// Whether the servers are told of each connection's client, so that it is for no other one.
+    pub(crate) fn tells_of_clients(&self) -> bool {
+        self.config.proxy_protocol.is_some()
     }
 
     /// The servers of this moment.

@@ -5,6 +5,7 @@ mod tls;
 use std::io;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
@@ -15,17 +16,16 @@ use crate::transport::cause::is_refusal;
 use crate::transport::{self, Socket, Transport};
 use crate::upstream::config::HostHeader;
 use crate::upstream::{Endpoint, Server, Upstream};
+use crate::wire::proxy_protocol::Header;
 
 impl Upstream {
     /// Opens a connection to a server, TLS included, within `timeouts.connect`. A host with several addresses is tried
-    /// under each of them, and the one that answered comes first from then on.
-    pub async fn connect(&self, server: &Server) -> io::Result<Transport> {
+    /// under each of them, and the one that answered comes first from then on. Where the servers are told of clients,
+    /// `client` is who it is for; `None`: the gateway itself.
+    pub async fn connect(&self, server: &Server, client: Option<&Header>) -> io::Result<Transport> {
         let limit = self.config.timeouts.connect;
         let connecting = async {
-            let opened = open(server, limit).await;
-            server.faults().note_refusal(opened.as_ref().err().is_some_and(|fault| is_refusal(fault)));
-            let socket = opened?;
-            socket.tune(&self.config.tcp_keepalive);
+            let socket = self.open(server, client).await?;
             let Some(settings) = &self.tls else {
                 return Ok(Transport::Plain(socket));
             };
@@ -33,6 +33,19 @@ impl Upstream {
             transport::tls::connect(settings.client_config().clone(), name, socket).await.map(Transport::ToServer)
         };
         within(limit, connecting).await
+    }
+
+    /// The same without TLS, and with no limit for the whole of it.
+    pub(crate) async fn open(&self, server: &Server, client: Option<&Header>) -> io::Result<Socket> {
+        let opened = open(server, self.config.timeouts.connect).await;
+        server.faults().note_refusal(opened.as_ref().err().is_some_and(|fault| is_refusal(fault)));
+        let mut socket = opened?;
+        socket.tune(&self.config.tcp_keepalive);
+        if let Some(version) = self.config.proxy_protocol {
+            let header = client.map_or_else(|| Header::default().write(version), |client| client.write(version));
+            socket.write_all(&header).await?;
+        }
+        Ok(socket)
     }
 
     /// The `Host` of the gateway's own requests to a server: what the server is told of clients' requests where that is
@@ -86,7 +99,7 @@ async fn within<T>(limit: Duration, connecting: impl Future<Output = io::Result<
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::AsyncReadExt;
     use tokio::net::UnixListener;
 
     use super::*;
@@ -100,7 +113,7 @@ mod tests {
         let upstream = upstream(json!({ "servers": [format!("unix:{}", path.display())] }));
         let server = &upstream.servers()[0];
         assert_eq!(server.endpoint(), Some(Endpoint::Unix(path.as_path().into())));
-        let mut stream = upstream.connect(server).await.unwrap();
+        let mut stream = upstream.connect(server, None).await.unwrap();
         stream.write_all(b"ping").await.unwrap();
         let mut bytes = [0; 4];
         listener.accept().await.unwrap().0.read_exact(&mut bytes).await.unwrap();

@@ -62,7 +62,7 @@ impl Target {
 
     async fn connect(&self) -> Result<Transport, Unwell> {
         let told = |fault| Unwell { text: format!("can't connect: {fault}"), in_shortage: is_shortage(&fault) };
-        self.upstream.connect(&self.server).await.map_err(told)
+        self.upstream.connect(&self.server, None).await.map_err(told)
     }
 
     async fn ask(

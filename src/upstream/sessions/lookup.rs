@@ -266,7 +266,7 @@ impl Upstream {
     /// Connects, once there is what that takes; `in_shortage` while there is not.
     async fn connect_at_last(&self, server: &Server, in_shortage: &AtomicBool) -> io::Result<Transport> {
         loop {
-            let connected = self.connect(server).await;
+            let connected = self.connect(server, None).await;
             let short = connected.as_ref().err().is_some_and(|error| is_shortage(error));
             in_shortage.store(short, Relaxed);
             if !short {

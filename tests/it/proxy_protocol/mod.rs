@@ -1,6 +1,7 @@
 //! PROXY headers: what proxies in front tell of clients, and what servers behind are told.
 
 mod incoming;
+mod outgoing;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,7 +11,9 @@ pub const CLIENT: &str = "203.0.113.9:51234";
 pub const REACHED: &str = "198.51.100.1:4443";
 
 /// TLVs of version 2.
+pub const ALPN: u8 = 0x01;
 pub const AUTHORITY: u8 = 0x02;
+pub const CRC32C: u8 = 0x03;
 pub const UNIQUE_ID: u8 = 0x05;
 pub const SSL: u8 = 0x20;
 
@@ -48,4 +51,11 @@ pub fn v2(client: &str, reached: &str, tlvs: &[(u8, &[u8])]) -> Vec<u8> {
 pub fn binary(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
     let fixed = [b"\r\n\r\n\0\r\nQUIT\n", &[command, family][..], &(rest.len() as u16).to_be_bytes()];
     [&fixed.concat(), rest].concat()
+}
+
+/// The checksum of version 2 (RFC 4960, appendix B), bit by bit.
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0_u32, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { 0x82F6_3B78 ^ (crc >> 1) } else { crc >> 1 })
+    })
 }

@@ -133,8 +133,11 @@ impl ProxyHttp for Balancer {
         let exchange = begun(ctx)?;
         match exchange.lease() {
             Some(lease) => {
-                let (upstream, first_byte) = (lease.upstream(), exchange.first_byte_timeout());
-                peer::of(&self.peers, exchange.snapshot(), upstream, lease.server(), first_byte)
+                let mut peer = peer::of(&self.peers, exchange.snapshot(), lease, exchange.first_byte_timeout())?;
+                if let Some(header) = exchange.proxy_header() {
+                    peer::tell(&mut peer, lease, header);
+                }
+                Ok(peer)
             }
             None => Err(of::error(Refusal::NoServer)),
         }

@@ -2,10 +2,15 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use pingora::connectors::L4Connect;
 use pingora::protocols::l4::ext::TcpKeepalive;
+use pingora::protocols::l4::socket::SocketAddr;
+use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::tls::CaType;
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
@@ -14,7 +19,9 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use crate::snapshot::Snapshot;
-use crate::upstream::{Endpoint, Server, Upstream};
+use crate::transport::Socket;
+use crate::upstream::{Endpoint, Lease, Server, Upstream};
+use crate::wire::proxy_protocol::Header;
 
 /// What TLS needs, in Pingora's types; made once for each upstream.
 struct PeerTls {
@@ -46,10 +53,10 @@ impl Peers {
 pub(super) fn of(
     peers: &Peers,
     snapshot: &Snapshot,
-    upstream: &Upstream,
-    server: &Server,
+    lease: &Lease,
     first_byte: Option<Duration>,
 ) -> Result<Box<HttpPeer>> {
+    let (upstream, server) = (lease.upstream(), lease.server());
     let unresolved = || Error::explain(ErrorType::ConnectError, format!("{} has no address yet", server.name()));
     let name = match upstream.tls() {
         None => None,
@@ -99,6 +106,37 @@ pub(super) fn of(
     // Servers of two upstreams may share an address and differ in what Pingora's pool does not look at.
     peer.group_key = upstream.group;
     Ok(Box::new(peer))
+}
+
+/// Opens the connection with a PROXY header. It is for one request: Pingora's pool knows nothing of clients.
+pub(super) fn tell(peer: &mut HttpPeer, lease: &Lease, header: Box<Header>) {
+    /// Far from the groups of upstreams.
+    static LAST: AtomicU64 = AtomicU64::new(u64::MAX);
+    let (upstream, server) = (Arc::clone(lease.upstream()), Arc::clone(lease.server()));
+    peer.options.custom_l4 = Some(Arc::new(Told { upstream, server, header }));
+    peer.options.idle_timeout = Some(Duration::ZERO);
+    peer.group_key = LAST.fetch_sub(1, Ordering::Relaxed);
+}
+
+/// How a connection is opened that tells of its client.
+#[derive(Debug)]
+struct Told {
+    upstream: Arc<Upstream>,
+    server: Arc<Server>,
+    header: Box<Header>,
+}
+
+#[async_trait]
+impl L4Connect for Told {
+    /// Pingora's limit for the whole of it, TLS included, holds for this, too.
+    async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
+        let opened = self.upstream.open(&self.server, Some(&self.header)).await;
+        let failed = |error| Error::because(ErrorType::ConnectError, format!("Fail to connect to {address}"), error);
+        Ok(match opened.map_err(failed)? {
+            Socket::Tcp(stream) => stream.into(),
+            Socket::Unix(stream) => stream.into(),
+        })
+    }
 }
 
 /// An authority whose key was never kept. Pingora wants to know one even where nothing is verified, and a system

@@ -61,15 +61,18 @@ impl Kept {
 
     /// A connection to the server of this lease, if there is one that can be used.
     pub(super) fn take(&self, lease: &Lease) -> Option<Transport> {
+        if lease.upstream().tells_of_clients() {
+            return None;
+        }
         let own = own_shard();
         (0..SHARDS).find_map(|other| self.shared.lock((own + other) % SHARDS).take(lease))
     }
 
-    /// Keeps a connection on which nothing is under way.
+    /// Keeps a connection on which nothing is under way, unless it is for one client.
     pub(super) fn put(&self, lease: &Lease, stream: Transport) {
         let time = lease.upstream().config().timeouts.keep_alive;
         // What it says now was not asked for, or is its end.
-        if time.is_zero() || stream.socket().is_readable() {
+        if time.is_zero() || lease.upstream().tells_of_clients() || stream.socket().is_readable() {
             return;
         }
         let kept = Idle { stream, until: Instant::now() + time };

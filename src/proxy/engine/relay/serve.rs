@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::FutureExt;
@@ -31,6 +31,7 @@ use crate::proxy::upgrade;
 use crate::text::Text;
 use crate::transport::Transport;
 use crate::upstream::{Lease, ServerId};
+use crate::wire::proxy_protocol::Subject;
 
 /// How long the rest of a request's body is read after an early answer, so that the connection can be used again.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -234,7 +235,7 @@ async fn carry(
         end(core, &mut exchange, &asked, (0, 0), Some(side));
         return After::Drop;
     }
-    if let Some(own) = own {
+    if let Some(own) = own.as_ref().filter(|own| own.subject == exchange.subject()) {
         exchange.wish(own.server);
     }
     let mut fresh = false;
@@ -266,8 +267,8 @@ async fn carry(
         match ended {
             End::Answered => {
                 if let (Some((server, logged_in)), Some(lease)) = (server, exchange.lease()) {
-                    if logged_in || used == Used::ByThisClient {
-                        *own = Some(Own::new(lease, server));
+                    if logged_in || used == Used::ByThisClient || lease.upstream().tells_of_clients() {
+                        *own = Own::new(lease, server, exchange.subject());
                     } else {
                         relay.kept.put(lease, server);
                     }
@@ -301,20 +302,35 @@ async fn carry(
     }
 }
 
-/// A connection to a server that has been logged in for one client, and is used for no other.
+/// A connection to a server that is one client's, and used for no other: it has been logged in for it, or its PROXY header
+/// tells of it.
 struct Own {
     group: u64,
     server: ServerId,
+    /// Whom its header tells of.
+    subject: Option<Subject>,
     stream: Transport,
+    /// As long as those that are kept for anybody; one that has been logged in has no such end.
+    until: Option<Instant>,
 }
 
 impl Own {
-    fn new(lease: &Lease, stream: Transport) -> Self {
-        Self { group: lease.upstream().group, server: lease.server().id(), stream }
+    /// `None` where there is nothing to keep.
+    fn new(lease: &Lease, stream: Transport, subject: Option<Subject>) -> Option<Self> {
+        let time = lease.upstream().config().timeouts.keep_alive;
+        if subject.is_some() && time.is_zero() {
+            return None;
+        }
+        let until = subject.map(|_| Instant::now() + time);
+        Some(Self { group: lease.upstream().group, server: lease.server().id(), subject, stream, until })
     }
 
-    fn is_to(&self, lease: &Lease) -> bool {
-        (self.group, self.server) == (lease.upstream().group, lease.server().id())
+    /// Takes it for another request, if it is to that server, tells of that client, and can still be used.
+    fn take(own: &mut Option<Self>, lease: &Lease, subject: Option<Subject>) -> Option<Transport> {
+        let wanted = (lease.upstream().group, lease.server().id(), subject);
+        let Self { stream, until, .. } = own.take_if(|own| (own.group, own.server, own.subject) == wanted)?;
+        let is_over = until.is_some_and(|until| until <= Instant::now());
+        (!is_over && !stream.socket().is_readable()).then_some(stream)
     }
 }
 
@@ -372,7 +388,7 @@ enum Found {
 enum Used {
     Never,
     ByAnybody,
-    /// It has been logged in for this client.
+    /// It is this client's own.
     ByThisClient,
 }
 
@@ -394,14 +410,15 @@ async fn find(
         }
         let Some(lease) = exchange.lease() else { return Found::Refused(Refusal::NoServer) };
         if !fresh {
-            let mine = own.take_if(|own| own.is_to(lease)).map(|own| (own.stream, Used::ByThisClient));
+            let mine = Own::take(own, lease, exchange.subject()).map(|stream| (stream, Used::ByThisClient));
             let kept = mine.or_else(|| relay.kept.take(lease).map(|stream| (stream, Used::ByAnybody)));
             if let Some((server, used)) = kept {
                 exchange.connected(true);
                 return Found::Server(server, used);
             }
         }
-        let connecting = Box::pin(lease.upstream().connect(lease.server()));
+        let told = exchange.proxy_header();
+        let connecting = Box::pin(lease.upstream().connect(lease.server(), told.as_deref()));
         match unless_gone(client, at_once, connecting).await {
             Some(Ok(server)) => {
                 exchange.connected(false);

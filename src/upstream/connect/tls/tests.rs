@@ -75,7 +75,7 @@ impl Authority {
 
 async fn connect(address: &str, tls: Value) -> std::io::Result<()> {
     let upstream = upstream(json!({ "servers": [address], "tls": tls }));
-    upstream.connect(&upstream.servers()[0]).await.map(|_| ())
+    upstream.connect(&upstream.servers()[0], None).await.map(|_| ())
 }
 
 #[tokio::test]

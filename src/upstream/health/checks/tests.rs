@@ -240,13 +240,13 @@ async fn a_name_is_looked_up_before_its_server_counts_as_up() {
     let upstream = upstream(json!({ "servers": [format!("localhost:{port}")] }));
     let server = upstream.servers()[0].clone();
     assert_eq!((server.state(), server.endpoint()), (State::Starting, None));
-    let fault = upstream.connect(&server).await.unwrap_err();
+    let fault = upstream.connect(&server, None).await.unwrap_err();
     assert_eq!(fault.to_string(), format!("localhost:{port} has no address yet"));
 
     let _checks = upstream.start_checks();
     let lease = upstream.pick(&client(1), &mut Tried::default()).await.unwrap();
     // Whatever localhost means here first, the address that works wins.
-    let stream = upstream.connect(lease.server()).await.unwrap();
+    let stream = upstream.connect(lease.server(), None).await.unwrap();
     let endpoint = Endpoint::Inet(stream.socket().peer_addr().unwrap());
     assert_eq!(server.endpoint(), Some(endpoint));
 }

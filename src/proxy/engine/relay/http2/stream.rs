@@ -214,7 +214,8 @@ async fn find(relay: &Relay, client: &mut Client, exchange: &mut Exchange, fresh
             exchange.connected(true);
             return Found::Server(server, true);
         }
-        let connecting = Box::pin(lease.upstream().connect(lease.server()));
+        let told = exchange.proxy_header();
+        let connecting = Box::pin(lease.upstream().connect(lease.server(), told.as_deref()));
         match unless_reset(client, connecting).await {
             Some(Ok(server)) => {
                 exchange.connected(false);
