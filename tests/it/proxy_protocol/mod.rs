@@ -2,6 +2,7 @@
 
 mod incoming;
 mod outgoing;
+mod peers;
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -11,6 +11,7 @@ pub mod inside;
 pub mod load;
 pub mod node;
 pub mod polling;
+pub mod proxies;
 pub mod relay;
 pub mod server;
 pub mod setup;
