@@ -30,6 +30,7 @@ pub(crate) use fields::{ServerFields, with_edits};
 pub(crate) use request::RequestHead;
 pub(crate) use tunnel::Opened;
 
+use crate::config::Config;
 use crate::filter::{Changes, FilterAnswer, HeaderEdits, Response, Verdict};
 use crate::http::Refusal;
 use crate::http::forwarding::Seen;
@@ -435,6 +436,18 @@ impl Exchange {
         self.body_in += bytes.len() as u64;
         let most = self.snapshot.config.limits.body.as_u64();
         if most != 0 && self.body_in > most { Err(self.fail(Refusal::BodyTooLarge)) } else { Ok(()) }
+    }
+
+    /// How long after its beginning the request's body has to have ended, or to have brought more than so many bytes;
+    /// and the same for the case that its place on the server is wanted, which may come at any time.
+    pub(crate) fn body_due(&self, bytes: u64) -> (Option<Duration>, Option<Duration>) {
+        let Config { timeouts, limits, .. } = &self.snapshot.config;
+        let due = |wanted| timeouts.body_due(limits, bytes, wanted);
+        match &self.lease {
+            Some(lease) if lease.is_wanted() => (due(true), None),
+            Some(_) => (due(false), due(true)),
+            None => (due(false), None),
+        }
     }
 
     /// The request's body does not bring what it has to.

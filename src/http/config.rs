@@ -57,7 +57,8 @@ pub struct Limits {
     #[serde(serialize_with = "exactly")]
     pub body: ByteSize,
     /// The least that a request body has to bring in a second, on average, until its answer begins; counted from
-    /// `timeouts.body` on. Default 500 bytes, as Apache has it; less is answered 408.
+    /// `timeouts.body` on, or from 3 s on where somebody waits for its place on a server. Default 500 bytes, as Apache
+    /// has it; less is answered 408.
     #[serde(serialize_with = "exactly")]
     pub body_rate: ByteSize,
     /// All bytes that wait until slow clients and servers take them. Default 512 MiB; beyond that whoever has
@@ -66,11 +67,17 @@ pub struct Limits {
     pub buffers: ByteSize,
 }
 
+/// How long a body whose place is wanted may take to come up to [`Limits::body_rate`].
+const WANTED: Duration = Duration::from_secs(3);
+
 impl Timeouts {
     /// How long after its beginning a request body has to have ended, or brought more than so many bytes; `None` for ever.
-    pub(crate) fn body_due(&self, limits: &Limits, bytes: u64) -> Option<Duration> {
+    /// It has less time where its place on a server is `wanted`.
+    pub(crate) fn body_due(&self, limits: &Limits, bytes: u64, wanted: bool) -> Option<Duration> {
         let seconds = bytes.checked_div(limits.body_rate.as_u64());
-        let by_rate = seconds.map(|seconds| self.body + Duration::from_secs(seconds));
+        let grace = if self.body.is_zero() { Self::default().body } else { self.body };
+        let grace = if wanted { grace.min(WANTED) } else { grace };
+        let by_rate = seconds.map(|seconds| grace + Duration::from_secs(seconds));
         let whole = (!self.request.is_zero()).then_some(self.request);
         by_rate.into_iter().chain(whole).min()
     }

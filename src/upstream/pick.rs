@@ -157,6 +157,7 @@ impl Upstream {
             return answer;
         }
         if ticket.ahead() >= size {
+            self.queue.turned_away();
             return Err(PickError::QueueFull);
         }
         let served = |mut lease: Lease| {
@@ -170,7 +171,10 @@ impl Upstream {
                 Turn::Serve(server, opening) => Ok(served(Lease::new(self.clone(), server, opening))),
                 Turn::Wait(_) | Turn::Refuse => Err(PickError::NoServer),
             },
-            Err(_) => Err(PickError::QueueTimeout),
+            Err(_) => {
+                self.queue.turned_away();
+                Err(PickError::QueueTimeout)
+            }
         }
     }
 }

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::balance::Work;
 use super::{Lease, PickError, PickKey, Tried, Turn, Upstream};
@@ -21,7 +23,12 @@ pub(super) struct Queue {
 struct Waiting {
     next: u64,
     entries: BTreeMap<u64, Waiter>,
+    /// When somebody was told last that there is no room.
+    told: Option<Instant>,
 }
+
+/// How long it matters that somebody has been turned away.
+const LATELY: Duration = Duration::from_secs(2);
 
 struct Waiter {
     upstream: Arc<Upstream>,
@@ -61,6 +68,16 @@ impl Queue {
 
     pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether somebody waits for a place, or has been turned away lately.
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.is_empty() || self.lock().told.is_some_and(|told| told.elapsed() < LATELY)
+    }
+
+    /// Somebody has been turned away.
+    pub(super) fn turned_away(&self) {
+        self.lock().told = Some(Instant::now());
     }
 
     /// Serves whom it can, in order; to be called whenever a server got room or another state.

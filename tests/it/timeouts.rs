@@ -9,7 +9,7 @@ use tokio::net::TcpSocket;
 use crate::support::client::tcp;
 use crate::support::engine::{for_each_engine, for_the_relay};
 use crate::support::http2::Http2;
-use crate::support::{Client, Echo, Gateway, Puppet, within};
+use crate::support::{Client, Echo, Gateway, Puppet, Setup, eventually, within};
 
 for_each_engine! {
     a_head_that_comes_in_drops_is_cut_off,
@@ -17,6 +17,7 @@ for_each_engine! {
     silent_connections_are_closed,
     a_body_that_stalls_is_cut_off,
     a_body_that_comes_in_drops_holds_no_place_on_its_server,
+    a_body_that_comes_in_drops_gives_way_to_whoever_waits_for_its_place,
     a_body_has_a_time_in_all_where_that_is_said,
     an_upload_is_not_blamed_for_a_server_that_takes_nothing,
     a_server_that_is_silent_is_given_up,
@@ -24,9 +25,10 @@ for_each_engine! {
     a_connect_that_takes_too_long_goes_to_another_server,
 }
 
-// Pingora has one time for both.
+// Pingora has one time for both, and looks at a body only when more of it comes.
 for_the_relay! {
     silence_in_an_answer_has_a_time_of_its_own,
+    a_body_that_has_stopped_gives_way_to_whoever_waits_for_its_place,
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -202,6 +204,92 @@ upstreams: {{ app: {{ servers: [{{ address: \"{}\", {upstream} }}], health: {{ c
     inside.request().await.unwrap();
     inside.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
     assert_eq!(other.answer().await.status, 200);
+}
+
+/// A gateway before a server with one place, and times and rates as they are by default.
+async fn before_one_place(server: &Puppet, queue: &str) -> Gateway {
+    Setup::default()
+        .server(format!("address: \"{}\", max_connections: 1", server.address()))
+        .unchecked()
+        .upstream(queue)
+        .start()
+        .await
+}
+
+/// Asks until there is a place; the server answers.
+async fn asks_until_served(gateway: &Gateway, server: &Puppet) {
+    let answering = async {
+        let mut inside = server.accept().await;
+        inside.request().await.unwrap();
+        inside.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+        inside
+    };
+    let asking = eventually("there is a place", async || gateway.client().await.get("/next").await.status == 200);
+    tokio::join!(answering, asking);
+}
+
+async fn a_body_that_comes_in_drops_gives_way_to_whoever_waits_for_its_place() {
+    let part = |framing: &str| if framing.starts_with('C') { "x" } else { "1\r\nx\r\n" };
+    for (queue, framing) in [
+        ("queue: { timeout: 10s }", "Content-Length: 1000000\r\n\r\n"),
+        ("queue: { timeout: 10s }", "Transfer-Encoding: chunked\r\n\r\n"),
+        ("queue: { size: 0 }", "Content-Length: 1000000\r\n\r\n"),
+    ] {
+        let server = Puppet::start().await;
+        let gateway = before_one_place(&server, queue).await;
+        let mut client = gateway.client().await;
+        client.send(format!("POST /drops HTTP/1.1\r\nHost: a\r\n{framing}")).await;
+        let mut inside = server.accept().await;
+        // Nobody waits yet: it goes on for as long as it likes.
+        for _ in 0..10 {
+            client.send(part(framing)).await;
+            assert!(client.stays_silent(SECOND / 2).await);
+        }
+        let dripping = tokio::spawn(async move {
+            while client.try_send(part(framing)).await.is_ok() && client.stays_silent(SECOND / 2).await {}
+            client
+        });
+        asks_until_served(&gateway, &server).await;
+        assert_eq!(within("a refusal", dripping).await.unwrap().answer().await.status, 408, "{framing}");
+        inside.read_all().await;
+        gateway.access_line(&["target=/drops", "status=408", "closed_by=body_timeout"]).await;
+    }
+}
+
+async fn a_body_that_has_stopped_gives_way_to_whoever_waits_for_its_place() {
+    let server = Puppet::start().await;
+    let gateway = before_one_place(&server, "queue: { timeout: 10s }").await;
+    let mut client = gateway.client().await;
+    client.send("POST /stopped HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nx").await;
+    let mut inside = server.accept().await;
+    inside.read_until(b"\r\n\r\nx").await;
+    asks_until_served(&gateway, &server).await;
+    assert_eq!(client.answer().await.status, 408);
+    inside.read_all().await;
+
+    let streams = Http2::over(tcp(gateway.address("web")).await).await;
+    let request = http::Request::post("http://a/stream").header("content-length", 1_000_000).body(()).unwrap();
+    let (stopped, mut sending) = streams.open(request).await;
+    sending.send_data("x".into(), false).unwrap();
+    let mut inside = server.accept().await;
+    inside.read_until(b"\r\n\r\nx").await;
+    asks_until_served(&gateway, &server).await;
+    assert_eq!(within("a refusal", stopped).await.unwrap().status(), 408);
+    inside.read_all().await;
+
+    // One that comes fast enough stays, however long others wait.
+    let mut client = gateway.client().await;
+    client.send("POST /fast HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n").await;
+    client.send([b'x'; 100_000]).await;
+    let mut inside = server.accept().await;
+    inside.read_until(b"\r\n\r\n").await;
+    let mut other = gateway.client().await;
+    other.send("GET /next HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert!(client.stays_silent(6 * SECOND).await);
+    client.send(vec![b'x'; 900_000]).await;
+    inside.read(1_000_000).await;
+    inside.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    assert_eq!(client.answer().await.status, 200);
 }
 
 async fn a_body_has_a_time_in_all_where_that_is_said() {

@@ -15,6 +15,8 @@ use crate::listener::Connection;
 /// How long a server may be silent to a client that has finished sending, and so may have left: which of the two it is
 /// nobody can tell before something is sent to it.
 const HALF_CLOSED: Duration = Duration::from_secs(5);
+/// How often a body that comes slowly is looked at, since somebody may want its place on the server.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Carries HTTP/1 exchanges between clients' connections and servers.
 #[async_trait]

@@ -73,6 +73,11 @@ impl Lease {
         &self.upstream
     }
 
+    /// Whether somebody waits for a place like this one, or has just been told that there is none.
+    pub fn is_wanted(&self) -> bool {
+        self.upstream.queue.is_wanted()
+    }
+
     /// How long the request waited for it.
     pub fn waited(&self) -> Duration {
         self.waited

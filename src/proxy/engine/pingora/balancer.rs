@@ -106,7 +106,7 @@ impl ProxyHttp for Balancer {
         let answered = of::status(session) != 0;
         let pace = ctx.pace.get_or_insert_with(Pace::new);
         let Some(exchange) = &ctx.exchange else { return begun(ctx).map(drop) };
-        let keeps_pace = pace.bring(bytes.len() as u64, &exchange.snapshot().config) || answered;
+        let keeps_pace = pace.bring(bytes.len() as u64, exchange) || answered;
         let exchange = begun(ctx)?;
         exchange.hear_request(bytes, whole).map_err(of::error)?;
         if keeps_pace { Ok(()) } else { Err(of::error(exchange.body_is_late())) }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::mailbox::Mailbox;
-use crate::config::Config;
 use crate::exchange::Exchange;
 
 /// The context of one request on its way through Pingora's hooks: [`Balancer`](super::Balancer)'s `CTX`.
@@ -34,7 +33,7 @@ impl Pace {
     }
 
     /// So much more has come. False where that is too little.
-    pub(super) fn bring(&mut self, bytes: u64, config: &Config) -> bool {
+    pub(super) fn bring(&mut self, bytes: u64, exchange: &Exchange) -> bool {
         let now = Instant::now();
         self.came += bytes;
         // The server may have taken nothing meanwhile: then much waits.
@@ -42,7 +41,7 @@ impl Pace {
         if bytes >= MUCH && paused > PAUSE {
             (self.since, self.came) = (now, 0);
         }
-        config.timeouts.body_due(&config.limits, self.came).is_none_or(|due| now - self.since <= due)
+        exchange.body_due(self.came).0.is_none_or(|due| now - self.since <= due)
     }
 }
 

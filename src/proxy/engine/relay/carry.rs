@@ -10,12 +10,11 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
 
-use super::super::HALF_CLOSED;
+use super::super::{HALF_CLOSED, LOOK};
 use super::buffer::{self, AHEAD, Buffer};
 use super::client::{poll_ended, poll_read, poll_write};
 use super::request::Asked;
 use super::told::Told;
-use crate::config::Config;
 use crate::deadline::Moment;
 use crate::ending::Stopping;
 use crate::exchange::{Core, Exchange, Side};
@@ -301,11 +300,16 @@ impl<'a> Carry<'a> {
         self.download.body.is_none()
     }
 
-    /// How long the body has to bring more, or to end. With an answer that has begun this is a conversation.
-    fn body_due(&self) -> Option<Duration> {
-        let Config { timeouts, limits, .. } = &self.exchange.snapshot().config;
-        let came = self.exchange.body_in().saturating_sub(self.paced.1);
-        timeouts.body_due(limits, came).filter(|_| self.is_unanswered())
+    /// When the body has to have brought more, or to have ended, and when that is to be looked at again. With an answer
+    /// that has begun this is a conversation.
+    fn body_due(&self) -> (Option<Moment>, Option<Moment>) {
+        if !self.is_unanswered() {
+            return (None, None);
+        }
+        let (began, came) = self.paced;
+        let (pace, wanted) = self.exchange.body_due(self.exchange.body_in().saturating_sub(came));
+        let look = wanted.map(|time| began.after(time).max(self.client.deadline.now().after(LOOK)));
+        (pace.map(|time| began.after(time)), look)
     }
 
     /// Whether something waits until the client takes it.
@@ -632,13 +636,13 @@ impl<'a> Carry<'a> {
         if self.is_unanswered() && self.told.poll(self.core, self.exchange, cx).is_ready() {
             return Poll::Ready(End::Told);
         }
-        let (due, end) = self.due();
-        match due {
-            Some(due) => self.client.deadline.set_at(due),
+        let (due, look, end) = self.due();
+        match due.into_iter().chain(look).min() {
+            Some(next) => self.client.deadline.set_at(next),
             None => self.client.deadline.clear(),
         }
         ready!(self.client.deadline.poll_expired(cx));
-        if self.takes_on() {
+        if due.is_none_or(|due| due > self.client.deadline.now()) || self.takes_on() {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -661,9 +665,10 @@ impl<'a> Carry<'a> {
         true
     }
 
-    /// When it has waited for too long for what it waits for, and what becomes of it then.
-    fn due(&self) -> (Option<Moment>, End) {
+    /// When it has waited for too long for what it waits for, when that may be so before, and what becomes of it then.
+    fn due(&self) -> (Option<Moment>, Option<Moment>, End) {
         let Self { upload, times, .. } = self;
+        let mut look = None;
         let after = |moved: Moment, time: Duration| (!time.is_zero()).then(|| moved.after(time));
         let (due, end) = if self.client_has_to_read() {
             (after(self.client_moved, times.write), End::Cut(Side::StalledClient))
@@ -674,15 +679,16 @@ impl<'a> Carry<'a> {
             (after(self.server_moved, times.server_write), self.refuse(Refusal::AnswerTimeout, Side::Server))
         } else {
             let silence = after(self.client_moved, times.body);
-            let pace = self.body_due().map(|time| self.paced.0.after(time));
+            let (pace, again) = self.body_due();
+            look = again;
             (silence.into_iter().chain(pace).min(), self.refuse(Refusal::BodyTimeout, Side::Client))
         };
         match self.half_closed.map(|at| at.max(self.server_moved).after(HALF_CLOSED)) {
             // Who has something to take may still be there.
             Some(left) if due.is_none_or(|due| left < due) && !self.client_has_to_read() => {
-                (Some(left), End::Cut(Side::Client))
+                (Some(left), None, End::Cut(Side::Client))
             }
-            _ => (due, end),
+            _ => (due, look, end),
         }
     }
 }

@@ -347,7 +347,7 @@ async fn take_in(client: &mut Connection, length: u64, config: &Config) -> Optio
         buffer::lend(|buffer| {
             while client.held.len() < length {
                 let silence = (!time.is_zero()).then(|| moved.after(time));
-                let pace = config.timeouts.body_due(&config.limits, client.held.len() as u64);
+                let pace = config.timeouts.body_due(&config.limits, client.held.len() as u64, false);
                 match silence.into_iter().chain(pace.map(|time| began.after(time))).min() {
                     Some(due) => client.deadline.set_at(due),
                     None => client.deadline.clear(),

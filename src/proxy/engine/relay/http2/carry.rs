@@ -27,6 +27,7 @@ use crate::http::hop_by_hop::{Nominated, is_hop_by_hop};
 use crate::http::passing::Passing;
 use crate::http::response::{self, Head};
 use crate::http::trailers::{self, Trailers, may_trail};
+use crate::proxy::engine::LOOK;
 use crate::proxy::engine::relay::buffer::{self, AHEAD, Buffer};
 use crate::proxy::engine::relay::client::poll_write;
 use crate::proxy::engine::relay::told::Told;
@@ -486,9 +487,10 @@ impl<'a> Carry<'a> {
 
     /// Ready when it has waited for too long for what it waits for.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        let Config { timeouts, limits, .. } = &self.exchange.snapshot().config;
+        let Config { timeouts, .. } = &self.exchange.snapshot().config;
         let after = |since: Moment, time: Duration| (!time.is_zero()).then(|| since.after(time));
         let late = |time| (after(self.server_moved, time), self.refuse(Refusal::AnswerTimeout, Side::Server));
+        let mut look = None;
         let (due, end) = if !self.waiting.is_empty() {
             let since = self.client.line.waits_since(self.client_moved);
             (after(since, timeouts.write), End::Cut(Side::StalledClient))
@@ -496,7 +498,8 @@ impl<'a> Carry<'a> {
             late(self.exchange.lease().map_or(Duration::ZERO, |lease| lease.upstream().config().timeouts.write))
         } else if self.upload == Upload::Goes {
             let came = self.exchange.body_in().saturating_sub(self.paced.1);
-            let pace = timeouts.body_due(limits, came).filter(|_| self.is_unanswered());
+            let (pace, wanted) = if self.is_unanswered() { self.exchange.body_due(came) } else { (None, None) };
+            look = wanted.map(|time| self.paced.0.after(time).max(self.client.line.now().after(LOOK)));
             let due = after(self.client_moved, timeouts.body)
                 .into_iter()
                 .chain(pace.map(|time| self.paced.0.after(time)))
@@ -507,14 +510,15 @@ impl<'a> Carry<'a> {
         } else {
             late(self.exchange.read_idle_timeout())
         };
-        match due {
-            Some(due) => {
-                let timer = self.timer.get_or_insert_with(|| self.client.line.timer());
-                timer.set_at(due);
-                timer.poll_expired(cx).map(|()| end)
-            }
-            None => Poll::Pending,
+        let Some(next) = due.into_iter().chain(look).min() else { return Poll::Pending };
+        let timer = self.timer.get_or_insert_with(|| self.client.line.timer());
+        timer.set_at(next);
+        ready!(timer.poll_expired(cx));
+        if due.is_some_and(|due| due <= timer.now()) {
+            return Poll::Ready(end);
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 

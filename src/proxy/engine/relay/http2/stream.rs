@@ -178,7 +178,7 @@ async fn take_in(
         let due = {
             let Config { timeouts, limits, .. } = &exchange.snapshot().config;
             let silence = (!timeouts.body.is_zero()).then(|| moved + timeouts.body);
-            let pace = timeouts.body_due(limits, came.len() as u64).map(|time| began + time);
+            let pace = timeouts.body_due(limits, came.len() as u64, false).map(|time| began + time);
             silence.into_iter().chain(pace).min()
         };
         let next = poll_fn(|cx| body.stream.poll_data(cx));
