@@ -47,6 +47,13 @@ impl<'a> Nominated<'a> {
     }
 }
 
+/// What [`Nominated`] would say of fields that come behind the body: the names that `Connection` lists, where any of them
+/// does not go anyway.
+pub(super) fn nominated(headers: Headers<'_>) -> Option<Box<[u8]>> {
+    let names = || headers.all("connection").flat_map(elements).collect::<Vec<_>>().join(&b","[..]);
+    Nominated::by(headers).any.then(|| names().into())
+}
+
 /// Fields whose removal would change who asks for what: a client may not make the gateway drop them.
 fn is_protected(name: &str) -> bool {
     const PROTECTED: [&str; 6] = ["host", "cookie", "content-length", "transfer-encoding", "authorization", "origin"];

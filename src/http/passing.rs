@@ -8,7 +8,9 @@ use std::io::Write;
 use std::ops::Range;
 
 use super::framing::{Body, Chunks};
+use super::hop_by_hop::nominated;
 use super::trailers::Trailers;
+use crate::request::Headers;
 
 /// A body as it passes.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub(crate) struct Passing {
     gathers: bool,
     /// What came of trailers; mostly there are none.
     trailers: Option<Box<Trailers>>,
+    /// Names of trailers that are of the connection, if any.
+    nominated: Option<Box<[u8]>>,
 }
 
 #[derive(Debug)]
@@ -51,7 +55,15 @@ impl Passing {
             Body::Chunked => Framing::Chunked(Chunks::default()),
             Body::UntilClose => Framing::UntilClose,
         };
-        Self { framing, in_chunks, gathers: in_chunks, trailers: None }
+        Self { framing, in_chunks, gathers: in_chunks, trailers: None, nominated: None }
+    }
+
+    /// Lets those trailers end here that the head before them names in `Connection` (RFC 9110 7.6.1).
+    pub(crate) fn behind(mut self, head: Headers<'_>) -> Self {
+        if self.gathers && matches!(self.framing, Framing::Chunked(_)) {
+            self.nominated = nominated(head);
+        }
+        self
     }
 
     /// The same for a reader that can take trailers without chunks, as HTTP/2 has them.
@@ -92,7 +104,12 @@ impl Passing {
                 while at < bytes.len() && !chunks.is_done() {
                     let trails = self.gathers && chunks.is_of_trailers(bytes[at], self.trailers.is_some());
                     let (taken, found) = chunks.step(&bytes[at..])?;
-                    if trails && !self.trailers.get_or_insert_default().add(&bytes[at..at + taken]) {
+                    if trails
+                        && !self
+                            .trailers
+                            .get_or_insert_with(|| Box::new(Trailers::without(self.nominated.take())))
+                            .add(&bytes[at..at + taken])
+                    {
                         return None;
                     }
                     let found = at + found.start..at + found.end;

@@ -136,7 +136,8 @@ impl Head<'_> {
     pub(crate) fn announced(&self, edits: &HeaderEdits, body: Body) -> Option<Vec<u8>> {
         let headers = Headers::Fields(self.fields);
         if body == Body::Chunked && edits.keeps("trailer") {
-            announced(headers, |name| edits.keeps(name))
+            let nominated = Nominated::by(headers);
+            announced(headers, |name| edits.keeps(name) && !nominated.contains(name))
         } else {
             None
         }

@@ -67,9 +67,16 @@ pub(crate) fn announced(headers: Headers<'_>, passes: impl Fn(&str) -> bool) -> 
 #[derive(Debug, Default)]
 pub(crate) struct Trailers {
     lines: Vec<u8>,
+    /// Names that end here, separated by commas.
+    nominated: Option<Box<[u8]>>,
 }
 
 impl Trailers {
+    /// None yet, and none that are nominated.
+    pub(super) fn without(nominated: Option<Box<[u8]>>) -> Self {
+        Self { lines: Vec::new(), nominated }
+    }
+
     /// Adds what came of their lines; false where they are longer than any head may be.
     pub(super) fn add(&mut self, lines: &[u8]) -> bool {
         self.lines.extend_from_slice(lines);
@@ -99,8 +106,12 @@ impl Trailers {
             Ok(httparse::Status::Partial) | Err(_) => return Err(Refusal::BadRequest),
         };
         within(limits, fields.len(), 0)?;
-        for header in fields.iter().filter(|header| may_trail(header.name) && passes(header.name)) {
-            field(header.name, header.value);
+        let nominated = self.nominated.as_deref().unwrap_or_default();
+        let is_nominated = |name: &str| elements(nominated).any(|one| one.eq_ignore_ascii_case(name.as_bytes()));
+        for header in fields {
+            if may_trail(header.name) && !is_nominated(header.name) && passes(header.name) {
+                field(header.name, header.value);
+            }
         }
         Ok(())
     }

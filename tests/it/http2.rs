@@ -108,8 +108,8 @@ async fn trailers_of_an_answer_pass_the_relay_without_what_may_not_stand_there()
     let server = Scripted::start(|mut client, _| async move {
         while let Some(request) = client.request().await {
             let body = if request.head.starts_with(b"GET /empty") { "" } else { "2\r\nab\r\n" };
-            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: grpc-status, Set-Cookie\r\n\r\n";
-            let trailers = "grpc-status: 0\r\nX-Sum: 1\r\nX-Sum: 2\r\nSet-Cookie: a=b\r\nContent-Length: 7\r\n";
+            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: X-Hop\r\nTrailer: grpc-status, Set-Cookie, X-Hop\r\n\r\n";
+            let trailers = "grpc-status: 0\r\nX-Sum: 1\r\nX-Sum: 2\r\nSet-Cookie: a=b\r\nContent-Length: 7\r\nX-Hop: 1\r\n";
             client.send(format!("{head}{body}0\r\n{trailers}\r\n")).await;
         }
     })

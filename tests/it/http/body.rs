@@ -8,6 +8,7 @@ for_each_engine! {
     bodies_pass_whole_both_ways,
     expect_100_continue_is_the_servers_to_meet,
     trailers_pass_the_relay_without_what_may_not_stand_there,
+    trailers_that_connection_names_end_at_the_gateway,
     answers_are_the_same_however_they_arrive,
     what_is_streamed_arrives_as_it_is_sent,
 }
@@ -106,6 +107,23 @@ async fn trailers_pass_the_relay_without_what_may_not_stand_there() {
         assert_eq!(head_out.contains("\r\ntrailer: x-sum\r\n"), announced.is_some(), "{head_out}");
         assert_eq!(String::from_utf8_lossy(&client.read(passed.len()).await), passed);
     }
+}
+
+/// They are of that one connection, wherever they stand (RFC 9110 7.6.1).
+async fn trailers_that_connection_names_end_at_the_gateway() {
+    let (server, gateway) = Gateway::before_puppet("").await;
+    let head = "Connection: X-Hop\r\nTransfer-Encoding: chunked\r\nTrailer: X-Hop, X-Sum\r\n\r\n";
+    let message = format!("{head}2\r\nab\r\n0\r\nx-hop: 1\r\nX-Sum: 1\r\n\r\n");
+    let passed = if ENGINE.get() == "relay" { "2\r\nab\r\n0\r\nX-Sum: 1\r\n\r\n" } else { "2\r\nab\r\n0\r\n\r\n" };
+    let mut client = gateway.client().await;
+    client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{message}")).await;
+    let mut inside = server.accept().await;
+    let head_in = String::from_utf8(inside.read_until(b"\r\n\r\n").await).unwrap().to_ascii_lowercase();
+    assert_eq!(String::from_utf8_lossy(&inside.read(passed.len()).await), passed);
+    inside.send(format!("HTTP/1.1 200 OK\r\n{message}")).await;
+    let head_out = String::from_utf8(client.read_until(b"\r\n\r\n").await).unwrap().to_ascii_lowercase();
+    assert_eq!(String::from_utf8_lossy(&client.read(passed.len()).await), passed);
+    assert!(!head_in.contains("x-hop") && !head_out.contains("x-hop"), "{head_in}{head_out}");
 }
 
 async fn trailers_are_refused_where_a_head_of_them_would_be() {

@@ -164,8 +164,7 @@ pub(super) fn is_last(core: &Core, stopping: &Stopping, exchange: &Exchange) -> 
 impl Upload {
     /// A request whose head is written, and of whose body nothing has been looked at. It is only kept until it is
     /// answered where it is `repeatable`.
-    pub(super) fn new(out: Vec<u8>, body: Body, repeatable: bool) -> Self {
-        let body = Passing::new(body, body == Body::Chunked);
+    pub(super) fn new(out: Vec<u8>, body: Passing, repeatable: bool) -> Self {
         Self { out, sent: 0, body, framing: 0, whole: repeatable, broken: false, blocked: false }
     }
 
@@ -606,7 +605,8 @@ impl<'a> Carry<'a> {
         };
         head.write(&mut buffer.head, edits, body, Towards { knows_chunks, keep: download.keep });
         download.status = head.status;
-        download.body = Some(Passing::new(body, knows_chunks && matches!(body, Body::Chunked | Body::UntilClose)));
+        let in_chunks = knows_chunks && matches!(body, Body::Chunked | Body::UntilClose);
+        download.body = Some(Passing::new(body, in_chunks).behind(Headers::Fields(head.fields)));
         download.head = Vec::new();
         // It can't be sent again any more.
         upload.whole = false;

@@ -56,6 +56,7 @@ enum Next {
 struct Begun {
     exchange: Box<Exchange>,
     asked: Asked,
+    body: Passing,
     /// The head as its server gets it; empty where the gateway answers by itself.
     out: Vec<u8>,
     /// Whether that tells a host.
@@ -203,7 +204,8 @@ impl Begun {
     fn new(exchange: Box<Exchange>, head: &Head<'_>, request: &RequestHead<'_>, bytes: &[u8], body: Body) -> Self {
         let out = if exchange.answers_itself() { Vec::new() } else { to_server(&exchange, head, request, bytes, body) };
         let has_host = exchange.host(request).is_some();
-        Self { exchange, asked: Asked::new(head, request, bytes, body), out, has_host }
+        let passing = Passing::new(body, body == Body::Chunked).behind(request.headers);
+        Self { exchange, asked: Asked::new(head, request, bytes, body), body: passing, out, has_host }
     }
 }
 
@@ -216,8 +218,8 @@ async fn carry(
     stopping: &Stopping,
 ) -> After {
     let core = &*relay.core;
-    let Begun { mut exchange, asked, out, mut has_host } = begun;
-    let mut upload = Upload::new(out, asked.body, asked.is_idempotent);
+    let Begun { mut exchange, asked, body, out, mut has_host } = begun;
+    let mut upload = Upload::new(out, body, asked.is_idempotent);
     if exchange.answers_itself() {
         return Box::pin(answer(core, client, exchange, &asked, upload, None, stopping)).await;
     }

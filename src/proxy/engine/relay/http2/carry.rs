@@ -474,7 +474,7 @@ impl<'a> Carry<'a> {
             Err(refusal) => return Err(End::Refused(refusal, Side::Server)),
         };
         let Some(response) = converted(&head, edits, Some(body)) else { return Err(bad()) };
-        let body = Passing::with_trailers(body);
+        let body = Passing::with_trailers(body).behind(Headers::Fields(head.fields));
         self.ended = body.is_over();
         let sent = self.client.respond.send_response(response, body.is_over());
         (self.status, self.body) = (head.status, Some(body));
