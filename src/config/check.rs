@@ -8,7 +8,7 @@ mod upstreams;
 mod words;
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::document::Node;
@@ -16,6 +16,7 @@ use super::fault::nearest;
 use super::shape::{Misfit, one_of};
 use super::{Admin, Config};
 use crate::address::BindAddress;
+use crate::http::config::Forwarding;
 use crate::listener::config::{FlashPolicy, Protocol, ProxyProtocol};
 use crate::transport::TcpKeepAlive;
 use spot::Spot;
@@ -195,18 +196,25 @@ fn unused_upstreams(config: &Config, upstreams: &Spot<'_>, report: &mut Report) 
 
 /// Who is to be believed has to be said.
 fn proxies(config: &Config, root: &Spot<'_>, report: &mut Report) {
-    let trusted = root.key("forwarding").key("trusted_proxies");
-    if !config.forwarding.trusted_proxies.is_empty() || !trusted.is_intact() {
+    if !root.key("forwarding").key("trusted_proxies").is_intact() {
         return;
     }
+    let Forwarding { trusted_proxies, .. } = &config.forwarding;
+    let has_local = config.forwarding.trusts(Ipv4Addr::LOCALHOST.into());
     for (spot, listener) in root.key("listeners").each(&config.listeners) {
         let word = match listener.proxy_protocol {
             ProxyProtocol::Off => continue,
             ProxyProtocol::Required => "required",
             ProxyProtocol::FromTrusted => "from_trusted",
         };
-        let what = format!("found `{word}`, expected the networks of its proxies in `forwarding.trusted_proxies`");
-        report.fault(&spot.key("proxy_protocol"), what);
+        let expected = match listener.address {
+            _ if trusted_proxies.is_empty() => "the networks of its proxies in `forwarding.trusted_proxies`",
+            BindAddress::Unix(_) if !has_local => {
+                "127.0.0.1, which a peer at a Unix socket is, in `forwarding.trusted_proxies`"
+            }
+            _ => continue,
+        };
+        report.fault(&spot.key("proxy_protocol"), format!("found `{word}`, expected {expected}"));
     }
 }
 

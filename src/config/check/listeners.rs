@@ -134,11 +134,6 @@ fn protocol(listener: &listener::Config, spot: &Spot<'_>, names: &Names, report:
         let keys = spot.key("detect");
         if detect.plain && !spot.key("tls").is_given() {
             report.fault(&keys.key("plain"), "only for a listener with `tls`: this one is plain anyway");
-        } else if detect.plain && matches!(listener.address, BindAddress::Unix(_)) {
-            report.fault(
-                &keys.key("plain"),
-                "not on a Unix socket, whose first bytes can't be looked at without taking them",
-            );
         }
         if let Some(name) = &detect.tcp {
             report.reference(&keys.key("tcp"), "upstream", name, &names.upstreams);

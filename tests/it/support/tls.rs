@@ -124,7 +124,7 @@ impl TlsClient {
     }
 
     /// The handshake alone.
-    pub async fn over(&self, stream: TcpStream, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
+    pub async fn over<S: super::client::Stream>(&self, stream: S, name: &str) -> std::io::Result<TlsStream<S>> {
         let name = ServerName::try_from(name.to_owned()).unwrap();
         within("TLS handshake", TlsConnector::from(Arc::clone(&self.0)).connect(name, stream)).await
     }

@@ -2,13 +2,13 @@
 
 use rustls::version::{TLS12, TLS13};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use super::{certificates, over};
 use crate::support::server::greet;
 use crate::support::tls::Authority;
 use crate::support::websocket::upgrade;
-use crate::support::{Client, Echo, Gateway, Scripted, eventually, within};
+use crate::support::{Client, Echo, Gateway, Scripted, Setup, eventually, within};
 
 #[tokio::test]
 async fn a_websocket_over_tls_loses_nothing_and_can_be_half_closed() {
@@ -177,6 +177,23 @@ upstreams:
         assert_eq!((answer.status, answer.header("x-server")), (101, Some("sockets")));
         socket.send(b"\x81\x02hi").await;
         assert_eq!(socket.read(4).await, b"\x81\x02hi");
+    }
+}
+
+#[tokio::test]
+async fn plain_and_tls_share_a_unix_socket() {
+    let authority = Authority::new();
+    let listed = certificates(&[&authority.sign(&["a.test"])]);
+    let front = authority.file("front.sock");
+    let server = Echo::start("web").await;
+    let setup = Setup::before(&[server.address()]).unchecked().at(format!("unix:{front}"));
+    let _gateway = setup.listener(format!("tls: {{ {listed} }}, detect: {{ plain: true }}")).start().await;
+    for _ in 0..3 {
+        let plain = UnixStream::connect(&front).await.unwrap();
+        assert!(Client::over(plain).get("/").await.text().contains("X-Forwarded-Proto: http\r\n"));
+        let stream = UnixStream::connect(&front).await.unwrap();
+        let stream = authority.client(&[]).over(stream, "a.test").await.unwrap();
+        assert!(Client::over(stream).get("/").await.text().contains("X-Forwarded-Proto: https\r\n"));
     }
 }
 
