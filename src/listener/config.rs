@@ -35,6 +35,9 @@ pub struct Config {
     /// Accept HTTP/2: by ALPN over TLS, by prior knowledge in plain. Default true.
     #[serde(default = "yes")]
     pub http2: bool,
+    /// Offer WebSockets over HTTP/2 (RFC 8441). Default false.
+    #[serde(default)]
+    pub http2_websockets: bool,
     /// Most connections open at once on this listener; one more is refused. Default 0, no limit of its own.
     #[serde(default)]
     pub max_connections: usize,
@@ -58,6 +61,7 @@ impl Config {
             tls: None,
             detect: None,
             http2: yes(),
+            http2_websockets: false,
             max_connections: 0,
             backlog: default_backlog(),
             tcp_keepalive: TcpKeepAlive::default(),

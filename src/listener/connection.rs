@@ -47,6 +47,8 @@ pub struct Info {
     pub(crate) told: Option<Box<Tlvs>>,
     /// What TLS agreed on.
     pub tls: Option<TlsInfo>,
+    /// Whether its streams may be WebSockets, where it speaks HTTP/2.
+    pub(crate) http2_websockets: bool,
     /// Whether it has asked for a session that nobody knew.
     pub(crate) strayed: AtomicBool,
 }
@@ -204,6 +206,7 @@ pub(crate) mod testing {
             local: unknown,
             told: None,
             tls: None,
+            http2_websockets: false,
             strayed: AtomicBool::new(false),
         }
     }

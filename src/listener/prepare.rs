@@ -49,7 +49,8 @@ impl Accepted {
             _ => (Transport::Plain(plain), None, false, false),
         };
         let (listener, strayed) = (Arc::clone(&settings.name), AtomicBool::new(false));
-        let info = Arc::new(Info { listener, peer, local, told, tls, strayed });
+        let http2_websockets = settings.config.http2_websockets;
+        let info = Arc::new(Info { listener, peer, local, told, tls, http2_websockets, strayed });
         let deadline = settings.shared.deadlines.register();
         deadline.set(settings.shared.first_bytes);
         let waiting = settings.shared.buffers.nothing();

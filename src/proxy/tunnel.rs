@@ -8,40 +8,64 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 
 use crate::access_log::Event;
+use crate::buffers::Held;
+use crate::deadline::Deadline;
 use crate::exchange::{Core, Opened};
 use crate::listener::{Connection, Permit};
 use crate::metrics::UpstreamMetrics;
 use crate::session::Cause;
 use crate::transport::Transport;
-use crate::tunnel::{Carrying, Closed, End, Ends, Listening, carry};
+use crate::tunnel::stream::Stream;
+use crate::tunnel::{Carrying, Closed, End, Ends, Listening, Ping, carry};
+use crate::upstream::config;
 
-/// An open tunnel.
-pub(super) struct Tunnel {
+/// An open tunnel, whose client is heard on a stream of this kind.
+pub(super) struct Tunnel<S = Transport> {
     core: Arc<Core>,
     opened: Opened,
-    permit: Permit,
+    permit: Option<Permit>,
     open: OpenGauge,
-    carrying: Carrying,
+    carrying: Carrying<S>,
+}
+
+/// The client of a tunnel that is about to open.
+pub(super) struct Client<S> {
+    /// Where it is heard.
+    pub(super) stream: S,
+    /// What it has said already, for the server.
+    pub(super) held: BytesMut,
+    pub(super) deadline: Deadline,
+    /// What waits because of it.
+    pub(super) waiting: Held,
+    /// Its place in the limits, where its connection is all its own.
+    pub(super) permit: Option<Permit>,
+}
+
+impl From<Connection> for Client<Transport> {
+    fn from(connection: Connection) -> Self {
+        let Connection { transport: stream, held, deadline, waiting, permit, .. } = connection;
+        Self { stream, held, deadline, waiting, permit: Some(permit) }
+    }
 }
 
 /// Opens a tunnel and carries it to its end; `None` when none came of it, and that has been told.
 ///
 /// A future by hand: it is kept for as long as a socket lives, and an async block would keep the tunnel twice.
 #[expect(clippy::large_enum_variant, reason = "what is large is what it is for nearly all of its time")]
-pub(super) enum Serving<F> {
+pub(super) enum Serving<F, S = Transport> {
     /// Opening takes much memory, and gives it back when it is done.
     Opening(Pin<Box<F>>),
-    Open(Tunnel),
+    Open(Tunnel<S>),
     Over,
 }
 
-impl<F: Future<Output = Option<Tunnel>>> Serving<F> {
+impl<F: Future<Output = Option<Tunnel<S>>>, S> Serving<F, S> {
     pub(super) fn new(opening: F) -> Self {
         Self::Opening(Box::pin(opening))
     }
 }
 
-impl<F: Future<Output = Option<Tunnel>>> Future for Serving<F> {
+impl<F: Future<Output = Option<Tunnel<S>>>, S: Stream> Future for Serving<F, S> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -58,12 +82,12 @@ impl<F: Future<Output = Option<Tunnel>>> Future for Serving<F> {
     }
 }
 
-impl Tunnel {
+impl<S: Stream> Tunnel<S> {
     /// Opens it. `first` came from the server with the answer, whose head are its first `head` bytes.
     pub(super) fn open(
         core: Arc<Core>,
         opened: Opened,
-        client: Connection,
+        client: impl Into<Client<S>>,
         server: Transport,
         first: BytesMut,
         head: usize,
@@ -74,8 +98,8 @@ impl Tunnel {
         }
         let Opened { entry, lease, upstream, held, idle, .. } = &opened;
         let open = OpenGauge::new(&upstream.metrics);
-        let Connection { transport, held: from_client, deadline, waiting, permit, .. } = client;
-        let ends = Ends { client: transport, from_client, server, from_server: first, head };
+        let Client { stream, held: from_client, deadline, waiting, permit } = client.into();
+        let ends = Ends { client: stream, from_client, server, from_server: first, head };
         let leave = upstream.roster(lease.server().id()).add(entry.origin(), held.is_some());
         let carrying = carry(ends, *idle, (deadline, waiting), leave, listening);
         Self { core, opened, permit, open, carrying }
@@ -128,6 +152,12 @@ fn cause(closed: &Closed) -> Cause {
         End::Drained => Cause::Drain,
         End::NoRoom => Cause::ClientLost,
     }
+}
+
+/// When the sides of a tunnel are asked whether they are still there.
+pub(super) fn ping(said: &config::WebSocket) -> Option<Ping> {
+    let ping = Ping { interval: said.ping_interval, timeout: said.ping_timeout };
+    (!ping.interval.is_zero()).then_some(ping)
 }
 
 /// Counts a tunnel among the open ones until dropped.

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use log::debug;
 
 use super::connect::connect;
-use super::tunnel::{Serving, Tunnel};
+use super::tunnel::{Serving, Tunnel, ping};
 use crate::exchange::{Core, Ended, Exchange, RequestHead, Side, with_edits};
 use crate::http::Refusal;
 use crate::http::head::{self, Head, MOST_FIELDS};
@@ -15,9 +15,8 @@ use crate::http::write::HeadWriter;
 use crate::listener::Connection;
 use crate::request::{Headers, elements};
 use crate::transport::Transport;
+use crate::tunnel::Listening;
 use crate::tunnel::handshake::{self, Answer, NoAnswer, ask};
-use crate::tunnel::{Listening, Ping};
-use crate::upstream::config;
 
 /// Serves one upgrade request. `begun`: what an engine has begun of it already. What takes long runs in a task of its
 /// own, so that the large one that has served HTTP so far can end.
@@ -188,12 +187,6 @@ impl Attempt {
         let ended = Ended { protocol: "WebSocket", status, bytes_out, cut_by };
         self.exchange.end(&self.core, ended, || RequestHead::NONE);
     }
-}
-
-/// When the sides of a tunnel are asked whether they are still there.
-fn ping(said: &config::WebSocket) -> Option<Ping> {
-    let ping = Ping { interval: said.ping_interval, timeout: said.ping_timeout };
-    (!ping.interval.is_zero()).then_some(ping)
 }
 
 /// Why an attempt ended before there was an answer.

@@ -226,6 +226,11 @@ impl Refused {
         &self.head
     }
 
+    /// What has been read of the body, and how it is framed.
+    pub(crate) fn into_body(self) -> (BytesMut, Body) {
+        (self.rest, self.body)
+    }
+
     /// Gives the client another head.
     pub fn set_head(&mut self, head: Vec<u8>) {
         self.head = head;

@@ -8,7 +8,7 @@ mod direction;
 pub mod handshake;
 mod silence;
 mod splice;
-mod stream;
+pub mod stream;
 #[cfg(test)]
 mod testing;
 

@@ -1,4 +1,4 @@
-//! What a tunnel needs of the stream at one of its ends: a socket, TLS over one, or one day a stream of HTTP/2.
+//! What a tunnel needs of the stream at one of its ends: a socket, TLS over one, or a stream of HTTP/2.
 
 use tokio::io::{AsyncRead, AsyncWrite};
 

@@ -119,11 +119,16 @@ fn protocol(listener: &listener::Config, spot: &Spot<'_>, names: &Names, report:
         (_, None) => {}
     }
     if listener.protocol != Protocol::Http {
-        for (key, set) in [("detect", listener.detect.is_some()), ("http2", !listener.http2)] {
-            if set {
-                report.fault(&spot.key(key).as_str(), "only for `protocol: http`");
-            }
+        let set = [
+            ("detect", listener.detect.is_some()),
+            ("http2", !listener.http2),
+            ("http2_websockets", listener.http2_websockets),
+        ];
+        for (key, _) in set.into_iter().filter(|&(_, set)| set) {
+            report.fault(&spot.key(key).as_str(), "only for `protocol: http`");
         }
+    } else if listener.http2_websockets && !listener.http2 {
+        report.fault(&spot.key("http2_websockets"), "found true, but this listener has `http2: false`");
     }
     if listener.protocol == Protocol::FlashPolicy && listener.tls.is_some() {
         report.fault(&spot.key("tls").as_str(), "not for `protocol: flash_policy`: Flash players ask without TLS");

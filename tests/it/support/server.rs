@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::client::to_reset;
+use super::websocket::switch;
 use super::{Client, tls, within};
 
 /// A server that does what the test says with each connection.
@@ -180,10 +181,7 @@ pub async fn echo(id: &'static str, mut client: Client) {
     while let Some(request) = client.request().await {
         let head = String::from_utf8_lossy(&request.head).into_owned();
         if head.to_ascii_lowercase().contains("\r\nupgrade: websocket") {
-            let answer = format!(
-                "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Server: {id}\r\n\
-                 Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
-            );
+            let answer = switch(&request.head).replace("\r\n\r\n", &format!("\r\nX-Server: {id}\r\n\r\n"));
             if client.try_send(answer).await.is_ok() {
                 while let Some(bytes) = client.some().await {
                     if client.try_send(bytes).await.is_err() {

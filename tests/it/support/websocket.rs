@@ -1,5 +1,9 @@
 //! WebSockets byte by byte: frames, the answer that opens one, and tunnels with one or both ends in the test's hands.
 
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use super::{Client, Gateway, Puppet};
 
 /// The answer to [`upgrade`].
@@ -20,6 +24,20 @@ pub fn upgrade(path: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+}
+
+/// The answer to any opening, whose head this is, and which it shows to have read (RFC 6455 4.2.2).
+pub fn switch(head: &[u8]) -> String {
+    const OF_WEBSOCKETS: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+    let head = String::from_utf8_lossy(head);
+    let fields = || head.lines().filter_map(|line| line.split_once(':'));
+    let key =
+        fields().find(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-key")).map_or("", |(_, key)| key.trim());
+    let accept = STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, format!("{key}{OF_WEBSOCKETS}").as_bytes()));
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {accept}\r\n\r\n"
     )
 }
 

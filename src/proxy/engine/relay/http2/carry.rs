@@ -523,7 +523,7 @@ impl<'a> Carry<'a> {
 }
 
 /// A head as HTTP/2 has it, with these changes, for a client that gets this body; `None` where it can't be told.
-fn converted(head: &Head<'_>, edits: &HeaderEdits, body: Option<Body>) -> Option<Response<()>> {
+pub(super) fn converted(head: &Head<'_>, edits: &HeaderEdits, body: Option<Body>) -> Option<Response<()>> {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(head.status).ok()?;
     // At once, since it would grow in steps.

@@ -38,16 +38,16 @@ impl Io {
     }
 
     /// Fails what waits once the gateway's time is over, or the connection has to make room, so that every stream ends as
-    /// with a client that has left.
+    /// with a client that has left; its tunnels say goodbye first.
     fn or_cut<T>(&self, result: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        match result {
-            Poll::Pending
-                if self.connection.deadline.poll_stopping(cx).is_ready() || self.line.poll_has_to_go(cx).is_ready() =>
-            {
-                Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
-            }
-            result => result,
+        if result.is_ready() {
+            return result;
         }
+        let stops = self.connection.deadline.poll_stopping(cx).is_ready() && !self.line.has_tunnels();
+        if stops || self.line.poll_has_to_go(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        result
     }
 
     /// The same for a write, which may make no progress for a while only.

@@ -31,6 +31,8 @@ pub(super) struct Line {
     bytes: AtomicUsize,
     /// Their place among all that wait in the process.
     held: Mutex<Held>,
+    /// Streams that have become tunnels.
+    tunnels: AtomicUsize,
     /// Streams that wait for room.
     waiting: Mutex<Vec<Waker>>,
 }
@@ -68,6 +70,15 @@ impl Drop for Timer {
     }
 }
 
+/// See [`Line::open_tunnel`].
+pub(super) struct OpenTunnel(Arc<Line>);
+
+impl Drop for OpenTunnel {
+    fn drop(&mut self) {
+        self.0.tunnels.fetch_sub(1, Relaxed);
+    }
+}
+
 /// Bytes that are on their way to the client, counted until nobody has them any more.
 struct Counted {
     bytes: Box<[u8]>,
@@ -99,6 +110,7 @@ impl Line {
             overfull: false.into(),
             bytes: 0.into(),
             held: held.into(),
+            tunnels: 0.into(),
             waiting: Mutex::default(),
         })
     }
@@ -112,6 +124,22 @@ impl Line {
     pub(super) fn timer(self: &Arc<Self>) -> Timer {
         let retired = lock(&self.retired).pop();
         Timer { deadline: Some(retired.unwrap_or_else(|| self.deadline.another())), line: Arc::clone(self) }
+    }
+
+    /// The same for a stream that becomes a tunnel, and where what waits because of it is counted.
+    pub(super) fn of_tunnel(&self) -> (Deadline, Held) {
+        (self.deadline.another(), lock(&self.held).another())
+    }
+
+    /// Whether one of its streams is a tunnel, which has something to say when the gateway stops.
+    pub(super) fn has_tunnels(&self) -> bool {
+        self.tunnels.load(Relaxed) > 0
+    }
+
+    /// Counts a tunnel until it is dropped.
+    pub(super) fn open_tunnel(self: &Arc<Self>) -> OpenTunnel {
+        self.tunnels.fetch_add(1, Relaxed);
+        OpenTunnel(Arc::clone(self))
     }
 
     /// The client takes nothing for now.

@@ -1,12 +1,15 @@
 //! HTTP/2 in front of the relay: the `h2` crate speaks it, each stream is an exchange, and servers are asked by HTTP/1.1.
 
 mod carry;
+mod duplex;
 mod io;
 mod line;
 mod request;
 mod stream;
+mod websocket;
 
 use std::future::{Future, poll_fn, ready};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -25,6 +28,7 @@ use super::Relay;
 use crate::ending::Stopping;
 use crate::listener::Connection;
 use crate::proxy::engine::Http2Engine;
+use crate::proxy::tunnel::Serving;
 
 /// The front, with the relay behind it.
 pub(crate) struct Http2(Arc<Relay>);
@@ -32,6 +36,9 @@ pub(crate) struct Http2(Arc<Relay>);
 /// An answer that ends before its end, and the reason to tell. A reset overtakes what is still to be written, so this goes by
 /// way of whoever writes.
 type Cut = (SendStream<Bytes>, Reason);
+
+/// A stream that is served.
+type Serves = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Streams that a client may have open at once.
 const STREAMS: u32 = 128;
@@ -83,6 +90,9 @@ async fn serve(relay: &Arc<Relay>, connection: Connection, stopping: &Stopping) 
             u32::try_from(limits.head.as_u64().saturating_mul(2)).unwrap_or(u32::MAX).max(LEAST_HEAD),
         );
     let io = Io::new(connection, timeouts.write);
+    if info.http2_websockets {
+        builder.enable_connect_protocol();
+    }
     let line = io.line();
     let handshake = builder.handshake::<_, Bytes>(io);
     let Ok(Ok(mut connection)) = timeout(or_ever(timeouts.head), handshake).await else { return };
@@ -101,8 +111,15 @@ async fn serve(relay: &Arc<Relay>, connection: Connection, stopping: &Stopping) 
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
                     let client = Client::new(respond, Arc::clone(&line));
-                    let serving = stream::serve(Arc::clone(relay), Arc::clone(&info), request, client, cut.clone());
-                    streams.push(core.metrics.contain(Box::pin(serving)));
+                    let info = Arc::clone(&info);
+                    let serving: Serves = if info.http2_websockets && websocket::is_opening(&request) {
+                        let opening = websocket::open(Arc::clone(core), info, request, client);
+                        Box::pin(core.metrics.contain(Serving::new(opening)))
+                    } else {
+                        let serving = stream::serve(Arc::clone(relay), info, request, client, cut.clone());
+                        Box::pin(core.metrics.contain(serving))
+                    };
+                    streams.push(serving);
                 }
                 Some(Err(error)) => {
                     log::debug!("{}: HTTP/2: {error}", info.peer);

@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 use h2::RecvStream;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, PROXY_AUTHORIZATION};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST, PROXY_AUTHORIZATION, SEC_WEBSOCKET_KEY};
 use http::request::Parts;
 use http::{HeaderMap, Method};
 
-use crate::exchange::{Exchange, RequestHead};
+use crate::exchange::{Exchange, RequestHead, ServerFields};
 use crate::http::framing::{Body, Malformed};
 use crate::http::head::is_authority;
 use crate::http::response::is_of_connection;
@@ -20,6 +20,8 @@ use crate::text::Text;
 pub(super) struct Asked {
     parts: Parts,
     pub(super) body: Body,
+    /// Whether it opens a WebSocket.
+    websocket: bool,
 }
 
 impl Asked {
@@ -30,26 +32,32 @@ impl Asked {
             (false, Some(length)) => Body::Length(length),
             (false, None) => Body::Chunked,
         };
-        Self { parts, body }
+        Self { parts, body, websocket: false }
+    }
+
+    /// The head of a request that opens a WebSocket (RFC 8441).
+    pub(super) fn opening(parts: Parts) -> Self {
+        Self { parts, body: Body::None, websocket: true }
     }
 
     /// What decisions look at.
     pub(super) fn line(&self) -> RequestHead<'_> {
         let Parts { method, uri, headers, .. } = &self.parts;
-        let host = || headers.get(http::header::HOST)?.to_str().ok();
+        let host = || headers.get(HOST)?.to_str().ok();
         RequestHead {
-            method: method.as_str(),
+            // It is asked as HTTP/1.1 has it.
+            method: if self.websocket { Method::GET.as_str() } else { method.as_str() },
             target: uri.path_and_query().map_or("/", |target| target.as_str()),
             authority: uri.authority().map(|authority| authority.as_str()).or_else(host),
             headers: Headers::Map(headers),
-            websocket: false,
+            websocket: self.websocket,
         }
     }
 
     /// Why it is not carried whatever the routes say; `None` where it may be.
     pub(super) fn fault(&self, limits: &Limits) -> Option<Refusal> {
         let Parts { method, uri, headers, .. } = &self.parts;
-        if method == Method::CONNECT {
+        if method == Method::CONNECT && !self.websocket {
             return Some(Refusal::Method);
         }
         let target = uri.path_and_query().map_or("", |target| target.as_str());
@@ -93,6 +101,22 @@ impl Asked {
         }
     }
 
+    /// The same for a WebSocket: an upgrade of HTTP/1.1, with a key of the gateway's own (RFC 8441 5).
+    pub(super) fn to_upgrade(&self, exchange: &Exchange, key: &str) -> Vec<u8> {
+        let line = self.line();
+        let fields = exchange.to_server(&line);
+        let mut head = HeadWriter::request(line.method, line.target, 1);
+        if let Some(host) = exchange.host(&line) {
+            head.field("host", host);
+        }
+        head.field("upgrade", "websocket");
+        head.field("connection", "Upgrade");
+        head.field("sec-websocket-key", key);
+        self.pass_fields(&fields, &mut head);
+        fields.add(|name, value| head.field(name, value));
+        head.end()
+    }
+
     /// The head as the server of the exchange's lease gets it.
     pub(super) fn to_server(&self, exchange: &Exchange) -> Bytes {
         let line = self.line();
@@ -103,20 +127,7 @@ impl Asked {
             (None, Some(lease)) => head.field("host", lease.upstream().own_host(lease.server()).as_bytes()),
             (None, None) => {}
         }
-        for (name, value) in &self.parts.headers {
-            let ours = name == http::header::HOST || name == CONTENT_LENGTH || name == COOKIE;
-            if !ours && fields.pass(name.as_str()) {
-                head.field(name.as_str(), value.as_bytes());
-            }
-        }
-        // Clients send cookies in pieces (RFC 9113 8.2.3); servers of HTTP/1.1 expect one field.
-        if fields.pass("cookie") {
-            let cookies: Vec<&[u8]> =
-                self.parts.headers.get_all(COOKIE).iter().map(|cookie| cookie.as_bytes()).collect();
-            if !cookies.is_empty() {
-                head.field("cookie", cookies.join(&b"; "[..]));
-            }
-        }
+        self.pass_fields(&fields, &mut head);
         match self.body {
             Body::Length(length) => head.field("content-length", Text::number(length).as_bytes()),
             Body::Chunked | Body::UntilClose => {
@@ -133,6 +144,26 @@ impl Asked {
         }
         fields.add(|name, value| head.field(name, value));
         head.end().into()
+    }
+}
+
+impl Asked {
+    /// Writes those fields that go on as the client sent them.
+    fn pass_fields(&self, fields: &ServerFields<'_>, head: &mut HeadWriter) {
+        for (name, value) in &self.parts.headers {
+            let ours = matches!(*name, HOST | CONTENT_LENGTH | COOKIE | SEC_WEBSOCKET_KEY);
+            if !ours && fields.pass(name.as_str()) {
+                head.field(name.as_str(), value.as_bytes());
+            }
+        }
+        // Clients send cookies in pieces (RFC 9113 8.2.3); servers of HTTP/1.1 expect one field.
+        if fields.pass("cookie") {
+            let cookies: Vec<&[u8]> =
+                self.parts.headers.get_all(COOKIE).iter().map(|cookie| cookie.as_bytes()).collect();
+            if !cookies.is_empty() {
+                head.field("cookie", cookies.join(&b"; "[..]));
+            }
+        }
     }
 }
 

@@ -240,7 +240,13 @@ async fn unless_reset<T>(client: &mut Client, work: impl Future<Output = T>) -> 
 }
 
 /// Answers in the server's place. `cut_by`: whose fault it is that the server's answer does not come.
-async fn answer(core: &Core, mut client: Client, mut exchange: Box<Exchange>, asked: &Asked, cut_by: Option<Side>) {
+pub(super) async fn answer(
+    core: &Core,
+    mut client: Client,
+    mut exchange: Box<Exchange>,
+    asked: &Asked,
+    cut_by: Option<Side>,
+) {
     let line = asked.line();
     let write = exchange.snapshot().config.timeouts.write;
     let Some(own) = exchange.own_answer(&line) else { return };
@@ -295,6 +301,12 @@ async fn send(client: &mut Client, head: Response<()>, mut body: Bytes, write: D
     Ok(())
 }
 
-fn end(core: &Core, mut exchange: Box<Exchange>, asked: &Asked, (status, bytes_out): (u16, u64), cut_by: Option<Side>) {
+pub(super) fn end(
+    core: &Core,
+    mut exchange: Box<Exchange>,
+    asked: &Asked,
+    (status, bytes_out): (u16, u64),
+    cut_by: Option<Side>,
+) {
     exchange.end(core, Ended { protocol: "HTTP/2", status, bytes_out, cut_by }, || asked.line());
 }
