@@ -312,7 +312,7 @@ impl Scenario {
 
     /// Whether a given number of units can be brought, for tools that count.
     pub(crate) fn is_countable(&self) -> bool {
-        !self.is_of_memory() && !matches!(self.kind, Kind::Wrk { .. } | Kind::H2load { .. })
+        !self.is_of_memory() && !matches!(self.kind, Kind::Wrk { .. })
     }
 
     /// Whether how long units took is worth telling: it is where they come by a schedule or all at once.
@@ -325,6 +325,8 @@ impl Scenario {
         match self.kind {
             Kind::Requests { fresh: true, .. } => 500,
             Kind::Lives => 100,
+            // With them the handshakes of its connections, which are the tool's own.
+            Kind::H2load { .. } => 16_000,
             Kind::Returns { .. } | Kind::Bulk | Kind::Uploads { .. } => 64,
             _ => 2000,
         }
@@ -380,8 +382,8 @@ impl Scenario {
                 let workers = (0..8).map(|source| Requests::post(&target, source, SMALL, size));
                 bench.work(workers.collect(), Pace::Closed).await
             }
-            Kind::Wrk { path } => bench.tool(|time| tools::wrk(doors.http, path, time)).await,
-            Kind::H2load { path } => bench.tool(|time| tools::h2load(doors.https, path, time)).await,
+            Kind::Wrk { path } => bench.tool(|until| tools::wrk(doors.http, path, until)).await,
+            Kind::H2load { path } => bench.tool(|until| tools::h2load(doors.https, path, until)).await,
             Kind::Echo { tls, size } => {
                 let target = target(tls)?;
                 let workers = (0..64).map(|source| Echo::new(&target, source, "/echo", size));
@@ -499,11 +501,16 @@ impl<B: Bracket> Bench<'_, B> {
     /// A tool of others as the generator; its connections are part of what counts.
     async fn tool<F: Future<Output = Result<Outcome, Error>>>(
         self,
-        run: impl Fn(Duration) -> F,
+        run: impl Fn(Until) -> F,
     ) -> Result<Sample, Error> {
-        let warm_up = run(Duration::from_secs(1)).await?;
+        const LEAST: Duration = Duration::from_secs(1);
+        let (until, ahead) = match self.amount.count {
+            Some(count) => (Until::Count(count), Until::Count(count / 16)),
+            None => (Until::Time(self.amount.time.max(LEAST)), Until::Time(LEAST)),
+        };
+        let warm_up = run(ahead).await?;
         self.bracket.begin(self.gateway).await?;
-        let outcome = run(self.amount.time.max(Duration::from_secs(1))).await?;
+        let outcome = run(until).await?;
         let used = self.bracket.end(self.gateway).await?;
         Ok(Sample::of(self.unit, used, &outcome, &warm_up))
     }

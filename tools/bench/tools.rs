@@ -7,20 +7,28 @@ use std::time::Duration;
 use tokio::process::Command;
 
 use crate::Error;
-use crate::load::Outcome;
+use crate::load::{Outcome, Until};
 
 /// wrk: HTTP/1.1, 32 connections.
-pub(crate) async fn wrk(address: SocketAddr, path: &str, time: Duration) -> Result<Outcome, Error> {
-    let seconds = format!("{}s", time.as_secs_f64().ceil());
+pub(crate) async fn wrk(address: SocketAddr, path: &str, until: Until) -> Result<Outcome, Error> {
+    let Until::Time(time) = until else { return Err("wrk brings no given number of requests".into()) };
+    let seconds = format!("{}s", whole_seconds(time));
     let url = format!("http://{address}{path}");
     Ok(read_wrk(&output("wrk", &["-t", "1", "-c", "32", "-d", &seconds, &url]).await?))
 }
 
 /// h2load: HTTP/2 over TLS, 8 connections of 16 streams.
-pub(crate) async fn h2load(address: SocketAddr, path: &str, time: Duration) -> Result<Outcome, Error> {
-    let seconds = format!("{}", time.as_secs_f64().ceil());
+pub(crate) async fn h2load(address: SocketAddr, path: &str, until: Until) -> Result<Outcome, Error> {
+    let (how, much) = match until {
+        Until::Time(time) => ("-D", whole_seconds(time)),
+        Until::Count(count) => ("-n", count.to_string()),
+    };
     let url = format!("https://{address}{path}");
-    Ok(read_h2load(&output("h2load", &["-c", "8", "-m", "16", "-D", &seconds, &url]).await?))
+    Ok(read_h2load(&output("h2load", &["-c", "8", "-m", "16", how, &much, &url]).await?))
+}
+
+fn whole_seconds(time: Duration) -> String {
+    format!("{}", time.as_secs_f64().ceil())
 }
 
 async fn output(program: &str, arguments: &[&str]) -> Result<String, Error> {
