@@ -16,6 +16,8 @@ for_each_engine! {
 for_the_relay! {
     trailers_are_refused_where_a_head_of_them_would_be,
     a_client_that_knows_no_chunks_gets_the_body_without_its_trailers,
+    chunks_of_one_byte_go_on_together,
+    a_body_that_is_mostly_framing_is_refused,
 }
 
 async fn bodies_pass_whole_both_ways() {
@@ -234,4 +236,45 @@ async fn what_is_streamed_arrives_as_it_is_sent() {
     inside.read_until(b"#4\r\n0\r\n\r\n").await;
     inside.send("3\r\ntwo\r\n0\r\n\r\n").await;
     client.read_until(b"two\r\n0\r\n\r\n").await;
+}
+
+/// A stranger's chunks cost the server no more than others do.
+async fn chunks_of_one_byte_go_on_together() {
+    const BYTES: usize = 5000;
+    let (server, gateway) = Gateway::before_puppet("").await;
+    let mut client = gateway.client().await;
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    let mut inside = server.accept().await;
+    inside.read_until(b"\r\n\r\n").await;
+    client.send(chunked(&numbered(BYTES), 1)).await;
+    let (mut body, mut chunks) = (Vec::new(), 0);
+    while body.len() < BYTES {
+        let size = String::from_utf8(inside.read_until(b"\r\n").await).unwrap();
+        body.extend(inside.read(usize::from_str_radix(size.trim(), 16).unwrap()).await);
+        assert_eq!(inside.read(2).await, b"\r\n");
+        chunks += 1;
+    }
+    assert_eq!(inside.read(5).await, b"0\r\n\r\n");
+    assert!(body == numbered(BYTES) && chunks <= BYTES / 50, "{chunks} chunks");
+}
+
+/// What is no data of a body counts by itself: else one of a few bytes could go on for ever.
+async fn a_body_that_is_mostly_framing_is_refused() {
+    let (server, gateway) = Gateway::before_puppet("limits: { body: 100KiB }").await;
+    let mut client = gateway.client().await;
+    client.send("POST /framing HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    let mut inside = server.accept().await;
+    inside.read_until(b"\r\n\r\n").await;
+    // 18,000 bytes of data are fine, and 90,000 of framing; 30,000 and 150,000 are not.
+    let chunks = chunked(&numbered(18_000), 1);
+    client.send(&chunks[..chunks.len() - 5]).await;
+    let mut came = 0;
+    while came < 18_000 {
+        let size = String::from_utf8(inside.read_until(b"\r\n").await).unwrap();
+        came += inside.read(usize::from_str_radix(size.trim(), 16).unwrap()).await.len();
+        inside.read(2).await;
+    }
+    let _ = client.try_send(chunked(&numbered(12_000), 1)).await;
+    assert_eq!(client.answer().await.status, 413);
+    gateway.access_line(&["target=/framing", "status=413", "closed_by=body_too_large"]).await;
 }
