@@ -1,7 +1,7 @@
 //! The waiting room of an upstream: first come, first served, and nobody is forgotten.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ pub(super) struct Queue {
     waiting: Mutex<Waiting>,
     /// The number of entries, to be read without the lock.
     len: AtomicUsize,
+    /// Whether it is worth while to look when somebody was turned away.
+    told: AtomicBool,
 }
 
 #[derive(Default)]
@@ -72,12 +74,23 @@ impl Queue {
 
     /// Whether somebody waits for a place, or has been turned away lately.
     pub(super) fn is_wanted(&self) -> bool {
-        !self.is_empty() || self.lock().told.is_some_and(|told| told.elapsed() < LATELY)
+        !self.is_empty() || self.told.load(SeqCst) && self.told_lately()
+    }
+
+    fn told_lately(&self) -> bool {
+        let waiting = self.lock();
+        let lately = waiting.told.is_some_and(|told| told.elapsed() < LATELY);
+        if !lately {
+            self.told.store(false, SeqCst);
+        }
+        lately
     }
 
     /// Somebody has been turned away.
     pub(super) fn turned_away(&self) {
-        self.lock().told = Some(Instant::now());
+        let mut waiting = self.lock();
+        waiting.told = Some(Instant::now());
+        self.told.store(true, SeqCst);
     }
 
     /// Serves whom it can, in order; to be called whenever a server got room or another state.

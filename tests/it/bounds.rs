@@ -23,6 +23,7 @@ for_each_engine! {
 // What Pingora makes wait is its own.
 for_the_relay! {
     a_connection_of_http_2_is_not_given_up_while_it_takes_anything,
+    a_server_is_not_given_up_while_it_takes_anything,
     a_client_that_does_not_read_costs_little,
     a_connection_of_http_2_costs_little_however_many_streams_it_opens,
     whoever_makes_most_wait_goes_when_it_is_too_much,
@@ -188,6 +189,29 @@ async fn a_connection_of_http_2_is_not_given_up_while_it_takes_anything() {
     let line = gateway.access_line(&["protocol=HTTP/2", "status=200", "bytes_out=800000"]).await;
     assert!(!line.contains("closed_by"), "{line}");
     rest.abort();
+}
+
+async fn a_server_is_not_given_up_while_it_takes_anything() {
+    let body = numbered(800_000);
+    let socket = TcpSocket::new_v4().unwrap();
+    // What is accepted has no more room either.
+    socket.set_recv_buffer_size(8 * 1024).unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let server = socket.listen(8).unwrap();
+    let upstream = format!("timeouts: {{ write: {TAKES_LITTLE:?} }}");
+    let gateway = Gateway::before(&[server.local_addr().unwrap()], &upstream, "").await;
+    let mut client = gateway.client().await;
+    let head = format!("POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+    let all = [head.as_bytes(), &body].concat();
+    let sending = tokio::spawn(async move {
+        client.try_send(all).await.unwrap();
+        client
+    });
+    let mut inside = Client::over(within("a connection to the server", server.accept()).await.unwrap().0);
+    inside.read_until(b"\r\n\r\n").await;
+    assert!(little_by_little(&mut inside, body.len()).await == body);
+    inside.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    assert_eq!(within("the upload", sending).await.unwrap().answer().await.status, 200);
 }
 
 /// A client of HTTP/2 with windows without end, and a GET on each of these streams.

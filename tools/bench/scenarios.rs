@@ -499,10 +499,7 @@ impl<B: Bracket> Bench<'_, B> {
     }
 
     /// A tool of others as the generator; its connections are part of what counts.
-    async fn tool<F: Future<Output = Result<Outcome, Error>>>(
-        self,
-        run: impl Fn(Until) -> F,
-    ) -> Result<Sample, Error> {
+    async fn tool<F: Future<Output = Result<Outcome, Error>>>(self, run: impl Fn(Until) -> F) -> Result<Sample, Error> {
         const LEAST: Duration = Duration::from_secs(1);
         let (until, ahead) = match self.amount.count {
             Some(count) => (Until::Count(count), Until::Count(count / 16)),
