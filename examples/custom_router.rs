@@ -35,7 +35,10 @@ access_log: {{ format: \"off\" }}
         server("free")?
     );
     let config = Config::read("example.yaml", &yaml, &|_| None)?.config;
-    let to = |upstream: &str| Arc::new(Route { name: upstream.into(), action: Action::Upstream(upstream.into()) });
+    let to = |upstream: &str| {
+        let action = Action::Upstream(upstream.into());
+        Arc::new(Route { name: upstream.into(), action, upgrades: Vec::new() })
+    };
     let gateway = Gateway::builder(config).router(ByPlan { gold: to("gold"), free: to("free") }).build()?;
     let (address, handle) = (gateway.address("web").ok_or("a listener")?, gateway.handle());
     let running = move || -> std::io::Result<[String; 2]> { Ok([ask(&address, "gold")?, ask(&address, "none")?]) };

@@ -36,6 +36,7 @@ use crate::http::Refusal;
 use crate::http::forwarding::Seen;
 use crate::http::onward::Onward;
 use crate::http::request_id::RequestId;
+use crate::http::upgrade::other;
 use crate::listener::Info;
 use crate::request::Headers;
 use crate::roster::{Leave, Origin, Why};
@@ -121,6 +122,8 @@ enum Form {
     Plain,
     /// The request that opens a WebSocket.
     Upgrade,
+    /// A request that upgrades to something else.
+    OtherUpgrade,
     /// Bytes that are not HTTP.
     Raw,
 }
@@ -168,6 +171,13 @@ impl Side {
             Self::NoRoom => NO_ROOM,
             Self::Server => "server",
         }
+    }
+}
+
+impl Form {
+    /// Whether the server may answer 101.
+    fn may_switch(self) -> bool {
+        matches!(self, Self::Upgrade | Self::OtherUpgrade)
     }
 }
 
@@ -336,6 +346,17 @@ impl Exchange {
     /// Why the gateway answers by itself, if it does.
     pub(crate) fn refusal(&self) -> Option<Refusal> {
         self.refusal
+    }
+
+    /// The protocol other than WebSocket that the request offers to upgrade to, and that its route allows.
+    pub(crate) fn other_upgrade<'a>(&self, minor_version: u8, headers: &Headers<'a>) -> Option<&'a str> {
+        let route = self.route.as_ref().filter(|_| !self.answers_itself())?;
+        other(minor_version, headers, &route.upgrades)
+    }
+
+    /// It is carried as an upgrade to another protocol.
+    pub(crate) fn upgrades(&mut self) {
+        (self.form, self.polls) = (Form::OtherUpgrade, false);
     }
 
     /// Whether it belongs to a session that has begun.
@@ -562,19 +583,21 @@ impl Exchange {
         self.endable = false;
         self.leave_next_time();
         self.server_status = Some(status);
-        if status == 101 && self.form != Form::Upgrade {
+        if status == 101 && !self.form.may_switch() {
             // No upgrade was asked for: passing it on would leave client and server with two ideas of the connection.
             return Err(self.fail(Refusal::BadAnswer));
         }
         self.filter_answer(status, headers, true);
         let secure = self.secure();
         if let (Some(ties), Some(upstream), Some(lease)) = (&self.ties, &self.upstream, &mut self.lease) {
-            if let (Some(session), Some(protocol)) = (&ties.session, upstream.session_protocol()) {
+            if let (Some(session), Some(protocol)) = (&ties.session, upstream.session_protocol())
+                && self.form != Form::OtherUpgrade
+            {
                 let answered = protocol.answered(session.said.dialect, status, headers);
                 let in_tunnel = self.form == Form::Upgrade;
                 self.learner = Learner::new(answered, (upstream, ties.client, session), lease, in_tunnel).map(Box::new);
             }
-            if (self.form == Form::Plain || status == 101)
+            if (!self.form.may_switch() || status == 101)
                 && let Some(cookie) = ties.set_cookie(upstream, lease.server().id(), secure)
             {
                 self.changes.to_client.append(::http::header::SET_COOKIE, cookie);
@@ -710,7 +733,7 @@ impl Exchange {
                 (_, Some(_)) if core.ending.is_cut() => "stopped",
                 (Some(refusal), _) => refusal.as_str(),
                 // An upgrade that was refused leaves nothing to be used again.
-                (None, None) if self.form == Form::Upgrade && self.server_status.is_some() => Side::Server.as_str(),
+                (None, None) if self.form.may_switch() && self.server_status.is_some() => Side::Server.as_str(),
                 (None, None) => self.told.unwrap_or(""),
                 (None, side) => side.map_or("", Side::as_str),
             };
@@ -737,6 +760,7 @@ impl Exchange {
         let protocol = match self.form {
             Form::Plain => protocol,
             Form::Upgrade => "WebSocket",
+            Form::OtherUpgrade => "Upgrade",
             Form::Raw => "TCP",
         };
         let mut entry = Entry::new(&self.info, protocol, self.began, self.started);
@@ -776,7 +800,7 @@ impl Exchange {
         let failed = cut_by == Some(Side::Server);
         match self.server_status {
             // 101 was not asked for.
-            Some(status) if !failed && (status != 101 || self.form == Form::Upgrade) => lease.answered(status),
+            Some(status) if !failed && (status != 101 || self.form.may_switch()) => lease.answered(status),
             Some(_) => lease.gave_no_answer(),
             None if failed => lease.gave_no_answer(),
             None => {}

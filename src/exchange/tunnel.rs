@@ -35,15 +35,18 @@ impl Exchange {
         let mut entry = self.entry.take().unwrap_or_else(|| Box::new(self.entry("", None)));
         self.fill(&mut entry);
         let (lease, upstream, ties) = (self.lease.take()?, self.upstream.take()?, self.ties.take()?);
-        if self.form == Form::Upgrade {
+        if self.form.may_switch() {
             lease.answered(101);
             upstream.metrics.answered(101);
-            upstream.metrics.websockets.inc();
             entry.status = 101;
-        } else {
-            upstream.metrics.raw.inc();
         }
-        let session = ties.session.as_ref();
+        let metrics = &upstream.metrics;
+        match self.form {
+            Form::Upgrade => metrics.websockets.inc(),
+            Form::OtherUpgrade => metrics.upgraded.inc(),
+            Form::Plain | Form::Raw => metrics.raw.inc(),
+        }
+        let session = ties.session.as_ref().filter(|_| self.form != Form::OtherUpgrade);
         let silence = session.and_then(|session| session.silence(&upstream));
         let timeouts = &upstream.config().timeouts;
         let raw = self.form == Form::Raw;

@@ -1,6 +1,6 @@
 //! Which requests open a WebSocket, told strictly: what is not meant as one is never tunnelled.
 
-use crate::request::Headers;
+use crate::request::{Headers, elements};
 
 /// A way to open a WebSocket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,6 +9,22 @@ pub enum Opening {
     Hybi,
     /// draft-hixie-thewebsocketprotocol-76: eight bytes of a third key follow the head.
     Hixie76,
+    /// No WebSocket, but another protocol that the route allows.
+    Other,
+}
+
+/// The first of these protocols that an HTTP/1.1 request offers to upgrade to, as it spells it. Whatever was not allowed
+/// by name stays a request: `h2c` above all, behind which nobody would look at requests any more.
+pub fn other<'a>(minor_version: u8, headers: &Headers<'a>, allowed: &[String]) -> Option<&'a str> {
+    if allowed.is_empty() || minor_version != 1 || !headers.lists("connection", "upgrade") {
+        return None;
+    }
+    let mut offered = headers.all("upgrade").flat_map(elements).filter_map(|name| std::str::from_utf8(name).ok());
+    offered.find(|name| {
+        // A WebSocket has rules of its own: see above.
+        let never = ["h2c", "websocket"].iter().any(|never| name.eq_ignore_ascii_case(never));
+        !never && allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(name))
+    })
 }
 
 /// How an HTTP/1.1 request opens a WebSocket, or `None` where it does not.
@@ -56,6 +72,22 @@ mod tests {
         let with = |more: (&'static str, &'static str)| [base.as_slice(), &[more]].concat();
         assert_eq!(told("GET", 1, &with(("Sec-WebSocket-Key2", "2"))), Some(Opening::Hixie76));
         assert_eq!(told("GET", 1, &base), Some(Opening::Hybi));
+    }
+
+    #[test]
+    fn what_is_allowed_by_name_is_taken_as_it_is_offered_and_never_h2c() {
+        let allowed = ["tcp", "SPDY/3.1", "h2c", "websocket"].map(str::to_owned);
+        let told = |minor, connection, upgrade, allowed: &[String]| {
+            let fields = fields(&[("Connection", connection), ("Upgrade", upgrade)]);
+            other(minor, &Headers::Fields(&fields), allowed).map(str::to_owned)
+        };
+        assert_eq!(told(1, "Upgrade", "TCP", &allowed).as_deref(), Some("TCP"));
+        assert_eq!(told(1, "keep-alive, upgrade", "foo, spdy/3.1", &allowed).as_deref(), Some("spdy/3.1"));
+        let none = [(0, "upgrade", "tcp"), (1, "close", "tcp"), (1, "upgrade", "h2c"), (1, "upgrade", "websocket")];
+        for (minor, connection, upgrade) in none {
+            assert_eq!(told(minor, connection, upgrade, &allowed), None, "{upgrade}");
+        }
+        assert_eq!(told(1, "upgrade", "tcp", &allowed[1..]), None);
     }
 
     #[test]

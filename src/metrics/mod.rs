@@ -55,7 +55,8 @@ families! {
             counters("requests_total", "Requests answered", "class", ["1xx", "2xx", "3xx", "4xx", "5xx"]);
         seconds: Histogram = histogram("request_seconds", "Time of requests, long polls included", &REQUEST_TIMES);
         tunnels_open: IntGauge = gauge("tunnels_open", "Tunnels open now");
-        websockets, raw: IntCounter = counters("tunnels_total", "Tunnels opened", "kind", ["websocket", "tcp"]);
+        websockets, upgraded, raw: IntCounter =
+            counters("tunnels_total", "Tunnels opened", "kind", ["websocket", "upgrade", "tcp"]);
         bytes_in, bytes_out: IntCounter =
             counters("tunnel_bytes_total", "Bytes that tunnels carried", "direction", ["in", "out"]);
         closed: IntCounterVec = counter_by("tunnels_closed_total", "Tunnels closed, by whom", "by");

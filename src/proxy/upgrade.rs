@@ -1,4 +1,4 @@
-//! The opening of a WebSocket over HTTP/1.1: an exchange that ends as a tunnel.
+//! The opening of a WebSocket over HTTP/1.1, or of what else a route allows: an exchange that ends as a tunnel.
 
 use std::sync::Arc;
 
@@ -42,14 +42,38 @@ pub(super) async fn serve(
         return connection.answer_and_close(&answer).await;
     }
     exchange.keep_entry(Some(&request));
-    let asked = server_head(&exchange, &parsed, &request);
-    let attempt = Attempt { core: Arc::clone(core), exchange, asked, opening };
+    let asked = server_head(&exchange, &parsed, &request, WEBSOCKET);
+    let attempt = Attempt { core: Arc::clone(core), exchange, asked, opening, protocol: WEBSOCKET.into() };
     tokio::spawn(core.metrics.contain(Serving::new(attempt.open(connection))));
 }
 
+/// The same for a protocol that the route allows, once the request's body has come.
+pub(super) fn serve_other(
+    core: &Arc<Core>,
+    connection: Connection,
+    head: &[u8],
+    mut exchange: Box<Exchange>,
+    body: &[u8],
+    protocol: &str,
+) {
+    let mut fields = head::room();
+    let Ok(parsed) = head::parse(head, &mut fields, 0) else { return };
+    let request = RequestHead::from(&parsed);
+    exchange.upgrades();
+    exchange.keep_entry(Some(&request));
+    let mut asked = server_head(&exchange, &parsed, &request, protocol);
+    asked.extend_from_slice(body);
+    let opening = Opening::Other;
+    let attempt = Attempt { core: Arc::clone(core), exchange, asked, opening, protocol: protocol.into() };
+    tokio::spawn(core.metrics.contain(Serving::new(attempt.open(connection))));
+}
+
+/// The name of the protocol that needs no allowance.
+pub(super) const WEBSOCKET: &str = "websocket";
+
 /// The request as servers get it: the client's fields in their order and spelling, which old servers mind, but for
 /// those of the connection and those that say who the client is.
-fn server_head(exchange: &Exchange, head: &Head<'_>, request: &RequestHead<'_>) -> Vec<u8> {
+fn server_head(exchange: &Exchange, head: &Head<'_>, request: &RequestHead<'_>, protocol: &str) -> Vec<u8> {
     let fields = exchange.to_server(request);
     let mut written = HeadWriter::request(request.method, request.target, 1);
     if let Some(host) = exchange.host(request) {
@@ -57,10 +81,13 @@ fn server_head(exchange: &Exchange, head: &Head<'_>, request: &RequestHead<'_>) 
     }
     // The name of the protocol as the client spells it: Hixie-76 servers compare it with `WebSocket`.
     let mut protocols = request.headers.all("upgrade").flat_map(elements);
-    written.field("Upgrade", protocols.find(|name| name.eq_ignore_ascii_case(b"websocket")).unwrap_or(b"websocket"));
+    let protocol = protocol.as_bytes();
+    written.field("Upgrade", protocols.find(|name| name.eq_ignore_ascii_case(protocol)).unwrap_or(protocol));
     written.field("Connection", "Upgrade");
     for sent in head.fields {
-        let ours = sent.name.eq_ignore_ascii_case("host") || sent.name.eq_ignore_ascii_case("content-length");
+        let of_body = sent.name.eq_ignore_ascii_case("content-length");
+        // No WebSocket begins with a body (RFC 6455 4.1).
+        let ours = sent.name.eq_ignore_ascii_case("host") || of_body && request.websocket;
         if !ours && fields.pass(sent.name) {
             written.field(sent.name, sent.value);
         }
@@ -76,6 +103,8 @@ struct Attempt {
     /// The request as servers get it.
     asked: Vec<u8>,
     opening: Opening,
+    /// What it upgrades to.
+    protocol: Box<str>,
 }
 
 impl Attempt {
@@ -90,7 +119,7 @@ impl Attempt {
         };
         let timeouts = self.exchange.lease()?.upstream().config().timeouts.clone();
         let patience = timeouts.first_byte(None);
-        let answer = ask(&mut client, &mut server, &self.asked, self.opening, patience).await;
+        let answer = ask(&mut client, &mut server, &self.asked, (self.opening, &self.protocol), patience).await;
         self.asked = Vec::new();
         match answer {
             Ok(Answer::Switched { mut first, mut head }) => {
@@ -109,7 +138,8 @@ impl Attempt {
                 }
                 let Self { core, exchange, opening, .. } = self;
                 let frames = opening == Opening::Hybi;
-                let ping = ping(&exchange.lease()?.upstream().config().websocket);
+                let is_websocket = opening != Opening::Other;
+                let ping = is_websocket.then(|| ping(&exchange.lease()?.upstream().config().websocket)).flatten();
                 let goodbye = core.snapshot.load().config.drain.close_code;
                 let mut listening = Listening { frames, goodbye, ping, ..Listening::default() };
                 let opened = exchange.open_tunnel(&mut listening)?;

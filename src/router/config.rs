@@ -24,6 +24,8 @@ pub struct Config {
     pub respond: Option<Respond>,
     /// Send the client elsewhere.
     pub redirect: Option<Redirect>,
+    /// Names of protocols that a request may upgrade to, as in its `Upgrade`. A WebSocket it may open anyway.
+    pub upgrade: OneOrMany,
 }
 
 /// `routes[].match`: every key that is given has to hold, `path` and `path_exact` together as one key; a list holds when

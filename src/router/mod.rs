@@ -44,6 +44,8 @@ pub struct Route {
     pub name: Arc<str>,
     /// What happens there.
     pub action: Action,
+    /// Protocols that requests may upgrade to there, beside WebSocket. Never `h2c`: the gateway would see no more requests.
+    pub upgrades: Vec<String>,
 }
 
 /// What happens to a request.
@@ -82,7 +84,8 @@ impl Routes {
                 (None, Some(respond), _) => Action::Respond(respond.filled()),
                 (None, None, redirect) => Action::Redirect(redirect.clone().unwrap_or_default()),
             };
-            routes.push((Matcher::build(&config.matches), Arc::new(Route { name: name.into(), action })));
+            let upgrades = config.upgrade.0.clone();
+            routes.push((Matcher::build(&config.matches), Arc::new(Route { name: name.into(), action, upgrades })));
         }
         let index = indexed.then(|| {
             let mut index = Index::default();

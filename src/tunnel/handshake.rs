@@ -100,7 +100,7 @@ const HIXIE_KEY: usize = 8;
 
 /// Asks the server, and watches the client meanwhile: one that leaves ends the attempt, what it sends is held.
 ///
-/// `patience` is the longest time until the head of the answer is whole; zero is no limit.
+/// `head` is the request with its body, if it has one, and `protocol` what it asks for. `patience` is the longest time until the head of the answer is whole; zero is no limit.
 ///
 /// # Errors
 /// See [`NoAnswer`].
@@ -108,7 +108,7 @@ pub async fn ask(
     client: &mut impl Client,
     server: &mut impl Stream,
     head: &[u8],
-    opening: Opening,
+    (opening, protocol): (Opening, &str),
     patience: Duration,
 ) -> Result<Answer, NoAnswer> {
     let deadline = (!patience.is_zero()).then(|| Instant::now() + patience);
@@ -123,7 +123,7 @@ pub async fn ask(
         }
         let mut answer = BytesMut::new();
         loop {
-            if let Some(parsed) = parse(&mut answer)? {
+            if let Some(parsed) = parse(&mut answer, protocol)? {
                 return Ok(parsed);
             }
             answer.reserve(1024);
@@ -181,9 +181,9 @@ async fn hear(client: &mut impl Client) -> Result<(), NoAnswer> {
     }
 }
 
-/// The answer, once its head is whole. Interim answers (100, 103) are passed over: the request has no body, and the
-/// client of an upgrade waits for one answer only.
-fn parse(bytes: &mut BytesMut) -> Result<Option<Answer>, NoAnswer> {
+/// The answer, once its head is whole. Interim answers (100, 103) are passed over: the request's body, if it has one, has
+/// been sent, and the client of an upgrade waits for one answer only.
+fn parse(bytes: &mut BytesMut, protocol: &str) -> Result<Option<Answer>, NoAnswer> {
     loop {
         let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
         let mut response = httparse::Response::new(&mut fields);
@@ -195,7 +195,7 @@ fn parse(bytes: &mut BytesMut) -> Result<Option<Answer>, NoAnswer> {
         let status = response.code.unwrap_or(0);
         let headers = Headers::Fields(response.headers);
         match status {
-            101 if headers.lists("upgrade", "websocket") => {
+            101 if headers.lists("upgrade", protocol) => {
                 return Ok(Some(Answer::Switched { first: std::mem::take(bytes), head }));
             }
             100 | 102..=199 => bytes.advance(head),
@@ -292,7 +292,7 @@ mod tests {
     use super::*;
 
     fn parsed(bytes: &[u8]) -> Result<Option<Answer>, NoAnswer> {
-        parse(&mut bytes.into())
+        parse(&mut bytes.into(), "websocket")
     }
 
     #[test]

@@ -108,6 +108,15 @@ fn outcome(config: &Config, route: &router::Config, spot: &Spot<'_>, names: &Nam
             report.fault(&spot, what);
         }
     }
+    if !route.upgrade.0.is_empty() && !spot.key("upstream").is_given() {
+        report.fault(
+            &spot.key("upgrade").as_str(),
+            "only for a route with `upstream`: nobody else can agree to an upgrade",
+        );
+    }
+    for (spot, name) in spot.key("upgrade").each(&route.upgrade.0) {
+        report.well_formed(&spot, words::upgrade(name));
+    }
     if let Some(answer) = &route.respond {
         respond(answer, &spot.key("respond"), report);
     }

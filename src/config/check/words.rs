@@ -137,6 +137,18 @@ pub(super) fn method(text: &str) -> Result<(), String> {
     }
 }
 
+/// What a request may upgrade to: a protocol, and perhaps its version (RFC 9110 7.8).
+pub(super) fn upgrade(text: &str) -> Result<(), String> {
+    if text.eq_ignore_ascii_case("h2c") {
+        return Err("found `h2c`, which is never passed on: nobody would look at the requests behind it".to_owned());
+    }
+    let (name, version) = text.split_once('/').unwrap_or((text, "1"));
+    match is_token(name) && is_token(version) {
+        true => Ok(()),
+        false => Err(format!("found {}, expected the name of a protocol such as `tcp` or `SPDY/3.1`", quoted(text))),
+    }
+}
+
 /// The name of a header field.
 pub(super) fn header_name(text: &str) -> Result<(), String> {
     match is_token(text) {

@@ -48,6 +48,8 @@ enum Next {
     ToFilters(Box<[u8]>, Body),
     /// The opening of a WebSocket.
     Upgrade(BytesMut, Opening),
+    /// That of something else, which its route allows.
+    Other(Box<Other>),
     /// Nothing that is carried.
     Refused(Refusal, Box<[u8]>),
 }
@@ -61,6 +63,15 @@ struct Begun {
     out: Vec<u8>,
     /// Whether that tells a host.
     has_host: bool,
+}
+
+/// An exchange that upgrades to no WebSocket.
+struct Other {
+    begun: Begun,
+    /// The length of the request's body.
+    length: u64,
+    /// What it upgrades to.
+    protocol: Box<str>,
 }
 
 /// What becomes of a client's connection behind an answer.
@@ -90,9 +101,11 @@ pub(super) async fn serve(relay: &Relay, mut client: Connection, stopping: &Stop
         let begun = match next {
             Next::Begun(begun) => begun,
             Next::ToFilters(head, body) => match Box::pin(ask_filters(core, &client.info, head, body)).await {
-                Some(begun) => begun,
-                None => return,
+                Some(Next::Begun(begun)) => begun,
+                Some(Next::Other(other)) => return Box::pin(switch(core, client, *other, stopping)).await,
+                _ => return,
             },
+            Next::Other(other) => return Box::pin(switch(core, client, *other, stopping)).await,
             // Boxed: room for what seldom happens would be kept for as long as the connection is.
             Next::Upgrade(head, opening) => return Box::pin(upgrade::serve(core, client, head, opening, None)).await,
             Next::Refused(refusal, head) => return Box::pin(refuse(core, client, refusal, Some(&head))).await,
@@ -176,19 +189,59 @@ fn begin(core: &Core, info: &Arc<Info>, head: &Head<'_>, bytes: &[u8], body: Bod
     if core.snapshot.load().filters.is_empty() {
         let request = RequestHead::plain(head);
         if let Some(exchange) = Exchange::begin(core, info, &request, announced(body)).now_or_never() {
-            return Next::Begun(Begun::new(exchange, head, &request, bytes, body));
+            return Next::of(exchange, head, &request, bytes, body);
         }
     }
     Next::ToFilters(bytes.into(), body)
 }
 
+impl Next {
+    /// What an exchange that has been begun is to be carried as. A body that has to be waited for, or is large, is one of
+    /// a plain request.
+    fn of(exchange: Box<Exchange>, head: &Head<'_>, request: &RequestHead<'_>, bytes: &[u8], body: Body) -> Self {
+        let length = announced(body).filter(|&length| length <= TAKEN_IN as u64);
+        let expects = request.headers.get("expect").is_some();
+        if let (Some(length), false) = (length, expects)
+            && let Some(protocol) = exchange.other_upgrade(head.minor_version, &request.headers)
+        {
+            let (protocol, begun) = (protocol.into(), Begun::new(exchange, head, request, bytes, body));
+            return Self::Other(Box::new(Other { begun, length, protocol }));
+        }
+        Self::Begun(Begun::new(exchange, head, request, bytes, body))
+    }
+}
+
+/// Reads the body of a request that upgrades, and leaves it to whoever opens tunnels.
+async fn switch(core: &Arc<Core>, mut client: Connection, other: Other, stopping: &Stopping) {
+    let Other { begun: Begun { mut exchange, asked, body: passing, out, .. }, length, protocol } = other;
+    let missing = take_in(&mut client, length, &exchange.snapshot().config).await;
+    client.waiting.set(0);
+    let refusal = match missing {
+        None => {
+            let length = usize::try_from(length).unwrap_or(usize::MAX).min(client.held.len());
+            let body = client.held.split_to(length);
+            match exchange.hear_request(&body, true) {
+                Ok(()) => return upgrade::serve_other(core, client, &asked.head, exchange, &body, &protocol),
+                Err(refusal) => refusal,
+            }
+        }
+        Some(Ok(refusal)) => refusal,
+        Some(Err(side)) => return end(core, &mut exchange, &asked, (0, 0), Some(side)),
+    };
+    exchange.refuse(core, refusal);
+    let upload = Upload::new(out, passing, false);
+    if answer(core, &mut client, exchange, &asked, upload, Some(Side::Client), stopping).await != After::Drop {
+        client.close().await;
+    }
+}
+
 /// Begins an exchange that filters are asked about.
-async fn ask_filters(core: &Core, info: &Arc<Info>, bytes: Box<[u8]>, body: Body) -> Option<Begun> {
+async fn ask_filters(core: &Core, info: &Arc<Info>, bytes: Box<[u8]>, body: Body) -> Option<Next> {
     let mut fields = head::room();
     let head = head::parse(&bytes, &mut fields, 0).ok()?;
     let request = RequestHead::plain(&head);
     let exchange = Exchange::begin(core, info, &request, announced(body)).await;
-    Some(Begun::new(exchange, &head, &request, &bytes, body))
+    Some(Next::of(exchange, &head, &request, &bytes, body))
 }
 
 /// The length that a body says.

@@ -30,6 +30,7 @@ use crate::http::upgrade::Opening;
 use crate::listener::Info;
 use crate::proxy::connect::connect;
 use crate::proxy::tunnel::{self, Tunnel};
+use crate::proxy::upgrade::WEBSOCKET;
 use crate::request::Headers;
 use crate::transport::Transport;
 use crate::tunnel::Listening;
@@ -110,7 +111,7 @@ pub(super) async fn open(
         None => return left(&core, client, exchange, &asked),
     };
     let timeouts = exchange.lease()?.upstream().config().timeouts.clone();
-    let answered = ask(&mut client, &mut server, &head, Opening::Hybi, timeouts.first_byte(None)).await;
+    let answered = ask(&mut client, &mut server, &head, (Opening::Hybi, WEBSOCKET), timeouts.first_byte(None)).await;
     let failed = match answered {
         Ok(Answer::Switched { mut first, head }) => {
             let rest = first.split_off(head);
