@@ -200,18 +200,25 @@ async fn a_server_is_not_given_up_while_it_takes_anything() {
     let server = socket.listen(8).unwrap();
     let upstream = format!("timeouts: {{ write: {TAKES_LITTLE:?} }}");
     let gateway = Gateway::before(&[server.local_addr().unwrap()], &upstream, "").await;
-    let mut client = gateway.client().await;
-    let head = format!("POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
-    let all = [head.as_bytes(), &body].concat();
-    let sending = tokio::spawn(async move {
-        client.try_send(all).await.unwrap();
-        client
-    });
-    let mut inside = Client::over(within("a connection to the server", server.accept()).await.unwrap().0);
-    inside.read_until(b"\r\n\r\n").await;
-    assert!(little_by_little(&mut inside, body.len()).await == body);
-    inside.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
-    assert_eq!(within("the upload", sending).await.unwrap().answer().await.status, 200);
+    let by_http_1 = async {
+        let mut client = gateway.client().await;
+        let head = format!("POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+        client.try_send([head.as_bytes(), &body].concat()).await.unwrap();
+        assert_eq!(client.answer().await.status, 200);
+    };
+    let by_http_2 = async {
+        let streams = Http2::over(gateway.client().await.into_stream()).await;
+        let request = Request::post("http://a/slow").header("content-length", body.len()).body(()).unwrap();
+        let answer = streams.begin(request, body.clone()).await;
+        assert_eq!(tokio::time::timeout(8 * TAKES_LITTLE, answer).await.unwrap().unwrap().status(), 200);
+    };
+    let slowly = async || {
+        let mut inside = Client::over(within("a connection to the server", server.accept()).await.unwrap().0);
+        inside.read_until(b"\r\n\r\n").await;
+        assert!(little_by_little(&mut inside, body.len()).await == body);
+        inside.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    };
+    tokio::join!(by_http_1, by_http_2, slowly(), slowly());
 }
 
 /// A client of HTTP/2 with windows without end, and a GET on each of these streams.

@@ -514,11 +514,22 @@ impl<'a> Carry<'a> {
         let timer = self.timer.get_or_insert_with(|| self.client.line.timer());
         timer.set_at(next);
         ready!(timer.poll_expired(cx));
-        if due.is_some_and(|due| due <= timer.now()) {
+        if due.is_some_and(|due| due <= timer.now()) && !self.server_takes_on() {
             return Poll::Ready(end);
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Whether a server that has to take some of the request has taken any: see [`Transport::offer`].
+    fn server_takes_on(&mut self) -> bool {
+        if !self.waiting.is_empty() || self.out.is_empty() {
+            return false;
+        }
+        let Some(taken) = self.server.offer(&self.out) else { return false };
+        self.out = self.out.slice(taken..);
+        self.server_moved = self.client.line.now();
+        true
     }
 }
 
