@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use h2::ext::Protocol;
+use http::Request;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -32,6 +34,7 @@ for_each_engine! {
 
 for_the_relay! {
     requests_of_a_connection_go_over_one_to_the_server,
+    a_websocket_over_http_2_tells_of_its_client,
 }
 
 const BOTH: [&str; 2] = ["v1", "v2"];
@@ -328,7 +331,7 @@ async fn streams_of_a_connection_tell_of_its_client() {
     }
     for _ in 0..3 {
         for (client, own) in &clients {
-            let request = http::Request::get("http://a.test/").header("x-client", own).body(()).unwrap();
+            let request = Request::get("http://a.test/").header("x-client", own).body(()).unwrap();
             assert_eq!(client.ask(request, "").await.status(), 200);
         }
     }
@@ -423,6 +426,24 @@ async fn requests_of_a_connection_go_over_one_to_the_server() {
         assert_eq!(client.get("/").await.status, 200);
     }
     assert_eq!(others.at.accepted() + server.at.accepted(), 1);
+}
+
+async fn a_websocket_over_http_2_tells_of_its_client() {
+    for version in BOTH {
+        let mut server = Server::start().await;
+        let gateway = server.setup(version).listener("http2_websockets: true").start().await;
+        let reached = gateway.address("web");
+        let stream = tcp(reached).await;
+        let own = stream.local_addr().unwrap().to_string();
+        let client = Http2::over(stream).await;
+        assert_eq!(client.get("http://a.test/").await.status(), 200);
+        server.told().await.assert_tells(version, &own, &reached.to_string());
+        let mut request = Request::connect("http://a.test/").header("sec-websocket-version", "13").body(()).unwrap();
+        request.extensions_mut().insert(Protocol::from_static("websocket"));
+        let mut socket = client.websocket(request).await;
+        echoes(&mut socket).await;
+        server.told().await.assert_tells(version, &own, &reached.to_string());
+    }
 }
 
 #[tokio::test]
