@@ -114,6 +114,8 @@ enum ChunkState {
     #[default]
     SizeStart,
     Size(u64),
+    /// Among blanks behind it.
+    Padding(u64),
     /// In what follows the size on its line.
     Extension(u64),
     /// Before the line feed of that line.
@@ -155,7 +157,7 @@ impl Chunks {
     /// data. `None`: this is no chunked body.
     pub(crate) fn step(&mut self, bytes: &[u8]) -> Option<(usize, Range<usize>)> {
         use ChunkState::{
-            Data, DataEnd, DataLineFeed, Done, Extension, LastLineFeed, Size, SizeEnd, SizeStart, Trailer,
+            Data, DataEnd, DataLineFeed, Done, Extension, LastLineFeed, Padding, Size, SizeEnd, SizeStart, Trailer,
             TrailerLineFeed, TrailerStart,
         };
         let mut at = 0;
@@ -164,10 +166,11 @@ impl Chunks {
             let digit = char::from(byte).to_digit(16).map(u64::from);
             self.state = match (self.state, byte) {
                 (SizeStart, _) => Size(digit?),
-                (Size(size) | Extension(size), b'\r') => SizeEnd(size),
-                (Size(size), b';' | b' ' | b'\t') => Extension(size),
+                (Size(size) | Padding(size) | Extension(size), b'\r') => SizeEnd(size),
+                (Size(size) | Padding(size), b';') => Extension(size),
+                (Size(size) | Padding(size), b' ' | b'\t') => Padding(size),
                 (Size(size), _) => Size(size.checked_mul(16)?.checked_add(digit?)?),
-                (Extension(_), b'\n') => return None,
+                (Extension(_), b'\n') | (Padding(_), _) => return None,
                 (Extension(size), _) => Extension(size),
                 (SizeEnd(0), b'\n') => {
                     self.state = TrailerStart;

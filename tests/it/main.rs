@@ -33,6 +33,7 @@ mod http;
 mod http2;
 mod layers;
 mod limits;
+mod malformed;
 mod other_upgrades;
 mod proxy_protocol;
 mod queue;

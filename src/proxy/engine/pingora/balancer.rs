@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::Version;
-use ::http::header::{CONTENT_TYPE, TRANSFER_ENCODING};
+use ::http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use ::http::{HeaderMap, HeaderValue, StatusCode, Version};
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -65,6 +65,11 @@ fn begun(ctx: &mut Context) -> Result<&mut Exchange> {
     ctx.exchange.as_deref_mut().ok_or_else(missing)
 }
 
+/// Whether a message says its length more than once, if only the same: Pingora takes the first, and passes all of them on.
+fn has_two_lengths(headers: &HeaderMap) -> bool {
+    headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some()
+}
+
 #[async_trait]
 impl ProxyHttp for Balancer {
     type CTX = Context;
@@ -82,6 +87,9 @@ impl ProxyHttp for Balancer {
         // Of HTTP/1 this has been looked at; of HTTP/2 Pingora does not.
         if exchange.refusal().is_none() && request.authority.is_some_and(|host| !is_authority(host.as_bytes())) {
             exchange.refuse(&self.core, Refusal::Malformed(Malformed::Host));
+        }
+        if exchange.refusal().is_none() && has_two_lengths(&header.headers) {
+            exchange.refuse(&self.core, Refusal::Malformed(Malformed::Length));
         }
         mailbox.set_of_session(exchange.is_of_session());
         mailbox.set_poll(exchange.is_poll());
@@ -229,6 +237,10 @@ impl ProxyHttp for Balancer {
             // The answer is still to come.
             return Ok(());
         }
+        let is_number = |length: &HeaderValue| length.as_bytes().iter().all(u8::is_ascii_digit);
+        if has_two_lengths(&response.headers) || !response.headers.get(CONTENT_LENGTH).is_none_or(is_number) {
+            return Error::e_explain(ErrorType::InvalidHTTPHeader, "a Content-Length that is not one number");
+        }
         if let Some(mailbox) = of::mailbox(session).filter(|_| is_event_stream(response)) {
             mailbox.set_poll(true);
         }
@@ -277,6 +289,11 @@ impl ProxyHttp for Balancer {
             // HTTP/1.0 has no chunks (RFC 9112 7): the body ends with the connection.
             response.remove_header(&TRANSFER_ENCODING);
             session.set_keepalive(None);
+        }
+        if response.status == StatusCode::NO_CONTENT {
+            // There is nothing that it could be the length of (RFC 9110 8.6).
+            response.remove_header(&CONTENT_LENGTH);
+            response.remove_header(&TRANSFER_ENCODING);
         }
         Ok(())
     }

@@ -67,6 +67,9 @@ impl Asked {
         if self.line().authority.is_some_and(|host| !is_authority(host.as_bytes())) {
             return Some(Refusal::Malformed(Malformed::Host));
         }
+        if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
+            return Some(Refusal::Malformed(Malformed::Length));
+        }
         let size: u64 = headers.iter().map(|(name, value)| (name.as_str().len() + value.len() + 4) as u64).sum();
         let size = size + target.len() as u64;
         let too_many = limits.headers != 0 && headers.len() > limits.headers;
