@@ -104,18 +104,24 @@ pub(super) fn of(
         peer.client_cert_key.clone_from(&made.identity);
     }
     // Servers of two upstreams may share an address and differ in what Pingora's pool does not look at.
-    peer.group_key = upstream.group;
+    // Where none is to be kept the pool would still have it for a moment, in which another request may meet its end.
+    peer.group_key = if timeouts.keep_alive.is_zero() { own_group() } else { upstream.group };
     Ok(Box::new(peer))
+}
+
+/// A group of one connection: nobody else asks the pool for it.
+fn own_group() -> u64 {
+    /// Far from the groups of upstreams.
+    static LAST: AtomicU64 = AtomicU64::new(u64::MAX);
+    LAST.fetch_sub(1, Ordering::Relaxed)
 }
 
 /// Opens the connection with a PROXY header. It is for one request: Pingora's pool knows nothing of clients.
 pub(super) fn tell(peer: &mut HttpPeer, lease: &Lease, header: Box<Header>) {
-    /// Far from the groups of upstreams.
-    static LAST: AtomicU64 = AtomicU64::new(u64::MAX);
     let (upstream, server) = (Arc::clone(lease.upstream()), Arc::clone(lease.server()));
     peer.options.custom_l4 = Some(Arc::new(Told { upstream, server, header }));
     peer.options.idle_timeout = Some(Duration::ZERO);
-    peer.group_key = LAST.fetch_sub(1, Ordering::Relaxed);
+    peer.group_key = own_group();
 }
 
 /// How a connection is opened that tells of its client.
