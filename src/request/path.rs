@@ -71,6 +71,10 @@ impl<'a> Path<'a> {
                 loose.push(resolve(&without_parameters(&decode(path, true)?, cut))?);
                 loose.push(resolve(&without_parameters(&canonical, cut))?);
             }
+            // Dot segments that a cut has uncovered may have left a separator, which is decoded then.
+            for reading in loose.clone() {
+                loose.push(resolve(&decode(&reading, true)?)?);
+            }
         }
         loose.sort_unstable();
         loose.dedup();
@@ -241,6 +245,7 @@ mod tests {
         }
         assert_eq!(Path::read("/a;b").unwrap().canonical, "/a;b", "it is what the client asked for");
         assert_eq!(Path::read("/..;/x"), Err(Refused::AboveRoot));
+        assert_eq!(Path::read("/a%2Fb/..;/..%2f."), Err(Refused::AboveRoot), "once the cut has been made");
     }
 
     #[test]
@@ -259,8 +264,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_canonical_path_is_its_own_canonical_form(path in "/[a-c./%2eEfF5C\\\\]{0,24}") {
+        fn a_canonical_path_is_its_own_canonical_form(path in "/[a-c./%2eEfF5C;3b\\\\]{0,24}") {
             if let Ok(read) = Path::read(&path) {
+                for reading in &read.loose {
+                    let again = Path::read(reading).map(|again| again.canonical.into_owned());
+                    prop_assert_eq!(again.as_deref(), Ok(&**reading));
+                }
                 let again = Path::read(&read.canonical).unwrap();
                 prop_assert_eq!(&again.canonical, &read.canonical);
                 prop_assert!(!read.canonical.split('/').skip(1).any(|segment| segment == "." || segment == ".."));
