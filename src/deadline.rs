@@ -74,6 +74,23 @@ impl SharedMoment {
     }
 }
 
+/// A time on the coarse clock; zero is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span(u32);
+
+impl From<Duration> for Span {
+    fn from(time: Duration) -> Self {
+        Self(if time.is_zero() { 0 } else { ticks(time).max(1) })
+    }
+}
+
+impl Span {
+    /// The moment by which this time has passed since that one; `None` where there is no limit.
+    pub fn after(self, moment: Moment) -> Option<Moment> {
+        (self.0 > 0).then(|| Moment(moment.0.saturating_add(self.0).saturating_add(1)))
+    }
+}
+
 #[derive(Debug)]
 struct Cell {
     /// The tick at which it fires.
@@ -242,9 +259,11 @@ impl Drop for Deadline {
     }
 }
 
-/// Ticks in a time, rounded up.
+/// Ticks in a time of so many milliseconds, rounded up.
 fn ticks(time: Duration) -> u32 {
-    u32::try_from(time.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u32::MAX)
+    const A_SECOND: u64 = 1000 / TICK.as_millis() as u64;
+    let rest = u64::from(time.subsec_millis()).div_ceil(TICK.as_millis() as u64);
+    u32::try_from(time.as_secs().saturating_mul(A_SECOND).saturating_add(rest)).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

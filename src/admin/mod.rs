@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use async_trait::async_trait;
+use futures::future::BoxFuture;
 
 use body::Budget;
 use collector::StateCollector;
@@ -59,9 +59,8 @@ impl Admin {
     }
 }
 
-#[async_trait]
 impl Application for Admin {
-    async fn serve(&self, connection: Connection, _: AppProtocol, stopping: &Stopping) {
-        server::serve(self, connection, stopping).await;
+    fn serve(self: Arc<Self>, connection: Connection, _: AppProtocol, stopping: Stopping) -> BoxFuture<'static, ()> {
+        Box::pin(async move { server::serve(&self, connection, &stopping).await })
     }
 }

@@ -109,8 +109,8 @@ pub struct Exchange {
     started: Instant,
     /// When the first byte of the server's answer came.
     first_byte: Option<Instant>,
-    /// How a poll's answer has ended until now.
-    tail: Tail,
+    /// How a poll's answer has ended until now; apart, since most of the time it has not begun.
+    tail: Option<Box<Tail>>,
     /// Its line in the log, where that has been begun already.
     entry: Option<Box<Entry>>,
 }
@@ -190,14 +190,49 @@ impl Exchange {
         request: &RequestHead<'_>,
         announced: Option<u64>,
     ) -> Box<Self> {
-        let form = if request.websocket { Form::Upgrade } else { Form::Plain };
-        let mut this = Box::new(Self::new(form, core, info));
-        if let Err(refusal) = this.decide(core, request, announced).await {
-            this.refuse(core, refusal);
-        } else if this.polls {
-            this.overdue_goodbye(core, request);
-        }
+        let mut this = Self::of(core, info, request);
+        let decided = match this.look(request, announced) {
+            Ok(()) if this.snapshot.filters.is_empty() => this.decide(core, request),
+            Ok(()) => match this.ask_filters(request).await {
+                Ok(Verdict::Pass) => this.decide(core, request),
+                Ok(Verdict::Answer(answer)) => {
+                    this.own = Some(Box::new(answer));
+                    Ok(())
+                }
+                Err(refusal) => Err(refusal),
+            },
+            Err(refusal) => Err(refusal),
+        };
+        this.decided(core, request, decided);
         this
+    }
+
+    /// The same, where no filter may have to be waited for; else `None`.
+    pub(crate) fn begin_now(
+        core: &Core,
+        info: &Arc<Info>,
+        request: &RequestHead<'_>,
+        announced: Option<u64>,
+    ) -> Option<Box<Self>> {
+        let mut this = Self::of(core, info, request);
+        if !this.snapshot.filters.is_empty() {
+            return None;
+        }
+        let decided = this.look(request, announced).and_then(|()| this.decide(core, request));
+        this.decided(core, request, decided);
+        Some(this)
+    }
+
+    fn of(core: &Core, info: &Arc<Info>, request: &RequestHead<'_>) -> Box<Self> {
+        Box::new(Self::new(if request.websocket { Form::Upgrade } else { Form::Plain }, core, info))
+    }
+
+    fn decided(&mut self, core: &Core, request: &RequestHead<'_>, decided: Result<(), Refusal>) {
+        if let Err(refusal) = decided {
+            self.refuse(core, refusal);
+        } else if self.polls {
+            self.overdue_goodbye(core, request);
+        }
     }
 
     /// Begins with a connection that does not speak HTTP, and goes to the upstream of this name. Where a reload has taken
@@ -238,12 +273,13 @@ impl Exchange {
             began: SystemTime::now(),
             started: Instant::now(),
             first_byte: None,
-            tail: Tail::default(),
+            tail: None,
             entry: None,
         }
     }
 
-    async fn decide(&mut self, core: &Core, head: &RequestHead<'_>, announced: Option<u64>) -> Result<(), Refusal> {
+    /// What is known of a request whatever becomes of it; refuses a body that is too long.
+    fn look(&mut self, head: &RequestHead<'_>, announced: Option<u64>) -> Result<(), Refusal> {
         let most = self.snapshot.config.limits.body.as_u64();
         if most != 0 && announced.is_some_and(|length| length > most) {
             return Err(Refusal::BodyTooLarge);
@@ -252,16 +288,24 @@ impl Exchange {
         let peer = self.info.peer.ip();
         self.client = forwarding.client(peer, head.headers);
         self.request_id = forwarding.request_id(peer, head.headers);
+        Ok(())
+    }
+
+    /// What the first filter says that answers.
+    async fn ask_filters(&mut self, head: &RequestHead<'_>) -> Result<Verdict, Refusal> {
         let info = Arc::clone(&self.info);
         let request = head.request(&info, self.client)?;
-        if !self.snapshot.filters.is_empty() {
-            for filter in Arc::clone(&self.snapshot.filters).iter() {
-                if let Verdict::Answer(answer) = filter.request(&request, &mut self.changes).await {
-                    self.own = Some(Box::new(answer));
-                    return Ok(());
-                }
+        for filter in Arc::clone(&self.snapshot.filters).iter() {
+            if let answer @ Verdict::Answer(_) = filter.request(&request, &mut self.changes).await {
+                return Ok(answer);
             }
         }
+        Ok(Verdict::Pass)
+    }
+
+    fn decide(&mut self, core: &Core, head: &RequestHead<'_>) -> Result<(), Refusal> {
+        let info = Arc::clone(&self.info);
+        let request = head.request(&info, self.client)?;
         let route = match self.snapshot.router.route(&request) {
             Decision::To(route) => route,
             Decision::Nowhere => return Err(Refusal::NoRoute),
@@ -503,13 +547,27 @@ impl Exchange {
             Err(PickError::NoServer) if self.tries > 0 => return Err(self.fail(Refusal::ConnectFailed)),
             Err(error) => return Err(self.fail(refusal_of(error))),
         };
+        self.placed(lease);
+        Ok(())
+    }
+
+    /// The same, where its first server can be told at once; false where nothing has been done.
+    pub(crate) fn place_now(&mut self) -> bool {
+        let (None, Some(upstream), Some(ties)) = (&self.lease, &self.upstream, &mut self.ties) else { return false };
+        let lease = ties.place_now(upstream, &mut self.tried);
+        lease.map(|lease| self.placed(lease)).is_some()
+    }
+
+    fn placed(&mut self, lease: Lease) {
         self.tries += 1;
         self.queued = lease.waited();
-        if self.polls && ties.goodbye(upstream).is_some() {
+        if self.polls
+            && let (Some(upstream), Some(ties)) = (&self.upstream, &self.ties)
+            && ties.goodbye(upstream).is_some()
+        {
             self.leave = Some(upstream.roster(lease.server().id()).add(self.origin(), true));
         }
         self.lease = Some(lease);
-        Ok(())
     }
 
     /// Whether it is a poll of a session, which the server may take its time to answer.
@@ -648,9 +706,10 @@ impl Exchange {
             self.learner = None;
         }
         if let (true, Some(upstream), Some(ties)) = (self.polls, &self.upstream, &self.ties) {
-            self.tail.push(bytes);
+            let tail = self.tail.get_or_insert_default();
+            tail.push(bytes);
             if is_end {
-                ties.note_server_goodbye(upstream, self.tail.bytes(), self.tail.is_whole());
+                ties.note_server_goodbye(upstream, tail.bytes(), tail.is_whole());
             }
         }
     }

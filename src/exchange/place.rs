@@ -185,6 +185,32 @@ impl Ties {
         upstream.pick(&self.client, tried).await
     }
 
+    /// The same for a request that has tried none, where its place can be told at once; `None` where nothing has been
+    /// done.
+    pub(super) fn place_now(&mut self, upstream: &Arc<Upstream>, tried: &mut Tried) -> Option<Lease> {
+        if !tried.is_empty() || self.opens() {
+            return None;
+        }
+        if let Some(session) = &self.session
+            && let Some((key, _)) = &session.begun
+        {
+            let lease = upstream.return_to(ServerId::from_bits(session.found?.server))?;
+            if session.said.ends
+                && let Some(table) = upstream.sessions()
+            {
+                table.goodbye(*key, Cause::Client);
+            }
+            tried.add(lease.server().id());
+            return Some(lease);
+        }
+        let wished = self.was_on.or(self.wish).and_then(|server| upstream.place_on(server));
+        if let Some(lease) = wished {
+            tried.add(lease.server().id());
+            return Some(lease);
+        }
+        upstream.pick_now(&self.client, tried)
+    }
+
     /// A place on the server of a session that has begun. `None`: there is no session, nobody knows it, or its server
     /// is gone or has been given up.
     async fn at_home(&mut self, upstream: &Arc<Upstream>, tried: &mut Tried, strayed: &AtomicBool) -> Option<Lease> {

@@ -10,7 +10,11 @@ use super::hop_by_hop::is_hop_by_hop;
 /// The fields that frame a message or belong to one connection are the gateway's own: an edit of one is left out, with a
 /// warning in the log.
 #[derive(Clone, Debug, Default)]
-pub struct HeaderEdits {
+pub struct HeaderEdits(Option<Box<Lists>>);
+
+/// Made with the first edit: most messages pass as they are.
+#[derive(Clone, Debug, Default)]
+struct Lists {
     removed: Vec<HeaderName>,
     added: Vec<(HeaderName, HeaderValue)>,
 }
@@ -19,47 +23,53 @@ impl HeaderEdits {
     /// Sets a field, in place of all that have its name.
     pub fn set(&mut self, name: HeaderName, value: HeaderValue) {
         if is_free(&name) {
-            self.added.retain(|(added, _)| *added != name);
             self.remove(name.clone());
-            self.added.push((name, value));
+            self.lists().added.push((name, value));
         }
     }
 
     /// Adds a field beside those that have its name.
     pub fn append(&mut self, name: HeaderName, value: HeaderValue) {
         if is_free(&name) {
-            self.added.push((name, value));
+            self.lists().added.push((name, value));
         }
     }
 
     /// Removes every field of this name.
     pub fn remove(&mut self, name: HeaderName) {
         if is_free(&name) {
-            self.added.retain(|(added, _)| *added != name);
-            if !self.removed.contains(&name) {
-                self.removed.push(name);
+            let Lists { removed, added } = self.lists();
+            added.retain(|(added, _)| *added != name);
+            if !removed.contains(&name) {
+                removed.push(name);
             }
         }
     }
 
     /// Whether nothing is to be changed.
     pub fn is_empty(&self) -> bool {
-        self.removed.is_empty() && self.added.is_empty()
+        self.0.is_none()
     }
 
     /// Whether a field that is there already stays, by its name in any case.
     pub(crate) fn keeps(&self, name: &str) -> bool {
-        !self.removed.iter().any(|removed| removed.as_str().eq_ignore_ascii_case(name))
+        let removed = self.0.as_ref().map(|lists| &lists.removed);
+        removed.is_none_or(|removed| !removed.iter().any(|removed| removed.as_str().eq_ignore_ascii_case(name)))
     }
 
     /// The fields that come in.
     pub(crate) fn added(&self) -> impl ExactSizeIterator<Item = (&HeaderName, &HeaderValue)> {
-        self.added.iter().map(|(name, value)| (name, value))
+        let added = self.0.as_ref().map_or(&[][..], |lists| &lists.added);
+        added.iter().map(|(name, value)| (name, value))
     }
 
     /// The last value that a field is set to.
     pub(crate) fn value(&self, name: &str) -> Option<&HeaderValue> {
-        self.added.iter().rev().find(|(added, _)| added == name).map(|(_, value)| value)
+        self.0.as_ref()?.added.iter().rev().find(|(added, _)| added == name).map(|(_, value)| value)
+    }
+
+    fn lists(&mut self) -> &mut Lists {
+        self.0.get_or_insert_default()
     }
 }
 

@@ -1,10 +1,14 @@
 //! Accepts: each connection that finds a place becomes a task of its own.
 
+use std::future::{Future, poll_fn, ready};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use futures::FutureExt;
 use log::{debug, warn};
 use tokio::sync::watch;
 
@@ -34,6 +38,8 @@ pub struct Control {
 
 /// How long the accept loop pauses when the process is out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections that are accepted before somebody looks whether it was the last.
+const IN_A_ROW: u32 = 16;
 /// How often the log says so, while it goes on.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
@@ -85,13 +91,27 @@ impl Listener {
         let (end, ending) = watch::channel(false);
         let Config { mut backlog, tcp_keepalive: mut keepalive, .. } = settings.load().config.clone();
         let mut told: Option<Instant> = None;
+        let mut over = pin!(async {
+            tokio::select! {
+                _ = stop.wait_for(|&stopping| stopping) => {}
+                _ = retiring.wait_for(|&retiring| retiring) => {}
+            }
+        });
+        let mut in_a_row = 0;
         loop {
-            let accepted = tokio::select! {
-                biased;
-                _ = stop.wait_for(|&stopping| stopping) => break,
-                _ = retiring.wait_for(|&retiring| retiring) => break,
-                accepted = acceptor.accept() => accepted,
-            };
+            let accepted = poll_fn(|cx| {
+                // To ask for the end costs as much as to accept: while clients wait, only now and then.
+                if in_a_row % IN_A_ROW == 0 && over.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(None);
+                }
+                in_a_row += 1;
+                match acceptor.poll_accept(cx) {
+                    Poll::Ready(accepted) => return Poll::Ready(Some(accepted)),
+                    Poll::Pending => in_a_row = 0,
+                }
+                over.as_mut().poll(cx).map(|()| None)
+            });
+            let Some(accepted) = accepted.await else { break };
             let settings = settings.load_full();
             if std::mem::replace(&mut backlog, settings.config.backlog) != backlog
                 && let Err(error) = acceptor.set_backlog(backlog)
@@ -101,12 +121,15 @@ impl Listener {
             if settings.config.tcp_keepalive != keepalive {
                 keepalive = settings.config.tcp_keepalive.clone();
                 acceptor.tune(&keepalive);
-                if let Ok(socket) = &accepted {
+                if let Ok((socket, _)) = &accepted {
                     socket.tune(&keepalive);
                 }
             }
             match accepted {
-                Ok(socket) => settings.admit(socket, &app, &ending),
+                Ok((socket, peer)) => {
+                    let local = acceptor.reached(&socket);
+                    settings.admit(socket, (peer, local), &app, &ending);
+                }
                 Err(error) if is_about_one_connection(&error) => debug!("listener {}: accept: {error}", settings.name),
                 Err(error) => {
                     // Out of descriptors or memory: those that are open come first, new ones wait in the kernel.
@@ -158,14 +181,18 @@ fn is_about_one_connection(error: &std::io::Error) -> bool {
 }
 
 impl Settings {
-    fn admit<A>(self: &Arc<Self>, socket: Socket, app: &Arc<A>, stop: &Stopping)
-    where
+    fn admit<A>(
+        self: &Arc<Self>,
+        socket: Socket,
+        (peer, local): (Option<SocketAddr>, Option<SocketAddr>),
+        app: &Arc<A>,
+        stop: &Stopping,
+    ) where
         A: Application,
     {
         let settings = self;
         let unknown = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let peer = socket.peer_addr().unwrap_or(unknown);
-        let local = socket.local_addr().unwrap_or(unknown);
+        let (peer, local) = (peer.unwrap_or(unknown), local.unwrap_or(unknown));
         let Ok(has_header) = settings.expects_header(peer.ip()) else {
             settings.complain("stranger", peer);
             return socket.reset_on_close();
@@ -178,17 +205,19 @@ impl Settings {
                 let connection = Accepted { socket, peer, local, has_header, told: None, permit, settings };
                 let (app, stop, mut stopping) = (Arc::clone(app), stop.clone(), stop.clone());
                 let metrics = self.metrics.clone();
-                let serving = async move {
-                    let prepared = tokio::select! {
+                // Boxed: room for a handshake would be kept for as long as the connection is. The task is small, and
+                // holds the one or the other.
+                let preparing = Box::pin(async move {
+                    tokio::select! {
                         biased;
-                        // Boxed: room for a handshake would be kept for as long as the connection is.
-                        prepared = Box::pin(connection.prepare()) => prepared,
+                        prepared = connection.prepare() => prepared,
                         () = last_call(&mut stopping) => None,
-                    };
-                    if let Some((connection, protocol)) = prepared {
-                        app.serve(connection, protocol, &stop).await;
                     }
-                };
+                });
+                let serving = preparing.then(move |prepared| match prepared {
+                    Some((connection, protocol)) => app.serve(connection, protocol, stop),
+                    None => ready(()).boxed(),
+                });
                 tokio::spawn(metrics.contain(serving));
             }
             Err(full) => {

@@ -76,8 +76,18 @@ impl Accepted {
             return Some((connection, AppProtocol::Http1));
         }
         let detecting = settings.config.detect.as_ref();
-        let detected = detect(&mut connection.transport, &mut connection.held, undecided_until).await;
-        settings.metrics.detected(detected.as_str());
+        let Connection { transport, held, deadline, .. } = &mut connection;
+        let detected = match detecting {
+            Some(_) => detect(transport, held, undecided_until).await,
+            // Nothing is to be decided within a delay that somebody has chosen: the connection's deadline is exact enough,
+            // and costs no timer.
+            None => tokio::select! {
+                biased;
+                detected = detect(transport, held, None) => detected,
+                () = deadline.expired() => Detected::Silent,
+            },
+        };
+        settings.count(detected);
         match detected {
             Detected::Http2 if settings.config.http2 => Some((connection, AppProtocol::Http2)),
             Detected::Http1 | Detected::Http2 => Some((connection, AppProtocol::Http1)),
@@ -99,9 +109,9 @@ impl Accepted {
 }
 
 impl Settings {
-    /// When a client that can begin now has had its time to say what it speaks; `None` is never.
+    /// When a client that can begin now has had its time to say what it speaks, where there is a choice; `None` is never.
     fn undecided_until(&self) -> Option<tokio::time::Instant> {
-        let delay = self.config.detect.as_ref().map_or(self.shared.first_bytes, |detect| detect.inspect_delay);
+        let delay = self.config.detect.as_ref()?.inspect_delay;
         (!delay.is_zero()).then(|| tokio::time::Instant::now() + delay)
     }
 

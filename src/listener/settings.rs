@@ -1,9 +1,12 @@
 //! What a listener does with its connections: everything but the socket.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use prometheus::IntCounter;
+
 use super::config::{Config, Protocol};
+use super::detect::Detected;
 use super::inherit::Sockets;
 use super::limits::ConnectionLimits;
 use super::proxy_header::Complaints;
@@ -45,9 +48,21 @@ pub struct Settings {
     pub(super) shared: Shared,
     pub(super) metrics: ListenerMetrics,
     pub(super) proxies: Complaints,
+    /// The counter of those who speak HTTP/1, which nearly all do, once the first one has.
+    http1: OnceLock<IntCounter>,
 }
 
 impl Settings {
+    /// Counts what a connection turned out to speak.
+    pub(super) fn count(&self, detected: Detected) {
+        match detected {
+            Detected::Http1 => {
+                self.http1.get_or_init(|| self.metrics.detected.with_label_values(&[detected.as_str()])).inc();
+            }
+            _ => self.metrics.detected(detected.as_str()),
+        }
+    }
+
     /// Loads the certificates. Where they and all that is said of TLS are as they were `before`, its tickets stay good.
     ///
     /// # Errors
@@ -76,6 +91,7 @@ impl Settings {
             shared,
             metrics,
             proxies: Complaints::default(),
+            http1: OnceLock::new(),
         })
     }
 

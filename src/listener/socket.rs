@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
 use tokio::net::{TcpListener, UnixListener};
@@ -24,7 +25,8 @@ pub(super) enum BoundSocket {
 /// A socket that accepts.
 #[derive(Debug)]
 pub(super) enum Acceptor {
-    Tcp(TcpListener),
+    /// With the address that all its connections have reached, where it listens at one alone.
+    Tcp(TcpListener, Option<SocketAddr>),
     Unix(UnixListener, SocketFile),
 }
 
@@ -93,7 +95,10 @@ impl BoundSocket {
     /// Begins to accept, within a runtime.
     pub(super) fn start(self) -> io::Result<Acceptor> {
         match self {
-            Self::Tcp(listener) => TcpListener::from_std(listener).map(Acceptor::Tcp),
+            Self::Tcp(listener) => {
+                let one = listener.local_addr().ok().filter(|address| !address.ip().is_unspecified());
+                Ok(Acceptor::Tcp(TcpListener::from_std(listener)?, one))
+            }
             Self::Unix(listener, file) => Ok(Acceptor::Unix(UnixListener::from_std(listener)?, file)),
         }
     }
@@ -125,22 +130,38 @@ impl Acceptor {
     pub(super) fn set_backlog(&self, backlog: u32) -> io::Result<()> {
         let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
         match self {
-            Self::Tcp(listener) => SockRef::from(listener).listen(backlog),
+            Self::Tcp(listener, _) => SockRef::from(listener).listen(backlog),
             Self::Unix(listener, _) => SockRef::from(listener).listen(backlog),
         }
     }
 
     /// See [`BoundSocket::tune`]; for what is accepted from now on.
     pub(super) fn tune(&self, keepalive: &TcpKeepAlive) {
-        if let Self::Tcp(listener) = self {
+        if let Self::Tcp(listener, _) = self {
             keepalive.tune(SockRef::from(listener));
         }
     }
 
-    pub(super) async fn accept(&self) -> io::Result<Socket> {
+    /// The next one, and the address at its other end where it has one.
+    pub(super) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, Option<SocketAddr>)>> {
         match self {
-            Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| Socket::Tcp(stream)),
-            Self::Unix(listener, _) => listener.accept().await.map(|(stream, _)| Socket::Unix(stream)),
+            Self::Tcp(listener, _) => {
+                listener.poll_accept(cx).map_ok(|(stream, peer)| (Socket::Tcp(stream), Some(peer)))
+            }
+            Self::Unix(listener, _) => listener.poll_accept(cx).map_ok(|(stream, _)| (Socket::Unix(stream), None)),
+        }
+    }
+
+    #[cfg(test)]
+    async fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
+        std::future::poll_fn(|cx| self.poll_accept(cx)).await
+    }
+
+    /// The address that it has reached; the kernel is only asked where there is more than one.
+    pub(super) fn reached(&self, socket: &Socket) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(_, one) => one.or_else(|| socket.local_addr()),
+            Self::Unix(..) => None,
         }
     }
 }
@@ -156,7 +177,7 @@ fn remove_stale(path: &Path) {
 impl AsFd for Acceptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Tcp(listener) => listener.as_fd(),
+            Self::Tcp(listener, _) => listener.as_fd(),
             Self::Unix(listener, _) => listener.as_fd(),
         }
     }
@@ -200,7 +221,7 @@ mod tests {
         let address = bound.address();
         let listener = bound.start().unwrap();
         let (accepted, _client) = tokio::join!(listener.accept(), tokio::net::TcpStream::connect(address));
-        let Socket::Tcp(stream) = accepted.unwrap() else { panic!("expected TCP") };
+        let Socket::Tcp(stream) = accepted.unwrap().0 else { panic!("expected TCP") };
         let socket = SockRef::from(&stream);
         assert!(socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
         assert_eq!(socket.tcp_notsent_lowat().unwrap(), 128 * 1024);
@@ -216,5 +237,24 @@ mod tests {
         let listener = bound.start().unwrap();
         let (accepted, client) = tokio::join!(listener.accept(), tokio::net::TcpStream::connect(("127.0.0.1", port)));
         assert!(accepted.is_ok() && client.is_ok());
+    }
+
+    #[tokio::test]
+    async fn both_addresses_of_a_connection_are_known_wherever_it_was_accepted() {
+        for bound in ["127.0.0.1:0", "0.0.0.0:0", "[::]:0"] {
+            let bound = BoundSocket::bind(&bound.parse().unwrap(), 16).unwrap();
+            let port = bound.address().rsplit(':').next().unwrap().parse::<u16>().unwrap();
+            let listener = bound.start().unwrap();
+            let connect = tokio::net::TcpStream::connect(("127.0.0.1", port));
+            let (accepted, client) = tokio::join!(listener.accept(), connect);
+            let ((socket, peer), client) = (accepted.unwrap(), client.unwrap());
+            let plain = |address: Option<SocketAddr>| {
+                let address = address.unwrap();
+                (address.ip().to_canonical(), address.port())
+            };
+            let expected = client.local_addr().unwrap();
+            assert_eq!(plain(peer), (expected.ip(), expected.port()));
+            assert_eq!(plain(listener.reached(&socket)), ("127.0.0.1".parse().unwrap(), port));
+        }
     }
 }

@@ -7,7 +7,9 @@ use crate::transport::Transport;
 /// Connects to the server that is found for the exchange, and to others if that fails.
 pub(super) async fn connect(exchange: &mut Exchange) -> Result<Transport, Refusal> {
     loop {
-        exchange.place().await?;
+        if !exchange.place_now() {
+            exchange.place().await?;
+        }
         let Some(lease) = exchange.lease() else { return Err(Refusal::NoServer) };
         let told = exchange.proxy_header();
         match lease.upstream().connect(lease.server(), told.as_deref()).await {

@@ -7,9 +7,10 @@ mod raw;
 mod tunnel;
 mod upgrade;
 
+use std::future::ready;
 use std::sync::Arc;
 
-use async_trait::async_trait;
+use futures::future::BoxFuture;
 
 pub(crate) use self::engine::pingora::PingoraEngine;
 pub use self::engine::pingora::{Balancer, Context};
@@ -39,13 +40,20 @@ impl App {
     }
 }
 
-#[async_trait]
 impl Application for App {
-    async fn serve(&self, connection: Connection, protocol: AppProtocol, stopping: &Stopping) {
+    fn serve(
+        self: Arc<Self>,
+        connection: Connection,
+        protocol: AppProtocol,
+        stopping: Stopping,
+    ) -> BoxFuture<'static, ()> {
         match protocol {
-            AppProtocol::Raw(upstream) => raw::serve(&self.core, connection, upstream.as_deref()),
-            AppProtocol::Http1 => self.engines.http1.serve_http1(connection, stopping).await,
-            AppProtocol::Http2 => self.engines.http2.serve_http2(connection, stopping).await,
+            AppProtocol::Raw(upstream) => {
+                raw::serve(&self.core, connection, upstream.as_deref());
+                Box::pin(ready(()))
+            }
+            AppProtocol::Http1 => Arc::clone(&self.engines.http1).serve_http1(connection, stopping),
+            AppProtocol::Http2 => Arc::clone(&self.engines.http2).serve_http2(connection, stopping),
         }
     }
 }

@@ -27,22 +27,19 @@ pub(super) async fn serve(
     opening: Opening,
     begun: Option<Box<Exchange>>,
 ) {
-    let mut fields = head::room();
-    // It has been read before: nothing of it can be wrong.
-    let Ok(parsed) = head::parse(&head, &mut fields, 0) else { return };
-    let request = RequestHead::from(&parsed);
-    let mut exchange = match begun {
+    let mut exchange = match begun.or_else(|| begin_now(core, &connection, &head)) {
         Some(exchange) => exchange,
-        None => Exchange::begin(core, &connection.info, &request, None).await,
+        // Boxed, here and below: what hardly ever waits needs much room for it.
+        None => match Box::pin(begin(core, &connection, &head)).await {
+            Some(exchange) => exchange,
+            None => return,
+        },
     };
-    if let Some(answer) = exchange.own_answer(&request) {
-        answer.due().await;
-        let (status, bytes_out, answer) = (answer.status, answer.body.len() as u64, answer.to_http1(true));
-        exchange.end(core, Ended { protocol: "WebSocket", status, bytes_out, cut_by: None }, || request);
-        return connection.answer_and_close(&answer).await;
+    if exchange.answers_itself() {
+        return Box::pin(answer(core, connection, exchange, &head)).await;
     }
-    exchange.keep_entry(Some(&request));
-    let asked = server_head(&exchange, &parsed, &request, WEBSOCKET);
+    let Some(asked) = asked(&mut exchange, &head, WEBSOCKET) else { return };
+    drop(head);
     let attempt = Attempt { core: Arc::clone(core), exchange, asked, opening, protocol: WEBSOCKET.into() };
     tokio::spawn(core.metrics.contain(Serving::new(attempt.open(connection))));
 }
@@ -56,12 +53,8 @@ pub(super) fn serve_other(
     body: &[u8],
     protocol: &str,
 ) {
-    let mut fields = head::room();
-    let Ok(parsed) = head::parse(head, &mut fields, 0) else { return };
-    let request = RequestHead::from(&parsed);
     exchange.upgrades();
-    exchange.keep_entry(Some(&request));
-    let mut asked = server_head(&exchange, &parsed, &request, protocol);
+    let Some(mut asked) = asked(&mut exchange, head, protocol) else { return };
     asked.extend_from_slice(body);
     let opening = Opening::Other;
     let attempt = Attempt { core: Arc::clone(core), exchange, asked, opening, protocol: protocol.into() };
@@ -70,6 +63,44 @@ pub(super) fn serve_other(
 
 /// The name of the protocol that needs no allowance.
 pub(super) const WEBSOCKET: &str = "websocket";
+
+fn begin_now(core: &Core, connection: &Connection, head: &[u8]) -> Option<Box<Exchange>> {
+    let mut fields = head::room();
+    let parsed = parsed(head, &mut fields)?;
+    Exchange::begin_now(core, &connection.info, &RequestHead::from(&parsed), None)
+}
+
+async fn begin(core: &Core, connection: &Connection, head: &[u8]) -> Option<Box<Exchange>> {
+    let mut fields = head::room();
+    let parsed = parsed(head, &mut fields)?;
+    Some(Exchange::begin(core, &connection.info, &RequestHead::from(&parsed), None).await)
+}
+
+/// Answers in a server's place.
+async fn answer(core: &Core, connection: Connection, mut exchange: Box<Exchange>, head: &[u8]) {
+    let mut fields = head::room();
+    let Some(parsed) = parsed(head, &mut fields) else { return };
+    let request = RequestHead::from(&parsed);
+    let Some(answer) = exchange.own_answer(&request) else { return };
+    answer.due().await;
+    let (status, bytes_out, answer) = (answer.status, answer.body.len() as u64, answer.to_http1(true));
+    exchange.end(core, Ended { protocol: "WebSocket", status, bytes_out, cut_by: None }, || request);
+    connection.answer_and_close(&answer).await;
+}
+
+/// What a server is asked; the line of the log is begun with it.
+fn asked(exchange: &mut Exchange, head: &[u8], protocol: &str) -> Option<Vec<u8>> {
+    let mut fields = head::room();
+    let parsed = parsed(head, &mut fields)?;
+    let request = RequestHead::from(&parsed);
+    exchange.keep_entry(Some(&request));
+    Some(server_head(exchange, &parsed, &request, protocol))
+}
+
+/// It has been read before: nothing of it can be wrong.
+fn parsed<'a>(head: &'a [u8], fields: &'a mut head::Fields<'a>) -> Option<Head<'a>> {
+    head::parse(head, fields, 0).ok()
+}
 
 /// The request as servers get it: the client's fields in their order and spelling, which old servers mind, but for
 /// those of the connection and those that say who the client is.

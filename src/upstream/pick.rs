@@ -73,6 +73,16 @@ impl Upstream {
         self.place(Work::Request, key, tried).await
     }
 
+    /// The same, where nobody has to wait; `None` where nothing has been done.
+    pub(crate) fn pick_now(self: &Arc<Self>, key: &PickKey, tried: &mut Tried) -> Option<Lease> {
+        if !self.queue.is_empty() {
+            return None;
+        }
+        let Turn::Serve(server, opening) = self.attempt(Work::Request, key, tried, true) else { return None };
+        tried.add(server.id());
+        Some(Lease::new(self.clone(), server, opening))
+    }
+
     pub(super) async fn place(
         self: &Arc<Self>,
         work: Work,

@@ -12,6 +12,7 @@ for_each_engine! {
     a_server_that_dies_in_the_middle_leaves_a_cut,
     a_connection_that_the_server_has_closed_is_not_used_again,
     a_get_survives_the_end_of_a_kept_connection,
+    what_is_sent_again_is_the_same,
     a_request_that_was_sent_is_not_sent_again,
     idle_connections_to_servers_are_let_go_before_the_server_does,
     a_server_that_refuses_connections_is_passed_over,
@@ -122,6 +123,34 @@ async fn a_get_survives_the_end_of_a_kept_connection() {
         let mut inside = home.accept().await;
         assert!(inside.request().await.unwrap().head.starts_with(b"GET /2"));
         inside.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        assert_eq!(client.answer().await.body, b"ok");
+    }
+}
+
+/// The head is not kept while its answer is waited for, but written anew: with the host where the client has told none,
+/// and with the same id.
+async fn what_is_sent_again_is_the_same() {
+    let (server, gateway) = Gateway::before_puppet("").await;
+    for head in [
+        "GET /a?b=c HTTP/1.1\r\nHost: A.example\r\nX-First: 1\r\nCookie: a=1\r\nCookie: b=2\r\n\r\n",
+        "GET /a?b=c HTTP/1.0\r\nConnection: keep-alive\r\nX-First: 1\r\n\r\n",
+    ] {
+        let mut client = gateway.client().await;
+        client.send(head.replace("/a?b=c", "/first")).await;
+        let mut inside = server.accept().await;
+        inside.request().await.unwrap();
+        inside.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+        assert_eq!(client.answer().await.status, 200);
+        client.send(head).await;
+        let first = inside.request().await.unwrap().head;
+        drop(inside);
+        let mut inside = server.accept().await;
+        let again = inside.request().await.unwrap().head;
+        let (first, again) = (String::from_utf8_lossy(&first), String::from_utf8_lossy(&again));
+        assert_eq!(first, again);
+        assert!(again.starts_with("GET /a?b=c HTTP/1.1\r\n") && again.contains("X-Request-Id: "), "{again}");
+        assert_eq!(again.matches("\r\nHost: ").count(), 1, "{again}");
+        inside.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok").await;
         assert_eq!(client.answer().await.body, b"ok");
     }
 }

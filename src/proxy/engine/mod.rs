@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 
 use crate::ending::Stopping;
 use crate::listener::Connection;
@@ -23,7 +24,7 @@ const LOOK: Duration = Duration::from_secs(1);
 pub trait Http1Engine: Send + Sync {
     /// Serves a connection to its end, or until it becomes a tunnel. Once `stopping` is true it is not used for another
     /// request.
-    async fn serve_http1(&self, connection: Connection, stopping: &Stopping);
+    fn serve_http1(self: Arc<Self>, connection: Connection, stopping: Stopping) -> BoxFuture<'static, ()>;
 
     /// The gateway has told everybody goodbye: idle connections are let go, and none is kept after its present request.
     async fn stop(&self);
@@ -33,7 +34,7 @@ pub trait Http1Engine: Send + Sync {
 #[async_trait]
 pub trait Http2Engine: Send + Sync {
     /// Serves a connection to its end; once `stopping` is true the client is told to open no more streams.
-    async fn serve_http2(&self, connection: Connection, stopping: &Stopping);
+    fn serve_http2(self: Arc<Self>, connection: Connection, stopping: Stopping) -> BoxFuture<'static, ()>;
 
     /// The gateway has told everybody goodbye: see [`Http1Engine::stop`].
     async fn stop(&self);

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::BytesMut;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora::protocols::Stream as Io;
 use pingora::protocols::http::ServerSession;
@@ -170,9 +171,11 @@ where
     P: ProxyHttp + Send + Sync + 'static,
     P::CTX: Send + Sync,
 {
-    async fn serve_http1(&self, connection: Connection, stopping: &Stopping) {
-        let serving = Serving { engine: self, stream: self.stream(connection, false) };
-        http1::serve(&self.core, serving, stopping).await;
+    fn serve_http1(self: Arc<Self>, connection: Connection, stopping: Stopping) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let serving = Serving { engine: &*self, stream: self.stream(connection, false) };
+            http1::serve(&self.core, serving, &stopping).await;
+        })
     }
 
     async fn stop(&self) {
@@ -186,8 +189,10 @@ where
     P: ProxyHttp + Send + Sync + 'static,
     P::CTX: Send + Sync,
 {
-    async fn serve_http2(&self, connection: Connection, stopping: &Stopping) {
-        self.streams.process_new(self.stream(connection, true), stopping).await;
+    fn serve_http2(self: Arc<Self>, connection: Connection, stopping: Stopping) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            self.streams.process_new(self.stream(connection, true), &stopping).await;
+        })
     }
 
     async fn stop(&self) {

@@ -5,7 +5,6 @@ use std::io;
 use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
@@ -15,7 +14,7 @@ use super::buffer::{self, AHEAD, Buffer};
 use super::client::{poll_ended, poll_read, poll_write};
 use super::request::Asked;
 use super::told::Told;
-use crate::deadline::Moment;
+use crate::deadline::{Moment, Span};
 use crate::ending::Stopping;
 use crate::exchange::{Core, Exchange, Side};
 use crate::http::Refusal;
@@ -39,15 +38,15 @@ const FRAMING: u64 = 64 * 1024;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
     /// Between two reads of the request's body, and for it to bring what it has to.
-    pub(super) body: Duration,
+    pub(super) body: Span,
     /// How long the client may take nothing of what waits for it.
-    pub(super) write: Duration,
+    pub(super) write: Span,
     /// The same for the server.
-    pub(super) server_write: Duration,
+    pub(super) server_write: Span,
     /// For the answer to begin.
-    pub(super) first_byte: Duration,
+    pub(super) first_byte: Span,
     /// Between two parts of it.
-    pub(super) read_idle: Duration,
+    pub(super) read_idle: Span,
 }
 
 /// The request on its way to the server.
@@ -59,7 +58,8 @@ pub(super) struct Upload {
     pub(super) body: Passing,
     /// Bytes of the body so far that are no data.
     framing: u64,
-    /// Whether all of the request is in `out`, and may be sent again.
+    /// Whether the request may be sent again: all of its body is in `out`, behind the head, or it has none and the head
+    /// can be written anew.
     whole: bool,
     /// The server takes no more; what still comes is passed over.
     broken: bool,
@@ -102,7 +102,7 @@ pub(super) struct Carry<'a> {
     server: Transport,
     exchange: &'a mut Exchange,
     asked: &'a Asked,
-    upload: Upload,
+    upload: &'a mut Upload,
     download: Download,
     times: Times,
     /// Whether the connection to the server was used before.
@@ -146,7 +146,6 @@ pub(super) struct Outcome {
     pub(super) keep: bool,
     /// The server's connection, if it can be used again, and whether only for this client.
     pub(super) server: Option<(Transport, bool)>,
-    pub(super) upload: Upload,
 }
 
 /// Whether an answer that is given now is the last on its connection, whatever its client wishes.
@@ -168,10 +167,18 @@ impl Upload {
         Self { out, sent: 0, body, framing: 0, whole: repeatable, broken: false, blocked: false }
     }
 
-    /// Once more from its beginning.
-    pub(super) fn again(mut self) -> Self {
+    /// Once more from its beginning. `head` writes the head anew, where that has not been kept.
+    pub(super) fn begin_again(&mut self, head: impl FnOnce() -> Vec<u8>) {
         (self.sent, self.broken) = (0, false);
-        self
+        if self.out.is_empty() {
+            self.out = head();
+        }
+    }
+
+    /// Lets go of what the server has taken.
+    fn let_go(&mut self) {
+        buffer::give_back(std::mem::take(&mut self.out));
+        self.sent = 0;
     }
 
     /// Whether the server has got all of it.
@@ -213,7 +220,7 @@ impl<'a> Carry<'a> {
         client: &'a mut Connection,
         (server, reused): (Transport, bool),
         (exchange, asked): (&'a mut Exchange, &'a Asked),
-        upload: Upload,
+        upload: &'a mut Upload,
         times: Times,
         stopping: &'a Stopping,
     ) -> Self {
@@ -245,7 +252,7 @@ impl<'a> Carry<'a> {
         let Self { server, upload, download, .. } = self;
         let Download { status, bytes, until_close, keep, reusable, logged_in, .. } = download;
         let server = (reusable && upload.is_sent()).then_some((server, logged_in));
-        Outcome { status, bytes, until_close, keep, server, upload }
+        Outcome { status, bytes, until_close, keep, server }
     }
 
     /// Carries on, as far as it goes.
@@ -355,12 +362,14 @@ impl<'a> Carry<'a> {
             }
             // What TLS holds goes when the answer is read, which comes next.
             if body.is_over() {
-                if !*whole {
-                    (*out, *sent) = (Vec::new(), 0);
+                // A head alone can be written anew.
+                if !*whole || self.asked.body == Body::None {
+                    self.upload.let_go();
                 }
                 return Poll::Pending;
             }
-            (*out, *sent, *whole) = (Vec::new(), 0, false);
+            *whole = false;
+            self.upload.let_go();
             if !self.client.held.is_empty() {
                 if let Err(refusal) = self.add_held() {
                     return Poll::Ready(self.refuse(refusal, Side::Client));
@@ -669,16 +678,15 @@ impl<'a> Carry<'a> {
     fn due(&self) -> (Option<Moment>, Option<Moment>, End) {
         let Self { upload, times, .. } = self;
         let mut look = None;
-        let after = |moved: Moment, time: Duration| (!time.is_zero()).then(|| moved.after(time));
         let (due, end) = if self.client_has_to_read() {
-            (after(self.client_moved, times.write), End::Cut(Side::StalledClient))
+            (times.write.after(self.client_moved), End::Cut(Side::StalledClient))
         } else if upload.body.is_over() && upload.is_sent() || upload.broken {
             let time = if self.is_unanswered() { times.first_byte } else { times.read_idle };
-            (after(self.server_moved, time), self.refuse(Refusal::AnswerTimeout, Side::Server))
+            (time.after(self.server_moved), self.refuse(Refusal::AnswerTimeout, Side::Server))
         } else if upload.sent < upload.out.len() {
-            (after(self.server_moved, times.server_write), self.refuse(Refusal::AnswerTimeout, Side::Server))
+            (times.server_write.after(self.server_moved), self.refuse(Refusal::AnswerTimeout, Side::Server))
         } else {
-            let silence = after(self.client_moved, times.body);
+            let silence = times.body.after(self.client_moved);
             let (pace, again) = self.body_due();
             look = again;
             (silence.into_iter().chain(pace).min(), self.refuse(Refusal::BodyTimeout, Side::Client))

@@ -17,6 +17,7 @@ mod told;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 
 use super::Http1Engine;
 use crate::ending::Stopping;
@@ -41,8 +42,8 @@ impl Relay {
 
 #[async_trait]
 impl Http1Engine for Relay {
-    async fn serve_http1(&self, connection: Connection, stopping: &Stopping) {
-        serve::serve(self, connection, stopping).await;
+    fn serve_http1(self: Arc<Self>, connection: Connection, stopping: Stopping) -> BoxFuture<'static, ()> {
+        Box::pin(serve::serve(self, connection, stopping))
     }
 
     async fn stop(&self) {

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
+use super::buffer;
 use crate::exchange::{Exchange, RequestHead};
 use crate::http::framing::Body;
-use crate::http::head::Head;
+use crate::http::head::{self, Head};
 use crate::http::response::is_of_connection;
 use crate::http::trailers::announced;
 use crate::http::write::as_sent;
@@ -68,6 +69,16 @@ impl Asked {
         }
     }
 
+    /// The head as its server gets it, once more.
+    pub(super) fn to_server_again(&self, exchange: &Exchange) -> Vec<u8> {
+        let mut fields = head::room();
+        // It has been read before: nothing of it can be wrong.
+        head::parse(&self.head, &mut fields, 0).map_or_else(
+            |_| Vec::new(),
+            |head| to_server(exchange, &head, &RequestHead::plain(&head), &self.head, self.body),
+        )
+    }
+
     fn text(&self, range: &Range<u32>) -> &str {
         std::str::from_utf8(&self.head[range.start as usize..range.end as usize]).unwrap_or_default()
     }
@@ -90,7 +101,7 @@ pub(super) fn to_server(
     bytes: &[u8],
     body: Body,
 ) -> Vec<u8> {
-    let mut out = Vec::with_capacity(bytes.len() + ADDED);
+    let mut out = buffer::head(bytes.len() + ADDED);
     for part in [request.method, " ", request.target, " HTTP/1.1\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }

@@ -1,6 +1,6 @@
 //! One client's connection: head after head, and for each of them an exchange from its beginning to its line in the log.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,7 +8,6 @@ use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use futures::FutureExt;
 use tokio::io::AsyncWrite;
 
 use super::Relay;
@@ -86,38 +85,47 @@ enum After {
 }
 
 /// Serves the connection to its end, or until it becomes a tunnel.
-pub(super) async fn serve(relay: &Relay, mut client: Connection, stopping: &Stopping) {
-    let core = &relay.core;
-    let (mut first, mut of_session) = (true, false);
-    let (mut stops, mut own) = (Stops::default(), None);
-    loop {
-        let next = match next(core, &mut client, &mut stops, stopping, (first, of_session)).await {
-            Some(Ok(next)) => next,
-            None | Some(Err(HeadError::Gone | HeadError::Idle)) => return,
-            Some(Err(HeadError::Late)) => return Box::pin(refuse(core, client, Refusal::HeadTimeout, None)).await,
-            Some(Err(HeadError::TooLarge)) => return Box::pin(refuse(core, client, Refusal::HeadTooLarge, None)).await,
-        };
-        first = false;
-        let begun = match next {
-            Next::Begun(begun) => begun,
-            Next::ToFilters(head, body) => match Box::pin(ask_filters(core, &client.info, head, body)).await {
-                Some(Next::Begun(begun)) => begun,
-                Some(Next::Other(other)) => return Box::pin(switch(core, client, *other, stopping)).await,
-                _ => return,
-            },
-            Next::Other(other) => return Box::pin(switch(core, client, *other, stopping)).await,
-            // Boxed: room for what seldom happens would be kept for as long as the connection is.
-            Next::Upgrade(head, opening) => return Box::pin(upgrade::serve(core, client, head, opening, None)).await,
-            Next::Refused(refusal, head) => return Box::pin(refuse(core, client, refusal, Some(&head))).await,
-        };
-        of_session = begun.exchange.is_of_session();
-        let after = carry(relay, &mut client, &mut own, begun, stopping).await;
-        client.waiting.set(0);
-        match after {
-            After::Next => {}
-            After::Close => return Box::pin(client.close()).await,
-            After::Drop => return,
+///
+/// An async block, here and below, where an async function would keep its arguments twice.
+#[expect(clippy::manual_async_fn, reason = "see above")]
+pub(super) fn serve(
+    relay: Arc<Relay>,
+    mut client: Connection,
+    stopping: Stopping,
+) -> impl Future<Output = ()> + Send + 'static {
+    async move {
+        let core = &relay.core;
+        let (mut first, mut of_session) = (true, false);
+        let (mut stops, mut own) = (Stops::default(), None);
+        loop {
+            // In one statement with one wait: what is seen in several, or has a name, would be kept with the exchange.
+            let begun = match next(core, &mut client, &mut stops, &stopping, (first, of_session)).await {
+                Some(Ok(Next::Begun(begun))) => begun,
+                // Boxed: room for what seldom happens would be kept for as long as the connection is.
+                next => return Box::pin(leave(core, client, next, &stopping)).await,
+            };
+            first = false;
+            of_session = begun.exchange.is_of_session();
+            let after = carry(&relay, &mut client, &mut own, begun, &stopping).await;
+            client.waiting.set(0);
+            match after {
+                After::Next => {}
+                After::Close => return Box::pin(client.close()).await,
+                After::Drop => return,
+            }
         }
+    }
+}
+
+/// Serves what begins no exchange, and is the last on its connection.
+async fn leave(core: &Arc<Core>, client: Connection, next: Option<Result<Next, HeadError>>, stopping: &Stopping) {
+    match next {
+        Some(Ok(Next::Other(other))) => switch(core, client, *other, stopping).await,
+        Some(Ok(Next::Upgrade(head, opening))) => upgrade::serve(core, client, head, opening, None).await,
+        Some(Ok(Next::Refused(refusal, head))) => refuse(core, client, refusal, Some(&head)).await,
+        Some(Err(HeadError::Late)) => refuse(core, client, Refusal::HeadTimeout, None).await,
+        Some(Err(HeadError::TooLarge)) => refuse(core, client, Refusal::HeadTooLarge, None).await,
+        Some(Err(HeadError::Gone | HeadError::Idle) | Ok(Next::Begun(_) | Next::ToFilters(..))) | None => {}
     }
 }
 
@@ -137,7 +145,7 @@ async fn next(
     };
     let info = Arc::clone(&client.info);
     let mut head = NextHead::new(client, &timeouts, most, first);
-    poll_fn(|cx| {
+    let next = poll_fn(|cx| {
         let take = |bytes: &[u8], whole: bool| take(core, &info, bytes, whole, (most, most_fields, most_body));
         match head.poll(client, take, cx) {
             Poll::Ready(next) => return Poll::Ready(Some(next)),
@@ -147,7 +155,11 @@ async fn next(
         }
         stops.poll(core, stopping, (first, of_session), cx).map(|()| None)
     })
-    .await
+    .await;
+    match next {
+        Some(Ok(Next::ToFilters(head, body))) => Box::pin(ask_filters(core, &info, head, body)).await.map(Ok),
+        next => next,
+    }
 }
 
 /// Reads a head where it lies, and how long it is; `None` where it may not be whole.
@@ -186,13 +198,11 @@ fn take(
 
 /// Begins an exchange at once, where nobody has to be waited for.
 fn begin(core: &Core, info: &Arc<Info>, head: &Head<'_>, bytes: &[u8], body: Body) -> Next {
-    if core.snapshot.load().filters.is_empty() {
-        let request = RequestHead::plain(head);
-        if let Some(exchange) = Exchange::begin(core, info, &request, announced(body)).now_or_never() {
-            return Next::of(exchange, head, &request, bytes, body);
-        }
+    let request = RequestHead::plain(head);
+    match Exchange::begin_now(core, info, &request, announced(body)) {
+        Some(exchange) => Next::of(exchange, head, &request, bytes, body),
+        None => Next::ToFilters(bytes.into(), body),
     }
-    Next::ToFilters(bytes.into(), body)
 }
 
 impl Next {
@@ -263,95 +273,111 @@ impl Begun {
 }
 
 /// Carries one exchange to its end.
-async fn carry(
-    relay: &Relay,
-    client: &mut Connection,
-    own: &mut Option<Own>,
+fn carry<'a>(
+    relay: &'a Relay,
+    client: &'a mut Connection,
+    own: &'a mut Option<Box<Own>>,
     begun: Begun,
-    stopping: &Stopping,
-) -> After {
+    stopping: &'a Stopping,
+) -> impl Future<Output = After> + Send + 'a {
     let core = &*relay.core;
-    let Begun { mut exchange, asked, body, out, mut has_host } = begun;
+    let Begun { mut exchange, asked, body, out, has_host } = begun;
+    let mut needs_host = !has_host;
     let mut upload = Upload::new(out, body, asked.is_idempotent);
-    if exchange.answers_itself() {
-        return Box::pin(answer(core, client, exchange, &asked, upload, None, stopping)).await;
-    }
-    if let Body::Length(length) = asked.body
-        && !asked.expects
-        && let Some(missing) = take_in(client, length, &exchange.snapshot().config).await
-    {
-        let side = match missing {
-            Ok(refusal) => {
-                exchange.refuse(core, refusal);
-                return Box::pin(answer(core, client, exchange, &asked, upload, Some(Side::Client), stopping)).await;
-            }
-            Err(side) => side,
-        };
-        end(core, &mut exchange, &asked, (0, 0), Some(side));
-        return After::Drop;
-    }
-    if let Some(own) = own.as_ref().filter(|own| own.subject == exchange.subject()) {
-        exchange.wish(own.server);
-    }
-    let mut fresh = false;
-    loop {
-        let (server, used) = match find(relay, client, own, &mut exchange, fresh).await {
-            Found::Server(server, used) => (server, used),
-            Found::Refused(refusal) => {
-                exchange.refuse(core, refusal);
-                return Box::pin(answer(core, client, exchange, &asked, upload, None, stopping)).await;
-            }
-            Found::Gone => {
-                end(core, &mut exchange, &asked, (0, 0), Some(Side::Client));
-                return After::Drop;
-            }
-        };
-        if !std::mem::replace(&mut has_host, true)
-            && let Some(lease) = exchange.lease()
+    async move {
+        if exchange.answers_itself() {
+            return Box::pin(answer(core, client, exchange, &asked, upload, None, stopping)).await;
+        }
+        if let Body::Length(length) = asked.body
+            && !asked.expects
+            && let Some(missing) = take_in(client, length, &exchange.snapshot().config).await
         {
-            add_host(&mut upload.out, &lease.upstream().own_host(lease.server()));
+            let side = match missing {
+                Ok(refusal) => {
+                    exchange.refuse(core, refusal);
+                    return Box::pin(answer(core, client, exchange, &asked, upload, Some(Side::Client), stopping))
+                        .await;
+                }
+                Err(side) => side,
+            };
+            end(core, &mut exchange, &asked, (0, 0), Some(side));
+            return After::Drop;
         }
-        if exchange.leave().is_some() {
-            exchange.can_be_ended();
+        if let Some(own) = own.as_ref().filter(|own| own.subject == exchange.subject()) {
+            exchange.wish(own.server);
         }
-        let times = times(&exchange);
-        let mut carry =
-            Carry::new(core, client, (server, used != Used::Never), (&mut exchange, &asked), upload, times, stopping);
-        let ended = poll_fn(|cx| carry.poll(cx)).await;
-        let Outcome { status, bytes, until_close, keep, server, upload: rest } = carry.outcome();
-        match ended {
-            End::Answered => {
-                if let (Some((server, logged_in)), Some(lease)) = (server, exchange.lease()) {
-                    if logged_in || used == Used::ByThisClient || lease.upstream().tells_of_clients() {
-                        *own = Own::new(lease, server, exchange.subject());
-                    } else {
-                        relay.kept.put(lease, server);
+        let mut fresh = false;
+        loop {
+            let (server, used) = match find(relay, client, own, &mut exchange, fresh).await {
+                Found::Server(server, used) => (server, used),
+                Found::Refused(refusal) => {
+                    exchange.refuse(core, refusal);
+                    return Box::pin(answer(core, client, exchange, &asked, upload, None, stopping)).await;
+                }
+                Found::Gone => {
+                    end(core, &mut exchange, &asked, (0, 0), Some(Side::Client));
+                    return After::Drop;
+                }
+            };
+            if std::mem::take(&mut needs_host)
+                && let Some(lease) = exchange.lease()
+            {
+                add_host(&mut upload.out, &lease.upstream().own_host(lease.server()));
+            }
+            if exchange.leave().is_some() {
+                exchange.can_be_ended();
+            }
+            let times = times(&exchange);
+            let server = (server, used != Used::Never);
+            let (ended, Outcome { status, bytes, until_close, keep, server }) = {
+                let exchange = (&mut *exchange, &asked);
+                let mut carry = Carry::new(core, client, server, exchange, &mut upload, times, stopping);
+                let ended = poll_fn(|cx| carry.poll(cx)).await;
+                (ended, carry.outcome())
+            };
+            if let (End::Answered, Some((server, logged_in)), Some(lease)) = (&ended, server, exchange.lease()) {
+                if logged_in || used == Used::ByThisClient || lease.upstream().tells_of_clients() {
+                    *own = Own::new(lease, server, exchange.subject()).map(Box::new);
+                } else {
+                    relay.kept.put(lease, server);
+                }
+            }
+            match ended {
+                End::Answered => {
+                    end(core, &mut exchange, &asked, (status, bytes), None);
+                    return after(client, upload.body, keep).await;
+                }
+                End::Stale => {
+                    fresh = true;
+                    upload.begin_again(|| {
+                        needs_host = !has_host;
+                        asked.to_server_again(&exchange)
+                    });
+                }
+                End::Unanswered if exchange.lost() => {
+                    upload.begin_again(|| {
+                        needs_host = !has_host;
+                        asked.to_server_again(&exchange)
+                    });
+                }
+                End::Unanswered => {
+                    exchange.refuse(core, Refusal::BadAnswer);
+                    return Box::pin(answer(core, client, exchange, &asked, upload, Some(Side::Server), stopping))
+                        .await;
+                }
+                End::Told => return Box::pin(goodbye(core, client, exchange, &asked)).await,
+                End::Refused(refusal, side) => {
+                    exchange.refuse(core, refusal);
+                    return Box::pin(answer(core, client, exchange, &asked, upload, Some(side), stopping)).await;
+                }
+                End::Cut(side) => {
+                    if until_close {
+                        // A proper end would say that this was all.
+                        client.transport.socket().reset_on_close();
                     }
+                    end(core, &mut exchange, &asked, (status, bytes), Some(side));
+                    return After::Drop;
                 }
-                end(core, &mut exchange, &asked, (status, bytes), None);
-                return after(client, rest.body, keep).await;
-            }
-            End::Stale => {
-                fresh = true;
-                upload = rest.again();
-            }
-            End::Unanswered if exchange.lost() => upload = rest.again(),
-            End::Unanswered => {
-                exchange.refuse(core, Refusal::BadAnswer);
-                return Box::pin(answer(core, client, exchange, &asked, rest, Some(Side::Server), stopping)).await;
-            }
-            End::Told => return Box::pin(goodbye(core, client, exchange, &asked)).await,
-            End::Refused(refusal, side) => {
-                exchange.refuse(core, refusal);
-                return Box::pin(answer(core, client, exchange, &asked, rest, Some(side), stopping)).await;
-            }
-            End::Cut(side) => {
-                if until_close {
-                    // A proper end would say that this was all.
-                    client.transport.socket().reset_on_close();
-                }
-                end(core, &mut exchange, &asked, (status, bytes), Some(side));
-                return After::Drop;
             }
         }
     }
@@ -381,9 +407,9 @@ impl Own {
     }
 
     /// Takes it for another request, if it is to that server, tells of that client, and can still be used.
-    fn take(own: &mut Option<Self>, lease: &Lease, subject: Option<Subject>) -> Option<Transport> {
+    fn take(own: &mut Option<Box<Self>>, lease: &Lease, subject: Option<Subject>) -> Option<Transport> {
         let wanted = (lease.upstream().group, lease.server().id(), subject);
-        let Self { stream, until, .. } = own.take_if(|own| (own.group, own.server, own.subject) == wanted)?;
+        let Self { stream, until, .. } = *own.take_if(|own| (own.group, own.server, own.subject) == wanted)?;
         let is_over = until.is_some_and(|until| until <= Instant::now());
         (!is_over && !stream.socket().is_readable()).then_some(stream)
     }
@@ -451,17 +477,19 @@ enum Used {
 async fn find(
     relay: &Relay,
     client: &mut Connection,
-    own: &mut Option<Own>,
+    own: &mut Option<Box<Own>>,
     exchange: &mut Exchange,
     fresh: bool,
 ) -> Found {
     let at_once = exchange.is_poll();
     loop {
-        // Boxed: it is over before the long wait begins, which needs no room for it.
-        match unless_gone(client, at_once, Box::pin(exchange.place())).await {
-            Some(Ok(())) => {}
-            Some(Err(refusal)) => return Found::Refused(refusal),
-            None => return Found::Gone,
+        if !exchange.place_now() {
+            // Boxed: it is over before the long wait begins, which needs no room for it.
+            match unless_gone(client, at_once, Box::pin(exchange.place())).await {
+                Some(Ok(())) => {}
+                Some(Err(refusal)) => return Found::Refused(refusal),
+                None => return Found::Gone,
+            }
         }
         let Some(lease) = exchange.lease() else { return Found::Refused(Refusal::NoServer) };
         if !fresh {
@@ -492,7 +520,13 @@ fn times(exchange: &Exchange) -> Times {
     let server_write = exchange.lease().map_or(Duration::ZERO, |lease| lease.upstream().config().timeouts.write);
     let first_byte = exchange.first_byte_timeout().unwrap_or_default();
     let read_idle = exchange.read_idle_timeout();
-    Times { body: timeouts.body, write: timeouts.write, server_write, first_byte, read_idle }
+    Times {
+        body: timeouts.body.into(),
+        write: timeouts.write.into(),
+        server_write: server_write.into(),
+        first_byte: first_byte.into(),
+        read_idle: read_idle.into(),
+    }
 }
 
 fn end(core: &Core, exchange: &mut Exchange, asked: &Asked, (status, bytes_out): (u16, u64), cut_by: Option<Side>) {
@@ -657,4 +691,19 @@ async fn send(client: &mut Connection, mut head: Vec<u8>, mut body: Bytes, write
         }
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_of_a_connection_is_small() {
+        fn size<F>(_: impl FnOnce(Arc<Relay>, Connection, Stopping) -> F) -> usize {
+            size_of::<F>()
+        }
+        let (connection, exchange) = (size(serve), size_of::<Exchange>());
+        assert!(connection <= 896, "{connection} bytes for a connection");
+        assert!(exchange <= 640, "{exchange} bytes for an exchange");
+    }
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use h2::server::Builder;
 use h2::{Reason, SendStream};
@@ -62,8 +63,8 @@ impl Http2 {
 
 #[async_trait]
 impl Http2Engine for Http2 {
-    async fn serve_http2(&self, connection: Connection, stopping: &Stopping) {
-        serve(&self.0, connection, stopping).await;
+    fn serve_http2(self: Arc<Self>, connection: Connection, stopping: Stopping) -> BoxFuture<'static, ()> {
+        Box::pin(async move { serve(&self.0, connection, &stopping).await })
     }
 
     async fn stop(&self) {
