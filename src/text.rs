@@ -30,7 +30,7 @@ impl Text {
                     if place > 0 {
                         text.push(b'.');
                     }
-                    text.push_number(octet.into());
+                    text.push_octet(octet);
                 }
             }
             // It fits, so this can't fail.
@@ -68,6 +68,16 @@ impl Text {
             *free = byte;
             self.len += 1;
         }
+    }
+
+    fn push_octet(&mut self, octet: u8) {
+        if octet >= 100 {
+            self.push(b'0' + octet / 100);
+        }
+        if octet >= 10 {
+            self.push(b'0' + octet / 10 % 10);
+        }
+        self.push(b'0' + octet % 10);
     }
 
     fn push_number(&mut self, mut number: u64) {

@@ -80,15 +80,19 @@ fn pairs(query: &str) -> impl Iterator<Item = &str> {
 }
 
 fn is_secret((name, value): (&str, &str)) -> bool {
-    !value.trim_end_matches(SEPARATORS).is_empty() && words(name).any(|word| is_secret_word(&word))
+    !value.trim_end_matches(SEPARATORS).is_empty() && words(name).any(is_secret_word)
 }
 
 fn is_secret_word(word: &str) -> bool {
-    SECRETS.contains(&word) || ENDINGS.iter().any(|ending| word.ends_with(ending))
+    let ends_with = |ending: &str| {
+        let before = word.len().checked_sub(ending.len());
+        before.is_some_and(|before| word.as_bytes()[before..].eq_ignore_ascii_case(ending.as_bytes()))
+    };
+    SECRETS.iter().any(|secret| word.eq_ignore_ascii_case(secret)) || ENDINGS.into_iter().any(ends_with)
 }
 
-/// The words of a name, in lower case: `accessToken`, `access_token` and `access-token` have two.
-fn words(name: &str) -> impl Iterator<Item = String> {
+/// The words of a name: `accessToken`, `access_token` and `access-token` have two.
+fn words(name: &str) -> impl Iterator<Item = &str> {
     let mut rest = name;
     std::iter::from_fn(move || {
         rest = rest.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
@@ -103,7 +107,7 @@ fn words(name: &str) -> impl Iterator<Item = String> {
         });
         let (word, after) = rest.split_at(end.unwrap_or(rest.len()));
         rest = after;
-        Some(word.to_ascii_lowercase())
+        Some(word)
     })
 }
 

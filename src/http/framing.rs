@@ -95,8 +95,11 @@ fn declared(headers: &[Header<'_>]) -> Result<Option<Body>, Malformed> {
 
 fn number(digits: &[u8]) -> Option<u64> {
     let digits = digits.trim_ascii();
-    let plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-    plain.then(|| std::str::from_utf8(digits).ok()?.parse().ok()).flatten()
+    let number = digits.iter().try_fold(0_u64, |number, digit| {
+        let digit = digit.checked_sub(b'0').filter(|&digit| digit <= 9)?;
+        number.checked_mul(10)?.checked_add(digit.into())
+    })?;
+    (!digits.is_empty()).then_some(number)
 }
 
 /// Follows a chunked body to its end (RFC 9112 7.1).

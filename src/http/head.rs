@@ -14,7 +14,14 @@ use crate::request::Headers;
 pub(crate) const MOST_FIELDS: usize = 256;
 
 /// Visible characters that are no part of any URL (RFC 3986 2).
-const NEVER_IN_URLS: [u8; 4] = *b"\"<>`";
+const NEVER_IN_URLS: [bool; 256] = {
+    let mut never = [false; 256];
+    never[b'"' as usize] = true;
+    never[b'<' as usize] = true;
+    never[b'>' as usize] = true;
+    never[b'`' as usize] = true;
+    never
+};
 
 /// What a request is, after the checks that every request has to pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +134,7 @@ impl<'a> Head<'a> {
     /// refuse, are escaped, as browsers do it.
     pub(crate) fn to_plain_form(&self) -> Option<BytesMut> {
         let target = self.url.map_or(self.target, |(_, rest)| rest);
-        if self.url.is_none() && !target.bytes().any(|byte| NEVER_IN_URLS.contains(&byte)) {
+        if self.url.is_none() && !target.bytes().any(|byte| NEVER_IN_URLS[usize::from(byte)]) {
             return None;
         }
         let mut escaped = String::with_capacity(target.len() + 16);
@@ -136,7 +143,7 @@ impl<'a> Head<'a> {
         }
         for character in target.chars() {
             match u8::try_from(character) {
-                Ok(byte) if NEVER_IN_URLS.contains(&byte) => escaped.push_str(&format!("%{byte:02X}")),
+                Ok(byte) if NEVER_IN_URLS[usize::from(byte)] => escaped.push_str(&format!("%{byte:02X}")),
                 _ => escaped.push(character),
             }
         }

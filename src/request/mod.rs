@@ -129,7 +129,7 @@ pub fn is_token(text: &str) -> bool {
 pub fn host_name(authority: &str) -> Cow<'_, str> {
     let host = match authority.strip_prefix('[') {
         Some(rest) => rest.split_once(']').map_or(authority, |(inside, _)| &authority[..inside.len() + 2]),
-        None => authority.split_once(':').map_or(authority, |(host, _)| host),
+        None => authority.bytes().position(|byte| byte == b':').map_or(authority, |colon| &authority[..colon]),
     };
     let host = host.strip_suffix('.').unwrap_or(host);
     if host.bytes().any(|byte| byte.is_ascii_uppercase()) {

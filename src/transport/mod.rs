@@ -20,6 +20,8 @@ use tokio::net::{TcpStream, UnixStream};
 /// Bytes that the kernel takes before it can send them. It would take megabytes: whether a slow peer makes progress would
 /// be seen too late, and who reads nothing would cost all of that.
 const UNSENT: u32 = 128 * 1024;
+/// Bytes that nearly always go at once.
+const FEW: usize = 16 * 1024;
 
 /// A stream without TLS.
 #[derive(Debug)]
@@ -140,6 +142,22 @@ impl Socket {
         SockRef::from(self).send(bytes).unwrap_or(0)
     }
 
+    /// Writes a few bytes, for which the kernel has room nearly always, by the short way. `None` where it hasn't, or they
+    /// are many: what only goes in part is better asked for again by the runtime.
+    fn write_at_once(&mut self, bytes: &[u8]) -> Option<io::Result<usize>> {
+        if bytes.len() > FEW {
+            return None;
+        }
+        let written = match self {
+            Self::Tcp(stream) => stream.try_write(bytes),
+            Self::Unix(stream) => stream.try_write(bytes),
+        };
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            written => Some(written),
+        }
+    }
+
     /// Makes the kernel answer the peer with a reset when the socket is dropped, and forget unsent bytes.
     pub fn reset_on_close(&self) {
         if let Self::Tcp(stream) = self {
@@ -196,7 +214,7 @@ impl AsRawFd for Socket {
 }
 
 macro_rules! delegate_io {
-    ($type:ty, $($variant:ident),+) => {
+    ($type:ty, $at_once:expr, $($variant:ident),+) => {
         impl AsyncRead for $type {
             fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
                 match self.get_mut() {
@@ -207,7 +225,11 @@ macro_rules! delegate_io {
 
         impl AsyncWrite for $type {
             fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-                match self.get_mut() {
+                let this = self.get_mut();
+                if let Some(written) = $at_once(this, buf) {
+                    return Poll::Ready(written);
+                }
+                match this {
                     $(Self::$variant(stream) => Pin::new(stream).poll_write(cx, buf)),+
                 }
             }
@@ -242,5 +264,5 @@ macro_rules! delegate_io {
         }
     };
 }
-delegate_io!(Socket, Tcp, Unix);
-delegate_io!(Transport, Plain, FromClient, ToServer);
+delegate_io!(Socket, Self::write_at_once, Tcp, Unix);
+delegate_io!(Transport, |_: &mut Self, _: &[u8]| None, Plain, FromClient, ToServer);

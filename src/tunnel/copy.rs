@@ -158,7 +158,21 @@ pub fn carry<Client: Stream, Server: Stream>(
         None => deadline.set(idle),
     }
     let first = None;
-    Carrying { client, server, inward, outward, first, goodbye, left: None, silence, idle, deadline, waiting, leave }
+    Carrying {
+        client,
+        server,
+        inward,
+        outward,
+        first,
+        goodbye,
+        left: None,
+        silence,
+        idle,
+        deadline,
+        waiting,
+        leave,
+        awaits_leave: false,
+    }
 }
 
 /// A tunnel at work; a future by hand, since it is kept for as long as a socket lives, and an async function keeps more.
@@ -179,6 +193,8 @@ pub struct Carrying<Client = Transport, Server = Transport> {
     deadline: Deadline,
     waiting: Held,
     leave: Arc<Leave>,
+    /// Whether it wakes this tunnel, which it does once.
+    awaits_leave: bool,
 }
 
 impl<Client: Stream, Server: Stream> Future for Carrying<Client, Server> {
@@ -265,7 +281,12 @@ impl<Client: Stream, Server: Stream> Carrying<Client, Server> {
         let mut expired = self.deadline.poll_expired(cx);
         let stopping = self.deadline.is_stopping();
         // A drain has time to wait for the end of a message. A stop has none left: the goodbye goes in if it can.
-        if stopping || self.leave.poll_told(cx).is_ready() && self.is_between_messages() {
+        // Polled by one task from the first time on: what wakes it need not be told again.
+        let told = match std::mem::replace(&mut self.awaits_leave, true) {
+            true => self.leave.is_told(),
+            false => self.leave.poll_told(cx).is_ready(),
+        };
+        if stopping || told && self.is_between_messages() {
             let end = if stopping { End::Stopped } else { End::Drained };
             self.say_goodbye(end, cx);
             return Poll::Ready(end);

@@ -166,6 +166,16 @@ impl<'a> NextHead<'a> {
                 client.deadline.set(self.timeouts.head);
             }
         }
+        // Mostly it is whole, and need not be searched for its end first.
+        if self.searched == 0
+            && let Some((taken, length)) = take(&client.held, false)
+        {
+            client.held.advance(length);
+            if client.held.is_empty() {
+                client.held = BytesMut::new();
+            }
+            return Ok(Some(taken));
+        }
         if let Some(end) = head_end(&client.held, self.searched) {
             if end > self.most {
                 return Err(HeadError::TooLarge);

@@ -4,11 +4,10 @@
 //! Each thread has its own, so that threads need not wait for each other; one that has none takes another's.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-use fnv::FnvBuildHasher;
 
 use crate::address::ServerAddress;
 use crate::transport::Transport;
@@ -38,8 +37,27 @@ struct Shared {
 #[derive(Default)]
 struct Pools {
     /// By the group of the upstream, whose terms they were opened on, and the server.
-    by_server: HashMap<(u64, u64), Pool, FnvBuildHasher>,
+    by_server: HashMap<(u64, u64), Pool, BuildHasherDefault<Mixed>>,
     count: usize,
+}
+
+/// Hashes numbers that nobody outside has a say in.
+#[derive(Default)]
+struct Mixed(u64);
+
+impl Hasher for Mixed {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u64(byte.into()));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // 2^64 over the golden ratio: neighbours come to lie far apart.
+        self.0 = (self.0.rotate_left(26) ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0.rotate_left(26)
+    }
 }
 
 /// The connections to one server, those that were used last at the back.
@@ -185,5 +203,46 @@ async fn sweep(shared: Arc<Shared>) {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::transport::Socket;
+    use crate::upstream::testing::upstream;
+
+    #[tokio::test]
+    async fn a_thread_that_has_kept_none_takes_anothers() {
+        let upstream = upstream(json!({ "servers": ["127.0.0.1:1", "127.0.0.1:2"] }));
+        let [one, two] = [0, 1].map(|at| upstream.place_on(upstream.servers()[at].id()).unwrap());
+        let (kept, (ours, _theirs)) = (Kept::new(10), UnixStream::pair().unwrap());
+        let stream = Transport::Plain(Socket::Unix(ours));
+        let until = Instant::now() + Duration::from_secs(60);
+        let another = (own_shard() + 1) % SHARDS;
+        assert!(kept.shared.lock(another).put(&one, Idle { stream, until }, 10));
+        assert!(kept.take(&two).is_none(), "it is to the other server");
+        assert!(kept.take(&one).is_some());
+        assert!(kept.take(&one).is_none(), "and it is taken once");
+    }
+
+    #[tokio::test]
+    async fn what_is_overdue_or_has_ended_is_not_taken() {
+        let upstream = upstream(json!({ "servers": ["127.0.0.1:1"] }));
+        let lease = upstream.place_on(upstream.servers()[0].id()).unwrap();
+        let kept = Kept::new(10);
+        let later = Instant::now() + Duration::from_secs(60);
+        let ((overdue, _theirs), (ended, theirs)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+        drop(theirs);
+        ended.readable().await.unwrap();
+        for (stream, until) in [(overdue, Instant::now()), (ended, later)] {
+            let stream = Transport::Plain(Socket::Unix(stream));
+            assert!(kept.shared.lock(own_shard()).put(&lease, Idle { stream, until }, 10));
+            assert!(kept.take(&lease).is_none());
+        }
+        assert_eq!(kept.shared.lock(own_shard()).count, 0);
     }
 }
