@@ -22,7 +22,7 @@ fn pages() -> Vec<(PathBuf, String)> {
     let docs = std::fs::read_dir(root().join("docs")).unwrap();
     let docs = docs.map(|entry| Path::new("docs").join(entry.unwrap().file_name()));
     let mut names: Vec<PathBuf> = docs.filter(|name| name.extension().is_some_and(|ending| ending == "md")).collect();
-    names.extend(["README.md", "CONTRIBUTING.md"].map(PathBuf::from));
+    names.extend(["README.md", "CONTRIBUTING.md", "SECURITY.md"].map(PathBuf::from));
     assert!(names.len() > 5, "the docs were found");
     let read = |name: PathBuf| {
         let text = std::fs::read_to_string(root().join(&name)).unwrap();
@@ -152,4 +152,25 @@ fn what_the_house_is_said_to_hold_is_there() {
     });
     let gone: Vec<String> = each.filter(|name| !is_there(name)).collect();
     assert!(gone.is_empty(), "{gone:#?}");
+}
+
+/// Every test that the page on security leans on is there, and every advisory that it names has one or a reason.
+#[test]
+fn promises_of_security_have_their_tests() {
+    let page = std::fs::read_to_string(root().join("SECURITY.md")).unwrap();
+    let promises = page.split("## What is promised").nth(1).unwrap().split("\n## ").next().unwrap();
+    let named = promises.lines().filter(|line| line.starts_with("| ")).filter_map(|line| line.rsplit('|').nth(1));
+    let named: Vec<&str> = named.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    let is_there = |name: &&str| {
+        let paths = [format!("tests/it/{name}.rs"), format!("tests/it/{name}/mod.rs"), (*name).to_owned()];
+        paths.iter().any(|path| root().join(path).exists()) || *name == "tests/it"
+    };
+    let gone: Vec<&str> = named.iter().copied().filter(|name| !is_there(name)).collect();
+    assert!(named.len() > 20 && gone.is_empty(), "{gone:?} of {}", named.len());
+    let tests = std::fs::read_to_string(root().join("tests/it/malformed/advisories.rs")).unwrap();
+    for line in page.split("## Advisories").nth(1).unwrap().lines().filter(|line| line.contains("-20")) {
+        let number = line.trim_start_matches("| ").split([',', ' ']).next().unwrap();
+        let tested = tests.contains(&format!("async fn {}_", number.to_lowercase().replace('-', "_")));
+        assert!(tested || line.contains("there is no "), "{number}");
+    }
 }

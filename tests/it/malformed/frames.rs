@@ -8,19 +8,19 @@ for_each_engine! {
     no_stream_becomes_a_request_that_it_does_not_say,
 }
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RESET: u8 = 3;
-const SETTINGS: u8 = 4;
+pub(super) const HEADERS: u8 = 1;
+pub(super) const RESET: u8 = 3;
+pub(super) const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(super) const CONTINUATION: u8 = 9;
+pub(super) const END_STREAM: u8 = 1;
+pub(super) const END_HEADERS: u8 = 4;
 
-type Fields = &'static [(&'static str, &'static str)];
+pub(super) type Fields = &'static [(&'static str, &'static str)];
 
-const GET: Fields = &[(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/x")];
+pub(super) const GET: Fields = &[(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/x")];
 const STAR: Fields = &[(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "*")];
 const POST: Fields = &[(":method", "POST"), (":scheme", "http"), (":authority", "a"), (":path", "/x")];
 
@@ -148,13 +148,13 @@ fn connections() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 /// A field block without compression: each field as a literal that is in no table (RFC 7541 6.2.3).
-fn block(fields: Fields) -> Vec<u8> {
+pub(super) fn block(fields: Fields) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
         block.push(0x10);

@@ -1,5 +1,6 @@
 //! Malformed input, as tables: each is refused, or passed on as one message that nobody can read in two ways.
 
+mod advisories;
 mod answers;
 mod frames;
 mod requests;
@@ -34,6 +35,10 @@ impl Recorder {
     async fn gateway(&self, listener: &str, more: &str) -> Gateway {
         let setup = Setup::before(&[self.server.address()]).unchecked().more(more);
         if listener.is_empty() { setup.start().await } else { setup.listener(listener).start().await }
+    }
+
+    fn address(&self) -> std::net::SocketAddr {
+        self.server.address()
     }
 
     /// What has been read since the last time.
