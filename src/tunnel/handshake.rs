@@ -282,7 +282,8 @@ impl Refused {
     }
 }
 
-async fn within_io<T>(patience: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+/// Does work of the network, or gives up when `patience` is over; zero is no limit.
+pub(crate) async fn within_io<T>(patience: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     let deadline = (!patience.is_zero()).then(|| Instant::now() + patience);
     within(deadline, work).await.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
 }

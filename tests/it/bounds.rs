@@ -54,11 +54,8 @@ fn wanted(started: Instant) -> usize {
     usize::try_from(started.elapsed().as_millis()).unwrap() * 128
 }
 
-/// The kernel takes megabytes of an answer, and says nothing for as long as its client takes to read them: that client has
-/// not stopped reading.
-async fn a_client_that_reads_slowly_is_not_given_up() {
-    const WRITE: Duration = Duration::from_secs(3);
-    let body = numbered(8_000_000);
+/// A server in the test's hands, behind a plain listener and one with TLS, whose clients may take nothing for `write`.
+async fn plain_and_secure(write: Duration) -> (Puppet, Gateway, Authority) {
     let authority = Authority::new();
     let server = Puppet::start().await;
     let gateway = Gateway::start(&format!(
@@ -68,12 +65,21 @@ listeners:
   - {{ name: secure, address: 127.0.0.1:0, tls: {{ certificates: [{}] }} }}
 routes: [{{ upstream: app }}]
 upstreams: {{ app: {{ servers: [\"{}\"], health: {{ check: none }} }} }}
-timeouts: {{ write: {WRITE:?} }}
+timeouts: {{ write: {write:?} }}
 ",
         authority.sign(&["localhost"]).yaml(),
         server.address()
     ))
     .await;
+    (server, gateway, authority)
+}
+
+/// The kernel takes megabytes of an answer, and says nothing for as long as its client takes to read them: that client has
+/// not stopped reading.
+async fn a_client_that_reads_slowly_is_not_given_up() {
+    const WRITE: Duration = Duration::from_secs(3);
+    let body = numbered(8_000_000);
+    let (server, gateway, authority) = plain_and_secure(WRITE).await;
     let mut plain = Client::over(narrow(gateway.address("web")).await);
     plain.send("GET /plain HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let _plain = answer_next(&server, body.clone()).await;
@@ -140,21 +146,7 @@ async fn little_by_little(client: &mut Client, length: usize) -> Vec<u8> {
 /// The kernel says that there is room when half of what waits in it has gone, which takes this client longer than it has.
 async fn a_client_is_not_given_up_while_it_takes_anything() {
     let body = numbered(800_000);
-    let authority = Authority::new();
-    let server = Puppet::start().await;
-    let gateway = Gateway::start(&format!(
-        "
-listeners:
-  - {{ name: web, address: 127.0.0.1:0 }}
-  - {{ name: secure, address: 127.0.0.1:0, tls: {{ certificates: [{}] }} }}
-routes: [{{ upstream: app }}]
-upstreams: {{ app: {{ servers: [\"{}\"], health: {{ check: none }} }} }}
-timeouts: {{ write: {TAKES_LITTLE:?} }}
-",
-        authority.sign(&["localhost"]).yaml(),
-        server.address()
-    ))
-    .await;
+    let (server, gateway, authority) = plain_and_secure(TAKES_LITTLE).await;
     let mut plain = Client::over(narrow(gateway.address("web")).await);
     plain.send("GET /plain HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let _plain = answer_next(&server, body.clone()).await;

@@ -1,6 +1,6 @@
 //! The buffer of a thread, which its connections borrow for as long as one of them reads or writes: none keeps one.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 
 use crate::http::response;
 
@@ -18,32 +18,12 @@ pub(super) struct Buffer {
     pub(super) head: Vec<u8>,
 }
 
-/// Room for a head that is kept for the next one.
-const MOST_HEAD: usize = 16 * 1024;
-
 thread_local! {
-    /// Room for the head of a request, which is nearly always gone before the next one comes.
-    static HEAD: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     static BUFFER: RefCell<Buffer> = RefCell::new(Buffer {
         // The beginning of a head that came in pieces is put before the rest of it.
         bytes: vec![0; AHEAD + response::MOST_HEAD + READ + BEHIND].into_boxed_slice(),
         head: Vec::new(),
     });
-}
-
-/// Room for a head of so many bytes, empty.
-pub(super) fn head(length: usize) -> Vec<u8> {
-    let mut head = HEAD.take();
-    head.reserve(length);
-    head
-}
-
-/// Leaves the room of a head that is gone to the next one.
-pub(super) fn give_back(mut head: Vec<u8>) {
-    if head.capacity() <= MOST_HEAD {
-        head.clear();
-        HEAD.set(head);
-    }
 }
 
 /// Lends the buffer of this thread.

@@ -177,8 +177,7 @@ impl Upload {
 
     /// Lets go of what the server has taken.
     fn let_go(&mut self) {
-        buffer::give_back(std::mem::take(&mut self.out));
-        self.sent = 0;
+        (self.out, self.sent) = (Vec::new(), 0);
     }
 
     /// Whether the server has got all of it.

@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 
-use super::buffer;
 use crate::exchange::{Exchange, RequestHead};
 use crate::http::framing::Body;
 use crate::http::head::{self, Head};
@@ -101,7 +100,7 @@ pub(super) fn to_server(
     bytes: &[u8],
     body: Body,
 ) -> Vec<u8> {
-    let mut out = buffer::head(bytes.len() + ADDED);
+    let mut out = Vec::with_capacity(bytes.len() + ADDED);
     for part in [request.method, " ", request.target, " HTTP/1.1\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }

@@ -1,7 +1,6 @@
 //! WebSockets over HTTP/2 (RFC 8441): the request that opens one is asked of the server as an upgrade of HTTP/1.1, and its
 //! stream becomes the client's end of the tunnel.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +12,6 @@ use h2::RecvStream;
 use h2::ext::Protocol;
 use http::{Method, Request, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
 
 use super::carry::converted;
 use super::duplex::Duplex;
@@ -34,7 +32,7 @@ use crate::proxy::upgrade::WEBSOCKET;
 use crate::request::Headers;
 use crate::transport::Transport;
 use crate::tunnel::Listening;
-use crate::tunnel::handshake::{self, Answer, Early, NoAnswer, Refused, ask};
+use crate::tunnel::handshake::{self, Answer, Early, NoAnswer, Refused, ask, within_io};
 
 /// Whether a request opens a WebSocket.
 pub(super) fn is_opening(request: &Request<RecvStream>) -> bool {
@@ -195,14 +193,14 @@ async fn relay(
     loop {
         let Some(part) = passing.take(&mut bytes) else { return Err(cut(stream)) };
         passed += part.data.len() as u64;
-        let written = within(patience, stream.write_all(&bytes[part.data])).await;
+        let written = within_io(patience, stream.write_all(&bytes[part.data])).await;
         written.map_err(|error| Side::of_client(&error))?;
         bytes.clear();
         if passing.is_over() {
             break;
         }
         bytes.reserve(16 * 1024);
-        match within(patience, server.read_buf(&mut bytes)).await {
+        match within_io(patience, server.read_buf(&mut bytes)).await {
             Ok(1..) => {}
             Ok(0) if passing.close() => break,
             Ok(0) | Err(_) => return Err(cut(stream)),
@@ -217,13 +215,6 @@ fn cut(mut stream: Duplex) -> Side {
     use crate::tunnel::stream::Stream;
     stream.reset_on_close();
     Side::Server
-}
-
-async fn within<T>(patience: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    if patience.is_zero() {
-        return work.await;
-    }
-    timeout(patience, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 #[cfg(test)]
