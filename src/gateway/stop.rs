@@ -40,6 +40,8 @@ pub(super) struct Stopper {
 impl ShutdownSignalWatch for Stopper {
     async fn recv(&self) -> ShutdownSignal {
         self.wait().await;
+        // The process may end before its accept loops do.
+        self.upgrade.leave_nothing();
         ShutdownSignal::FastShutdown
     }
 }

@@ -44,6 +44,11 @@ impl Upgrade {
         Self { sockets, program: env::current_exe(), arguments: env::args_os().collect() }
     }
 
+    /// Takes what would stay behind of the sockets that this process still has.
+    pub(super) fn leave_nothing(&self) {
+        self.sockets.remove_files();
+    }
+
     /// Starts the next process and waits until it has taken over; gives its id.
     ///
     /// # Errors

@@ -144,6 +144,13 @@ impl Sockets {
         open.push(Open { settings: Arc::clone(settings), acceptor: Arc::downgrade(acceptor) });
     }
 
+    /// Removes the files of Unix sockets that are still there when the process ends, which waits for no accept loop.
+    pub fn remove_files(&self) {
+        for acceptor in lock(&self.open).iter().filter_map(|open| open.acceptor.upgrade()) {
+            acceptor.remove_file();
+        }
+    }
+
     /// Duplicates of all sockets that accept.
     ///
     /// # Errors

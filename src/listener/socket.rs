@@ -126,6 +126,13 @@ impl Acceptor {
         }
     }
 
+    /// Removes the file now, where it is ours.
+    pub(super) fn remove_file(&self) {
+        if let Self::Unix(_, file) = self {
+            file.remove();
+        }
+    }
+
     /// Changes how many connections may wait in the kernel.
     pub(super) fn set_backlog(&self, backlog: u32) -> io::Result<()> {
         let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
@@ -183,11 +190,17 @@ impl AsFd for Acceptor {
     }
 }
 
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if *self.is_ours.get_mut() {
+impl SocketFile {
+    fn remove(&self) {
+        if self.is_ours.swap(false, Ordering::Relaxed) {
             let _ = std::fs::remove_file(&self.path);
         }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        self.remove();
     }
 }
 

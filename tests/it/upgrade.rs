@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
-use nix::sys::signal::Signal::{SIGTERM, SIGUSR2};
+use nix::sys::signal::Signal::{SIGINT, SIGTERM, SIGUSR2};
 use nix::sys::signal::kill;
 use serde_json::json;
 use tokio::net::UnixStream;
@@ -28,6 +28,7 @@ for_each_engine! {
     a_new_process_that_fails_changes_nothing,
     listeners_come_and_go_with_the_configuration_of_the_new_process,
     the_file_of_a_unix_socket_outlives_the_old_process_and_goes_with_the_last,
+    the_file_of_a_unix_socket_goes_with_a_process_that_is_interrupted,
     stopping_ends_the_process_that_is_being_left_too_and_leaves_it_its_time,
     sockets_of_systemd_are_taken_by_their_address,
     the_service_manager_is_told_what_goes_on,
@@ -185,6 +186,20 @@ async fn the_file_of_a_unix_socket_outlives_the_old_process_and_goes_with_the_la
     assert_eq!(get().await, 200);
     gateway.signal(SIGTERM);
     eventually("the file is gone", async || !path.exists()).await;
+}
+
+async fn the_file_of_a_unix_socket_goes_with_a_process_that_is_interrupted() {
+    let web = Echo::start("web").await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.sock");
+    let unix = format!("  - {{ name: unix, address: \"unix:{}\" }}\nroutes:", path.display());
+    let mut gateway = Gateway::start(&yaml(&web, "").replace("routes:", &unix)).await;
+    // A connection that is open does not keep it.
+    let mut client = Client::over(UnixStream::connect(&path).await.unwrap());
+    assert_eq!(client.get("/").await.status, 200);
+    gateway.signal(SIGINT);
+    assert_eq!(gateway.ended().await, 0);
+    assert!(!path.exists());
 }
 
 async fn stopping_ends_the_process_that_is_being_left_too_and_leaves_it_its_time() {
