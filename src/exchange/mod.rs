@@ -498,7 +498,12 @@ impl Exchange {
         if let (true, Some(upstream), Some(ties)) = (whole, &self.upstream, &self.ties) {
             ties.note_client_goodbye(upstream, bytes);
         }
-        self.body_in += bytes.len() as u64;
+        self.count_request(bytes.len() as u64)
+    }
+
+    /// The same for bytes that nobody has looked at.
+    pub(crate) fn count_request(&mut self, bytes: u64) -> Result<(), Refusal> {
+        self.body_in += bytes;
         let most = self.snapshot.config.limits.body.as_u64();
         if most != 0 && self.body_in > most { Err(self.fail(Refusal::BodyTooLarge)) } else { Ok(()) }
     }
@@ -698,6 +703,11 @@ impl Exchange {
         let session = self.ties.as_ref().and_then(|ties| ties.session.as_ref()).filter(|_| self.polls);
         let timeout = upstream.config().timeouts.first_byte(session.and_then(|session| session.silence(upstream)));
         (!timeout.is_zero()).then_some(timeout)
+    }
+
+    /// Whether [`Self::hear_answer`] has to have the answer's body.
+    pub(crate) fn hears_answer(&self) -> bool {
+        self.learner.is_some() || self.polls
     }
 
     /// Takes the next bytes of the answer's body, before the client gets them.

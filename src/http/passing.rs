@@ -76,6 +76,24 @@ impl Passing {
         matches!(self.framing, Framing::Over)
     }
 
+    /// How much of it is to come, where its length was told.
+    pub(crate) fn left(&self) -> Option<u64> {
+        match self.framing {
+            Framing::Length(left) => Some(left),
+            _ => None,
+        }
+    }
+
+    /// So much of what is [left](Self::left) has gone another way.
+    pub(crate) fn pass(&mut self, bytes: u64) {
+        if let Framing::Length(left) = &mut self.framing {
+            *left = left.saturating_sub(bytes);
+            if *left == 0 {
+                self.framing = Framing::Over;
+            }
+        }
+    }
+
     /// How many bytes of trailers have come.
     pub(crate) fn trailers_len(&self) -> usize {
         self.trailers.as_ref().map_or(0, |trailers| trailers.len())

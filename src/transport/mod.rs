@@ -2,6 +2,7 @@
 
 pub(crate) mod cause;
 pub(crate) mod shortage;
+pub(crate) mod splice;
 pub mod tls;
 
 use std::io;
@@ -173,6 +174,14 @@ impl Transport {
             Self::Plain(socket) => socket,
             Self::FromClient(stream) => stream.socket(),
             Self::ToServer(stream) => stream.socket(),
+        }
+    }
+
+    /// The same, where bytes go through it as they are.
+    pub(crate) fn plain_socket(&self) -> Option<&Socket> {
+        match self {
+            Self::Plain(socket) => Some(socket),
+            Self::FromClient(_) | Self::ToServer(_) => None,
         }
     }
 

@@ -1,8 +1,8 @@
 //! Bulk from socket to socket without a copy: splice(2) moves pages by way of a pipe, at half the cost of two copies.
 //!
-//! It pays only where much is waiting, so a direction turns to it when reads keep filling the buffer, and back when
-//! little comes. A pipe belongs to a direction only while bytes are in it; there is a bounded number of them, and who
-//! gets none copies.
+//! It pays only where much is waiting, so whoever carries turns to it when reads keep filling the buffer, and back when
+//! little comes. A pipe is borrowed only while bytes are in it; there is a bounded number of them, and who gets none
+//! copies.
 
 use std::cell::RefCell;
 use std::io;
@@ -14,12 +14,16 @@ use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::pipe2;
 use tokio::io::Interest;
 
-use crate::transport::Socket;
+use super::Socket;
 
-/// Bytes that a pipe is asked to hold.
-const CAPACITY: usize = 256 * 1024;
+/// Bytes that a pipe is asked to hold: with twice as many bulk costs as much, and a slow reader more.
+const CAPACITY: usize = 128 * 1024;
+/// A read of so many bytes has more behind it, mostly.
+pub(crate) const FULL: usize = 64 * 1024;
+/// Reads in a row that are full before bulk is no longer copied.
+const FULL_READS: u8 = 4;
 /// Fewer bytes than this are cheaper to copy.
-pub(super) const WORTHWHILE: usize = 16 * 1024;
+const WORTHWHILE: usize = 16 * 1024;
 /// Pipes of this process: they count against its descriptors, and the kernel allows a user 64 MiB of them.
 const MOST_PIPES: usize = 128;
 /// Empty pipes that a thread keeps.
@@ -31,12 +35,100 @@ thread_local! {
     static EMPTY: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
 }
 
+/// What goes one way, as far as it is bulk.
+#[derive(Debug, Default)]
+pub(crate) struct Bulk {
+    full_reads: u8,
+    /// What the sink has not taken yet.
+    pipe: Option<Pipe>,
+}
+
+impl Bulk {
+    /// Takes note of a read that was copied.
+    pub(crate) fn note_read(&mut self, bytes: usize) {
+        self.full_reads = if bytes >= FULL { self.full_reads.saturating_add(1) } else { 0 };
+    }
+
+    /// Bytes that wait until the sink takes them.
+    pub(crate) fn waiting(&self) -> usize {
+        self.pipe.as_ref().map_or(0, |pipe| pipe.holds as usize)
+    }
+
+    /// Moves on what has come, of so many bytes at most, into a pipe that has to be [emptied](Self::poll_empty) before more
+    /// comes; 0 at the end. `None` where it is to be copied, and nothing has been moved.
+    ///
+    /// The last of the bytes are always copied: a read that brings less than it could tells the runtime that nothing is
+    /// left to be read, where this tells it nothing, and the connection would not seem idle.
+    pub(crate) fn poll_fill(
+        &mut self,
+        source: Option<&Socket>,
+        sink: Option<&Socket>,
+        most: u64,
+        cx: &mut Context<'_>,
+    ) -> Option<Poll<io::Result<usize>>> {
+        let most = most.saturating_sub(WORTHWHILE as u64);
+        if self.full_reads < FULL_READS || most < WORTHWHILE as u64 {
+            return None;
+        }
+        let (Some(source), Some(_)) = (source, sink) else { return None };
+        let mut pipe = Pipe::borrow()?;
+        let read = match pipe.poll_fill(source, usize::try_from(most).unwrap_or(usize::MAX), cx) {
+            Poll::Ready(Ok(read)) => read,
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
+                // Not between these two.
+                self.full_reads = 0;
+                return None;
+            }
+            Poll::Ready(Err(error)) => return Some(Poll::Ready(Err(error))),
+            Poll::Pending => {
+                pipe.give_back();
+                return Some(Poll::Pending);
+            }
+        };
+        if read < WORTHWHILE {
+            self.full_reads = 0;
+        }
+        if read == 0 {
+            pipe.give_back();
+        } else {
+            self.pipe = Some(pipe);
+        }
+        Some(Poll::Ready(Ok(read)))
+    }
+
+    /// Sends what is in the pipe; ready when that is all gone. The flag tells whether any of it went.
+    pub(crate) fn poll_empty(&mut self, sink: &Socket, went: &mut bool, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(pipe) = &mut self.pipe else { return Poll::Ready(Ok(())) };
+        let emptied = ready!(pipe.poll_empty(sink, went, cx));
+        let pipe = self.pipe.take();
+        // Where the sink broke, what is in the pipe goes with it.
+        if let (Ok(()), Some(pipe)) = (&emptied, pipe) {
+            pipe.give_back();
+        }
+        Poll::Ready(emptied)
+    }
+
+    /// Sends what the kernel takes of it, without waiting for it to say that it takes any; how many bytes.
+    pub(crate) fn offer(&mut self, sink: &Socket) -> usize {
+        let Some(pipe) = &mut self.pipe else { return 0 };
+        let moved = splice(&pipe.out, None, sink, None, pipe.holds as usize, FLAGS).unwrap_or(0);
+        pipe.holds -= moved as u32;
+        moved
+    }
+
+    /// Gives up what is in the pipe.
+    pub(crate) fn clear(&mut self) {
+        self.pipe = None;
+    }
+}
+
 /// A pipe, and how much is in it.
 #[derive(Debug)]
-pub(super) struct Pipe {
+struct Pipe {
     out: OwnedFd,
     into: OwnedFd,
-    holds: usize,
+    /// 32 bits, since every tunnel has two of these.
+    holds: u32,
     _counted: Counted,
 }
 
@@ -60,7 +152,7 @@ impl Drop for Counted {
 
 impl Pipe {
     /// An empty pipe; `None` where there are enough of them already, or no descriptors for one more.
-    pub(super) fn borrow() -> Option<Self> {
+    fn borrow() -> Option<Self> {
         EMPTY.with_borrow_mut(Vec::pop).or_else(|| {
             let counted = Counted::new()?;
             let (out, into) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).ok()?;
@@ -71,8 +163,8 @@ impl Pipe {
     }
 
     /// Leaves an empty pipe to the next who needs one.
-    pub(super) fn give_back(self) {
-        debug_assert_eq!(self.holds, 0, "the bytes of one tunnel are not for another");
+    fn give_back(self) {
+        debug_assert_eq!(self.holds, 0, "the bytes of one are not for another");
         EMPTY.with_borrow_mut(|empty| {
             if empty.len() < KEPT {
                 empty.push(self);
@@ -81,17 +173,17 @@ impl Pipe {
     }
 
     /// Fills the empty pipe with what a socket has received; 0 at its end.
-    pub(super) fn poll_fill(&mut self, source: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn poll_fill(&mut self, source: &Socket, most: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let most = most.min(CAPACITY);
         loop {
             ready!(poll_ready(source, Interest::READABLE, cx))?;
-            let moved =
-                try_io(source, Interest::READABLE, || Ok(splice(source, None, &self.into, None, CAPACITY, FLAGS)?));
+            let moved = try_io(source, Interest::READABLE, || Ok(splice(source, None, &self.into, None, most, FLAGS)?));
             match moved {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 moved => {
                     let moved = moved?;
-                    self.holds += moved;
+                    self.holds += moved as u32;
                     return Poll::Ready(Ok(moved));
                 }
             }
@@ -99,17 +191,18 @@ impl Pipe {
     }
 
     /// Sends what is in it; ready when it is empty. The flag tells whether any of it went.
-    pub(super) fn poll_empty(&mut self, sink: &Socket, went: &mut bool, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_empty(&mut self, sink: &Socket, went: &mut bool, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.holds > 0 {
             ready!(poll_ready(sink, Interest::WRITABLE, cx))?;
-            let moved =
-                try_io(sink, Interest::WRITABLE, || Ok(splice(&self.out, None, sink, None, self.holds, FLAGS)?));
+            let moved = try_io(sink, Interest::WRITABLE, || {
+                Ok(splice(&self.out, None, sink, None, self.holds as usize, FLAGS)?)
+            });
             match moved {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 moved => {
-                    self.holds -= moved?;
+                    self.holds -= moved? as u32;
                     *went = true;
                 }
             }
@@ -138,7 +231,7 @@ fn try_io<T>(socket: &Socket, interest: Interest, work: impl FnMut() -> io::Resu
 
 /// Empty pipes of this thread: proof that there was one.
 #[cfg(test)]
-pub(super) fn kept() -> usize {
+pub(crate) fn kept() -> usize {
     EMPTY.with_borrow(Vec::len)
 }
 
@@ -150,9 +243,6 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::transport::Transport;
-    use crate::tunnel::Listening;
-    use crate::tunnel::testing::{Running, over};
 
     async fn pair() -> (Socket, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -177,7 +267,7 @@ mod tests {
         let (mut moved, mut went) = (0, false);
         let mut pipe = Pipe::borrow().unwrap();
         loop {
-            let filled = poll_fn(|cx| pipe.poll_fill(&source, cx)).await.unwrap();
+            let filled = poll_fn(|cx| pipe.poll_fill(&source, CAPACITY, cx)).await.unwrap();
             poll_fn(|cx| pipe.poll_empty(&sink, &mut went, cx)).await.unwrap();
             moved += filled;
             if filled == 0 {
@@ -192,50 +282,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bulk_takes_pipes_both_ways_at_once_loses_nothing_and_gives_them_back() {
-        const LENGTH: u64 = 32 << 20;
-        let ((ours, client), (ours_to_server, server)) = (pair().await, pair().await);
-        let Running { closed, .. } =
-            over(Transport::Plain(ours), Transport::Plain(ours_to_server), Listening::default());
-        let talk = |side: TcpStream, seed: u8| async move {
-            let (mut reading, mut writing) = side.into_split();
-            let write = tokio::spawn(async move {
-                let part: Vec<u8> = (0..251).cycle().map(|byte: u8| byte ^ seed).take(251 * 1000).collect();
-                let mut sent = 0;
-                while sent < LENGTH {
-                    let some = part.len().min((LENGTH - sent) as usize);
-                    writing.write_all(&part[..some]).await.unwrap();
-                    sent += some as u64;
-                }
-            });
-            let (mut got, mut buffer) = (0, vec![0; 100_000]);
-            loop {
-                let read = reading.read(&mut buffer).await.unwrap();
-                if read == 0 {
-                    break;
-                }
-                let expected = (0..251).cycle().skip((got % 251) as usize).map(|byte: u8| byte ^ seed ^ 0xff);
-                assert!(buffer[..read].iter().copied().eq(expected.take(read)), "in the {read} bytes from {got}");
-                got += read as u64;
-            }
-            write.await.unwrap();
-            got
-        };
-        let client = tokio::spawn(talk(client, 0));
-        let server = tokio::spawn(talk(server, 0xff));
-        assert_eq!((client.await.unwrap(), server.await.unwrap()), (LENGTH, LENGTH));
-        let closed = closed.await.unwrap();
-        assert_eq!((closed.bytes_in, closed.bytes_out), (LENGTH, LENGTH));
-        assert!(kept() > 0, "bulk took a pipe, and has given it back");
-    }
-
-    #[tokio::test]
     async fn a_broken_connection_is_an_error_and_not_an_end() {
         let (source, writer) = pair().await;
         writer.set_zero_linger().unwrap();
         drop(writer);
         let mut pipe = Pipe::borrow().unwrap();
-        let error = poll_fn(|cx| pipe.poll_fill(&source, cx)).await.unwrap_err();
+        let error = poll_fn(|cx| pipe.poll_fill(&source, CAPACITY, cx)).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
 }

@@ -12,17 +12,15 @@ use tokio::io::ReadBuf;
 use tokio::task::coop::has_budget_remaining;
 
 use super::copy::{End, Overhear};
-use super::splice::{self, Pipe};
 use super::stream::Stream;
+use crate::transport::splice::{Bulk, FULL};
 use crate::wire::ping::OwnPings;
 use crate::wire::websocket::{FrameCounts, FrameTracker};
 
 /// Reads before other tasks get their turn.
 const READS_PER_TURN: usize = 16;
 /// The buffer that a thread reads with; only bytes that the other side does not take at once are kept elsewhere.
-const SCRATCH: usize = 64 * 1024;
-/// Reads in a row that fill the buffer before bulk is no longer copied.
-const FULL_READS: u8 = 4;
+const SCRATCH: usize = FULL;
 
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
@@ -76,10 +74,8 @@ pub(super) struct Direction {
     idle: u32,
     /// Asked of the source; its answers go no further.
     pub(super) pings: Option<Box<OwnPings>>,
-    /// Reads in a row that filled the buffer.
-    full_reads: u8,
     /// Bytes that the sink did not take, behind those that are pending.
-    pipe: Option<Pipe>,
+    bulk: Bulk,
 }
 
 impl Direction {
@@ -100,8 +96,7 @@ impl Direction {
             overhear: None,
             idle: 0,
             pings: None,
-            full_reads: 0,
-            pipe: None,
+            bulk: Bulk::default(),
         };
         direction.count(&first[head..]);
         // An empty one still holds the memory that a head was read into.
@@ -200,8 +195,8 @@ impl Direction {
             if !self.pending.is_empty() {
                 ready!(self.poll_pending(sink, cx)).map_err(Lost::sink)?;
             }
-            if self.pipe.is_some() {
-                ready!(self.poll_pipe(sink, cx)).map_err(Lost::sink)?;
+            if self.bulk.waiting() > 0 {
+                ready!(self.poll_bulk(sink, cx)).map_err(Lost::sink)?;
             }
             if self.eof {
                 ready!(Pin::new(&mut *sink).poll_flush(cx)).map_err(Lost::sink)?;
@@ -255,22 +250,14 @@ impl Direction {
     }
 
     /// Writes what is in the pipe, and gives it back.
-    fn poll_pipe(&mut self, sink: &impl Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let (Some(mut pipe), Some(sink)) = (self.pipe.take(), sink.plain_socket()) else { return Poll::Ready(Ok(())) };
+    fn poll_bulk(&mut self, sink: &impl Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(sink) = sink.plain_socket() else { return Poll::Ready(Ok(())) };
         let mut went = false;
-        let emptied = pipe.poll_empty(sink, &mut went, cx);
+        let emptied = self.bulk.poll_empty(sink, &mut went, cx);
         if went {
             self.note_taken();
         }
-        match emptied {
-            Poll::Ready(Ok(())) => pipe.give_back(),
-            Poll::Pending => {
-                self.blocked = true;
-                self.pipe = Some(pipe);
-            }
-            // With the pipe goes what is in it.
-            Poll::Ready(Err(_)) => {}
-        }
+        self.blocked |= emptied.is_pending();
         emptied
     }
 
@@ -281,33 +268,16 @@ impl Direction {
         sink: &impl Stream,
         cx: &mut Context<'_>,
     ) -> Option<Poll<Result<(), Lost>>> {
-        if self.full_reads < FULL_READS || self.tracker.is_some() || self.overhear.is_some() {
+        if self.tracker.is_some() || self.overhear.is_some() {
             return None;
         }
-        let (Some(source), Some(_)) = (source.plain_socket(), sink.plain_socket()) else { return None };
-        let mut pipe = Pipe::borrow()?;
-        let read = match pipe.poll_fill(source, cx) {
-            Poll::Ready(Ok(read)) => read,
-            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
-                // Not between these two; nothing has been moved.
-                self.full_reads = 0;
-                return None;
-            }
-            Poll::Ready(Err(error)) => return Some(Poll::Ready(Err(Lost::source(error)))),
-            Poll::Pending => {
-                pipe.give_back();
-                return Some(Poll::Pending);
-            }
-        };
-        self.eof = read == 0;
-        self.heard |= read > 0;
-        self.bytes += read as u64;
-        if read < splice::WORTHWHILE {
-            self.full_reads = 0;
-        }
-        self.pipe = Some(pipe);
-        // The next turn of the loop empties it.
-        Some(Poll::Ready(Ok(())))
+        let filled = self.bulk.poll_fill(source.plain_socket(), sink.plain_socket(), u64::MAX, cx)?;
+        // The next turn of the loop empties the pipe.
+        Some(filled.map_err(Lost::source).map_ok(|read| {
+            self.eof = read == 0;
+            self.heard |= read > 0;
+            self.bytes += read as u64;
+        }))
     }
 
     /// One read, and one write of what it brought.
@@ -334,7 +304,7 @@ impl Direction {
             return Poll::Ready(Ok(()));
         }
         self.heard = true;
-        self.full_reads = if held + read == SCRATCH { self.full_reads.saturating_add(1) } else { 0 };
+        self.bulk.note_read(held + read);
         let kept = self.sift(&mut buffer[..held + read]);
         let bytes = &buffer[..kept];
         if bytes.is_empty() {
@@ -394,7 +364,57 @@ fn poll_write(sink: &mut impl Stream, bytes: &[u8], cx: &mut Context<'_>) -> Pol
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
     use super::*;
+    use crate::transport::{Socket, Transport, splice};
+    use crate::tunnel::Listening;
+    use crate::tunnel::testing::{Running, over};
+
+    async fn pair() -> (Socket, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (ours, theirs) = tokio::join!(listener.accept(), TcpStream::connect(listener.local_addr().unwrap()));
+        (Socket::Tcp(ours.unwrap().0), theirs.unwrap())
+    }
+
+    #[tokio::test]
+    async fn bulk_takes_pipes_both_ways_at_once_loses_nothing_and_gives_them_back() {
+        const LENGTH: u64 = 32 << 20;
+        let ((ours, client), (ours_to_server, server)) = (pair().await, pair().await);
+        let Running { closed, .. } =
+            over(Transport::Plain(ours), Transport::Plain(ours_to_server), Listening::default());
+        let talk = |side: TcpStream, seed: u8| async move {
+            let (mut reading, mut writing) = side.into_split();
+            let write = tokio::spawn(async move {
+                let part: Vec<u8> = (0..251).cycle().map(|byte: u8| byte ^ seed).take(251 * 1000).collect();
+                let mut sent = 0;
+                while sent < LENGTH {
+                    let some = part.len().min((LENGTH - sent) as usize);
+                    writing.write_all(&part[..some]).await.unwrap();
+                    sent += some as u64;
+                }
+            });
+            let (mut got, mut buffer) = (0, vec![0; 100_000]);
+            loop {
+                let read = reading.read(&mut buffer).await.unwrap();
+                if read == 0 {
+                    break;
+                }
+                let expected = (0..251).cycle().skip((got % 251) as usize).map(|byte: u8| byte ^ seed ^ 0xff);
+                assert!(buffer[..read].iter().copied().eq(expected.take(read)), "in the {read} bytes from {got}");
+                got += read as u64;
+            }
+            write.await.unwrap();
+            got
+        };
+        let client = tokio::spawn(talk(client, 0));
+        let server = tokio::spawn(talk(server, 0xff));
+        assert_eq!((client.await.unwrap(), server.await.unwrap()), (LENGTH, LENGTH));
+        let closed = closed.await.unwrap();
+        assert_eq!((closed.bytes_in, closed.bytes_out), (LENGTH, LENGTH));
+        assert!(splice::kept() > 0, "bulk took a pipe, and has given it back");
+    }
 
     #[test]
     fn a_direction_with_nothing_to_carry_holds_no_memory() {

@@ -7,7 +7,6 @@ pub mod copy;
 mod direction;
 pub mod handshake;
 mod silence;
-mod splice;
 pub mod stream;
 #[cfg(test)]
 mod testing;

@@ -30,10 +30,7 @@ impl Stream for Transport {
     }
 
     fn plain_socket(&self) -> Option<&Socket> {
-        match self {
-            Self::Plain(socket) => Some(socket),
-            Self::FromClient(_) | Self::ToServer(_) => None,
-        }
+        self.plain_socket()
     }
 }
 
@@ -46,8 +43,9 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::transport::splice;
     use crate::tunnel::testing::{Memory, Running, over, read_all, sockets};
-    use crate::tunnel::{End, Listening, Ping, splice};
+    use crate::tunnel::{End, Listening, Ping};
     use crate::wire::websocket::close_frame;
 
     #[tokio::test]

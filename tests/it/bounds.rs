@@ -328,9 +328,9 @@ async fn whoever_makes_most_wait_goes_when_it_is_too_much() {
 
 /// Those who have stopped hold less each, but they hold it for long.
 async fn whoever_goes_on_reading_stays_when_others_have_stopped() {
-    const STOPPED: usize = 5;
+    const STOPPED: usize = 15;
     let server = bountiful().await;
-    let gateway = Gateway::before(&[server.address()], "", "limits: { buffers: 192KiB }").await;
+    let gateway = Gateway::before(&[server.address()], "", "limits: { buffers: 720KiB }").await;
     let mut reader = Client::over(narrow(gateway.address("web")).await);
     reader.send("GET /read HTTP/1.1\r\nHost: a\r\n\r\n").await;
     reader.read_until(b"\r\n\r\n").await;
@@ -346,8 +346,8 @@ async fn whoever_goes_on_reading_stays_when_others_have_stopped() {
     for round in 0..3 {
         for _ in 0..STOPPED {
             let mut client = gateway.client().await;
-            let head = format!("POST /stopped?{round} HTTP/1.1\r\nHost: a\r\nContent-Length: 20000\r\n\r\n");
-            client.send([head.as_bytes(), &[b'x'; 19_000]].concat()).await;
+            let head = format!("POST /stopped?{round} HTTP/1.1\r\nHost: a\r\nContent-Length: 32000\r\n\r\n");
+            client.send([head.as_bytes(), &[b'x'; 31_000]].concat()).await;
             stopped.push(client);
         }
         // What waits for the reader has been taken many times by then.

@@ -105,8 +105,9 @@ use Over::{Tcp, Tickets, Tls as FullTls};
 const SMALL: &str = "/bytes/100";
 const MIDDLE: &str = "/bytes/10240";
 const LARGE: &str = "/bytes/65536";
+const BULK: &str = "/bytes/4194304";
 
-pub(crate) const ALL: [Scenario; 25] = [
+pub(crate) const ALL: [Scenario; 26] = [
     Scenario {
         name: "http",
         title: "HTTP/1.1 keep-alive, 100 B",
@@ -130,6 +131,12 @@ pub(crate) const ALL: [Scenario; 25] = [
         title: "HTTP/1.1 keep-alive, 64 KiB",
         unit: Unit::SecondsPerGigabyte,
         kind: Kind::Requests { path: LARGE, tls: Tcp, fresh: false, connections: 16 },
+    },
+    Scenario {
+        name: "bulk",
+        title: "HTTP/1.1 keep-alive, 4 MiB",
+        unit: Unit::SecondsPerGigabyte,
+        kind: Kind::Requests { path: BULK, tls: Tcp, fresh: false, connections: 8 },
     },
     Scenario {
         name: "upload",

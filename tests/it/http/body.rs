@@ -16,6 +16,8 @@ for_each_engine! {
 for_the_relay! {
     trailers_are_refused_where_a_head_of_them_would_be,
     a_client_that_knows_no_chunks_gets_the_body_without_its_trailers,
+    a_large_body_between_plain_sockets_goes_by_a_pipe,
+    a_server_that_ends_within_a_large_body_cuts_it,
     chunks_of_one_byte_go_on_together,
     a_body_that_is_mostly_framing_is_refused,
 }
@@ -236,6 +238,64 @@ async fn what_is_streamed_arrives_as_it_is_sent() {
     inside.read_until(b"#4\r\n0\r\n\r\n").await;
     inside.send("3\r\ntwo\r\n0\r\n\r\n").await;
     client.read_until(b"two\r\n0\r\n\r\n").await;
+}
+
+/// Large enough that reads fill the gateway's buffer, whatever the machine does meanwhile.
+const LARGE: usize = 32_000_000;
+
+async fn a_large_body_between_plain_sockets_goes_by_a_pipe() {
+    let (server, gateway) = Gateway::before_puppet("").await;
+    let body = numbered(LARGE);
+    let mut pipes = vec![gateway.pipes()];
+    // Up first, so that the same connections go on after it; and once more, with pipes that are there already.
+    for _ in 0..2 {
+        let mut client = gateway.client().await;
+        let asking = async {
+            client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {LARGE}\r\n\r\n")).await;
+            client.send(&body).await;
+            let answer = client.answer().await;
+            assert!(answer.status == 200 && answer.body == body);
+            // What follows on the connection is not lost in a pipe.
+            client.send("GET /next HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            assert_eq!(client.answer().await.body, b"ok");
+        };
+        let answering = async {
+            let mut inside = server.accept().await;
+            inside.read_until(b"\r\n\r\n").await;
+            assert!(inside.read(LARGE).await == body);
+            inside.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n")).await;
+            inside.send(&body).await;
+            let next = String::from_utf8(inside.read_until(b"\r\n\r\n").await).unwrap();
+            assert!(next.starts_with("GET /next "), "{next}");
+            inside.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok").await;
+        };
+        tokio::join!(asking, answering);
+        pipes.push(gateway.pipes());
+        let line = gateway.access_line(&["POST", &format!("{LARGE}")]).await;
+        assert_eq!(line.matches(&LARGE.to_string()).count(), 2, "both ways are counted: {line}");
+    }
+    assert!(pipes[0] < pipes[1], "no pipe was used: {pipes:?}");
+}
+
+async fn a_server_that_ends_within_a_large_body_cuts_it() {
+    let (server, gateway) = Gateway::before_puppet("").await;
+    let mut client = gateway.client().await;
+    client.send("GET /cut HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut inside = server.accept().await;
+    inside.request().await.unwrap();
+    inside.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", LARGE + 1)).await;
+    let (_, got) = tokio::join!(
+        async move {
+            inside.send(numbered(LARGE)).await;
+            inside.finish().await;
+        },
+        async {
+            client.read_until(b"\r\n\r\n").await;
+            client.read_all().await
+        }
+    );
+    assert!(got == numbered(LARGE), "{} bytes", got.len());
+    gateway.access_line(&["/cut", "server"]).await;
 }
 
 /// A stranger's chunks cost the server no more than others do.

@@ -264,6 +264,13 @@ impl Gateway {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
+    /// How many ends of pipes it has open.
+    pub fn pipes(&self) -> usize {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().flatten();
+        let target = |file: std::fs::DirEntry| std::fs::read_link(file.path()).ok();
+        files.filter_map(target).filter(|target| target.to_string_lossy().starts_with("pipe:")).count()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).unwrap();

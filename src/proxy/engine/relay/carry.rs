@@ -26,6 +26,7 @@ use crate::http::trailers::Trailers;
 use crate::listener::Connection;
 use crate::request::Headers;
 use crate::transport::Transport;
+use crate::transport::splice::Bulk;
 
 /// Reads before other tasks get their turn.
 const READS_PER_TURN: usize = 16;
@@ -56,6 +57,8 @@ pub(super) struct Upload {
     /// How much of that the server has.
     sent: usize,
     pub(super) body: Passing,
+    /// What of the body the server has not taken yet, where it is not copied.
+    bulk: Bulk,
     /// Bytes of the body so far that are no data.
     framing: u64,
     /// Whether the request may be sent again: all of its body is in `out`, behind the head, or it has none and the head
@@ -79,6 +82,8 @@ struct Download {
     out: Vec<u8>,
     /// How much of that it has.
     sent: usize,
+    /// The same, where it is not copied.
+    bulk: Bulk,
     /// The status that it has been told, or is about to be.
     status: u16,
     /// Bytes of the body that have been passed on.
@@ -164,7 +169,7 @@ impl Upload {
     /// A request whose head is written, and of whose body nothing has been looked at. It is only kept until it is
     /// answered where it is `repeatable`.
     pub(super) fn new(out: Vec<u8>, body: Passing, repeatable: bool) -> Self {
-        Self { out, sent: 0, body, framing: 0, whole: repeatable, broken: false, blocked: false }
+        Self { out, sent: 0, body, bulk: Bulk::default(), framing: 0, whole: repeatable, broken: false, blocked: false }
     }
 
     /// Once more from its beginning. `head` writes the head anew, where that has not been kept.
@@ -182,7 +187,12 @@ impl Upload {
 
     /// Whether the server has got all of it.
     fn is_sent(&self) -> bool {
-        self.body.is_over() && self.sent == self.out.len() && !self.broken
+        self.body.is_over() && !self.waits() && !self.broken
+    }
+
+    /// Whether something waits until the server takes it.
+    fn waits(&self) -> bool {
+        self.sent < self.out.len() || self.bulk.waiting() > 0
     }
 
     /// Takes the next bytes of the body, or refuses them.
@@ -272,8 +282,9 @@ impl<'a> Carry<'a> {
         let Self { client, server, upload, download, .. } = self;
         let up = if upload.sent < upload.out.len() { upload.out.len() } else { 0 };
         let down = download.head.len() + download.out.len();
+        let bulk = upload.bulk.waiting() + download.bulk.waiting();
         let trailers = upload.body.trailers_len() + download.body.as_ref().map_or(0, Passing::trailers_len);
-        up + down + trailers + client.held.len() + client.transport.unsent() + server.unsent()
+        up + down + bulk + trailers + client.held.len() + client.transport.unsent() + server.unsent()
     }
 
     fn as_far_as_known(&self, end: End) -> End {
@@ -319,7 +330,8 @@ impl<'a> Carry<'a> {
 
     /// Whether something waits until the client takes it.
     fn client_has_to_read(&self) -> bool {
-        !self.download.out.is_empty() || self.client.transport.unsent() > 0
+        let Self { client, download, .. } = self;
+        !download.out.is_empty() || download.bulk.waiting() > 0 || client.transport.unsent() > 0
     }
 
     fn refuse(&self, refusal: Refusal, side: Side) -> End {
@@ -337,11 +349,15 @@ impl<'a> Carry<'a> {
             }
         }
         for _ in 0..READS_PER_TURN {
-            let Upload { out, sent, body, broken, whole, blocked, .. } = &mut self.upload;
+            let Upload { out, sent, body, bulk, broken, whole, blocked, .. } = &mut self.upload;
             if !*broken {
                 let before = *sent;
-                let written = poll_write(&mut self.server, out, sent, cx);
-                if *sent > before {
+                let mut written = poll_write(&mut self.server, out, sent, cx);
+                let mut went = *sent > before;
+                if let Poll::Ready(Ok(())) = written {
+                    written = bulk.poll_empty(self.server.socket(), &mut went, cx);
+                }
+                if went {
                     (self.server_moved, self.taken) = (self.client.deadline.now(), true);
                 }
                 match written {
@@ -350,7 +366,10 @@ impl<'a> Carry<'a> {
                         return Poll::Pending;
                     }
                     // Why it takes no more it may have said.
-                    Poll::Ready(Err(_)) => *broken = true,
+                    Poll::Ready(Err(_)) => {
+                        *broken = true;
+                        bulk.clear();
+                    }
                     Poll::Ready(Ok(())) => {}
                 }
                 if std::mem::take(blocked) {
@@ -375,19 +394,50 @@ impl<'a> Carry<'a> {
                 }
                 continue;
             }
-            let read = match poll_read(&mut self.client.transport, buffer, AHEAD, cx) {
+            let spliced = self.splice_up(cx);
+            let copied = spliced.is_none();
+            let read = spliced.unwrap_or_else(|| poll_read(&mut self.client.transport, buffer, AHEAD, cx));
+            let read = match read {
                 Poll::Ready(Ok(read @ 1..)) => read,
                 // Without the rest nobody needs an answer, and the server must not take the half for the whole.
                 Poll::Ready(_) => return Poll::Ready(End::Cut(Side::Client)),
                 Poll::Pending => return Poll::Pending,
             };
             self.client_moved = self.client.deadline.now();
-            if let Err(refusal) = self.send(buffer, AHEAD..AHEAD + read, cx) {
+            let gone = if copied { self.send(buffer, AHEAD..AHEAD + read, cx) } else { self.spliced_up(read) };
+            if let Err(refusal) = gone {
                 return Poll::Ready(self.refuse(refusal, Side::Client));
             }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Moves on what has come of the body without a copy, where that pays.
+    fn splice_up(&mut self, cx: &mut Context<'_>) -> Option<Poll<io::Result<usize>>> {
+        let Self { client, server, upload, .. } = self;
+        let left = upload.body.left().filter(|_| !upload.broken)?;
+        upload.bulk.poll_fill(client.transport.plain_socket(), server.plain_socket(), left, cx)
+    }
+
+    fn spliced_up(&mut self, bytes: usize) -> Result<(), Refusal> {
+        self.upload.body.pass(bytes as u64);
+        self.exchange.count_request(bytes as u64)
+    }
+
+    /// The same for the answer, where nobody looks at that.
+    fn splice_down(&mut self, cx: &mut Context<'_>) -> Option<Poll<io::Result<usize>>> {
+        let Self { client, server, download, exchange, .. } = self;
+        let left = download.body.as_ref()?.left().filter(|_| !exchange.hears_answer())?;
+        download.bulk.poll_fill(server.plain_socket(), client.transport.plain_socket(), left, cx)
+    }
+
+    fn spliced_down(&mut self, bytes: usize) {
+        let Download { body, bytes: passed, .. } = &mut self.download;
+        *passed += bytes as u64;
+        if let Some(body) = body {
+            body.pass(bytes as u64);
+        }
     }
 
     /// Puts what is held of the body behind the head.
@@ -407,6 +457,7 @@ impl<'a> Carry<'a> {
     /// Sends what has been read of the body, which lies here in the buffer; keeps what does not go at once.
     fn send(&mut self, buffer: &mut Buffer, read: Range<usize>, cx: &mut Context<'_>) -> Result<(), Refusal> {
         let Self { client, upload, exchange, asked, .. } = self;
+        upload.bulk.note_read(read.len());
         let Part { taken, data } = upload.take(&mut buffer.bytes[read.clone()], exchange, asked)?;
         client.held.extend_from_slice(&buffer.bytes[read.start + taken..read.end]);
         if upload.broken {
@@ -427,7 +478,17 @@ impl<'a> Carry<'a> {
 
     fn poll_download(&mut self, buffer: &mut Buffer, cx: &mut Context<'_>) -> Poll<End> {
         for _ in 0..READS_PER_TURN {
-            let Download { out, sent, body, unflushed, .. } = &mut self.download;
+            let Download { out, sent, body, bulk, unflushed, .. } = &mut self.download;
+            if bulk.waiting() > 0 {
+                let mut went = false;
+                let emptied = bulk.poll_empty(self.client.transport.socket(), &mut went, cx);
+                if went {
+                    (self.client_moved, self.taken) = (self.client.deadline.now(), true);
+                }
+                if let Err(error) = ready!(emptied) {
+                    return Poll::Ready(End::Cut(Side::of_client(&error)));
+                }
+            }
             if !out.is_empty() {
                 let before = (*sent, self.client.transport.unsent());
                 let written = poll_write(&mut self.client.transport, out, sent, cx);
@@ -446,7 +507,10 @@ impl<'a> Carry<'a> {
             }
             let begun = self.download.head.len();
             buffer.bytes[AHEAD..AHEAD + begun].copy_from_slice(&self.download.head);
-            let read = match poll_read(&mut self.server, buffer, AHEAD + begun, cx) {
+            let spliced = self.splice_down(cx);
+            let copied = spliced.is_none();
+            let read = spliced.unwrap_or_else(|| poll_read(&mut self.server, buffer, AHEAD + begun, cx));
+            let read = match read {
                 Poll::Pending => {
                     let _ = self.poll_flushed(cx);
                     return Poll::Pending;
@@ -462,6 +526,11 @@ impl<'a> Carry<'a> {
                 },
             };
             self.server_moved = self.client.deadline.now();
+            if !copied {
+                self.spliced_down(read);
+                continue;
+            }
+            self.download.bulk.note_read(read);
             if let Err(end) = self.pass_on(buffer, AHEAD..AHEAD + begun + read, cx) {
                 return Poll::Ready(end);
             }
@@ -661,13 +730,21 @@ impl<'a> Carry<'a> {
     fn takes_on(&mut self) -> bool {
         let to_client = self.client_has_to_read();
         let Self { client, server, upload, download, .. } = self;
-        let (peer, out, sent, moved) = if to_client {
-            (&mut client.transport, &download.out, &mut download.sent, &mut self.client_moved)
+        let (peer, out, sent, bulk, moved) = if to_client {
+            let Download { out, sent, bulk, .. } = download;
+            (&mut client.transport, out, sent, bulk, &mut self.client_moved)
         } else {
-            (server, &upload.out, &mut upload.sent, &mut self.server_moved)
+            let Upload { out, sent, bulk, .. } = &mut **upload;
+            (server, out, sent, bulk, &mut self.server_moved)
         };
-        let Some(taken) = peer.offer(&out[*sent..]) else { return false };
-        *sent += taken;
+        if bulk.waiting() > 0 && out.len() == *sent {
+            if bulk.offer(peer.socket()) == 0 {
+                return false;
+            }
+        } else {
+            let Some(taken) = peer.offer(&out[*sent..]) else { return false };
+            *sent += taken;
+        }
         (*moved, self.taken) = (client.deadline.now(), true);
         download.unflushed |= to_client;
         true
@@ -682,7 +759,7 @@ impl<'a> Carry<'a> {
         } else if upload.body.is_over() && upload.is_sent() || upload.broken {
             let time = if self.is_unanswered() { times.first_byte } else { times.read_idle };
             (time.after(self.server_moved), self.refuse(Refusal::AnswerTimeout, Side::Server))
-        } else if upload.sent < upload.out.len() {
+        } else if upload.waits() {
             (times.server_write.after(self.server_moved), self.refuse(Refusal::AnswerTimeout, Side::Server))
         } else {
             let silence = times.body.after(self.client_moved);
