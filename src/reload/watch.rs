@@ -1,16 +1,19 @@
 //! Notices when a file of the configuration holds something else.
 //!
 //! Folders are watched rather than files: editors and Kubernetes put a new file in the place of the old one, the latter
-//! by turning a link (`..data`) that lies beside it. What an event says does not matter; what the files hold does.
+//! by turning a link (`..data`) that lies beside it. What has been written to other files there does not matter, since logs
+//! may lie beside a configuration; what else an event says does not, either: what the files hold does.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use log::warn;
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::event::ModifyKind;
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -64,26 +67,30 @@ pub(super) fn files(file: &Path, config: &Config) -> Vec<PathBuf> {
 struct Watch {
     watcher: RecommendedWatcher,
     folders: BTreeSet<PathBuf>,
+    /// What the files are called.
+    names: Arc<Mutex<BTreeSet<OsString>>>,
     touched: Arc<Notify>,
 }
 
 impl Watch {
     /// Watches nothing yet.
     fn new() -> notify::Result<Self> {
-        let touched = Arc::new(Notify::new());
-        let tell = Arc::clone(&touched);
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Reading a file is no change of it.
-            if event.is_ok_and(|event| !event.kind.is_access() || event.kind.is_other()) {
+        let (touched, names) = (Arc::new(Notify::new()), Arc::new(Mutex::new(BTreeSet::new())));
+        let (tell, known) = (Arc::clone(&touched), Arc::clone(&names));
+        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            if event.is_ok_and(|event| matters(&event, &known.lock().unwrap_or_else(PoisonError::into_inner))) {
                 tell.notify_one();
             }
         })?;
-        Ok(Self { watcher, folders: BTreeSet::new(), touched })
+        Ok(Self { watcher, folders: BTreeSet::new(), names, touched })
     }
 
     /// Watches the folders of these files, and of what they are links to, and no others any more.
     fn follow(&mut self, files: &[PathBuf]) {
         let folders: BTreeSet<PathBuf> = files.iter().flat_map(|file| folders_of(file)).collect();
+        let real = files.iter().filter_map(|file| std::fs::canonicalize(file).ok());
+        let names = files.iter().cloned().chain(real).filter_map(|file| file.file_name().map(ToOwned::to_owned));
+        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names.collect();
         for gone in self.folders.difference(&folders) {
             let _ = self.watcher.unwatch(gone);
         }
@@ -100,6 +107,18 @@ impl Watch {
         self.touched.notified().await;
         let settled = async { while timeout(SETTLED, self.touched.notified()).await.is_ok() {} };
         let _ = timeout(SETTLED_AT_LAST, settled).await;
+    }
+}
+
+/// Whether files of these names may hold something else after this.
+fn matters(event: &Event, names: &BTreeSet<OsString>) -> bool {
+    match event.kind {
+        // Reading a file is no change of it.
+        EventKind::Access(_) => false,
+        EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)) => {
+            event.paths.iter().filter_map(|path| path.file_name()).any(|name| names.contains(name))
+        }
+        _ => true,
     }
 }
 
@@ -150,6 +169,19 @@ mod tests {
         std::fs::write(&file, "c").unwrap();
         noticed(&watch).await;
         assert_ne!(after, fingerprint(&files));
+    }
+
+    #[test]
+    fn a_log_that_is_written_beside_the_file_does_not_matter() {
+        use notify::event::{AccessKind, CreateKind, DataChange, RenameMode};
+        let names = BTreeSet::from(["sockgate.yaml".into()]);
+        let matters =
+            |kind, name: &str| matters(&Event::new(kind).add_path(Path::new("/etc/sockgate").join(name)), &names);
+        let written = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+        assert!(matters(written, "sockgate.yaml") && !matters(written, "access.log"));
+        let renamed = EventKind::Modify(ModifyKind::Name(RenameMode::To));
+        assert!(matters(renamed, "..data") && matters(EventKind::Create(CreateKind::File), "new.yaml"));
+        assert!(!matters(EventKind::Access(AccessKind::Any), "sockgate.yaml"));
     }
 
     #[tokio::test]
