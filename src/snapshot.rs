@@ -26,6 +26,8 @@ pub struct Snapshot {
     pub upstreams: HashMap<Arc<str>, Arc<Upstream>, FnvBuildHasher>,
     /// What the gateway's own answers count.
     pub local: UpstreamMetrics,
+    /// Whether clients of any listener are asked for certificates: then nobody but the gateway tells servers of one.
+    pub(crate) asks_clients: bool,
     /// When the certificates of each file end, in seconds of Unix time.
     pub(crate) certificates_end: Vec<(PathBuf, i64)>,
     /// The protocols of sessions that upstreams have, each once.
@@ -72,12 +74,14 @@ impl Snapshot {
                 session_protocols.push(Arc::clone(protocol));
             }
         }
+        let tls = config.listeners.iter().map(|listener| listener.tls.as_ref());
         let router = brought.router.clone().unwrap_or_else(|| Arc::new(Routes::build(&config.routes)));
         Ok(Self {
             filters: brought.filters.iter().cloned().collect(),
             router,
             upstreams,
             local: metrics.upstream("-"),
+            asks_clients: tls.flatten().any(|tls| tls.client_certificates.is_some()),
             certificates_end: Vec::new(),
             session_protocols,
             config,

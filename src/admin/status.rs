@@ -1,7 +1,8 @@
 //! `/status`: the state of upstreams and servers, as JSON for people.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Serialize, Serializer};
 
@@ -18,6 +19,7 @@ pub(super) struct Status {
     uptime_seconds: u64,
     connections: usize,
     configuration: Configuration,
+    certificates: Vec<Certificate>,
     upstreams: Vec<UpstreamStatus>,
 }
 
@@ -26,6 +28,14 @@ struct Configuration {
     loaded: String,
     tried: String,
     error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Certificate {
+    file: String,
+    ends: String,
+    /// Below zero where it has.
+    ends_in_seconds: i64,
 }
 
 #[derive(Serialize)]
@@ -130,8 +140,18 @@ impl Status {
                 tried: time(outcome.tried),
                 error: outcome.fault,
             },
+            certificates: snapshot.certificates_end.iter().map(Certificate::of).collect(),
             upstreams: upstreams.into_values().map(|upstream| UpstreamStatus::of(upstream)).collect(),
         }
+    }
+}
+
+impl Certificate {
+    fn of((file, ends): &(PathBuf, i64)) -> Self {
+        let at = UNIX_EPOCH + Duration::from_secs(u64::try_from(*ends).unwrap_or(0));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let ends_in_seconds = ends.saturating_sub(i64::try_from(now).unwrap_or(i64::MAX));
+        Self { file: file.display().to_string(), ends: time(at), ends_in_seconds }
     }
 }
 

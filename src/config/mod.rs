@@ -90,8 +90,8 @@ pub struct Loaded {
 impl Config {
     /// Every file that this configuration names and that is read when it is loaded.
     pub fn files(&self) -> Vec<PathBuf> {
-        let certificates = self.listeners.iter().filter_map(|listener| listener.tls.as_ref());
-        let certificates = certificates.flat_map(|tls| &tls.certificates).flat_map(|pair| [&pair.cert, &pair.key]);
+        let certificates =
+            self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| tls.files());
         let upstreams = self.upstreams.values().filter_map(|upstream| upstream.tls.as_ref());
         let upstreams = upstreams.flat_map(|tls| [&tls.ca, &tls.cert, &tls.key]).flatten();
         certificates.chain(upstreams).chain(&self.flash_policy.file).cloned().collect()

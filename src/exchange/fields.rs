@@ -4,6 +4,7 @@ use crate::http::edits::HeaderEdits;
 use crate::http::head::MOST_FIELDS;
 use crate::http::onward::Onward;
 use crate::http::write::HeadWriter;
+use crate::listener::ClientCertificate;
 
 /// The fields of a request on its way to a server.
 pub(crate) struct ServerFields<'a> {
@@ -11,17 +12,27 @@ pub(crate) struct ServerFields<'a> {
     edits: &'a HeaderEdits,
     /// Whether the answer has to be one that can be read as it passes: not compressed.
     plain: bool,
+    /// Whether servers believe what is said of clients' certificates, on whatever listener they come in.
+    asks_clients: bool,
+    /// The certificate of this one.
+    client: Option<&'a ClientCertificate>,
 }
 
 impl<'a> ServerFields<'a> {
-    pub(super) fn new(onward: Onward<'a>, edits: &'a HeaderEdits, plain: bool) -> Self {
-        Self { onward, edits, plain }
+    pub(super) fn new(
+        onward: Onward<'a>,
+        edits: &'a HeaderEdits,
+        plain: bool,
+        (asks_clients, client): (bool, Option<&'a ClientCertificate>),
+    ) -> Self {
+        Self { onward, edits, plain, asks_clients, client }
     }
 
     /// Whether a field that the client sent goes on as it is; `Host` is [`super::Exchange::host`].
     pub(crate) fn pass(&self, name: &str) -> bool {
         // What a filter sets or removes comes in by no other spelling.
-        self.onward.passes(name, |name| self.edits.keeps(name))
+        self.onward
+            .passes(name, |name| self.edits.keeps(name) && !(self.asks_clients && ClientCertificate::is_field(name)))
             && !(self.plain && name.eq_ignore_ascii_case("accept-encoding"))
     }
 
@@ -33,6 +44,13 @@ impl<'a> ServerFields<'a> {
                 field(&name, value);
             }
         });
+        if let Some(client) = self.client {
+            client.tell(|name, value| {
+                if self.edits.keeps(name) {
+                    field(name, value.as_bytes());
+                }
+            });
+        }
         for (name, value) in self.edits.added().filter(|(name, _)| *name != ::http::header::HOST) {
             field(name.as_str(), value.as_bytes());
         }

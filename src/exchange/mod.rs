@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use ::http::HeaderValue;
+use ::http::header::STRICT_TRANSPORT_SECURITY;
 
 pub use self::core::Core;
 pub(crate) use answer::Answer;
@@ -224,7 +225,11 @@ impl Exchange {
     }
 
     fn of(core: &Core, info: &Arc<Info>, request: &RequestHead<'_>) -> Box<Self> {
-        Box::new(Self::new(if request.websocket { Form::Upgrade } else { Form::Plain }, core, info))
+        let mut this = Box::new(Self::new(if request.websocket { Form::Upgrade } else { Form::Plain }, core, info));
+        if let Some(hsts) = info.hsts() {
+            this.changes.to_client.set(STRICT_TRANSPORT_SECURITY, hsts.clone());
+        }
+        this
     }
 
     fn decided(&mut self, core: &Core, request: &RequestHead<'_>, decided: Result<(), Refusal>) {
@@ -463,7 +468,8 @@ impl Exchange {
         let onward = Onward::new(&self.snapshot.config.forwarding, seen, &self.request_id);
         // A compressed handshake could not be read as it passes; it is too short to be worth it anyway.
         let plain = self.ties.as_ref().is_some_and(Ties::reads_answer);
-        ServerFields::new(onward, &self.changes.to_server, plain)
+        let client = self.info.tls.as_ref().and_then(|tls| tls.client.as_deref());
+        ServerFields::new(onward, &self.changes.to_server, plain, (self.snapshot.asks_clients, client))
     }
 
     /// Whom the server is told of at the start of a connection; `None` where it is told of nobody. Such a connection is for

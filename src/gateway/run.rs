@@ -76,6 +76,7 @@ impl Service for Traffic {
         tokio::spawn(Arc::clone(self.reloader.deadlines()).run());
         self.reloader.begin().await;
         tokio::spawn(Arc::clone(&self.reloader).watch());
+        tokio::spawn(Arc::clone(&self.reloader).remind());
         if let Some((reload, reopen)) = self.signals.take() {
             tokio::spawn(reload_on(reload, Arc::clone(&self.reloader)));
             tokio::spawn(reopen_on(reopen, self.reloader.core().access_log.clone()));

@@ -12,7 +12,7 @@ use super::response::MOST_HEAD;
 use crate::request::{Headers, elements};
 
 /// Fields that stand in no trailers, beside those of one connection and those that say who asks.
-const NEVER: [&str; 26] = [
+const NEVER: [&str; 28] = [
     // They say how the body is read.
     "content-encoding",
     "content-length",
@@ -25,6 +25,8 @@ const NEVER: [&str; 26] = [
     "max-forwards",
     // Who sends it.
     "authorization",
+    "client-cert",
+    "client-cert-chain",
     "cookie",
     "origin",
     "referer",
@@ -45,7 +47,7 @@ const NEVER: [&str; 26] = [
     "warning",
 ];
 /// Beginnings of such names.
-const NEVER_BEGINS: [&str; 4] = ["access-control-", "if-", "proxy-", "sec-"];
+const NEVER_BEGINS: [&str; 5] = ["access-control-", "if-", "proxy-", "sec-", "x-client-cert"];
 
 /// Whether a field, given in any case, may stand in trailers. Many servers can't tell `_` from `-` in names.
 pub(crate) fn may_trail(name: &str) -> bool {

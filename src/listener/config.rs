@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::tls::config::Tls;
 use crate::address::BindAddress;
 use crate::transport::TcpKeepAlive;
 
@@ -109,42 +110,6 @@ pub enum ProxyProtocol {
     FromTrusted,
 }
 
-/// `listeners[].tls`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Tls {
-    /// Chosen by the name that the client asks for (SNI), against the names inside each certificate; the first is the default.
-    pub certificates: Vec<Certificate>,
-    /// The oldest version accepted. Default `1.2`.
-    #[serde(default)]
-    pub min_version: TlsVersion,
-    /// Longest time for the handshake. Default 10 s.
-    #[serde(default = "default_handshake", with = "humantime_serde")]
-    pub handshake_timeout: Duration,
-}
-
-/// A certificate chain and its key, both PEM.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Certificate {
-    /// The chain, leaf first.
-    pub cert: PathBuf,
-    /// The private key: PKCS#8, PKCS#1 or SEC1.
-    pub key: PathBuf,
-}
-
-/// A TLS version, as `"1.2"` or `"1.3"`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-pub enum TlsVersion {
-    /// TLS 1.2 (RFC 5246) and newer.
-    #[default]
-    #[serde(rename = "1.2")]
-    V1_2,
-    /// TLS 1.3 (RFC 8446) only.
-    #[serde(rename = "1.3")]
-    V1_3,
-}
-
 /// `listeners[].detect`: what may arrive beside HTTP on one port.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -207,8 +172,4 @@ fn yes() -> bool {
 
 fn default_backlog() -> u32 {
     4096
-}
-
-fn default_handshake() -> Duration {
-    Duration::from_secs(10)
 }

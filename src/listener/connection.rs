@@ -8,10 +8,12 @@ use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use ::http::HeaderValue;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::limits::Permit;
+use super::tls::ClientCertificate;
 use crate::buffers::Held;
 use crate::deadline::Deadline;
 use crate::transport::Transport;
@@ -65,6 +67,11 @@ impl Info {
         own.or_else(|| self.told.as_ref()?.authority.as_deref())
     }
 
+    /// What browsers are told in `Strict-Transport-Security`.
+    pub(crate) fn hsts(&self) -> Option<&HeaderValue> {
+        self.tls.as_ref()?.hsts.as_deref()
+    }
+
     /// What a PROXY header tells a server of the connection beside addresses. It has the name that a proxy has given it
     /// before, or else `id`.
     pub(crate) fn tlvs(&self, id: &str) -> Tlvs {
@@ -102,6 +109,10 @@ pub struct TlsInfo {
     pub cipher: &'static str,
     /// The protocol that goes over it, by ALPN.
     pub alpn: Option<&'static str>,
+    /// Who the client has proved to be, where it has shown a certificate.
+    pub client: Option<Arc<ClientCertificate>>,
+    /// What browsers are told in `Strict-Transport-Security`.
+    pub(crate) hsts: Option<Arc<HeaderValue>>,
 }
 
 /// What a connection turned out to speak.

@@ -31,6 +31,7 @@ pub use head::HeadError;
 pub(crate) use head::head_end;
 pub use limits::{ConnectionLimits, Permit};
 pub use settings::{Settings, Shared};
+pub use tls::ClientCertificate;
 
 /// Why a listener can't be built.
 #[derive(Debug)]

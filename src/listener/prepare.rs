@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use log::debug;
-use rustls::ServerConfig;
 use tokio::time::{timeout, timeout_at};
 
 use super::config::Protocol;
 use super::detect::{Detected, detect};
 use super::settings::Shared;
+use super::tls::{ClientCertificate, Terms};
 use super::{AppProtocol, Connection, Info, Permit, Settings, TlsInfo, flash};
 use crate::transport::{self, Socket, Transport};
 use crate::wire::proxy_protocol::Tlvs;
@@ -41,7 +41,7 @@ impl Accepted {
         let plain = socket;
         let (transport, tls, http2_agreed, http_agreed) = match &settings.tls {
             Some(terms) if settings.speaks_tls(&plain, undecided_until).await? => {
-                let (transport, info) = settings.handshake(&terms.config, plain).await?;
+                let (transport, info) = settings.handshake(terms, plain).await?;
                 undecided_until = settings.undecided_until();
                 let agreed = info.alpn;
                 (transport, Some(info), agreed == Some("h2"), agreed.is_some())
@@ -133,9 +133,9 @@ impl Settings {
         }
     }
 
-    async fn handshake(&self, tls: &Arc<ServerConfig>, socket: Socket) -> Option<(Transport, TlsInfo)> {
+    async fn handshake(&self, terms: &Terms, socket: Socket) -> Option<(Transport, TlsInfo)> {
         let limit = self.config.tls.as_ref().map_or(Duration::ZERO, |tls| tls.handshake_timeout);
-        let accepting = transport::tls::accept(Arc::clone(tls), socket);
+        let accepting = transport::tls::accept(Arc::clone(&terms.config), socket);
         let accepted = if limit.is_zero() {
             accepting.await
         } else {
@@ -151,12 +151,15 @@ impl Settings {
         };
         self.metrics.tls_ok.inc();
         let agreed = stream.agreed();
+        let shown = agreed.peer_certificates().and_then(|chain| chain.first());
         let info = TlsInfo {
             server_name,
             version: agreed.protocol_version().and_then(|version| version.as_str()).unwrap_or("TLS"),
             cipher: agreed.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown"),
             // Nothing else is ever offered.
             alpn: agreed.alpn_protocol().map(|name| if name == b"h2" { "h2" } else { "http/1.1" }),
+            client: shown.and_then(|shown| ClientCertificate::read(shown, &terms.facts)).map(Arc::new),
+            hsts: terms.hsts.clone(),
         };
         Some((Transport::FromClient(stream), info))
     }

@@ -105,10 +105,10 @@ impl Settings {
         &self.config
     }
 
-    /// Whether the files behind them hold the same certificates.
-    pub fn has_certificates_of(&self, other: &Self) -> bool {
+    /// Whether the files behind their TLS hold the same.
+    pub fn has_files_of(&self, other: &Self) -> bool {
         match (&self.tls, &other.tls) {
-            (Some(ours), Some(theirs)) => ours.has_certificates_of(theirs),
+            (Some(ours), Some(theirs)) => ours.has_files_of(theirs),
             (ours, theirs) => ours.is_none() && theirs.is_none(),
         }
     }

@@ -126,10 +126,13 @@ pub(super) async fn refuse(core: &Core, connection: Connection, refusal: Refusal
             entry.request(&RequestHead::from(&head));
         }
     }
-    let answer = Answer::refusing(refusal);
+    let hsts = connection.info.hsts().map(|hsts| ("strict-transport-security", hsts.as_bytes().into()));
+    let mut answer = Answer::refusing(refusal);
+    answer.fields.extend(hsts);
     entry.bytes_out = answer.body.len() as u64;
     core.metrics.refused(refusal.as_str());
     core.snapshot.load().local.answered(refusal.status());
     core.access_log.write(&entry.finish());
-    connection.answer_and_close(&answer.to_http1(true)).await;
+    let answer = answer.to_http1(true);
+    connection.answer_and_close(&answer).await;
 }

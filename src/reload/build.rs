@@ -1,11 +1,12 @@
 //! Builds and binds what a configuration needs and does not find in place; nothing of it is in use yet.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use log::warn;
 
-use super::certificates::Certificates;
+use super::certificates::{Certificates, Reminder};
 use super::{ReloadError, Running, failed};
 use crate::buffers::Buffers;
 use crate::config::{self, Config};
@@ -27,6 +28,8 @@ pub(super) struct Context {
     /// What waits for slow peers.
     pub(super) buffers: Arc<Buffers>,
     pub(super) sockets: Arc<Sockets>,
+    /// When which warning about certificates was said last.
+    pub(super) reminder: Mutex<Reminder>,
 }
 
 /// Everything that a configuration needs, built and bound, and nothing of it in use yet.
@@ -92,6 +95,8 @@ impl Context {
         let known = |name: &str| existing.upstreams.get(name).cloned();
         let certificates = Certificates::of(&config);
         let mut snapshot = Snapshot::build(config, &self.brought, &self.metrics, known).map_err(failed)?;
+        // A reload says all of them, whoever has heard them before.
+        self.reminder.lock().unwrap_or_else(PoisonError::into_inner).due(certificates.warnings.clone(), Instant::now());
         certificates.warnings.iter().for_each(|warning| warn!("{warning}"));
         snapshot.certificates_end = certificates.ends;
         Ok(Built { snapshot, listeners, admin })

@@ -1,17 +1,20 @@
 //! What is worth knowing of the certificates and keys that a configuration names: until when they are good, and who can
 //! read them.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use humantime::format_rfc3339_seconds;
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
+use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 use crate::config::Config;
+use crate::listener::tls::ocsp;
 
 /// A certificate should have been renewed so long before its end, and one that lives for days in the last quarter of that.
 const LATE: Duration = Duration::from_secs(14 * 24 * 3600);
@@ -19,7 +22,7 @@ const LATE: Duration = Duration::from_secs(14 * 24 * 3600);
 /// What was found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Certificates {
-    /// When the first certificate of each file ends, in seconds of Unix time.
+    /// When the first certificate of each file ends, or the response or list in it, in seconds of Unix time.
     pub(crate) ends: Vec<(PathBuf, i64)>,
     /// What is wrong with them, though they can be loaded.
     pub(crate) warnings: Vec<String>,
@@ -28,21 +31,38 @@ pub(crate) struct Certificates {
 impl Certificates {
     /// Looks at every file of a configuration. What can't be read is for whoever loads it to complain about.
     pub(crate) fn of(config: &Config) -> Self {
-        let tls = config.listeners.iter().filter_map(|listener| listener.tls.as_ref());
-        let shown = tls.flat_map(|tls| &tls.certificates).map(|pair| (Some(&pair.cert), Some(&pair.key)));
+        let tls: Vec<_> = config.listeners.iter().filter_map(|listener| listener.tls.as_ref()).collect();
+        let shown = tls.iter().flat_map(|tls| &tls.certificates).map(|pair| (Some(&pair.cert), Some(&pair.key)));
+        let asked = tls.iter().filter_map(|tls| tls.client_certificates.as_ref());
         let upstreams: Vec<_> = config.upstreams.values().filter_map(|upstream| upstream.tls.as_ref()).collect();
         let to_servers = upstreams.iter().map(|tls| (tls.cert.as_ref(), tls.key.as_ref()));
         let trusted = upstreams.iter().filter(|tls| tls.verify).map(|tls| (tls.ca.as_ref(), None));
-        let mut found = Self::default();
-        for (cert, key) in shown.chain(to_servers).chain(trusted) {
-            if let Some(cert) = cert.filter(|cert| !found.ends.iter().any(|(known, _)| known == *cert)) {
-                found.certificate(cert, SystemTime::now());
+        let trusted = trusted.chain(asked.clone().map(|asked| (Some(&asked.ca), None)));
+        let sealed = tls.iter().map(|tls| (None, tls.tickets.keys.as_ref()));
+        let (mut found, now) = (Self::default(), SystemTime::now());
+        for (cert, key) in shown.chain(to_servers).chain(trusted).chain(sealed) {
+            if let Some(cert) = cert.filter(|cert| !found.knows(cert)) {
+                found.certificate(cert, now);
             }
             if let Some(key) = key {
                 found.key(key);
             }
         }
+        for pair in tls.iter().flat_map(|tls| &tls.certificates) {
+            if let Some(file) = pair.ocsp.as_ref().filter(|file| !found.knows(file)) {
+                found.response(file, &pair.cert, now);
+            }
+        }
+        for list in asked.filter_map(|asked| asked.crl.as_ref()) {
+            if !found.knows(list) {
+                found.list(list, now);
+            }
+        }
         found
+    }
+
+    fn knows(&self, file: &Path) -> bool {
+        self.ends.iter().any(|(known, _)| known == file)
     }
 
     fn certificate(&mut self, file: &Path, now: SystemTime) {
@@ -53,22 +73,58 @@ impl Certificates {
             let validity = certificate.validity();
             Some((validity.not_before.timestamp(), validity.not_after.timestamp()))
         };
-        let Some((begins, ends)) = chain.filter_map(validity).reduce(|one, two| (one.0.max(two.0), one.1.min(two.1)))
-        else {
-            return;
+        let validity = chain.filter_map(validity).reduce(|one, two| (one.0.max(two.0), one.1.min(two.1)));
+        if let Some((begins, ends)) = validity {
+            self.life(file, (at(begins), at(ends)), now);
+        }
+    }
+
+    /// A response that is stapled to a certificate. Clients can do without, but somebody wants them not to.
+    fn response(&mut self, file: &Path, cert: &Path, now: SystemTime) {
+        let leaf = fs::read(cert).ok().and_then(|pem| CertificateDer::from_pem_slice(&pem).ok());
+        let Some(leaf) = leaf else { return };
+        let read = match fs::read(file) {
+            Ok(response) => ocsp::read(&response, &leaf).map_err(str::to_owned),
+            Err(error) => Err(format!("this file can't be read: {error}")),
         };
-        let mut warn = |what: &str, when: i64| {
-            self.warnings.push(format!("{}: {what} {}", file.display(), format_rfc3339_seconds(at(when))));
+        match read {
+            Ok(response) => self.life(file, (response.from, response.until), now),
+            Err(what) => {
+                let (file, cert) = (file.display(), cert.display());
+                self.warnings.push(format!("{file}: {what}: nothing is stapled to {cert}"));
+            }
+        }
+    }
+
+    /// Lists of certificates that have been taken back: with one that is over, clients of its authority are refused.
+    fn list(&mut self, file: &Path, now: SystemTime) {
+        let Ok(pem) = fs::read(file) else { return };
+        let lists = CertificateRevocationListDer::pem_slice_iter(&pem).map_while(Result::ok);
+        let life = |der: CertificateRevocationListDer<'_>| {
+            let (_, list) = CertificateRevocationList::from_der(&der).ok()?;
+            Some((list.last_update().timestamp(), list.next_update()?.timestamp()))
         };
-        let life = at(ends).duration_since(at(begins)).unwrap_or_default();
-        if at(ends) < now {
+        let life = lists.filter_map(life).reduce(|one, two| (one.0.max(two.0), one.1.min(two.1)));
+        if let Some((begins, ends)) = life {
+            self.life(file, (at(begins), at(ends)), now);
+        }
+    }
+
+    /// Notes from when until when a file is good, and warns of the wrong time for it.
+    fn life(&mut self, file: &Path, (begins, ends): (SystemTime, SystemTime), now: SystemTime) {
+        let mut warn = |what: &str, when: SystemTime| {
+            self.warnings.push(format!("{}: {what} {}", file.display(), format_rfc3339_seconds(when)));
+        };
+        let life = ends.duration_since(begins).unwrap_or_default();
+        if ends < now {
             warn("expired at", ends);
-        } else if at(begins) > now {
+        } else if begins > now {
             warn("not valid before", begins);
-        } else if at(ends).duration_since(now).is_ok_and(|left| left < LATE.min(life / 4)) {
+        } else if ends.duration_since(now).is_ok_and(|left| left < LATE.min(life / 4)) {
             warn("expires soon, at", ends);
         }
-        self.ends.push((file.to_owned(), ends));
+        let ends = ends.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        self.ends.push((file.to_owned(), i64::try_from(ends).unwrap_or(i64::MAX)));
     }
 
     fn key(&mut self, file: &Path) {
@@ -77,6 +133,38 @@ impl Certificates {
         if about.permissions().mode() & 0o004 != 0 && !self.warnings.contains(&warning) {
             self.warnings.push(warning);
         }
+    }
+}
+
+/// Says again what is wrong with certificates, for as long as it is: what was good when it was loaded may be so no longer.
+#[derive(Debug, Default)]
+pub(super) struct Reminder {
+    told: HashMap<String, Instant>,
+}
+
+impl Reminder {
+    /// How often certificates are looked at.
+    pub(super) const EVERY: Duration = Duration::from_secs(3600);
+    /// How often each warning is said at most.
+    const AGAIN: Duration = Duration::from_secs(24 * 3600);
+
+    /// Those warnings that are to be said now.
+    pub(super) fn due(&mut self, warnings: Vec<String>, now: Instant) -> Vec<String> {
+        self.told.retain(|warning, _| warnings.contains(warning));
+        let is_due = |warning: &String| match self.told.entry(warning.clone()) {
+            Entry::Occupied(mut told) => {
+                let due = now.duration_since(*told.get()) >= Self::AGAIN;
+                if due {
+                    told.insert(now);
+                }
+                due
+            }
+            Entry::Vacant(untold) => {
+                untold.insert(now);
+                true
+            }
+        };
+        warnings.into_iter().filter(is_due).collect()
     }
 }
 
@@ -109,6 +197,21 @@ mod tests {
         assert_eq!((told(90, 15).len(), told(8, 3).len()), (0, 0));
         assert_eq!(told(90, 14), [format!("{}: expires soon, at 2020-03-31T00:00:00Z", file.display())]);
         assert_eq!(told(8, 2).len(), 1);
+    }
+
+    #[test]
+    fn a_warning_is_said_again_after_a_day_and_a_new_one_at_once() {
+        let mut reminder = Reminder::default();
+        let (start, hour) = (Instant::now(), Reminder::EVERY);
+        let mut due = |hours: u32, warnings: &[&str]| {
+            reminder.due(warnings.iter().map(|&text| text.to_owned()).collect(), start + hours * hour)
+        };
+        assert_eq!(due(0, &["a"]), ["a"]);
+        assert_eq!(due(1, &["a", "b"]), ["b"]);
+        assert_eq!(due(23, &["a", "b"]), [""; 0]);
+        assert_eq!(due(24, &["a", "b"]), ["a"]);
+        assert_eq!(due(25, &[]), [""; 0]);
+        assert_eq!(due(26, &["b"]), ["b"], "it was well in between");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use log::{info, warn};
 use tokio::runtime::Handle;
@@ -37,6 +37,7 @@ use crate::snapshot::{Extensions, Snapshot};
 use crate::transport::shortage::room_for_connections;
 use crate::upstream::{self, Upstream};
 use build::{Binding, Built, Context, Existing};
+use certificates::{Certificates, Reminder};
 use retire::Retired;
 
 /// Descriptors for files, threads and the admin address, before the first one of a server or a listener.
@@ -155,6 +156,7 @@ impl Reloader {
             deadlines: Deadlines::new(),
             buffers: Buffers::new(metrics.buffered_bytes.clone(), metrics.buffers_cut.clone()),
             sockets: Arc::clone(sockets),
+            reminder: Mutex::default(),
         };
         let files_at_start = file.as_deref().map_or(0, |file| watch::fingerprint(&watch::files(file, &config)));
         context.buffers.bound(config.limits.buffers.as_u64());
@@ -222,6 +224,23 @@ impl Reloader {
         let _ = self.runtime.set(Handle::current());
         let mut running = self.running.lock().await;
         self.check(&mut running, &self.core.snapshot.load());
+    }
+
+    /// Says what is wrong with certificates once it is, and again every day, without anybody loading them; never ends.
+    pub async fn remind(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(Reminder::EVERY).await;
+            let this = Arc::clone(&self);
+            // Files are read where that holds up no traffic.
+            let said = tokio::task::spawn_blocking(move || {
+                let Certificates { warnings, .. } = Certificates::of(&this.core.snapshot.load().config);
+                let mut reminder = this.context.reminder.lock().unwrap_or_else(PoisonError::into_inner);
+                reminder.due(warnings, Instant::now()).iter().for_each(|warning| warn!("{warning}"));
+            });
+            if said.await.is_err() {
+                return;
+            }
+        }
     }
 
     /// No configuration is loaded any more: the gateway stops.
@@ -391,7 +410,7 @@ fn tell_files(plan: &mut Plan, running: &Running, before: &Snapshot, built: &Bui
         let Binding::Kept(new) = binding else { continue };
         let same_files = |old: &Settings| old.config().tls == new.config().tls;
         let old = old.get(&new.config().identity());
-        if old.is_some_and(|old| same_files(old) && !old.has_certificates_of(new)) {
+        if old.is_some_and(|old| same_files(old) && !old.has_files_of(new)) {
             changed.push(("listener", new.config().name()));
         }
     }

@@ -10,7 +10,7 @@ use super::*;
 use crate::snapshot::Extensions;
 
 /// Keys whose values name what only the system knows.
-const OF_THE_SYSTEM: [&str; 5] = ["address", "cert", "key", "ca", "file"];
+const OF_THE_SYSTEM: [&str; 6] = ["address", "cert", "key", "keys", "ca", "file"];
 
 /// The configuration with every key, on ports of the kernel's choice and with certificates that there are.
 fn everything(folder: &Path) -> Value {

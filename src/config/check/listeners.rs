@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use super::{Names, Report, Spot, is_taken, overlap};
 use crate::address::BindAddress;
 use crate::config::Config;
+use crate::listener::tls::config::{Cipher, Hsts, Tls, TlsVersion};
 use crate::listener::{self, config::Protocol};
 
 /// The names that routes may use, those of faulty listeners included.
@@ -160,6 +161,55 @@ fn tls(listener: &listener::Config, spot: &Spot<'_>, report: &mut Report) {
     for (spot, certificate) in certificates.each(&tls.certificates) {
         report.some_path(&spot.key("cert"), Some(&certificate.cert));
         report.some_path(&spot.key("key"), Some(&certificate.key));
+        report.some_path(&spot.key("ocsp"), certificate.ocsp.as_deref());
     }
     report.some_time(&spot.key("handshake_timeout"), tls.handshake_timeout);
+    report.some_path(&spot.key("tickets").key("keys"), tls.tickets.keys.as_deref());
+    agreement(tls, &spot, report);
+    if let Some(hsts) = &tls.hsts {
+        strict_transport(hsts, &spot.key("hsts"), report);
+        if listener.protocol != Protocol::Http {
+            report.fault(&spot.key("hsts").as_str(), "only for `protocol: http`");
+        }
+    }
+    if let Some(asked) = &tls.client_certificates {
+        let spot = spot.key("client_certificates");
+        report.some_path(&spot.key("ca"), Some(&asked.ca));
+        report.some_path(&spot.key("crl"), asked.crl.as_deref());
+        if listener.protocol != Protocol::Http && spot.key("forward").is_given() {
+            report.fault(&spot.key("forward").as_str(), "only for `protocol: http`: raw bytes have no fields");
+        }
+    }
+}
+
+/// Versions, ciphers and curves among each other: each version that is spoken has to have one of both.
+fn agreement(tls: &Tls, spot: &Spot<'_>, report: &mut Report) {
+    let (ciphers, curves) = (spot.key("ciphers"), spot.key("curves"));
+    if ciphers.is_intact() && tls.ciphers.is_empty() {
+        report.fault(&ciphers, "found an empty list, expected at least one cipher suite");
+    }
+    if curves.is_intact() && tls.curves.is_empty() {
+        report.fault(&curves, "found an empty list, expected at least one curve");
+    }
+    let old = |cipher: &Cipher| cipher.version() == TlsVersion::V1_2;
+    let strict = tls.min_version == TlsVersion::V1_3;
+    if strict && !tls.ciphers.is_empty() && tls.ciphers.iter().all(old) {
+        report.fault(&ciphers, "found none of TLS 1.3, expected one that `min_version: 1.3` can be spoken with");
+    }
+    let speaks_old = !strict && tls.ciphers.iter().any(old);
+    if speaks_old && !tls.curves.is_empty() && tls.curves.iter().all(|curve| curve.is_new()) {
+        report.fault(
+            &curves,
+            "found none that TLS 1.2 knows, expected `x25519`, `secp256r1` or `secp384r1` beside them, or `min_version: 1.3`",
+        );
+    }
+}
+
+/// What browsers don't build in unless all of it is said (hstspreload.org).
+fn strict_transport(hsts: &Hsts, spot: &Spot<'_>, report: &mut Report) {
+    let long_enough = hsts.max_age >= Hsts::YEAR;
+    if hsts.preload && !(hsts.include_subdomains && long_enough) {
+        let expected = "expected `include_subdomains: true` and a `max_age` of 365d or more beside it";
+        report.fault(&spot.key("preload"), format!("found true, {expected}: lists take no other ones"));
+    }
 }

@@ -10,6 +10,7 @@ pub mod http2;
 pub mod inside;
 pub mod load;
 pub mod node;
+pub mod peers;
 pub mod polling;
 pub mod proxies;
 pub mod relay;

@@ -3,7 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DistinguishedName, DnType,
+    IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, date_time_ymd,
+};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
@@ -41,10 +44,20 @@ impl Issued {
 impl Authority {
     pub fn new() -> Self {
         let mut params = CertificateParams::new([]).unwrap();
+        // With the name that certificates have by default, OpenSSL would take those for their own issuers.
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "Test Authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![
+            KeyUsagePurpose::KeyCertSign,
+            KeyUsagePurpose::CrlSign,
+            // It answers for its certificates (OCSP), too.
+            KeyUsagePurpose::DigitalSignature,
+        ];
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("ca.pem"), issuer.pem()).unwrap();
+        std::fs::write(folder.path().join("ca.key"), issuer.key().serialize_pem()).unwrap();
         Self { folder, issuer }
     }
 
@@ -60,8 +73,14 @@ impl Authority {
 
     /// Signs a certificate for these names or addresses; the first one names the files.
     pub fn sign(&self, names: &[&str]) -> Issued {
+        self.sign_with(names, |_| ())
+    }
+
+    /// The same with more about it.
+    pub fn sign_with(&self, names: &[&str], more: impl FnOnce(&mut CertificateParams)) -> Issued {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap();
+        let mut params = CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap();
+        more(&mut params);
         let signed = params.signed_by(&key, &self.issuer).unwrap();
         let issued = Issued {
             cert: self.file(&format!("{}.pem", names[0].replace('*', "any"))),
@@ -80,10 +99,59 @@ impl Authority {
 
     /// The same with these versions of TLS only.
     pub fn client_of(&self, versions: &[&'static SupportedProtocolVersion], alpn: &[&str]) -> TlsClient {
-        let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions).unwrap();
-        let mut config = builder.with_root_certificates(self.roots()).with_no_client_auth();
+        self.client_with(provider(), versions, alpn, None)
+    }
+
+    /// A client that shows this certificate.
+    pub fn client_showing(&self, shown: &Issued, versions: &[&'static SupportedProtocolVersion]) -> TlsClient {
+        self.client_with(provider(), versions, &[], Some(shown))
+    }
+
+    /// A client that can agree on these ciphers and groups alone.
+    pub fn client_knowing(&self, provider: CryptoProvider) -> TlsClient {
+        self.client_with(Arc::new(provider), rustls::DEFAULT_VERSIONS, &[], None)
+    }
+
+    /// A client that trusts this authority, with all that a test may choose.
+    fn client_with(
+        &self,
+        provider: Arc<CryptoProvider>,
+        versions: &[&'static SupportedProtocolVersion],
+        alpn: &[&str],
+        shown: Option<&Issued>,
+    ) -> TlsClient {
+        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
+        let builder = builder.with_root_certificates(self.roots());
+        let mut config = match shown {
+            Some(shown) => {
+                let key = PrivateKeyDer::from_pem_file(&shown.key).unwrap();
+                builder.with_client_auth_cert(vec![shown.der.clone()], key).unwrap()
+            }
+            None => builder.with_no_client_auth(),
+        };
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         TlsClient(Arc::new(config))
+    }
+
+    /// A list, in a file of this name, of these certificates of the authority, which are taken back.
+    pub fn take_back(&self, file: &str, serials: &[u64]) -> String {
+        let revoked = serials.iter().map(|&serial| RevokedCertParams {
+            serial_number: serial.into(),
+            revocation_time: date_time_ymd(2020, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2020, 1, 1),
+            next_update: date_time_ymd(2090, 1, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let path = self.file(file);
+        std::fs::write(&path, list.signed_by(&self.issuer).unwrap().pem().unwrap()).unwrap();
+        path
     }
 
     /// How a server shows a certificate; with `asks`, clients have to show one of this authority's.
@@ -113,6 +181,13 @@ impl Authority {
 pub struct TlsClient(Arc<ClientConfig>);
 
 impl TlsClient {
+    /// The same client, which offers these protocols.
+    pub fn speaking(&self, alpn: &[&str]) -> Self {
+        let mut config = ClientConfig::clone(&self.0);
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Self(Arc::new(config))
+    }
+
     /// Connects and asks for this name, or for none where it is an IP address.
     pub async fn connect(&self, address: SocketAddr, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
         self.over(tcp(address).await, name).await

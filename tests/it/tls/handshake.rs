@@ -1,7 +1,9 @@
 //! The handshake of clients: certificates by name, versions, tickets, ALPN, and who never finishes it.
 
-use rustls::HandshakeKind;
+use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::version::{TLS12, TLS13};
+use rustls::{CipherSuite, HandshakeKind, NamedGroup};
 
 use super::{certificates, over, to};
 use crate::support::tls::{Authority, shown};
@@ -97,6 +99,38 @@ async fn alpn_offers_http_2_unless_it_is_turned_off() {
             assert_eq!(Client::over(stream).get("/").await.status, 200, "{offered:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn what_is_agreed_on_can_be_chosen_and_is_closed_to_tomorrows_computers_by_default() {
+    let authority = Authority::new();
+    let listed = certificates(&[&authority.sign(&["a.test"])]);
+    let web = Echo::start("web").await;
+    let gateway = over(&listed, web.address()).start().await;
+    let narrow = "ciphers: [TLS_AES_128_GCM_SHA256, TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256], curves: [secp384r1]";
+    let narrow = over(&format!("{listed}, {narrow}"), web.address()).start().await;
+    let old =
+        over(&format!("{listed}, ciphers: [TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256]"), web.address()).start().await;
+    let agreed = async |gateway: &Gateway, groups: &[&'static dyn SupportedKxGroup]| {
+        let provider = CryptoProvider { kx_groups: groups.to_vec(), ..default_provider() };
+        let stream = authority.client_knowing(provider).connect(gateway.address("web"), "a.test").await.ok()?;
+        let tls = stream.get_ref().1;
+        let group = tls.negotiated_key_exchange_group().unwrap().name();
+        let suite = tls.negotiated_cipher_suite().unwrap().suite();
+        assert_eq!(Client::over(stream).get("/").await.status, 200);
+        Some((group, suite))
+    };
+    // Chromium, Firefox, Go and OpenSSL 3.5 ask for it first.
+    let hybrid = agreed(&gateway, &[kx_group::X25519MLKEM768, kx_group::X25519]).await;
+    assert_eq!(hybrid, Some((NamedGroup::X25519MLKEM768, CipherSuite::TLS13_AES_256_GCM_SHA384)));
+    for (group, name) in [(kx_group::X25519, NamedGroup::X25519), (kx_group::SECP256R1, NamedGroup::secp256r1)] {
+        assert_eq!(agreed(&gateway, &[group]).await.map(|(group, _)| group), Some(name));
+    }
+    assert_eq!(agreed(&narrow, &[kx_group::X25519MLKEM768, kx_group::X25519]).await, None);
+    let chosen = agreed(&narrow, &[kx_group::X25519, kx_group::SECP384R1]).await;
+    assert_eq!(chosen, Some((NamedGroup::secp384r1, CipherSuite::TLS13_AES_128_GCM_SHA256)));
+    let chosen = agreed(&old, &[kx_group::X25519]).await.map(|(_, suite)| suite);
+    assert_eq!(chosen, Some(CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256), "there is no other version then");
 }
 
 #[tokio::test]

@@ -1,8 +1,12 @@
 //! TLS on both sides of the gateway.
 
+mod clients;
 mod handshake;
+mod renewal;
 mod server;
 mod termination;
+mod tickets;
+mod told;
 
 use std::net::SocketAddr;
 
