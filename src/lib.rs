@@ -18,6 +18,7 @@
 //! * a [`SessionProtocol`] knows the sessions of a protocol that the gateway does not;
 //! * a `ProxyHttp` of Pingora's wraps the [`Balancer`] (`examples/own_proxy.rs`).
 
+mod access;
 mod access_log;
 mod address;
 mod admin;

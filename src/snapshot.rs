@@ -2,11 +2,13 @@
 //! runs here.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use fnv::FnvBuildHasher;
 
+use crate::access::{self, Access, Networks};
 use crate::config::Config;
 use crate::filter::{Filter, Filters};
 use crate::metrics::{Metrics, UpstreamMetrics};
@@ -20,6 +22,12 @@ pub struct Snapshot {
     pub config: Config,
     /// Who looks at requests before they are routed.
     pub(crate) filters: Filters,
+    /// Who may ask where the route does not say.
+    pub(crate) access: Option<Arc<Access>>,
+    /// Who may come without speaking HTTP, by the listener's name.
+    pub(crate) raw: HashMap<Arc<str>, Networks, FnvBuildHasher>,
+    /// Names of parameters that logs do not tell, beside those that tell it themselves.
+    pub(crate) secrets: Box<[Box<str>]>,
     /// Where requests go.
     pub router: Arc<dyn Router>,
     /// The upstreams by name.
@@ -50,13 +58,13 @@ impl Snapshot {
     /// `before` finds the upstream that had a name until now: what it knows is carried over.
     ///
     /// # Errors
-    /// The first upstream that can't be built.
+    /// The first of what the configuration names that can't be used.
     pub fn build(
         config: Config,
         brought: &Extensions,
         metrics: &Metrics,
         before: impl Fn(&str) -> Option<Arc<Upstream>>,
-    ) -> Result<Self, upstream::BuildError> {
+    ) -> Result<Self, BuildError> {
         let mut upstreams = HashMap::default();
         for (name, said) in &config.upstreams {
             let upstream = match before(name) {
@@ -75,9 +83,22 @@ impl Snapshot {
             }
         }
         let tls = config.listeners.iter().map(|listener| listener.tls.as_ref());
-        let router = brought.router.clone().unwrap_or_else(|| Arc::new(Routes::build(&config.routes)));
+        let mut builder = access::Builder::default();
+        let top = config.access.as_ref();
+        let access = top.map(|said| builder.build(said)).transpose()?;
+        let mut of_routes = Vec::with_capacity(config.routes.len());
+        for route in &config.routes {
+            let said = route.access.as_ref().map(|said| said.over(top));
+            of_routes.push(said.map(|said| builder.build(&said)).transpose()?);
+        }
+        let raw = raw_networks(&config, &mut builder)?;
+        let routes = |place: usize| of_routes.get(place).cloned().flatten();
+        let router = brought.router.clone().unwrap_or_else(|| Arc::new(Routes::build_with(&config.routes, routes)));
         Ok(Self {
             filters: brought.filters.iter().cloned().collect(),
+            access,
+            raw,
+            secrets: config.access_log.mask.iter().map(|name| name.as_str().into()).collect(),
             router,
             upstreams,
             local: metrics.upstream("-"),
@@ -95,5 +116,47 @@ impl Snapshot {
         };
         let target = rest.iter().position(|&byte| byte == b' ').map_or(rest, |end| &rest[..end]);
         self.session_protocols.iter().any(|protocol| protocol.may_be_poll(target))
+    }
+}
+
+/// Who may come to each listener without speaking HTTP, as far as the listener does not say it itself.
+fn raw_networks(
+    config: &Config,
+    builder: &mut access::Builder,
+) -> Result<HashMap<Arc<str>, Networks, FnvBuildHasher>, access::BuildError> {
+    let mut raw = HashMap::default();
+    let Some(top) = &config.access else { return Ok(raw) };
+    for listener in &config.listeners {
+        let said = listener.access.as_ref();
+        let allow = top.allow.as_ref().filter(|_| said.is_none_or(|said| said.allow.is_none()));
+        let deny = top.deny.as_ref().filter(|_| said.is_none_or(|said| said.deny.is_none()));
+        if let Some(networks) = builder.networks(allow, deny)? {
+            raw.insert(listener.name().into(), networks);
+        }
+    }
+    Ok(raw)
+}
+
+/// Why there is no snapshot of a configuration.
+#[derive(Debug)]
+pub struct BuildError(String);
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BuildError {}
+
+impl From<upstream::BuildError> for BuildError {
+    fn from(error: upstream::BuildError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<access::BuildError> for BuildError {
+    fn from(error: access::BuildError) -> Self {
+        Self(error.to_string())
     }
 }

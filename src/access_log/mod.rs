@@ -32,6 +32,8 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// Also write a line when a tunnel opens. Default false.
     pub tunnel_open: bool,
+    /// Names of parameters of the query whose values are not written, beside those whose names say that they are secrets.
+    pub mask: Vec<String>,
 }
 
 /// How a line is written.

@@ -1,5 +1,6 @@
 //! What no single value can know: whether the parts of a configuration fit together. Nothing is looked up outside of it.
 
+mod access;
 mod listeners;
 mod reach;
 mod routes;
@@ -48,6 +49,7 @@ pub(super) fn check(config: &Config, root: &Node) -> Report {
         upstreams::check(name, upstream, &spot, &mut report);
     }
     upstreams::cookies(&config.upstreams, &upstreams, &mut report);
+    access::check(config, &root, &mut report);
     unused_upstreams(config, &upstreams, &mut report);
     proxies(config, &root, &mut report);
     flash_policy(config, &root.key("flash_policy"), &mut report);

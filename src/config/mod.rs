@@ -21,7 +21,7 @@ pub use fault::{Fault, Faults, Place};
 pub use reload::{Orphans, Reload};
 
 use crate::address::BindAddress;
-use crate::{access_log, ending, http, listener, router, upstream};
+use crate::{access, access_log, ending, http, listener, router, upstream};
 
 /// One configuration file.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -35,6 +35,9 @@ pub struct Config {
     /// Sets of servers, by name.
     #[serde(default)]
     pub upstreams: BTreeMap<String, upstream::Config>,
+    /// Who may ask, and from where, for all routes.
+    #[serde(default)]
+    pub access: Option<access::Config>,
     /// What Flash players are told.
     #[serde(default)]
     pub flash_policy: listener::FlashPolicy,
@@ -94,7 +97,12 @@ impl Config {
             self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| tls.files());
         let upstreams = self.upstreams.values().filter_map(|upstream| upstream.tls.as_ref());
         let upstreams = upstreams.flat_map(|tls| [&tls.ca, &tls.cert, &tls.key]).flatten();
-        certificates.chain(upstreams).chain(&self.flash_policy.file).cloned().collect()
+        let access = self.access.iter().chain(self.routes.iter().filter_map(|route| route.access.as_ref()));
+        let access = access.flat_map(access::Config::files);
+        let of_listeners = self.listeners.iter().filter_map(|listener| listener.access.as_ref());
+        let of_listeners = of_listeners.flat_map(access::config::OfListener::files);
+        let all = certificates.chain(upstreams).chain(&self.flash_policy.file).chain(access).chain(of_listeners);
+        all.cloned().collect()
     }
 
     /// Reads a file, with the variables of the process's environment.

@@ -54,11 +54,11 @@ impl Entry {
         Self { record, started }
     }
 
-    /// What the client asked for.
-    pub(crate) fn request(&mut self, request: &RequestHead<'_>) {
+    /// What the client asked for; `secrets` are names of parameters that are not told.
+    pub(crate) fn request(&mut self, request: &RequestHead<'_>, secrets: &[Box<str>]) {
         self.method = known_method(request.method).map_or_else(|| request.method.to_owned().into(), Cow::Borrowed);
         request.authority.unwrap_or("").clone_into(&mut self.host);
-        self.target = without_secrets(request.target).into_owned();
+        self.target = without_secrets(request.target, secrets).into_owned();
     }
 
     /// How its session travels, and which one it is: what its table calls it, and its id, which is not kept, since who
@@ -135,7 +135,7 @@ mod tests {
         let line = |target: &str, id: Option<&str>| {
             let mut entry = Entry::new(&info(), "HTTP/1.1", SystemTime::now(), Instant::now());
             let headers = Headers::Fields(&[]);
-            entry.request(&RequestHead { method: "GET", target, authority: None, headers, websocket: false });
+            entry.request(&RequestHead { method: "GET", target, authority: None, headers, websocket: false }, &[]);
             entry.session(Some("polling"), id.map(|id| (table.key(id), id.into())).as_ref());
             entry.finish()
         };

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use percent_encoding::percent_decode_str;
+
 /// Words in the names of parameters whose values are secrets.
 const SECRETS: [&str; 16] = [
     "auth",
@@ -29,9 +31,10 @@ const MASK: &str = "...";
 /// guessed, and look like other things.
 const SHORTEST_ID: usize = 8;
 
-/// The target without the secrets in its query.
-pub(super) fn without_secrets(target: &str) -> Cow<'_, str> {
+/// The target without the secrets in its query; `more` are names of parameters that are secrets, too.
+pub(super) fn without_secrets<'t>(target: &'t str, more: &[Box<str>]) -> Cow<'t, str> {
     let Some((path, query)) = target.split_once('?') else { return Cow::Borrowed(target) };
+    let is_secret = |pair| is_secret(pair, more);
     if !pairs(query).any(|pair| pair.split_once('=').is_some_and(is_secret)) {
         return Cow::Borrowed(target);
     }
@@ -79,8 +82,11 @@ fn pairs(query: &str) -> impl Iterator<Item = &str> {
     query.split_inclusive(SEPARATORS)
 }
 
-fn is_secret((name, value): (&str, &str)) -> bool {
-    !value.trim_end_matches(SEPARATORS).is_empty() && words(name).any(is_secret_word)
+fn is_secret((name, value): (&str, &str), more: &[Box<str>]) -> bool {
+    let named = |name: &str| more.iter().any(|secret| **secret == *name) || words(name).any(is_secret_word);
+    // As its server reads it: nobody hides a name by writing a letter of it in another way.
+    let decoded = || percent_decode_str(name).decode_utf8_lossy();
+    !value.trim_end_matches(SEPARATORS).is_empty() && (named(name) || name.contains('%') && named(&decoded()))
 }
 
 fn is_secret_word(word: &str) -> bool {
@@ -122,11 +128,12 @@ mod tests {
             ("/x?y=1;auth=abc", "/x?y=1;auth=..."),
             ("/x?access_token=a&accessToken=b&accesstoken=c", "/x?access_token=...&accessToken=...&accesstoken=..."),
             ("/x?X-Amz-Signature=a&api_key=b&apiKey=c&JWT=d", "/x?X-Amz-Signature=...&api_key=...&apiKey=...&JWT=..."),
+            ("/x?to%6ben=a&%6Bey=b", "/x?to%6ben=...&%6Bey=..."),
             ("/x?auth[token]=a&auth%5Btoken%5D=b", "/x?auth[token]=...&auth%5Btoken%5D=..."),
             ("/socket.io/?EIO=4&sid=abc&transport=polling", "/socket.io/?EIO=4&sid=...&transport=polling"),
             ("/x?clientSecret=a&password=b=c&PASS=d", "/x?clientSecret=...&password=...&PASS=..."),
         ] {
-            assert_eq!(without_secrets(target), masked);
+            assert_eq!(without_secrets(target, &[]), masked);
         }
         for target in [
             "/x",
@@ -137,8 +144,14 @@ mod tests {
             "/x?author=ann&monkey=1&compass=n&tokens_used=7",
             "/x?EIO=4&transport=polling&t=P9xYz",
         ] {
-            assert!(matches!(without_secrets(target), Cow::Borrowed(same) if same == target), "{target}");
+            assert!(matches!(without_secrets(target, &[]), Cow::Borrowed(same) if same == target), "{target}");
         }
+    }
+
+    #[test]
+    fn names_of_the_operators_choice_are_masked_by_their_whole_name() {
+        let more = [Box::from("ticket")];
+        assert_eq!(without_secrets("/x?ticket=a&tickets=b&tick%65t=c", &more), "/x?ticket=...&tickets=b&tick%65t=...");
     }
 
     #[test]

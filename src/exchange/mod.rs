@@ -6,6 +6,7 @@
 //! [`Exchange::end`] counts and logs. Bodies go by [`Exchange::hear_request`] and [`Exchange::hear_answer`]. What a
 //! carrier parses, keeps and writes is its own business.
 
+mod admit;
 mod answer;
 mod core;
 mod entry;
@@ -193,9 +194,9 @@ impl Exchange {
     ) -> Box<Self> {
         let mut this = Self::of(core, info, request);
         let decided = match this.look(request, announced) {
-            Ok(()) if this.snapshot.filters.is_empty() => this.decide(core, request),
+            Ok(()) if this.snapshot.filters.is_empty() => this.enter(core, request),
             Ok(()) => match this.ask_filters(request).await {
-                Ok(Verdict::Pass) => this.decide(core, request),
+                Ok(Verdict::Pass) => this.enter(core, request),
                 Ok(Verdict::Answer(answer)) => {
                     this.own = Some(Box::new(answer));
                     Ok(())
@@ -219,7 +220,7 @@ impl Exchange {
         if !this.snapshot.filters.is_empty() {
             return None;
         }
-        let decided = this.look(request, announced).and_then(|()| this.decide(core, request));
+        let decided = this.look(request, announced).and_then(|()| this.enter(core, request));
         this.decided(core, request, decided);
         Some(this)
     }
@@ -246,6 +247,7 @@ impl Exchange {
         let mut this = Box::new(Self::new(Form::Raw, core, info));
         this.ties = Some(Ties::silent(info.peer.ip()));
         this.upstream = this.snapshot.upstreams.get(upstream).cloned();
+        this.admit_raw(core);
         this
     }
 
@@ -306,6 +308,12 @@ impl Exchange {
             }
         }
         Ok(Verdict::Pass)
+    }
+
+    /// Finds the route, and whether whoever asks may go there.
+    fn enter(&mut self, core: &Core, head: &RequestHead<'_>) -> Result<(), Refusal> {
+        self.decide(core, head)?;
+        self.admit(head)
     }
 
     fn decide(&mut self, core: &Core, head: &RequestHead<'_>) -> Result<(), Refusal> {
@@ -840,7 +848,7 @@ impl Exchange {
         };
         let mut entry = Entry::new(&self.info, protocol, self.began, self.started);
         if let Some(request) = request {
-            entry.request(request);
+            entry.request(request, &self.snapshot.secrets);
         }
         entry.client = self.client;
         entry.route = self.route.as_ref().map(|route| Arc::clone(&route.name));

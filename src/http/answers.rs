@@ -20,6 +20,10 @@ pub enum Refusal {
     AmbiguousPath,
     /// No route matches.
     NoRoute,
+    /// The client's network may not ask.
+    Network,
+    /// The page of another site may not ask.
+    Origin,
     /// A method that a gateway does not carry.
     Method,
     /// The head did not arrive in time.
@@ -55,6 +59,7 @@ impl Refusal {
     pub fn status(self) -> u16 {
         match self {
             Self::BadRequest | Self::Malformed(_) | Self::BadPath(_) | Self::AmbiguousPath => 400,
+            Self::Network | Self::Origin => 403,
             Self::NoRoute => 404,
             Self::Method => 405,
             Self::HeadTimeout | Self::BodyTimeout => 408,
@@ -87,6 +92,8 @@ impl Refusal {
             Self::BadPath(_) => "bad_path",
             Self::AmbiguousPath => "ambiguous_path",
             Self::NoRoute => "no_route",
+            Self::Network => "network",
+            Self::Origin => "origin",
             Self::Method => "method",
             Self::HeadTimeout => "head_timeout",
             Self::HeadTooLarge => "head_too_large",
@@ -113,6 +120,8 @@ impl fmt::Display for Refusal {
             Self::BadPath(fault) => write!(f, "The request can't be routed safely: {fault}."),
             Self::AmbiguousPath => f.write_str("The path can be read in two ways that lead to different places."),
             Self::NoRoute => f.write_str("Nothing is served here."),
+            Self::Network => f.write_str("Nothing is served to this network."),
+            Self::Origin => f.write_str("Nothing is served to pages of this site."),
             Self::Method => f.write_str("The gateway does not carry this method."),
             Self::HeadTimeout => f.write_str("The request head did not arrive in time."),
             Self::HeadTooLarge => f.write_str("The request head is too large."),

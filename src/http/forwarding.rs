@@ -30,6 +30,15 @@ pub struct Seen<'a> {
     pub headers: Headers<'a>,
 }
 
+/// What a client has asked for, where proxies before the gateway are believed.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// Whether that is by https.
+    pub secure: bool,
+    /// The host, and perhaps a port.
+    pub authority: Option<&'a str>,
+}
+
 /// The name of a field that is told.
 #[derive(Clone, Copy, Debug)]
 pub enum Name<'a> {
@@ -76,6 +85,25 @@ impl Forwarding {
         client.to_canonical()
     }
 
+    /// What the client has asked for: as the connection shows it, or as a trusted proxy says that is believed.
+    pub fn asked<'a>(&self, peer: IpAddr, secure: bool, authority: Option<&'a str>, headers: Headers<'a>) -> Asked<'a> {
+        if self.believe.is_empty() || !self.trusts(peer) {
+            return Asked { secure, authority };
+        }
+        let scheme = self.before("x-forwarded-proto", headers);
+        Asked {
+            secure: scheme.map_or(secure, |scheme| scheme.eq_ignore_ascii_case("https")),
+            authority: self.before("x-forwarded-host", headers).or(authority),
+        }
+    }
+
+    /// What the trusted proxy says in a field. One that adds its own behind its visitor's has the last word.
+    fn before<'a>(&self, name: &str, headers: Headers<'a>) -> Option<&'a str> {
+        let values = self.believes(name).then(|| headers.all(name));
+        let value = values.into_iter().flatten().last()?;
+        std::str::from_utf8(value).ok().filter(|value| !value.is_empty())
+    }
+
     /// Whether an incoming field is dropped before [`Self::tell`] adds the gateway's own; `trusted` is what
     /// [`Self::trusts`] says of the peer.
     pub fn replaces(&self, name: &str, trusted: bool) -> bool {
@@ -111,12 +139,7 @@ impl Forwarding {
     /// peer.
     pub fn tell(&self, seen: &Seen<'_>, trusted: bool, request_id: &RequestId, mut field: impl FnMut(Name<'_>, &[u8])) {
         let peer = seen.peer.to_canonical();
-        // A proxy that adds its own behind its visitor's has the last word.
-        let before = |name: &str| {
-            let values = (trusted && self.believes(name)).then(|| seen.headers.all(name));
-            let value = values.into_iter().flatten().last()?;
-            std::str::from_utf8(value).ok().filter(|value| !value.is_empty())
-        };
+        let before = |name: &str| if trusted { self.before(name, seen.headers) } else { None };
         // What came before, and the last hop behind it.
         let chain = |name: &str, last: &[u8], field: &mut dyn FnMut(&[u8])| {
             let before = || seen.headers.all(name).filter(|hop| std::str::from_utf8(hop).is_ok());

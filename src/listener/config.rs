@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::tls::config::Tls;
+use crate::access::config::OfListener;
 use crate::address::BindAddress;
 use crate::transport::TcpKeepAlive;
 
@@ -27,6 +28,9 @@ pub struct Config {
     /// Who tells of a client in a PROXY header, before TLS and everything else. Default `off`.
     #[serde(default)]
     pub proxy_protocol: ProxyProtocol,
+    /// Who may connect. Default: everybody.
+    #[serde(default)]
+    pub access: Option<OfListener>,
     /// Certificates; without them the listener is plain.
     #[serde(default)]
     pub tls: Option<Tls>,
@@ -59,6 +63,7 @@ impl Config {
             protocol: Protocol::Http,
             upstream: None,
             proxy_protocol: ProxyProtocol::Off,
+            access: None,
             tls: None,
             detect: None,
             http2: yes(),

@@ -36,6 +36,11 @@ impl Accepted {
         if self.has_header {
             self.read_header().await?;
         }
+        if self.settings.networks.as_ref().is_some_and(|networks| !networks.admit(self.peer.ip())) {
+            self.settings.metrics.refused("network");
+            self.socket.reset_on_close();
+            return None;
+        }
         let Self { socket, peer, local, told, permit, settings, .. } = self;
         let mut undecided_until = settings.undecided_until();
         let plain = socket;

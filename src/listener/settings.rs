@@ -11,6 +11,7 @@ use super::inherit::Sockets;
 use super::limits::ConnectionLimits;
 use super::proxy_header::Complaints;
 use super::{BuildError, tls};
+use crate::access::Networks;
 use crate::buffers::Buffers;
 use crate::deadline::Deadlines;
 use crate::http::config::Forwarding;
@@ -47,6 +48,8 @@ pub struct Settings {
     pub(super) tcp_upstream: Option<Arc<str>>,
     pub(super) shared: Shared,
     pub(super) metrics: ListenerMetrics,
+    /// Who may connect; `None`: everybody.
+    pub(super) networks: Option<Networks>,
     pub(super) proxies: Complaints,
     /// The counter of those who speak HTTP/1, which nearly all do, once the first one has.
     http1: OnceLock<IntCounter>,
@@ -82,6 +85,8 @@ impl Settings {
         let before = before.and_then(|before| before.tls.as_ref());
         let tls = config.tls.as_ref().map(|said| tls::Terms::load(said, alpn, before));
         let tls = tls.transpose().map_err(|error| fail(error.to_string()))?;
+        let networks = config.access.as_ref().map(Networks::of_listener);
+        let networks = networks.transpose().map_err(|error| fail(error.to_string()))?.flatten();
         let detected_tcp = config.detect.as_ref().and_then(|detect| detect.tcp.as_deref());
         Ok(Self {
             name: config.name().into(),
@@ -90,6 +95,7 @@ impl Settings {
             config: config.clone(),
             shared,
             metrics,
+            networks,
             proxies: Complaints::default(),
             http1: OnceLock::new(),
         })

@@ -123,7 +123,7 @@ pub(super) async fn refuse(core: &Core, connection: Connection, refusal: Refusal
     if let Some(head) = head {
         let mut fields = head::room();
         if let Ok(head) = head::parse(head, &mut fields, 0) {
-            entry.request(&RequestHead::from(&head));
+            entry.request(&RequestHead::from(&head), &core.snapshot.load().secrets);
         }
     }
     let hsts = connection.info.hsts().map(|hsts| ("strict-transport-security", hsts.as_bytes().into()));

@@ -19,12 +19,17 @@ pub(super) fn serve(core: &Arc<Core>, connection: Connection, upstream: Option<&
 }
 
 async fn open(core: Arc<Core>, mut exchange: Box<Exchange>, client: Connection) -> Option<Tunnel> {
+    let ended = Ended { protocol: "TCP", status: 0, bytes_out: 0, cut_by: None };
+    if exchange.refusal().is_some() {
+        client.transport.socket().reset_on_close();
+        exchange.end(&core, ended, || RequestHead::NONE);
+        return None;
+    }
     let connected = tokio::select! {
         biased;
         connected = connect(&mut exchange) => Some(connected),
         () = client.deadline.stopping() => None,
     };
-    let ended = Ended { protocol: "TCP", status: 0, bytes_out: 0, cut_by: None };
     match connected {
         Some(Ok(server)) => {
             let mut listening = Listening::default();

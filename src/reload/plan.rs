@@ -394,6 +394,7 @@ fn settings(config: &Config) -> Vec<(&'static str, Value)> {
         listeners: _,
         routes: _,
         upstreams: _,
+        access,
         flash_policy,
         forwarding,
         timeouts,
@@ -406,6 +407,7 @@ fn settings(config: &Config) -> Vec<(&'static str, Value)> {
         threads,
     } = config;
     vec![
+        ("access", to_value(access)),
         ("flash_policy", to_value(flash_policy)),
         ("forwarding", to_value(forwarding)),
         ("timeouts", to_value(timeouts)),

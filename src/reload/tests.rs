@@ -30,6 +30,8 @@ fn everything(folder: &Path) -> Value {
     }
     all["routes"][0]["match"]["listener"] = json!(["l0"]);
     all["admin"]["address"] = json!("127.0.0.1:0");
+    fs::write(folder.join("blocked.txt"), "192.0.2.0/24\n").unwrap();
+    all["access"]["deny"][1]["file"] = json!(folder.join("blocked.txt"));
     // The authorities of the system take their time to load.
     all["upstreams"]["socket_io"]["tls"]["verify"] = json!(false);
     all

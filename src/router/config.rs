@@ -7,6 +7,7 @@ use bytesize::ByteSize;
 use serde::de::{self, SeqAccess, Visitor, value::SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::access;
 use crate::http::config::exactly;
 
 /// One entry of `routes`: the first whose `match` holds decides. Exactly one of `upstream`, `respond` and `redirect`.
@@ -26,6 +27,8 @@ pub struct Config {
     pub redirect: Option<Redirect>,
     /// Names of protocols that a request may upgrade to, as in its `Upgrade`. A WebSocket it may open anyway.
     pub upgrade: OneOrMany,
+    /// Who may ask, and from where. Default: as the top level says.
+    pub access: Option<access::Config>,
 }
 
 /// `routes[].match`: every key that is given has to hold, `path` and `path_exact` together as one key; a list holds when

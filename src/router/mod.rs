@@ -13,6 +13,7 @@ use std::sync::Arc;
 pub use config::Config;
 pub(crate) use matcher::{HostRule, PathRule};
 
+use crate::access::Access;
 use crate::request::Request;
 use config::{Redirect, Respond};
 use index::Index;
@@ -38,7 +39,7 @@ pub enum Decision {
 }
 
 /// A way to go.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Route {
     /// The name in logs and metrics.
     pub name: Arc<str>,
@@ -46,6 +47,8 @@ pub struct Route {
     pub action: Action,
     /// Protocols that requests may upgrade to there, beside WebSocket. Never `h2c`: the gateway would see no more requests.
     pub upgrades: Vec<String>,
+    /// Who may ask, and from where. `None`: what the top level of the configuration says holds.
+    pub access: Option<Arc<Access>>,
 }
 
 /// What happens to a request.
@@ -73,19 +76,25 @@ const FEW: usize = 8;
 impl Routes {
     /// Compiles the routes; the configuration has been checked already.
     pub fn build(configs: &[Config]) -> Self {
-        Self::build_indexed(configs, configs.len() > FEW)
+        Self::build_with(configs, |_| None)
     }
 
-    fn build_indexed(configs: &[Config], indexed: bool) -> Self {
+    /// The same, where `access` knows what was built of a route's `access`, by the route's place in the list.
+    pub(crate) fn build_with(configs: &[Config], access: impl Fn(usize) -> Option<Arc<Access>>) -> Self {
+        Self::build_indexed(configs, configs.len() > FEW, access)
+    }
+
+    fn build_indexed(configs: &[Config], indexed: bool, access: impl Fn(usize) -> Option<Arc<Access>>) -> Self {
         let mut routes = Vec::with_capacity(configs.len());
-        for (name, config) in named(configs) {
+        for (place, (name, config)) in named(configs).into_iter().enumerate() {
             let action = match (&config.upstream, &config.respond, &config.redirect) {
                 (Some(upstream), ..) => Action::Upstream(upstream.as_str().into()),
                 (None, Some(respond), _) => Action::Respond(respond.filled()),
                 (None, None, redirect) => Action::Redirect(redirect.clone().unwrap_or_default()),
             };
             let upgrades = config.upgrade.0.clone();
-            routes.push((Matcher::build(&config.matches), Arc::new(Route { name: name.into(), action, upgrades })));
+            let route = Route { name: name.into(), action, upgrades, access: access(place) };
+            routes.push((Matcher::build(&config.matches), Arc::new(route)));
         }
         let index = indexed.then(|| {
             let mut index = Index::default();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// From the top of the house to its foundation; modules of one floor do not know each other.
-const FLOORS: [&[&str]; 14] = [
+const FLOORS: [&[&str]; 16] = [
     &["main"],
     &["internals"],
     &["cli"],
@@ -16,7 +16,9 @@ const FLOORS: [&[&str]; 14] = [
     &["snapshot"],
     &["config"],
     &["upstream", "tunnel"],
-    &["router", "affinity", "listener", "filter"],
+    &["router", "affinity", "listener"],
+    &["access"],
+    &["filter"],
     &["http", "access_log", "session", "ending"],
     &["wire", "request", "address", "transport", "metrics", "buffers", "deadline", "roster", "text"],
 ];

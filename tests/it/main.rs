@@ -8,6 +8,7 @@
     reason = "nobody imports from a test, and an unwrap is an assertion in it"
 )]
 
+mod access;
 mod access_log;
 mod admin;
 mod affinity;

@@ -114,7 +114,12 @@ admin: {{ address: 127.0.0.1:0 }}
         server.address()
     );
     let config = Config::read("test.yaml", &yaml, &|_| None).unwrap().config;
-    let route = Arc::new(Route { name: "all".into(), action: Action::Upstream("app".into()), upgrades: Vec::new() });
+    let route = Arc::new(Route {
+        name: "all".into(),
+        action: Action::Upstream("app".into()),
+        upgrades: Vec::new(),
+        access: None,
+    });
     let gateway = sockgate::Gateway::builder(config).router(Fragile(route)).build().unwrap();
     let address = |name: &str| gateway.address(name).unwrap().parse::<std::net::SocketAddr>().unwrap();
     let (web, admin, handle) = (address("web"), address("admin"), gateway.handle());

@@ -1,0 +1,227 @@
+//! What the operator says about who may ask, and from where.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{self, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::origins::Pattern;
+
+/// `access`, of a route or for all of them. A key that a route gives stands in place of the same key at the top level.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Whether what a route does not say is what the top level says; an error at the top level. Default true.
+    pub inherit: bool,
+    /// The only networks whose clients may ask. Default: all.
+    pub allow: Option<Networks>,
+    /// Networks whose clients may not, though `allow` has them. Default: none.
+    pub deny: Option<Networks>,
+    /// The only sites whose pages may ask. Default: all.
+    pub origins: Option<Origins>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { inherit: true, allow: None, deny: None, origins: None }
+    }
+}
+
+impl Config {
+    /// What holds for a route that says this below a top level that says that.
+    #[must_use]
+    pub fn over(&self, top: Option<&Self>) -> Self {
+        let this = self.clone();
+        let Some(top) = top.filter(|_| self.inherit).cloned() else { return this };
+        Self {
+            inherit: self.inherit,
+            allow: this.allow.or(top.allow),
+            deny: this.deny.or(top.deny),
+            origins: this.origins.or(top.origins),
+        }
+    }
+
+    /// Every file that it names.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.allow.iter().chain(&self.deny).flat_map(Networks::files)
+    }
+}
+
+/// `listeners[].access`: who may connect at all, whatever is spoken then.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OfListener {
+    /// The only networks whose clients may connect. Default: all.
+    pub allow: Option<Networks>,
+    /// Networks whose clients may not, though `allow` has them. Default: none.
+    pub deny: Option<Networks>,
+}
+
+impl OfListener {
+    /// Every file that it names.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.allow.iter().chain(&self.deny).flat_map(Networks::files)
+    }
+}
+
+/// A list of networks, or one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Networks(pub Vec<NetworkItem>);
+
+impl Networks {
+    /// The files among them.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.0.iter().filter_map(|item| match item {
+            NetworkItem::File(file) => Some(file),
+            NetworkItem::Network(_) => None,
+        })
+    }
+}
+
+/// `10.0.0.0/8`, `2001:db8::/32`, an address, or `{ file: FILE }` with one of these in each line.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum NetworkItem {
+    /// A network.
+    Network(IpNet),
+    /// A file of them; `#` begins a comment.
+    File(PathBuf),
+}
+
+/// Reads a network, or an address, which is the network of itself.
+pub(super) fn network(text: &str) -> Option<IpNet> {
+    text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}
+
+impl Serialize for NetworkItem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Network(network) => network.serialize(serializer),
+            Self::File(file) => serializer.collect_map([("file", file)]),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for NetworkItem {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Item;
+        impl<'de> Visitor<'de> for Item {
+            type Value = NetworkItem;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a network such as 10.0.0.0/8, an address, or `file` with the path of a list")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<NetworkItem, E> {
+                let wrong = || E::invalid_value(de::Unexpected::Str(text), &self);
+                network(text).map(NetworkItem::Network).ok_or_else(wrong)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<NetworkItem, A::Error> {
+                only_file(map).map(NetworkItem::File)
+            }
+        }
+        deserializer.deserialize_any(Item)
+    }
+}
+
+/// Reads a map whose only key is `file`.
+fn only_file<'de, A: MapAccess<'de>>(map: A) -> Result<PathBuf, A::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Only {
+        file: PathBuf,
+    }
+    Only::deserialize(MapAccessDeserializer::new(map)).map(|only| only.file)
+}
+
+impl<'de> Deserialize<'de> for Networks {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Networks;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(
+                    "a network such as 10.0.0.0/8, an address, `file` with the path of a list, or a list of them",
+                )
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Networks, E> {
+                let wrong = || E::invalid_value(de::Unexpected::Str(text), &self);
+                Ok(Networks(vec![network(text).map(NetworkItem::Network).ok_or_else(wrong)?]))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Networks, A::Error> {
+                Ok(Networks(vec![NetworkItem::File(only_file(map)?)]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Networks, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(Networks)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+/// `access.origins`: a list is the short form of `{ allow: LIST }`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Origins {
+    /// The sites: `https://app.example.com`, `https://*.example.com` (one or more labels in front), with a port or `:*`,
+    /// `same` (the one that is asked) or `null` (pages that have none, as those in sandboxes and files).
+    pub allow: Vec<Pattern>,
+    /// What becomes of requests without the field. Default `allow`.
+    pub missing: Missing,
+}
+
+/// What becomes of a request that does not say whose page makes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Missing {
+    /// It passes: programs don't send the field, nor do browsers with every request.
+    #[default]
+    Allow,
+    /// It is refused where every browser would have sent one: with an upgrade, or a method other than GET and HEAD.
+    Refuse,
+}
+
+impl<'de> Deserialize<'de> for Origins {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Long {
+            allow: Vec<Pattern>,
+            #[serde(default)]
+            missing: Missing,
+        }
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Origins;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an origin such as https://app.example.com, a list of them, or `allow` and `missing`")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Origins, E> {
+                let pattern = Pattern::from_str(text).map_err(E::custom)?;
+                Ok(Origins { allow: vec![pattern], missing: Missing::default() })
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Origins, A::Error> {
+                let allow = Vec::deserialize(SeqAccessDeserializer::new(seq))?;
+                Ok(Origins { allow, missing: Missing::default() })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Origins, A::Error> {
+                let Long { allow, missing } = Long::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Origins { allow, missing })
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
