@@ -16,7 +16,7 @@ use crate::metrics::UpstreamMetrics;
 use crate::session::Cause;
 use crate::transport::Transport;
 use crate::tunnel::stream::Stream;
-use crate::tunnel::{Carrying, Closed, End, Ends, Listening, Ping, carry};
+use crate::tunnel::{Bounds, Carrying, Closed, End, Ends, Listening, Ping, carry};
 use crate::upstream::config;
 
 /// An open tunnel, whose client is heard on a stream of this kind.
@@ -150,7 +150,7 @@ fn cause(closed: &Closed) -> Cause {
         End::Idle => Cause::Silent,
         End::Stopped => Cause::Stopped,
         End::Drained => Cause::Drain,
-        End::NoRoom => Cause::ClientLost,
+        End::NoRoom | End::MessageTooLarge | End::TooManyMessages | End::NoWebSocket => Cause::ClientLost,
     }
 }
 
@@ -158,6 +158,11 @@ fn cause(closed: &Closed) -> Cause {
 pub(super) fn ping(said: &config::WebSocket) -> Option<Ping> {
     let ping = Ping { interval: said.ping_interval, timeout: said.ping_timeout };
     (!ping.interval.is_zero()).then_some(ping)
+}
+
+/// What clients may send through a WebSocket.
+pub(super) fn bounds(said: &config::Messages) -> Option<Box<Bounds>> {
+    Bounds::new(u32::try_from(said.size.as_u64()).unwrap_or(u32::MAX), said.rate, said.burst.unwrap_or(said.rate))
 }
 
 /// Counts a tunnel among the open ones until dropped.

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use log::debug;
 
 use super::connect::connect;
-use super::tunnel::{Serving, Tunnel, ping};
+use super::tunnel::{Serving, Tunnel, bounds, ping};
 use crate::exchange::{Core, Ended, Exchange, RequestHead, Side, with_edits};
 use crate::http::Refusal;
 use crate::http::head::{self, Head, MOST_FIELDS};
@@ -171,8 +171,9 @@ impl Attempt {
                 let frames = opening == Opening::Hybi;
                 let is_websocket = opening != Opening::Other;
                 let ping = is_websocket.then(|| ping(&exchange.lease()?.upstream().config().websocket)).flatten();
+                let bounds = is_websocket.then(|| bounds(&exchange.lease()?.upstream().config().messages)).flatten();
                 let goodbye = core.snapshot.load().config.drain.close_code;
-                let mut listening = Listening { frames, goodbye, ping, ..Listening::default() };
+                let mut listening = Listening { frames, goodbye, ping, bounds, ..Listening::default() };
                 let opened = exchange.open_tunnel(&mut listening)?;
                 return Some(Tunnel::open(core, opened, client, server, first, head, listening));
             }

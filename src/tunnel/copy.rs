@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
+use super::bounds::Bounds;
 use super::direction::{Direction, discard};
 use super::silence::{Due, Ping, Silence, Who};
 use super::stream::Stream;
 use crate::buffers::Held;
-use crate::deadline::{Deadline, Moment};
+use crate::deadline::{Deadline, Moment, Span};
 use crate::roster::Leave;
 use crate::transport::Transport;
 use crate::wire::ping::OwnPings;
@@ -42,6 +43,8 @@ pub struct Listening {
     pub goodbye: u16,
     /// When a side that is silent is asked whether it is still there; only where there are frames.
     pub ping: Option<Ping>,
+    /// What the client may say; only where there are frames.
+    pub bounds: Option<Box<Bounds>>,
     /// Called with the first bytes that the server sends through the tunnel, before the client gets them, for as long
     /// as it wants more.
     pub overhear: Option<Overhear>,
@@ -51,7 +54,7 @@ pub struct Listening {
 
 impl Default for Listening {
     fn default() -> Self {
-        Self { frames: false, goodbye: 1012, ping: None, overhear: None, overhear_client: None }
+        Self { frames: false, goodbye: 1012, ping: None, bounds: None, overhear: None, overhear_client: None }
     }
 }
 
@@ -82,6 +85,12 @@ pub enum End {
     Drained,
     /// Too much waited in the process, and most of it here.
     NoRoom,
+    /// The client has sent a message that is longer than it may be.
+    MessageTooLarge,
+    /// The client has sent more frames than it may.
+    TooManyMessages,
+    /// What the client sends is no WebSocket, so that nobody knows what it amounts to.
+    NoWebSocket,
 }
 
 impl End {
@@ -98,6 +107,19 @@ impl End {
             Self::Stopped => "stopped",
             Self::Drained => "drain",
             Self::NoRoom => "buffers_full",
+            Self::MessageTooLarge => "message_too_large",
+            Self::TooManyMessages => "message_rate",
+            Self::NoWebSocket => "no_websocket",
+        }
+    }
+
+    /// The status code for a client that has broken its bounds (RFC 6455 7.4.1).
+    fn code(self) -> Option<u16> {
+        match self {
+            Self::MessageTooLarge => Some(1009),
+            Self::TooManyMessages => Some(1008),
+            Self::NoWebSocket => Some(1002),
+            _ => None,
         }
     }
 
@@ -146,9 +168,10 @@ pub fn carry<Client: Stream, Server: Stream>(
     listening: Listening,
 ) -> Carrying<Client, Server> {
     let Ends { client, from_client, server, from_server, head } = ends;
-    let Listening { frames: websocket, goodbye, ping, overhear, overhear_client } = listening;
+    let Listening { frames: websocket, goodbye, ping, bounds, overhear, overhear_client } = listening;
     let mut inward = Direction::new(from_client, 0, websocket);
     inward.overhear(overhear_client, 0);
+    let bounds = bounds.filter(|_| websocket);
     let mut outward = Direction::new(from_server, head, websocket);
     outward.overhear(overhear, head);
     let idle = outward.take_idle().unwrap_or(idle);
@@ -167,7 +190,8 @@ pub fn carry<Client: Stream, Server: Stream>(
         goodbye,
         left: None,
         silence,
-        idle,
+        bounds,
+        idle: idle.into(),
         deadline,
         waiting,
         leave,
@@ -189,7 +213,9 @@ pub struct Carrying<Client = Transport, Server = Transport> {
     left: Option<End>,
     /// Where sides are asked whether they are still there.
     silence: Option<Box<Silence>>,
-    idle: Duration,
+    /// What the client may say.
+    bounds: Option<Box<Bounds>>,
+    idle: Span,
     deadline: Deadline,
     waiting: Held,
     leave: Arc<Leave>,
@@ -224,6 +250,7 @@ impl<Client: Stream, Server: Stream> Future for Carrying<Client, Server> {
                 this.client.reset_on_close();
                 this.server.reset_on_close();
             }
+            End::MessageTooLarge | End::TooManyMessages | End::NoWebSocket => this.server.reset_on_close(),
             End::Client | End::Server | End::Idle | End::Stopped | End::Drained => {}
         }
         let Direction { bytes: bytes_in, seen: seen_in, .. } = this.inward;
@@ -242,17 +269,24 @@ impl<Client: Stream, Server: Stream> Carrying<Client, Server> {
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         // Both ways each time: one waker stands for both sockets, and does not tell which of them it was.
         let carried = self.inward.bytes + self.outward.bytes;
-        let inward = self.inward.poll(&mut self.client, &mut self.server, cx);
+        let inward = self.inward.poll(&mut self.client, &mut self.server, &mut self.bounds, cx);
         // Asked between the two, since the server may answer an end with its own before this turn is over.
         if self.inward.is_ending() {
             self.first.get_or_insert(End::Client);
         }
-        let outward = self.outward.poll(&mut self.server, &mut self.client, cx);
+        let outward = self.outward.poll(&mut self.server, &mut self.client, &mut None, cx);
         if self.outward.is_ending() {
             self.first.get_or_insert(End::Server);
         }
         match (inward, outward) {
-            (Poll::Ready(Err(lost)), _) => return Poll::Ready(lost.inward()),
+            (Poll::Ready(Err(lost)), _) => {
+                let end = lost.inward();
+                if let Some(code) = end.code() {
+                    self.goodbye = code;
+                    self.say_goodbye(end, cx);
+                }
+                return Poll::Ready(end);
+            }
             (_, Poll::Ready(Err(lost))) => return Poll::Ready(lost.outward()),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(self.first.unwrap_or(End::Client)),
             _ => {}
@@ -269,13 +303,16 @@ impl<Client: Stream, Server: Stream> Carrying<Client, Server> {
         }
         let carried = carried | taken;
         if let Some(idle) = self.outward.take_idle() {
-            self.idle = idle;
+            self.idle = idle.into();
         }
         // Where sides are asked, traffic moves no deadline: who was silent is reckoned when it fires.
         if self.silence.is_some() {
             self.note_signs(carried);
         } else if carried {
-            self.deadline.set(self.idle);
+            match self.idle.after(self.deadline.now()) {
+                Some(due) => self.deadline.set_at(due),
+                None => self.deadline.clear(),
+            }
         }
         // This leaves the waker for the stop as well, so it comes before the question whether there is one.
         let mut expired = self.deadline.poll_expired(cx);
@@ -383,13 +420,13 @@ impl<Client: Stream, Server: Stream> Carrying<Client, Server> {
         }
         if self.outward.eof {
             // Best effort: a client that takes no bytes any more is not waited for.
-            let _ = self.outward.poll(&mut self.server, &mut self.client, cx);
+            let _ = self.outward.poll(&mut self.server, &mut self.client, &mut None, cx);
         }
     }
 
     /// Ready once a client that has been told goodbye has left, or has had its time.
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let told = self.outward.poll(&mut self.server, &mut self.client, cx);
+        let told = self.outward.poll(&mut self.server, &mut self.client, &mut None, cx);
         if matches!(told, Poll::Ready(Err(_))) || discard(&mut self.client, cx).is_ready() {
             return Poll::Ready(());
         }

@@ -11,6 +11,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::ReadBuf;
 use tokio::task::coop::has_budget_remaining;
 
+use super::bounds::Bounds;
 use super::copy::{End, Overhear};
 use super::stream::Stream;
 use crate::transport::splice::{Bulk, FULL};
@@ -29,8 +30,14 @@ thread_local! {
 /// Which side of a direction broke, and whether it was silence that told: the kernel gives up a peer that has
 /// acknowledged nothing for the user timeout.
 pub(super) enum Lost {
-    Source { silent: bool },
-    Sink { silent: bool },
+    Source {
+        silent: bool,
+    },
+    Sink {
+        silent: bool,
+    },
+    /// Neither: the source has broken its bounds.
+    Bounds(End),
 }
 
 impl Lost {
@@ -181,11 +188,18 @@ impl Direction {
         kept
     }
 
+    /// How the tunnel ends if the source has said more than it may.
+    fn check(&self, bounds: &mut Option<Box<Bounds>>) -> Result<(), Lost> {
+        let Some(bounds) = bounds else { return Ok(()) };
+        bounds.check(self.tracker.as_ref(), &self.seen).map_or(Ok(()), |end| Err(Lost::Bounds(end)))
+    }
+
     /// Ready when the source has finished and the sink has been told so.
     pub(super) fn poll<Source: Stream, Sink: Stream>(
         &mut self,
         source: &mut Source,
         sink: &mut Sink,
+        bounds: &mut Option<Box<Bounds>>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Lost>> {
         if self.finished {
@@ -210,7 +224,9 @@ impl Direction {
                 Poll::Pending
             } else {
                 let spliced = self.splice(source, sink, cx);
-                spliced.unwrap_or_else(|| BUFFER.with_borrow_mut(|buffer| self.poll_once(buffer, source, sink, cx)))
+                spliced.unwrap_or_else(|| {
+                    BUFFER.with_borrow_mut(|buffer| self.poll_once(buffer, source, sink, bounds, cx))
+                })
             };
             // Without a budget the runtime has asked nobody, and lets this task run again.
             self.awaited = read.is_pending() && has_budget_remaining();
@@ -286,6 +302,7 @@ impl Direction {
         buffer: &mut [u8],
         source: &mut impl Stream,
         sink: &mut impl Stream,
+        bounds: &mut Option<Box<Bounds>>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Lost>> {
         // What was held back belongs before what comes now.
@@ -306,6 +323,7 @@ impl Direction {
         self.heard = true;
         self.bulk.note_read(held + read);
         let kept = self.sift(&mut buffer[..held + read]);
+        self.check(bounds)?;
         let bytes = &buffer[..kept];
         if bytes.is_empty() {
             return Poll::Ready(Ok(()));
@@ -327,6 +345,7 @@ impl Lost {
         match self {
             Self::Source { silent } => End::lost_client(silent),
             Self::Sink { silent } => End::lost_server(silent),
+            Self::Bounds(end) => end,
         }
     }
 
@@ -335,6 +354,7 @@ impl Lost {
         match self {
             Self::Source { silent } => End::lost_server(silent),
             Self::Sink { silent } => End::lost_client(silent),
+            Self::Bounds(end) => end,
         }
     }
 }

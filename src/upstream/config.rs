@@ -4,11 +4,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use serde::de::{self, MapAccess, Unexpected, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::address::ServerAddress;
 use crate::affinity;
+use crate::http::config::exactly;
 use crate::roster::Pace;
 use crate::session::{EngineIo, SessionProtocol};
 use crate::transport::TcpKeepAlive;
@@ -69,6 +71,9 @@ pub struct Config {
     /// How WebSockets are watched; only for kind `http`.
     #[serde(default)]
     pub websocket: WebSocket,
+    /// What clients may send through a WebSocket.
+    #[serde(default)]
+    pub messages: Messages,
     /// How many other servers are tried after a failed connect. Default 3.
     #[serde(default = "default_retries")]
     pub connect_retries: usize,
@@ -657,6 +662,21 @@ impl Default for WebSocket {
     fn default() -> Self {
         Self { ping_interval: Duration::ZERO, ping_timeout: Duration::from_secs(20) }
     }
+}
+
+/// `messages`: what a client may send through a WebSocket, for kinds that have them. Servers have limits of their own;
+/// these end what breaks them before a server has it in its memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Messages {
+    /// The longest message, as it is sent (compressed, if it is); 125 bytes or more. Default 0: no limit. A longer one ends the
+    /// WebSocket with 1009.
+    #[serde(serialize_with = "exactly")]
+    pub size: ByteSize,
+    /// Frames in a second: messages, parts of them, Pings. Default 0: no limit. More end the WebSocket with 1008.
+    pub rate: u32,
+    /// How many of them may come at once. Default: as many as in a second.
+    pub burst: Option<u32>,
 }
 
 /// The `Host` that servers see.

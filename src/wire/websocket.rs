@@ -10,6 +10,10 @@ use std::fmt;
 pub struct FrameTracker {
     /// Payload bytes of the current frame that are still to come.
     remaining: u64,
+    /// Payload bytes of the current message, as far as its frames have begun; and the most that any message had. Messages
+    /// that are short and come alone are not looked at.
+    message: u32,
+    longest: u32,
     /// A header that has come only in part, and how much of it is here.
     header: [u8; LONGEST_HEADER],
     have: u8,
@@ -24,8 +28,8 @@ pub struct FrameTracker {
 /// What one direction has carried so far; a tracker only adds to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FrameCounts {
-    /// Frames whose last byte has passed, control frames included.
-    pub frames: u64,
+    /// Frames whose last byte has passed, control frames included. Comes round at 2^32.
+    pub frames: u32,
     /// Text and binary messages whose last byte has passed.
     pub messages: u64,
     /// The status code of the first Close frame; 1005 when it has none (RFC 6455, section 7.1.5).
@@ -45,7 +49,7 @@ impl FrameTracker {
     /// never again at a boundary.
     pub fn advance(&mut self, bytes: &[u8], seen: &mut FrameCounts) -> Result<(), Violation> {
         if self.is_a_message(bytes) {
-            seen.frames += 1;
+            seen.frames = seen.frames.wrapping_add(1);
             seen.messages += 1;
             return Ok(());
         }
@@ -99,7 +103,7 @@ impl FrameTracker {
             return Ok(bytes.len());
         }
         self.remaining = 0;
-        seen.frames += 1;
+        seen.frames = seen.frames.wrapping_add(1);
         seen.messages += u64::from(self.ends_message);
         // No more than there is in the slice, so it fits a usize.
         Ok(bytes.len() - rest.len() + remaining as usize)
@@ -114,6 +118,12 @@ impl FrameTracker {
     /// to cut that message.
     pub fn in_message(&self) -> bool {
         self.in_message
+    }
+
+    /// The most payload bytes that any message had so far, by what its frames say of themselves. Not told of messages of
+    /// 125 bytes and less, and no more than a `u32` holds.
+    pub fn longest(&self) -> u32 {
+        self.longest
     }
 
     /// Whether a Ping has begun since this was asked last.
@@ -144,6 +154,9 @@ impl FrameTracker {
         let data = opcode < CLOSE;
         self.ends_message = data && fin;
         if data {
+            let before = if opcode == CONTINUATION { self.message } else { 0 };
+            self.message = before.saturating_add(u32::try_from(length).unwrap_or(u32::MAX));
+            self.longest = self.longest.max(self.message);
             self.in_message = !fin;
         }
         match opcode {
@@ -236,13 +249,13 @@ pub(super) fn control_frame(opcode: u8, payload: &[u8], mask: Option<[u8; 4]>) -
 }
 
 const CONTINUATION: u8 = 0x0;
-const TEXT: u8 = 0x1;
+pub(crate) const TEXT: u8 = 0x1;
 const BINARY: u8 = 0x2;
 const CLOSE: u8 = 0x8;
 pub(super) const PING: u8 = 0x9;
 pub(super) const PONG: u8 = 0xa;
 
-pub(super) const FIN: u8 = 0x80;
+pub(crate) const FIN: u8 = 0x80;
 pub(super) const MASKED: u8 = 0x80;
 
 /// Two bytes, a 64-bit length, a mask.
@@ -356,7 +369,7 @@ mod tests {
 
     #[test]
     fn a_tracker_is_small() {
-        assert!(size_of::<FrameTracker>() <= 32);
+        assert!(size_of::<FrameTracker>() <= 40);
     }
 
     /// A Close frame of any peer.
@@ -411,7 +424,7 @@ mod tests {
                         seen.messages += u64::from(fin);
                     }
                 }
-                seen.frames += 1;
+                seen.frames = seen.frames.wrapping_add(1);
                 boundaries.push(bytes.len());
             }
             (bytes, boundaries, seen)

@@ -8,12 +8,14 @@ use crate::address::ServerAddress;
 use crate::affinity;
 use crate::upstream::Config;
 use crate::upstream::config::{
-    Balance, Check, Drain, Ejection, Health, HostHeader, Kind, NewSessions, Queue, Rebalance, Sessions, Timeouts, Tls,
-    WebSocket, frames_a_body,
+    Balance, Check, Drain, Ejection, Health, HostHeader, Kind, Messages, NewSessions, Queue, Rebalance, Sessions,
+    Timeouts, Tls, WebSocket, frames_a_body,
 };
 
 /// The heartbeat of Socket.IO 3 and 4 with their defaults: `pingInterval` 25 s and `pingTimeout` 20 s.
 const HEARTBEAT: Duration = Duration::from_secs(45);
+/// The longest message that is not looked at for its length.
+const SHORT: u64 = 125;
 const LONG_CONNECT: Duration = Duration::from_secs(60);
 
 pub(super) fn check(name: &str, upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
@@ -29,6 +31,7 @@ pub(super) fn check(name: &str, upstream: &Config, spot: &Spot<'_>, report: &mut
     timeouts(upstream.kind, &upstream.timeouts, &spot.key("timeouts"), report);
     report.tcp_keepalive(&spot.key("tcp_keepalive"), &upstream.tcp_keepalive);
     websocket(upstream, spot, report);
+    messages(upstream, spot, report);
     ejection(&upstream.ejection, &spot.key("ejection"), report);
     if let HostHeader::Set(host) = &upstream.host {
         report.well_formed(&spot.key("host"), words::authority(host));
@@ -180,6 +183,31 @@ fn websocket(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
                 report.fault(&spot_of(key), "expected 1s or more");
             }
         }
+    }
+}
+
+fn messages(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
+    let said = &upstream.messages;
+    if *said == Messages::default() {
+        return;
+    }
+    let spot_of = |key| spot.key("messages").key(key);
+    if upstream.kind == Kind::Tcp {
+        if spot.key("kind").is_intact() {
+            report.fault(&spot.key("messages").as_str(), "not for kind `tcp`, which has no messages");
+        }
+        return;
+    }
+    let size = said.size.as_u64();
+    if (1..SHORT).contains(&size) || size > u32::MAX.into() {
+        report.fault(&spot_of("size"), format!("expected {SHORT} bytes to 4GiB, or 0 for no limit"));
+    }
+    match said.burst {
+        Some(_) if said.rate == 0 => {
+            report.fault(&spot_of("burst").as_str(), "found `burst` without `rate`, expected both");
+        }
+        Some(0) => report.fault(&spot_of("burst"), "expected 1 or more"),
+        _ => {}
     }
 }
 

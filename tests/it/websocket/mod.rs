@@ -1,6 +1,7 @@
 //! WebSockets from the first byte of their opening to the last line about them.
 
 mod browser;
+mod messages;
 mod opening;
 mod over_http2;
 mod refusal;

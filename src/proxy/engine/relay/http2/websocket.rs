@@ -116,8 +116,9 @@ pub(super) async fn open(
             match switch(&mut client.stream, &mut exchange, &first, &key) {
                 Ok(()) => {
                     let ping = tunnel::ping(&exchange.lease()?.upstream().config().websocket);
+                    let bounds = tunnel::bounds(&exchange.lease()?.upstream().config().messages);
                     let goodbye = core.snapshot.load().config.drain.close_code;
-                    let mut listening = Listening { frames: true, goodbye, ping, ..Listening::default() };
+                    let mut listening = Listening { frames: true, goodbye, ping, bounds, ..Listening::default() };
                     let mut opened = exchange.open_tunnel(&mut listening)?;
                     opened.entry.status = StatusCode::OK.as_u16();
                     client.stream.open();
