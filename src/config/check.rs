@@ -187,7 +187,8 @@ fn unused_upstreams(config: &Config, upstreams: &Spot<'_>, report: &mut Report) 
     let in_routes = config.routes.iter().filter_map(|route| route.upstream.as_deref());
     let in_listeners = config.listeners.iter().flat_map(|listener| {
         let detected = listener.detect.as_ref().and_then(|detect| detect.tcp.as_deref());
-        [listener.upstream.as_deref(), detected].into_iter().flatten()
+        let passed = listener.tls.iter().flat_map(|tls| &tls.passthrough).map(|one| one.upstream.as_str());
+        [listener.upstream.as_deref(), detected].into_iter().flatten().chain(passed)
     });
     let used: HashSet<&str> = in_routes.chain(in_listeners).collect();
     let unused = |(_, (name, _)): &(Spot<'_>, (&String, _))| !used.contains(name.as_str());

@@ -49,6 +49,8 @@ pub struct Info {
     pub(crate) told: Option<Box<Tlvs>>,
     /// What TLS agreed on.
     pub tls: Option<TlsInfo>,
+    /// The name that the client asked for in TLS that is carried on as it is.
+    pub(crate) passed_name: Option<Box<str>>,
     /// Whether its streams may be WebSockets, where it speaks HTTP/2.
     pub(crate) http2_websockets: bool,
     /// Whether it has asked for a session that nobody knew.
@@ -63,7 +65,7 @@ impl Info {
 
     /// The name that the client asked for by TLS, of the gateway or of the proxy that tells of it.
     pub fn server_name(&self) -> Option<&str> {
-        let own = self.tls.as_ref().and_then(|tls| tls.server_name.as_deref());
+        let own = self.tls.as_ref().and_then(|tls| tls.server_name.as_deref()).or(self.passed_name.as_deref());
         own.or_else(|| self.told.as_ref()?.authority.as_deref())
     }
 
@@ -217,6 +219,7 @@ pub(crate) mod testing {
             local: unknown,
             told: None,
             tls: None,
+            passed_name: None,
             http2_websockets: false,
             strayed: AtomicBool::new(false),
         }

@@ -7,15 +7,40 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use log::debug;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout_at;
 
 use super::config::Protocol;
 use super::detect::{Detected, detect};
 use super::settings::Shared;
-use super::tls::{ClientCertificate, Terms};
+use super::tls::{Asked, ClientCertificate, Terms};
 use super::{AppProtocol, Connection, Info, Permit, Settings, TlsInfo, flash};
+use crate::metrics::ListenerMetrics;
 use crate::transport::{self, Socket, Transport};
 use crate::wire::proxy_protocol::Tlvs;
+
+/// A handshake, counted for as long as it goes on.
+struct UnderWay<'a>(&'a ListenerMetrics);
+
+impl<'a> UnderWay<'a> {
+    fn new(metrics: &'a ListenerMetrics) -> Self {
+        metrics.tls_open.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.tls_open.dec();
+    }
+}
+
+/// What has become of a connection that speaks TLS.
+enum Secured {
+    /// It ends here.
+    Here(Transport, Box<TlsInfo>),
+    /// It is for somebody else: by what name, and where it goes.
+    Elsewhere(Socket, Box<str>, Arc<str>),
+}
 
 /// A connection that has its place and nothing else yet.
 pub(super) struct Accepted {
@@ -44,22 +69,35 @@ impl Accepted {
         let Self { socket, peer, local, told, permit, settings, .. } = self;
         let mut undecided_until = settings.undecided_until();
         let plain = socket;
+        let (mut held, mut passed) = (BytesMut::new(), None);
         let (transport, tls, http2_agreed, http_agreed) = match &settings.tls {
             Some(terms) if settings.speaks_tls(&plain, undecided_until).await? => {
-                let (transport, info) = settings.handshake(terms, plain).await?;
-                undecided_until = settings.undecided_until();
-                let agreed = info.alpn;
-                (transport, Some(info), agreed == Some("h2"), agreed.is_some())
+                match settings.secure(terms, plain, &mut held).await? {
+                    Secured::Here(transport, info) => {
+                        undecided_until = settings.undecided_until();
+                        let agreed = info.alpn;
+                        (transport, Some(*info), agreed == Some("h2"), agreed.is_some())
+                    }
+                    Secured::Elsewhere(plain, name, upstream) => {
+                        passed = Some((name, upstream));
+                        (Transport::Plain(plain), None, false, false)
+                    }
+                }
             }
             _ => (Transport::Plain(plain), None, false, false),
         };
+        let (passed_name, passed) = passed.unzip();
         let (listener, strayed) = (Arc::clone(&settings.name), AtomicBool::new(false));
         let http2_websockets = settings.config.http2_websockets;
-        let info = Arc::new(Info { listener, peer, local, told, tls, http2_websockets, strayed });
+        let info = Arc::new(Info { listener, peer, local, told, tls, passed_name, http2_websockets, strayed });
         let deadline = settings.shared.deadlines.register();
         deadline.set(settings.shared.first_bytes);
         let waiting = settings.shared.buffers.nothing();
-        let mut connection = Connection { transport, held: BytesMut::new(), info, deadline, waiting, permit };
+        let mut connection = Connection { transport, held, info, deadline, waiting, permit };
+        if let Some(upstream) = passed {
+            settings.metrics.detected("passthrough");
+            return Some((connection, AppProtocol::Raw(Some(upstream))));
+        }
         let raw = || AppProtocol::Raw(settings.tcp_upstream.clone());
         match settings.config.protocol {
             Protocol::Tcp => return Some((connection, raw())),
@@ -138,14 +176,42 @@ impl Settings {
         }
     }
 
-    async fn handshake(&self, terms: &Terms, socket: Socket) -> Option<(Transport, TlsInfo)> {
+    /// Finds out whom a client asks for, where that makes a difference, and speaks TLS with those who are asked for here.
+    /// All of it has its time.
+    async fn secure(&self, terms: &Terms, mut socket: Socket, held: &mut BytesMut) -> Option<Secured> {
         let limit = self.config.tls.as_ref().map_or(Duration::ZERO, |tls| tls.handshake_timeout);
-        let accepting = transport::tls::accept(Arc::clone(&terms.config), socket);
-        let accepted = if limit.is_zero() {
-            accepting.await
-        } else {
-            timeout(limit, accepting).await.unwrap_or_else(|late| Err(late.into()))
+        let until = tokio::time::Instant::now() + limit;
+        if let Some(names) = &terms.passthrough {
+            match timeout_at(until, names.read(&mut socket, held)).await.ok().flatten() {
+                Some(Asked::Elsewhere(name, upstream)) => return Some(Secured::Elsewhere(socket, name, upstream)),
+                Some(Asked::Here) => {}
+                None => {
+                    self.metrics.tls_failed.inc();
+                    return None;
+                }
+            }
+        }
+        let (transport, info) = self.handshake(terms, socket, std::mem::take(held), until).await?;
+        Some(Secured::Here(transport, Box::new(info)))
+    }
+
+    async fn handshake(
+        &self,
+        terms: &Terms,
+        socket: Socket,
+        first: BytesMut,
+        until: tokio::time::Instant,
+    ) -> Option<(Transport, TlsInfo)> {
+        let _open = UnderWay::new(&self.metrics);
+        let accepting = async {
+            // Nobody has a turn before there is something to do.
+            if first.is_empty() {
+                socket.readable().await?;
+            }
+            let accepting = transport::tls::accept(Arc::clone(&terms.config), socket, &first);
+            self.shared.handshakes.take_turn(accepting).await
         };
+        let accepted = timeout_at(until, accepting).await.unwrap_or_else(|late| Err(late.into()));
         let (stream, server_name) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {

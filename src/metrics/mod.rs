@@ -43,6 +43,7 @@ families! {
         detected: IntCounterVec = counter_by("detected_total", "What connections turned out to speak", "protocol");
         proxy_headers: IntCounterVec =
             counter_by("proxy_headers_total", "Connections that had to begin with a PROXY header", "result");
+        tls_open: IntGauge = gauge("tls_handshakes_open", "TLS handshakes of clients under way");
         tls_ok, tls_failed: IntCounter =
             counters("tls_handshakes_total", "TLS handshakes of clients", "result", ["ok", "failed"]);
     }

@@ -1,5 +1,6 @@
 //! Pure readers and writers of bytes: what strangers send becomes a value here, and I/O lives elsewhere.
 
+pub mod client_hello;
 pub mod engine_io;
 pub mod flash;
 pub mod http2;

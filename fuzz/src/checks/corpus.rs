@@ -6,9 +6,10 @@ use std::path::Path;
 
 type Check = fn(&[u8]);
 
-const TARGETS: [(&str, Check); 14] = [
+const TARGETS: [(&str, Check); 15] = [
     ("answer", checks::answers),
     ("chunks", checks::chunks),
+    ("client_hello", checks::client_hellos),
     ("engine_io_handshake", checks::engine_io_handshake),
     ("engine_io_request", checks::engine_io_request),
     ("flash", checks::flash_policies),

@@ -19,6 +19,7 @@ use crate::http::passing::{CHUNK_AHEAD, Passing};
 use crate::http::request_id::RequestId;
 use crate::http::response::{self, Towards};
 use crate::request::{Headers, Path};
+use crate::wire::client_hello::{self, Hello};
 use crate::wire::engine_io::{HandshakeReader, LONGEST_SID, LONGEST_SILENCE, Progress, RequestInfo, error_code};
 use crate::wire::flash::{self, AllowRule, Policy, PolicyRequest};
 use crate::wire::ping::OwnPings;
@@ -34,6 +35,20 @@ pub fn sniffing(bytes: &[u8]) {
     for end in 0..bytes.len().min(128) {
         let early = sniff(&bytes[..end]);
         assert!(early == Verdict::Incomplete || early == whole, "{early:?} after {end} bytes, then {whole:?}");
+    }
+}
+
+/// A verdict stays, comes by the limit at the latest, and a name is one of a host.
+pub fn client_hellos(bytes: &[u8]) {
+    let whole = client_hello::read(bytes);
+    assert!(whole != Hello::Incomplete || bytes.len() < client_hello::LONGEST);
+    for end in 0..bytes.len().min(600) {
+        let early = client_hello::read(&bytes[..end]);
+        assert!(early == Hello::Incomplete || early == whole, "{early:?} after {end} bytes, then {whole:?}");
+    }
+    if let Hello::For(name) = &whole {
+        assert!((1..=253).contains(&name.len()) && !name.contains(|c: char| c.is_ascii_uppercase() || c.is_control()));
+        assert_eq!(client_hello::read(&[bytes, b"\x17\x03\x03"].concat()), whole);
     }
 }
 

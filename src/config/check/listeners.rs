@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
-use super::{Names, Report, Spot, is_taken, overlap};
+use super::{Names, Report, Spot, is_taken, overlap, words};
 use crate::address::BindAddress;
 use crate::config::Config;
 use crate::listener::tls::config::{Cipher, Hsts, Tls, TlsVersion};
@@ -46,6 +46,7 @@ pub(super) fn check(config: &Config, spot: &Spot<'_>, names: &Names, report: &mu
         }
         protocol(listener, &spot, names, report);
         tls(listener, &spot, report);
+        passthrough(config, listener, &spot, names, report);
         report.tcp_keepalive(&spot.key("tcp_keepalive"), &listener.tcp_keepalive);
     }
     let http = |listener: &listener::Config| listener.protocol == Protocol::Http;
@@ -178,6 +179,32 @@ fn tls(listener: &listener::Config, spot: &Spot<'_>, report: &mut Report) {
         report.some_path(&spot.key("crl"), asked.crl.as_deref());
         if listener.protocol != Protocol::Http && spot.key("forward").is_given() {
             report.fault(&spot.key("forward").as_str(), "only for `protocol: http`: raw bytes have no fields");
+        }
+    }
+}
+
+/// Names that are carried on, each to one place.
+fn passthrough(config: &Config, listener: &listener::Config, spot: &Spot<'_>, names: &Names, report: &mut Report) {
+    let Some(tls) = &listener.tls else { return };
+    let mut seen: HashMap<&str, usize> = HashMap::new();
+    for (index, (spot, one)) in spot.key("tls").key("passthrough").each(&tls.passthrough).enumerate() {
+        let list = spot.key("names");
+        if list.is_intact() && one.names.is_empty() {
+            report.fault(&list, "found an empty list, expected at least one name");
+        }
+        for (spot, name) in list.each(&one.names) {
+            report.well_formed(&spot, words::host_pattern(name));
+            match seen.get(name.as_str()) {
+                Some(first) => report.fault(&spot, format!("`{name}` is a name of passthrough[{first}] already")),
+                None => drop(seen.insert(name, index)),
+            }
+        }
+        let upstream = spot.key("upstream");
+        if report.reference(&upstream, "upstream", &one.upstream, &names.upstreams)
+            && config.upstreams.get(&one.upstream).is_some_and(|upstream| upstream.tls.is_some())
+        {
+            let found = format!("found `{}`, which has `tls`", one.upstream);
+            report.fault(&upstream, format!("{found}: what is carried there is TLS already, expected one without"));
         }
     }
 }

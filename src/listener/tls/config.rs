@@ -33,6 +33,19 @@ pub struct Tls {
     /// Clients are asked for certificates. Default: they are not.
     #[serde(default)]
     pub client_certificates: Option<ClientCertificates>,
+    /// Names whose connections are carried on as they are: TLS ends at the server. Default: none.
+    #[serde(default)]
+    pub passthrough: Vec<Passthrough>,
+}
+
+/// One entry of `listeners[].tls.passthrough`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Passthrough {
+    /// Names that clients ask for (SNI), such as `a.example` or `*.example`, which stands for all below it.
+    pub names: Vec<String>,
+    /// Where their connections go.
+    pub upstream: String,
 }
 
 impl Tls {
@@ -259,6 +272,7 @@ pub(crate) mod testing {
                 tickets: Tickets::default(),
                 hsts: None,
                 client_certificates: None,
+                passthrough: Vec::new(),
             }
         }
     }

@@ -4,6 +4,7 @@ mod certificates;
 mod clients;
 pub mod config;
 pub(crate) mod ocsp;
+mod passthrough;
 mod tickets;
 
 use std::fmt;
@@ -20,6 +21,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
 
 pub use clients::ClientCertificate;
+pub(super) use passthrough::{Asked, Names};
 
 use certificates::Certificates;
 use clients::Clients;
@@ -48,6 +50,8 @@ pub(super) struct Terms {
     pub(super) facts: Vec<ClientFact>,
     /// What is said in `Strict-Transport-Security`.
     pub(super) hsts: Option<Arc<HeaderValue>>,
+    /// Names whose connections are carried on as they are.
+    pub(super) passthrough: Option<Names>,
     /// Whether tickets are sealed with keys of the process's own.
     own_keys: bool,
     /// A hash of what the files hold.
@@ -87,7 +91,8 @@ impl Terms {
         let facts = said.client_certificates.as_ref().map(|said| said.forward.clone()).unwrap_or_default();
         // It is made of digits and known words.
         let hsts = said.hsts.as_ref().and_then(|hsts| HeaderValue::try_from(hsts.value()).ok()).map(Arc::new);
-        Ok(Self { config, facts, hsts, own_keys, files, ground })
+        let passthrough = Names::new(&said.passthrough);
+        Ok(Self { config, facts, hsts, passthrough, own_keys, files, ground })
     }
 
     /// Whether the files hold the same.

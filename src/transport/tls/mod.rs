@@ -79,7 +79,7 @@ pub fn note_server_name(name: Option<&str>) {
     SERVER_NAME.set(name.map(str::to_owned));
 }
 
-/// Performs a server's handshake; the name that the client asked for is there if the resolver took note of it.
+/// Performs a server's handshake, whose `first` bytes have been read already; the name that the client asked for is there if the resolver took note of it.
 ///
 /// # Errors
 /// Those of the socket; [`InvalidData`](io::ErrorKind::InvalidData) with the [`rustls::Error`] if there is no agreement,
@@ -87,6 +87,7 @@ pub fn note_server_name(name: Option<&str>) {
 pub async fn accept<I>(
     config: Arc<ServerConfig>,
     socket: I,
+    first: &[u8],
 ) -> io::Result<(Box<Stream<UnbufferedServerConnection, I>>, Option<String>)>
 where
     I: AsyncRead + AsyncWrite + Unpin,
@@ -95,10 +96,20 @@ where
     // In its box from the start: what a future holds makes the task larger for as long as it lives.
     let mut stream = Box::new(Stream::new(socket, session));
     let mut name = None;
+    stream.incoming.push(first);
+    let mut unread = !first.is_empty();
     poll_fn(|cx| {
         // The resolver runs within one of these polls.
         SERVER_NAME.take();
-        let poll = stream.poll_handshake(cx);
+        let begun = if std::mem::take(&mut unread) { stream.drive_held() } else { Ok(()) };
+        let poll = match begun {
+            Ok(()) => stream.poll_handshake(cx),
+            Err(error) => {
+                // The alert that says why.
+                let _ = stream.poll_drain(cx);
+                Poll::Ready(Err(error))
+            }
+        };
         name = SERVER_NAME.take().or(name.take());
         poll
     })

@@ -50,7 +50,7 @@ async fn pair(versions: Versions<'_>, pipe: usize) -> (Ours, Theirs) {
     let (server, client) = configs(versions);
     let (left, right) = duplex(pipe);
     let theirs = TlsConnector::from(client).connect(name(), right);
-    let (ours, theirs) = tokio::join!(accept(server, left), theirs);
+    let (ours, theirs) = tokio::join!(accept(server, left, b""), theirs);
     (ours.unwrap().0, theirs.unwrap())
 }
 
@@ -162,7 +162,7 @@ proptest! {
             if sides == 0 {
                 exchange(TlsAcceptor::from(server).accept(left).await?, &down, seed).await
             } else {
-                exchange(accept(server, left).await?.0, &down, seed).await
+                exchange(accept(server, left, b"").await?.0, &down, seed).await
             }
         };
         let at_client = async {
@@ -287,7 +287,7 @@ async fn a_client_may_finish_in_one_go_with_the_handshake() {
             theirs.shutdown().await.unwrap();
             theirs
         };
-        let (ours, mut theirs) = tokio::join!(accept(server, left), in_one_go);
+        let (ours, mut theirs) = tokio::join!(accept(server, left, b""), in_one_go);
         let mut ours = ours.unwrap().0;
         let mut got = Vec::new();
         ours.read_to_end(&mut got).await.unwrap();
@@ -329,7 +329,7 @@ async fn a_handshake_without_agreement_is_refused_with_an_alert() {
     let (_, client) = configs(&[&TLS12]);
     let (left, right) = duplex(4096);
     let theirs = TlsConnector::from(client).connect(name(), right);
-    let (ours, theirs) = tokio::join!(accept(server, left), theirs);
+    let (ours, theirs) = tokio::join!(accept(server, left, b""), theirs);
     assert_eq!(ours.unwrap_err().kind(), io::ErrorKind::InvalidData);
     assert!(theirs.unwrap_err().to_string().contains("ProtocolVersion"));
 }
@@ -349,7 +349,7 @@ async fn a_hello_without_an_end_is_bounded() {
         }
         sent
     };
-    let accepting = async { accept(server, left).await.unwrap_err().kind() };
+    let accepting = async { accept(server, left, b"").await.unwrap_err().kind() };
     let (kind, sent) = tokio::join!(accepting, sending);
     assert_eq!(kind, io::ErrorKind::InvalidData);
     assert!((HELD..HELD + 2 * RECORD).contains(&sent), "refused after {sent} bytes");

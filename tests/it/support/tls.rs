@@ -181,6 +181,22 @@ impl Authority {
 pub struct TlsClient(Arc<ClientConfig>);
 
 impl TlsClient {
+    /// The same client, which cuts what it says into records of this size.
+    pub fn in_records_of(&self, size: usize) -> Self {
+        let mut config = ClientConfig::clone(&self.0);
+        config.max_fragment_size = Some(size);
+        Self(Arc::new(config))
+    }
+
+    /// The first message to a server of this name.
+    pub fn hello(&self, name: &str) -> Vec<u8> {
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let mut client = rustls::ClientConnection::new(Arc::clone(&self.0), name).unwrap();
+        let mut hello = Vec::new();
+        client.write_tls(&mut hello).unwrap();
+        hello
+    }
+
     /// The same client, which offers these protocols.
     pub fn speaking(&self, alpn: &[&str]) -> Self {
         let mut config = ClientConfig::clone(&self.0);

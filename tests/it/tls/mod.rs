@@ -2,6 +2,7 @@
 
 mod clients;
 mod handshake;
+mod passthrough;
 mod renewal;
 mod server;
 mod termination;
