@@ -12,9 +12,10 @@ use bytes::Bytes;
 
 use super::request::RequestHead;
 use crate::filter::{FilterAnswer, HeaderEdits};
-use crate::http::{Refusal, answers};
+use crate::http::{Refusal, answers, grpc};
 use crate::router::{Action, Route};
 use crate::session::Goodbye;
+use crate::text::Text;
 
 /// Status, fields and body; how its end is told is the engine's business.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub(crate) struct Answer<'a> {
     pub(crate) status: u16,
     pub(crate) fields: Vec<(&'a str, Cow<'a, [u8]>)>,
     pub(crate) body: Bytes,
+    /// Whether its fields are the trailers of a call, too, and nothing follows them.
+    pub(crate) is_status: bool,
     /// How long it is held back.
     delay: Duration,
 }
@@ -35,6 +38,7 @@ impl<'a> Answer<'a> {
             status: refusal.status(),
             fields: fields.chain(retry_after).collect(),
             body: Bytes::from(refusal.to_string()),
+            is_status: false,
             delay: Duration::ZERO,
         }
     }
@@ -52,12 +56,13 @@ impl<'a> Answer<'a> {
                 }
                 // Not copied, however large: the route is kept for as long as the body is written.
                 let body = Bytes::from_owner(RouteBody(Arc::clone(route)));
-                Some(Self { status: respond.status, fields, body, delay: respond.delay })
+                Some(Self { status: respond.status, fields, body, is_status: false, delay: respond.delay })
             }
             Action::Redirect(redirect) => {
                 let location = redirect.location(secure, request.authority, request.target);
                 let fields = vec![("location", location.into_bytes().into())];
-                Some(Self { status: redirect.status, fields, body: Bytes::new(), delay: Duration::ZERO })
+                let (status, body) = (redirect.status, Bytes::new());
+                Some(Self { status, fields, body, is_status: false, delay: Duration::ZERO })
             }
         }
     }
@@ -69,6 +74,7 @@ impl<'a> Answer<'a> {
             status: answer.status.as_u16(),
             fields: fields.collect(),
             body: answer.body.clone(),
+            is_status: false,
             delay: Duration::ZERO,
         }
     }
@@ -80,6 +86,22 @@ impl<'a> Answer<'a> {
             self.fields.extend(edits.added().map(|(name, value)| (name.as_str(), value.as_bytes().into())));
         }
         self
+    }
+
+    /// The same as a call gets it: a status of gRPC in what is head and trailers at once, which an answer of HTTP that is no
+    /// success becomes.
+    pub(super) fn into_status(mut self) -> Self {
+        let is_text = |(name, value): &(&str, Cow<'_, [u8]>)| {
+            name.eq_ignore_ascii_case("content-type") && value.starts_with(b"text/plain")
+        };
+        let text = self.fields.iter().any(is_text).then(|| std::str::from_utf8(&self.body).ok()).flatten();
+        let message = text.map_or_else(|| format!("HTTP status {}", self.status), grpc::message);
+        self.fields.retain(|(name, _)| !name.to_ascii_lowercase().starts_with("content-"));
+        let status = Text::number(grpc::status_of(self.status).into()).as_bytes().to_vec();
+        self.fields.push(("content-type", grpc::TYPE.as_bytes().into()));
+        self.fields.push(("grpc-status", status.into()));
+        self.fields.push(("grpc-message", message.into_bytes().into()));
+        Self { status: 200, body: Bytes::new(), is_status: true, ..self }
     }
 
     /// Ends when it is time to answer. Boxed, since hardly any answer waits: a timer would make every task larger.

@@ -36,6 +36,7 @@ use crate::config::Config;
 use crate::filter::{Changes, FilterAnswer, HeaderEdits, Response, Verdict};
 use crate::http::Refusal;
 use crate::http::forwarding::Seen;
+use crate::http::grpc::is_grpc;
 use crate::http::onward::Onward;
 use crate::http::request_id::RequestId;
 use crate::http::upgrade::other;
@@ -81,6 +82,8 @@ pub struct Exchange {
     own: Option<Box<FilterAnswer>>,
     /// Why the gateway answers by itself.
     refusal: Option<Refusal>,
+    /// Whether it has done so as a status of gRPC.
+    called: bool,
     /// Its place on a server.
     lease: Option<Lease>,
     /// Whether its server has been connected to.
@@ -265,6 +268,7 @@ impl Exchange {
             changes: Changes::default(),
             own: None,
             refusal: None,
+            called: false,
             lease: None,
             reached: false,
             lost: false,
@@ -395,6 +399,11 @@ impl Exchange {
         &self.snapshot
     }
 
+    /// Whether its servers are asked by HTTP/2.
+    pub(crate) fn speaks_http2(&self) -> bool {
+        self.upstream.as_ref().is_some_and(|upstream| upstream.config().http2)
+    }
+
     /// Its place on a server, while it has one.
     pub(crate) fn lease(&self) -> Option<&Lease> {
         self.lease.as_ref()
@@ -454,7 +463,9 @@ impl Exchange {
             (None, Some(own)) => Answer::of_filter(own),
             (None, None) => Answer::of_route(self.route.as_ref()?, request, self.secure())?,
         };
-        Some(answer.edited(&self.changes.to_client))
+        let answer = answer.edited(&self.changes.to_client);
+        self.called = !(200..=299).contains(&status) && is_grpc(&request.headers);
+        Some(if self.called { answer.into_status() } else { answer })
     }
 
     /// Notes and counts that the gateway refuses the request; [`Self::own_answer`] says so to the client.
@@ -606,17 +617,18 @@ impl Exchange {
     }
 
     /// The server could not be connected to. True if another one should be asked: nothing of the request has been sent,
-    /// so that repeats nothing. What this machine lacks is held against no server.
-    pub(crate) fn connect_failed(&mut self, error: &(dyn std::error::Error + 'static)) -> bool {
+    /// so that repeats nothing. What this machine lacks is held against no server, nor is what does not count, since
+    /// another request has waited for the same connection.
+    pub(crate) fn connect_failed(&mut self, error: &(dyn std::error::Error + 'static), counts: bool) -> bool {
         let in_shortage = is_shortage(error);
         self.tried.in_shortage = in_shortage;
         self.refusal = Some(if in_shortage { Refusal::Shortage } else { Refusal::ConnectFailed });
         // Placing it says when it is enough.
         self.lease.as_ref().is_some_and(|lease| {
             log::debug!("upstream {}: {}: {error}", lease.upstream().name(), lease.server().name());
-            if is_refusal(error) {
+            if counts && is_refusal(error) {
                 lease.connect_refused();
-            } else if !in_shortage {
+            } else if counts && !in_shortage {
                 lease.connect_failed();
             }
             true
@@ -829,7 +841,8 @@ impl Exchange {
         }
         self.leave = None;
         self.lease = None;
-        ended.cut_by.is_none() || self.refusal.is_some_and(|refusal| refusal.status() == ended.status)
+        let told = |refusal: Refusal| if self.called { 200 } else { refusal.status() };
+        ended.cut_by.is_none() || self.refusal.is_some_and(|refusal| told(refusal) == ended.status)
     }
 
     /// Counts and logs a request that a program's own hooks have answered, before any of this began.

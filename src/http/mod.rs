@@ -6,6 +6,7 @@ pub mod config;
 pub mod edits;
 pub mod forwarding;
 pub mod framing;
+pub(crate) mod grpc;
 pub(crate) mod head;
 pub mod hop_by_hop;
 pub mod onward;

@@ -18,7 +18,7 @@ pub(super) async fn connect(exchange: &mut Exchange) -> Result<Transport, Refusa
                 return Ok(server);
             }
             Err(error) => {
-                exchange.connect_failed(&error);
+                exchange.connect_failed(&error, true);
             }
         }
     }

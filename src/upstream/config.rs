@@ -50,6 +50,10 @@ pub struct Config {
     /// The version of the PROXY header that tells servers of each connection's client, before TLS. Default: none is sent.
     #[serde(default)]
     pub proxy_protocol: Option<Version>,
+    /// Whether the servers are spoken to by HTTP/2: by ALPN over TLS, by prior knowledge in plain. WebSockets and other
+    /// upgrades go by HTTP/1.1 all the same. Only for kind `http`. Default false.
+    #[serde(default)]
+    pub http2: bool,
     /// TLS to the servers; without it they are spoken to in plain.
     #[serde(default)]
     pub tls: Option<Tls>,
@@ -430,12 +434,14 @@ pub struct Health {
     pub method: String,
     /// `http` and `engine.io`: the path. Default `/` for `http`, `/socket.io/` for `engine.io`.
     pub path: Option<String>,
-    /// `http` and `engine.io`: headers to send, such as `Host`.
+    /// `http`, `grpc` and `engine.io`: headers to send, such as `Host`.
     pub headers: std::collections::BTreeMap<String, String>,
     /// `http`: the statuses that are good, as `200`, `200-399`. Default `200-399`.
     pub status: StatusRange,
     /// `http`: text that the first 64 KiB of the body must hold. Default: any body will do.
     pub body: Option<String>,
+    /// `grpc`: the service that is asked about. Default: the server as a whole.
+    pub service: Option<String>,
 }
 
 /// Whether a header says how long a body is, which a check does by itself.
@@ -457,6 +463,7 @@ impl Default for Health {
             headers: std::collections::BTreeMap::new(),
             status: StatusRange { from: 200, to: 399 },
             body: None,
+            service: None,
         }
     }
 }
@@ -473,6 +480,9 @@ pub enum Check {
     /// A request is answered with a good status.
     #[serde(rename = "http")]
     Http,
+    /// The server, or one of its services, says that it serves, by gRPC's health checking protocol.
+    #[serde(rename = "grpc")]
+    Grpc,
     /// A session can be opened; it is closed again at once.
     #[serde(rename = "engine.io")]
     Session,

@@ -29,6 +29,7 @@ use tokio::sync::watch;
 pub use balance::{Balance, Candidates, PickKey, Tried};
 pub use config::Config;
 pub use connect::ServerTls;
+pub(crate) use connect::http2;
 pub use discovery::Discovery;
 pub use health::{Checks, Fault};
 pub use pick::PickError;
@@ -158,7 +159,12 @@ impl Upstream {
         before: Option<&Arc<Self>>,
     ) -> Result<Arc<Self>, BuildError> {
         let explain = |fault: String| BuildError(format!("upstream `{name}`: {fault}"));
-        let tls = config.tls.as_ref().map(|tls| ServerTls::load(tls, config.kind)).transpose().map_err(explain)?;
+        let tls = config
+            .tls
+            .as_ref()
+            .map(|tls| ServerTls::load(tls, config.kind, config.http2))
+            .transpose()
+            .map_err(explain)?;
         if let Some(before) = before.filter(|before| before.config == *config && before.tls == tls) {
             return Ok(Arc::clone(before));
         }

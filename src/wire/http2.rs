@@ -1,9 +1,10 @@
-//! Frames of HTTP/2 that carry nothing, counted as they pass, so that nobody can send them without end.
+//! Frames of HTTP/2 that carry nothing, counted as they pass, so that nobody can send them without end; and how a server's
+//! side of a connection begins.
 
 use std::time::Instant;
 
-/// Looks at the frames that a client sends, and says when it has sent too many of those that ask for work and bring none:
-/// PRIORITY, SETTINGS, PING, and types that nobody knows. Requests, and what is sent to the client, earn it more of them.
+/// Looks at the frames that a peer sends, and says when it has sent too many of those that ask for work and bring none:
+/// PRIORITY, SETTINGS, PING, and types that nobody knows. Requests or answers, and what is sent to the peer, earn it more of them.
 #[derive(Debug)]
 pub struct ControlFrames {
     /// The head of the next frame, as far as it has come.
@@ -34,7 +35,12 @@ impl ControlFrames {
         Self { head: [0; HEAD], have: 0, skip: PREFACE, left: BURST, earned: now }
     }
 
-    /// Takes the next bytes that the client sends; false once it has sent too much that carries nothing.
+    /// Of a server's side, which begins with a frame.
+    pub fn of_server(now: Instant) -> Self {
+        Self { skip: 0, ..Self::new(now) }
+    }
+
+    /// Takes the next bytes that the peer sends; false once it has sent too much that carries nothing.
     pub fn read(&mut self, mut bytes: &[u8], now: impl FnOnce() -> Instant) -> bool {
         let mut spent = 0;
         loop {
@@ -70,7 +76,7 @@ impl ControlFrames {
         enough
     }
 
-    /// So many bytes were sent to the client.
+    /// So many bytes were sent to the peer.
     pub fn wrote(&mut self, bytes: usize) {
         self.earn(u32::try_from(bytes / BYTES_FOR_ONE).unwrap_or(u32::MAX));
     }
@@ -80,10 +86,20 @@ impl ControlFrames {
     }
 }
 
+/// Whether a server may begin with these bytes, a frame's head in full or less: SETTINGS, and no acknowledgement of any
+/// (RFC 9113 3.4).
+pub fn may_begin(bytes: &[u8]) -> bool {
+    // The size of the payload is looked at by who reads it; the other bits of a stream's number are reserved.
+    let expected = [None, None, None, Some(SETTINGS), Some(0), None, Some(0), Some(0), Some(0)];
+    let fits = |(byte, expected): (&u8, Option<u8>)| expected.is_none_or(|expected| *byte == expected);
+    bytes.iter().zip(expected).all(fits) && bytes.first().is_none_or(|&byte| byte == 0)
+}
+
 /// RFC 9113 6; those of other types that are counted need no name here.
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
@@ -94,7 +110,6 @@ mod tests {
     use super::*;
 
     const PRIORITY: u8 = 2;
-    const SETTINGS: u8 = 4;
     const PING: u8 = 6;
     const NOBODYS: u8 = 0xf0;
 

@@ -44,6 +44,7 @@ pub(super) fn check(name: &str, upstream: &Config, spot: &Spot<'_>, report: &mut
             "`header`, `query` and `app_cookie` are hashed only with balance `client_ip`, and have no effect here";
         report.warn(&spot.key("affinity").as_str(), what);
     }
+    http2(upstream, spot, report);
     if upstream.kind == Kind::Tcp && upstream.host != HostHeader::Keep {
         report.fault(&spot.key("host").as_str(), "not for kind `tcp`, which carries no HTTP");
     }
@@ -211,6 +212,34 @@ fn messages(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
     }
 }
 
+fn http2(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
+    if !upstream.http2 {
+        if upstream.health_check() == Check::Grpc && spot.key("http2").is_intact() {
+            report.fault(
+                &spot.key("health").key("check"),
+                "found `grpc`, which is asked by HTTP/2: expected `http2: true`, too",
+            );
+        }
+        return;
+    }
+    let not_here = match upstream.kind {
+        Kind::Tcp => Some("not for kind `tcp`, which carries no HTTP"),
+        kind if kind.has_sessions() => Some("not for kind `socket.io`, whose servers speak HTTP/1.1"),
+        _ => None,
+    };
+    if let Some(what) = not_here.filter(|_| spot.key("kind").is_intact()) {
+        report.fault(&spot.key("http2").as_str(), what);
+    }
+    if upstream.proxy_protocol.is_some() {
+        let what = "not with `http2`, whose connections are shared: the header tells of one client";
+        report.fault(&spot.key("proxy_protocol").as_str(), what);
+    }
+    if upstream.health_check() == Check::Session && upstream.kind == Kind::Http {
+        let what = "sessions are opened by HTTP/1.1: expected `http`, `tcp` or `none` beside `http2`";
+        report.fault(&spot.key("health").key("check"), what);
+    }
+}
+
 fn queue(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
     let servers = spot.key("servers");
     let limited = upstream.servers.iter().any(|server| server.max_connections > 0);
@@ -283,7 +312,8 @@ fn health(upstream: &Config, health: &Health, spot: &Spot<'_>, report: &mut Repo
 /// Settings that the check in force would ignore; a default that is written out is none.
 fn check_keys(upstream: &Config, health: &Health, spot: &Spot<'_>, report: &mut Report) {
     let (name, asks) = match upstream.health_check() {
-        Check::Http => return,
+        Check::Http => ("http", true),
+        Check::Grpc => ("grpc", true),
         Check::Session => ("engine.io", true),
         Check::Tcp => ("tcp", false),
         Check::None => ("none", false),
@@ -292,15 +322,17 @@ fn check_keys(upstream: &Config, health: &Health, spot: &Spot<'_>, report: &mut 
         return;
     }
     let default = Health::default();
+    let (http, grpc) = (name == "http", name == "grpc");
     let ignored = [
-        ("method", health.method != default.method),
-        ("status", health.status != default.status),
-        ("body", health.body != default.body),
-        ("path", !asks && health.path != default.path),
-        ("headers", !asks && health.headers != default.headers),
+        ("method", !http && health.method != default.method, "http"),
+        ("status", !http && health.status != default.status, "http"),
+        ("body", !http && health.body != default.body, "http"),
+        ("path", (!asks || grpc) && health.path != default.path, "http"),
+        ("headers", !asks && health.headers != default.headers, "http"),
+        ("service", !grpc && health.service != default.service, "grpc"),
     ];
-    for (key, _) in ignored.iter().filter(|(_, ignored)| *ignored) {
-        let what = format!("not for the check `{name}`: add `check: http`, or leave it out");
+    for (key, _, wants) in ignored.iter().filter(|(_, ignored, _)| *ignored) {
+        let what = format!("not for the check `{name}`: add `check: {wants}`, or leave it out");
         report.fault(&spot.key(key).as_str(), what);
     }
 }

@@ -1,5 +1,6 @@
 //! Opens connections to servers, for tunnels and for checks.
 
+pub(crate) mod http2;
 mod tls;
 
 use std::io;

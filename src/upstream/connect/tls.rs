@@ -15,9 +15,14 @@ use crate::address::ServerAddress;
 use crate::upstream::Server;
 use crate::upstream::config::{Kind, Tls};
 
+/// The name of HTTP/2 in ALPN (RFC 9113 3.2).
+pub(super) const HTTP2: &[u8] = b"h2";
+
 /// What is needed to speak TLS to the servers of one upstream; files are read once, at build.
 pub struct ServerTls {
     client_config: Arc<ClientConfig>,
+    /// The same with HTTP/2, where that is spoken.
+    http2: Option<Arc<ClientConfig>>,
     server_name: Option<ServerName<'static>>,
     verify: bool,
     roots: Vec<CertificateDer<'static>>,
@@ -44,7 +49,7 @@ impl PartialEq for ServerTls {
 }
 
 impl ServerTls {
-    pub(crate) fn load(said: &Tls, kind: Kind) -> Result<Self, String> {
+    pub(crate) fn load(said: &Tls, kind: Kind, http2: bool) -> Result<Self, String> {
         let server_name = said.server_name.as_ref().map(|name| {
             ServerName::try_from(name.clone())
                 .map_err(|_| format!("tls.server_name `{name}` is not a host name or an IP address"))
@@ -74,12 +79,23 @@ impl ServerTls {
             (None, Some(_)) => return Err("tls.key needs tls.cert beside it".to_owned()),
         };
         let client_config = client_config(store, said.verify, kind, identity.as_ref())?;
-        Ok(Self { client_config: Arc::new(client_config), server_name, verify: said.verify, roots, identity })
+        let http2 = http2.then(|| {
+            // Nothing else is offered: a server that can't is to be found out, and not to be spoken to in another way.
+            let mut config = client_config.clone();
+            config.alpn_protocols = vec![HTTP2.to_vec()];
+            Arc::new(config)
+        });
+        Ok(Self { client_config: Arc::new(client_config), http2, server_name, verify: said.verify, roots, identity })
     }
 
     /// The rustls configuration, complete with ALPN `http/1.1` for upstreams that speak HTTP.
     pub fn client_config(&self) -> &Arc<ClientConfig> {
         &self.client_config
+    }
+
+    /// The same with ALPN `h2` alone; `None` where the upstream does not speak HTTP/2.
+    pub(super) fn http2_config(&self) -> Option<&Arc<ClientConfig>> {
+        self.http2.as_ref()
     }
 
     /// The name asked for and verified: the configured one, else the host of the server's address. An error says that

@@ -8,7 +8,7 @@ use rand::Rng;
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::probe::{Http, Probe, Session, Target, Tcp};
+use super::probe::{Grpc, Http, Probe, Session, Target, Tcp};
 use crate::address::ServerAddress;
 use crate::upstream::Upstream;
 use crate::upstream::config::{self, Check};
@@ -156,6 +156,7 @@ async fn run_checks(upstream: &Arc<Upstream>, server: &Arc<Server>) {
         }
         Check::Tcp => check_for_ever(upstream, server, Tcp(target)).await,
         Check::Http => check_for_ever(upstream, server, Http(target)).await,
+        Check::Grpc => check_for_ever(upstream, server, Grpc(target)).await,
         Check::Session => check_for_ever(upstream, server, Session::new(target)).await,
     }
 }

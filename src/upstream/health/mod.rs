@@ -3,6 +3,7 @@
 
 mod checks;
 mod ejection;
+mod grpc;
 mod probe;
 mod request;
 

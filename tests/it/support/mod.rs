@@ -7,6 +7,7 @@ pub mod eio;
 pub mod engine;
 pub mod gateway;
 pub mod http2;
+pub mod http2_server;
 pub mod inside;
 pub mod load;
 pub mod node;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use ::http::header::{CONTENT_LENGTH, CONTENT_TYPE, TE, TRANSFER_ENCODING};
 use ::http::{HeaderMap, HeaderValue, StatusCode, Version};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -158,7 +158,7 @@ impl ProxyHttp for Balancer {
         ctx: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        let retry = ctx.exchange.as_mut().is_some_and(|exchange| exchange.connect_failed(error.root_cause()));
+        let retry = ctx.exchange.as_mut().is_some_and(|exchange| exchange.connect_failed(error.root_cause(), true));
         error.set_retry(retry);
         error
     }
@@ -216,6 +216,9 @@ impl ProxyHttp for Balancer {
             }
         });
         added?;
+        if exchange.speaks_http2() && asked.headers.lists("te", "trailers") {
+            request.insert_header(TE, "trailers")?;
+        }
         of::join_cookies(request)?;
         match (exchange.host(&asked), exchange.lease()) {
             (Some(host), _) => request.insert_header("Host", host),

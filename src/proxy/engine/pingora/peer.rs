@@ -20,6 +20,7 @@ use rustls_pki_types::pem::PemObject;
 
 use crate::snapshot::Snapshot;
 use crate::transport::Socket;
+use crate::upstream::http2::STREAMS;
 use crate::upstream::{Endpoint, Lease, Server, Upstream};
 use crate::wire::proxy_protocol::Header;
 
@@ -89,6 +90,10 @@ pub(super) fn of(
         // What opens a WebSocket has become a tunnel before: whatever is left of `Upgrade` was not meant as one.
         ..HttpUpstreamRequestPolicy::deny_upgrades()
     };
+    if upstream.config().http2 {
+        options.set_http_version(2, 2);
+        options.max_h2_streams = STREAMS;
+    }
     let keepalive = &upstream.config().tcp_keepalive;
     options.tcp_keepalive = (!keepalive.idle.is_zero()).then_some(TcpKeepalive {
         idle: keepalive.idle,

@@ -13,6 +13,7 @@ use super::super::{HALF_CLOSED, LOOK};
 use super::buffer::{self, AHEAD, Buffer};
 use super::client::{poll_ended, poll_read, poll_write};
 use super::request::Asked;
+use super::server::Server;
 use super::told::Told;
 use crate::deadline::{Moment, Span};
 use crate::ending::Stopping;
@@ -62,7 +63,7 @@ pub(super) struct Upload {
     /// Bytes of the body so far that are no data.
     framing: u64,
     /// Whether the request may be sent again: all of its body is in `out`, behind the head, or it has none and the head
-    /// can be written anew.
+    /// can be written anew. Whether it may be repeated at all is another matter.
     whole: bool,
     /// The server takes no more; what still comes is passed over.
     broken: bool,
@@ -104,7 +105,7 @@ struct Download {
 pub(super) struct Carry<'a> {
     core: &'a Core,
     client: &'a mut Connection,
-    server: Transport,
+    server: Server,
     exchange: &'a mut Exchange,
     asked: &'a Asked,
     upload: &'a mut Upload,
@@ -135,6 +136,8 @@ pub(super) enum End {
     Stale,
     /// A new connection has ended before anything of an answer came, and the request may be sent again.
     Unanswered,
+    /// The server has said that it has not looked at the request: it may be sent again, whatever it is.
+    NotTaken,
     /// The turn of the session has come, whose poll this is.
     Told,
     /// The client is owed this in place of an answer; whose fault it is.
@@ -167,7 +170,7 @@ pub(super) fn is_last(core: &Core, stopping: &Stopping, exchange: &Exchange) -> 
 
 impl Upload {
     /// A request whose head is written, and of whose body nothing has been looked at. It is only kept until it is
-    /// answered where it is `repeatable`.
+    /// answered where it may be `repeatable`.
     pub(super) fn new(out: Vec<u8>, body: Passing, repeatable: bool) -> Self {
         Self { out, sent: 0, body, bulk: Bulk::default(), framing: 0, whole: repeatable, broken: false, blocked: false }
     }
@@ -227,7 +230,7 @@ impl<'a> Carry<'a> {
     pub(super) fn new(
         core: &'a Core,
         client: &'a mut Connection,
-        (server, reused): (Transport, bool),
+        (server, reused): (Server, bool),
         (exchange, asked): (&'a mut Exchange, &'a Asked),
         upload: &'a mut Upload,
         times: Times,
@@ -260,7 +263,8 @@ impl<'a> Carry<'a> {
     pub(super) fn outcome(self) -> Outcome {
         let Self { server, upload, download, .. } = self;
         let Download { status, bytes, until_close, keep, reusable, logged_in, .. } = download;
-        let server = (reusable && upload.is_sent()).then_some((server, logged_in));
+        let whole = reusable && upload.is_sent();
+        let server = server.into_connection().filter(|_| whole).map(|server| (server, logged_in));
         Outcome { status, bytes, until_close, keep, server }
     }
 
@@ -284,7 +288,8 @@ impl<'a> Carry<'a> {
         let down = download.head.len() + download.out.len();
         let bulk = upload.bulk.waiting() + download.bulk.waiting();
         let trailers = upload.body.trailers_len() + download.body.as_ref().map_or(0, Passing::trailers_len);
-        up + down + bulk + trailers + client.held.len() + client.transport.unsent() + server.unsent()
+        let behind = server.unsent() + if download.out.is_empty() { 0 } else { server.unread() };
+        up + down + bulk + trailers + client.held.len() + client.transport.unsent() + behind
     }
 
     fn as_far_as_known(&self, end: End) -> End {
@@ -354,8 +359,8 @@ impl<'a> Carry<'a> {
                 let before = *sent;
                 let mut written = poll_write(&mut self.server, out, sent, cx);
                 let mut went = *sent > before;
-                if let Poll::Ready(Ok(())) = written {
-                    written = bulk.poll_empty(self.server.socket(), &mut went, cx);
+                if let (Poll::Ready(Ok(())), Some(socket)) = (&written, self.server.plain_socket()) {
+                    written = bulk.poll_empty(socket, &mut went, cx);
                 }
                 if went {
                     (self.server_moved, self.taken) = (self.client.deadline.now(), true);
@@ -558,10 +563,15 @@ impl<'a> Carry<'a> {
         let Self { download, upload, exchange, asked, .. } = self;
         let Download { head, body, out, interims, .. } = download;
         match body {
-            None if head.is_empty() && *interims == 0 && upload.whole && self.reused => Some(End::Stale),
-            None if head.is_empty() && *interims == 0 && upload.whole && asked.body == Body::None => {
-                Some(End::Unanswered)
-            }
+            None if head.is_empty() && *interims == 0 && upload.whole => Some(if self.server.not_taken() {
+                End::NotTaken
+            } else if asked.is_idempotent && self.reused {
+                End::Stale
+            } else if asked.is_idempotent && asked.body == Body::None {
+                End::Unanswered
+            } else {
+                End::Refused(Refusal::BadAnswer, Side::Server)
+            }),
             None => Some(End::Refused(Refusal::BadAnswer, Side::Server)),
             Some(body) => {
                 if error.is_some() || !body.close() {
@@ -723,6 +733,9 @@ impl<'a> Carry<'a> {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
+        if let End::Refused(_, Side::Server) | End::Cut(Side::Server) = end {
+            self.server.doubt();
+        }
         Poll::Ready(end)
     }
 
@@ -730,19 +743,22 @@ impl<'a> Carry<'a> {
     fn takes_on(&mut self) -> bool {
         let to_client = self.client_has_to_read();
         let Self { client, server, upload, download, .. } = self;
-        let (peer, out, sent, bulk, moved) = if to_client {
+        let (out, sent, bulk, moved) = if to_client {
             let Download { out, sent, bulk, .. } = download;
-            (&mut client.transport, out, sent, bulk, &mut self.client_moved)
+            (out, sent, bulk, &mut self.client_moved)
         } else {
             let Upload { out, sent, bulk, .. } = &mut **upload;
-            (server, out, sent, bulk, &mut self.server_moved)
+            (out, sent, bulk, &mut self.server_moved)
         };
         if bulk.waiting() > 0 && out.len() == *sent {
-            if bulk.offer(peer.socket()) == 0 {
+            let socket = if to_client { client.transport.plain_socket() } else { server.plain_socket() };
+            if socket.is_none_or(|socket| bulk.offer(socket) == 0) {
                 return false;
             }
         } else {
-            let Some(taken) = peer.offer(&out[*sent..]) else { return false };
+            let rest = &out[*sent..];
+            let taken = if to_client { client.transport.offer(rest) } else { server.offer(rest) };
+            let Some(taken) = taken else { return false };
             *sent += taken;
         }
         (*moved, self.taken) = (client.deadline.now(), true);

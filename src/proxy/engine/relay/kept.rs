@@ -25,7 +25,7 @@ const MOST_PER_SERVER: usize = 256;
 /// How often those are closed whose time is over and that nobody has asked for.
 const SWEEP: Duration = Duration::from_secs(1);
 /// Threads beyond this many share what they keep.
-const SHARDS: usize = 16;
+pub(super) const SHARDS: usize = 16;
 
 #[derive(Default)]
 struct Shared {
@@ -43,7 +43,7 @@ struct Pools {
 
 /// Hashes numbers that nobody outside has a say in.
 #[derive(Default)]
-struct Mixed(u64);
+pub(super) struct Mixed(u64);
 
 impl Hasher for Mixed {
     fn write(&mut self, bytes: &[u8]) {
@@ -179,12 +179,13 @@ impl Pools {
     }
 }
 
-fn key(lease: &Lease) -> (u64, u64) {
+/// Where a server's connections are kept.
+pub(super) fn key(lease: &Lease) -> (u64, u64) {
     (lease.upstream().group, lease.server().id().to_bits())
 }
 
 /// The place of this thread.
-fn own_shard() -> usize {
+pub(super) fn own_shard() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
         static OWN: usize = NEXT.fetch_add(1, Ordering::Relaxed) % SHARDS;

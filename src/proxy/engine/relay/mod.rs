@@ -3,7 +3,7 @@
 //! Bytes are read into a buffer of the thread ([`buffer`]), and only what has to wait is kept. Heads are parsed where
 //! they lie ([`request`], [`response`](crate::http::response)), bodies pass in place
 //! ([`passing`](crate::http::passing)), and both ways of an exchange go on at once ([`carry`]). Connections to servers
-//! wait for each other's requests ([`kept`]). Streams of HTTP/2 come by [`http2`].
+//! wait for each other's requests ([`kept`]); those of HTTP/2 are shared ([`shared`]). Streams of HTTP/2 come by [`http2`].
 
 mod buffer;
 mod carry;
@@ -12,7 +12,10 @@ mod http2;
 mod kept;
 mod request;
 mod serve;
+mod server;
+mod shared;
 mod told;
+mod translated;
 
 use std::sync::Arc;
 
@@ -24,6 +27,7 @@ use crate::ending::Stopping;
 use crate::exchange::Core;
 use crate::listener::Connection;
 use kept::Kept;
+use shared::Shared;
 
 pub(crate) use http2::Http2;
 
@@ -31,12 +35,19 @@ pub(crate) use http2::Http2;
 pub(crate) struct Relay {
     core: Arc<Core>,
     kept: Kept,
+    shared: Shared,
 }
 
 impl Relay {
     /// An engine that keeps this many idle connections to servers for each thread at most.
     pub(crate) fn new(core: Arc<Core>, most_kept: usize) -> Self {
-        Self { core, kept: Kept::new(most_kept) }
+        Self { core, kept: Kept::new(most_kept), shared: Shared::default() }
+    }
+
+    /// Lets go of the connections to servers.
+    fn let_go(&self) {
+        self.kept.clear();
+        self.shared.clear();
     }
 }
 
@@ -47,6 +58,6 @@ impl Http1Engine for Relay {
     }
 
     async fn stop(&self) {
-        self.kept.clear();
+        self.let_go();
     }
 }

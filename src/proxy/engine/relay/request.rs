@@ -68,6 +68,13 @@ impl Asked {
         }
     }
 
+    /// Whether the client says that it takes trailers (RFC 9110 10.1.4).
+    pub(super) fn takes_trailers(&self) -> bool {
+        let mut fields = head::room();
+        let head = head::parse(&self.head, &mut fields, 0);
+        head.is_ok_and(|head| Headers::Fields(head.fields).lists("te", "trailers"))
+    }
+
     /// The head as its server gets it, once more.
     pub(super) fn to_server_again(&self, exchange: &Exchange) -> Vec<u8> {
         let mut fields = head::room();

@@ -15,6 +15,8 @@ use super::buffer::{self, AHEAD};
 use super::carry::{Carry, End, Outcome, Times, Upload, is_last};
 use super::client::{NextHead, Stops, poll_read, unless_gone};
 use super::request::{Asked, add_host, to_server};
+use super::server::Server;
+use super::translated::Translated;
 use crate::config::Config;
 use crate::ending::Stopping;
 use crate::exchange::{Answer, Core, Ended, Exchange, RequestHead, Side};
@@ -283,7 +285,8 @@ fn carry<'a>(
     let core = &*relay.core;
     let Begun { mut exchange, asked, body, out, has_host } = begun;
     let mut needs_host = !has_host;
-    let mut upload = Upload::new(out, body, asked.is_idempotent);
+    let may_be_refused = exchange.speaks_http2();
+    let mut upload = Upload::new(out, body, asked.is_idempotent || may_be_refused);
     async move {
         if exchange.answers_itself() {
             return Box::pin(answer(core, client, exchange, &asked, upload, None, stopping)).await;
@@ -306,9 +309,9 @@ fn carry<'a>(
         if let Some(own) = own.as_ref().filter(|own| own.subject == exchange.subject()) {
             exchange.wish(own.server);
         }
-        let mut fresh = false;
+        let (mut fresh, mut refused) = (false, false);
         loop {
-            let (server, used) = match find(relay, client, own, &mut exchange, fresh).await {
+            let (server, used) = match find(relay, client, own, &mut exchange, &asked, fresh).await {
                 Found::Server(server, used) => (server, used),
                 Found::Refused(refusal) => {
                     exchange.refuse(core, refusal);
@@ -354,13 +357,20 @@ fn carry<'a>(
                         asked.to_server_again(&exchange)
                     });
                 }
+                // The server has done nothing for it: once more there, on a connection that takes it, and then elsewhere.
+                End::NotTaken if !std::mem::replace(&mut refused, true) || exchange.lost() => {
+                    upload.begin_again(|| {
+                        needs_host = !has_host;
+                        asked.to_server_again(&exchange)
+                    });
+                }
                 End::Unanswered if exchange.lost() => {
                     upload.begin_again(|| {
                         needs_host = !has_host;
                         asked.to_server_again(&exchange)
                     });
                 }
-                End::Unanswered => {
+                End::Unanswered | End::NotTaken => {
                     exchange.refuse(core, Refusal::BadAnswer);
                     return Box::pin(answer(core, client, exchange, &asked, upload, Some(Side::Server), stopping))
                         .await;
@@ -457,8 +467,8 @@ async fn take_in(client: &mut Connection, length: u64, config: &Config) -> Optio
 
 /// What came of looking for a server.
 enum Found {
-    /// A connection.
-    Server(Transport, Used),
+    /// A connection, or a stream on one.
+    Server(Server, Used),
     Refused(Refusal),
     /// The client has left.
     Gone,
@@ -479,6 +489,7 @@ async fn find(
     client: &mut Connection,
     own: &mut Option<Box<Own>>,
     exchange: &mut Exchange,
+    asked: &Asked,
     fresh: bool,
 ) -> Found {
     let at_once = exchange.is_poll();
@@ -492,12 +503,19 @@ async fn find(
             }
         }
         let Some(lease) = exchange.lease() else { return Found::Refused(Refusal::NoServer) };
+        if lease.upstream().config().http2 {
+            match unless_gone(client, at_once, Box::pin(find_stream(relay, exchange, asked))).await {
+                Some(Some(found)) => return found,
+                Some(None) => continue,
+                None => return Found::Gone,
+            }
+        }
         if !fresh {
             let mine = Own::take(own, lease, exchange.subject()).map(|stream| (stream, Used::ByThisClient));
             let kept = mine.or_else(|| relay.kept.take(lease).map(|stream| (stream, Used::ByAnybody)));
             if let Some((server, used)) = kept {
                 exchange.connected(true);
-                return Found::Server(server, used);
+                return Found::Server(Server::Connection(server), used);
             }
         }
         let told = exchange.proxy_header();
@@ -505,12 +523,35 @@ async fn find(
         match unless_gone(client, at_once, connecting).await {
             Some(Ok(server)) => {
                 exchange.connected(false);
-                return Found::Server(server, Used::Never);
+                return Found::Server(Server::Connection(server), Used::Never);
             }
             Some(Err(error)) => {
-                exchange.connect_failed(&error);
+                exchange.connect_failed(&error, true);
             }
             None => return Found::Gone,
+        }
+    }
+}
+
+/// Finds room for a stream on a connection to the server; `None` where it can't be connected to.
+async fn find_stream(relay: &Relay, exchange: &mut Exchange, asked: &Asked) -> Option<Found> {
+    let lease = exchange.lease()?;
+    let alone = asked.logs_connection_in;
+    let taken = match relay.shared.take(lease).filter(|_| !alone) {
+        Some(taken) => Ok(taken),
+        None => relay.shared.open(lease, alone).await,
+    };
+    let secure = lease.upstream().tls().is_some();
+    match taken {
+        Ok(taken) => {
+            let used = if taken.reused { Used::ByAnybody } else { Used::Never };
+            exchange.connected(taken.reused);
+            let stream = Translated::new(taken, secure, asked.takes_trailers());
+            Some(Found::Server(Server::Stream(Box::new(stream)), used))
+        }
+        Err(fault) => {
+            exchange.connect_failed(&fault.error, fault.counts());
+            None
         }
     }
 }

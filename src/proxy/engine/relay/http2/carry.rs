@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::Reason;
 use http::header::{CONTENT_LENGTH, TRAILER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use tokio::io::{AsyncRead, ReadBuf};
@@ -39,7 +40,7 @@ const READS_PER_TURN: usize = 16;
 /// Bytes of a request's body that are gathered before they go on.
 const GATHERED: usize = 64 * 1024;
 /// Interim answers before one that is meant.
-const MOST_INTERIMS: u8 = 32;
+pub(super) const MOST_INTERIMS: u8 = 32;
 
 /// An exchange under way.
 pub(super) struct Carry<'a> {
@@ -100,6 +101,10 @@ pub(super) enum End {
     Answered,
     /// The server ended the connection before anything of an answer came, and the request may be sent again.
     Lost,
+    /// The server has said that it has not looked at the request: it may be sent again, whatever it is.
+    NotTaken,
+    /// The server has reset its stream in the middle of the answer.
+    Reset(Reason),
     /// The turn of the session has come, whose poll this is.
     Told,
     /// The client is owed this in place of an answer; whose fault it is.

@@ -29,6 +29,8 @@ pub(super) struct Line {
     overfull: AtomicBool,
     /// Bytes that wait, of answers and of bodies that are taken in.
     bytes: AtomicUsize,
+    /// Bytes that may wait in connections to servers because of its streams.
+    behind: AtomicUsize,
     /// Their place among all that wait in the process.
     held: Mutex<Held>,
     /// Streams that have become tunnels.
@@ -80,20 +82,20 @@ impl Drop for OpenTunnel {
 }
 
 /// Bytes that are on their way to the client, counted until nobody has them any more.
-struct Counted {
-    bytes: Box<[u8]>,
+struct Counted<B: AsRef<[u8]>> {
+    bytes: B,
     line: Arc<Line>,
 }
 
-impl AsRef<[u8]> for Counted {
+impl<B: AsRef<[u8]>> AsRef<[u8]> for Counted<B> {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        self.bytes.as_ref()
     }
 }
 
-impl Drop for Counted {
+impl<B: AsRef<[u8]>> Drop for Counted<B> {
     fn drop(&mut self) {
-        self.line.release(self.bytes.len());
+        self.line.release(self.bytes.as_ref().len());
         lock(&self.line.held).taken();
     }
 }
@@ -109,6 +111,7 @@ impl Line {
             late: false.into(),
             overfull: false.into(),
             bytes: 0.into(),
+            behind: 0.into(),
             held: held.into(),
             tunnels: 0.into(),
             waiting: Mutex::default(),
@@ -223,7 +226,27 @@ impl Line {
     /// Keeps bytes, and counts them for as long as anybody has them.
     pub(super) fn keep(self: &Arc<Self>, bytes: &[u8]) -> Bytes {
         self.count(bytes.len());
-        Bytes::from_owner(Counted { bytes: bytes.into(), line: Arc::clone(self) })
+        Bytes::from_owner(Counted { bytes: Box::<[u8]>::from(bytes), line: Arc::clone(self) })
+    }
+
+    /// The same for bytes that are kept already, as a part of what was read at once: few of them are taken out of that.
+    pub(super) fn keep_shared(self: &Arc<Self>, bytes: Bytes) -> Bytes {
+        if bytes.len() < LITTLE {
+            return self.keep(&bytes);
+        }
+        self.count(bytes.len());
+        Bytes::from_owner(Counted { bytes, line: Arc::clone(self) })
+    }
+
+    /// Bytes that may wait in a connection to a server, of which there were so many before.
+    pub(super) fn wait_behind(&self, before: usize, after: usize) {
+        let all = self.bytes.load(Relaxed);
+        let was = if after > before {
+            self.behind.fetch_add(after - before, Relaxed)
+        } else {
+            self.behind.fetch_sub(before - after, Relaxed)
+        };
+        self.tell(all + was, all + was + after - before);
     }
 
     /// Ready when the connection has to go to make room.
@@ -239,7 +262,7 @@ impl Line {
     fn tell(&self, before: usize, after: usize) {
         if before / STEP != after / STEP {
             let mut held = lock(&self.held);
-            held.set(self.bytes.load(Relaxed) / STEP * STEP);
+            held.set((self.bytes.load(Relaxed) + self.behind.load(Relaxed)) / STEP * STEP);
         }
     }
 

@@ -1,5 +1,6 @@
-//! HTTP/2 in front of the relay: the `h2` crate speaks it, each stream is an exchange, and servers are asked by HTTP/1.1.
+//! HTTP/2 in front of the relay: the `h2` crate speaks it, each stream is an exchange, and servers are asked by HTTP/1.1 or by HTTP/2.
 
+mod across;
 mod carry;
 mod duplex;
 mod io;
@@ -68,7 +69,7 @@ impl Http2Engine for Http2 {
     }
 
     async fn stop(&self) {
-        self.0.kept.clear();
+        self.0.let_go();
     }
 }
 

@@ -2,12 +2,14 @@
 
 use bytes::Bytes;
 use h2::RecvStream;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST, PROXY_AUTHORIZATION, SEC_WEBSOCKET_KEY};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST, PROXY_AUTHORIZATION, SEC_WEBSOCKET_KEY, TE, TRAILER};
 use http::request::Parts;
-use http::{HeaderMap, Method};
+use http::uri::{Authority, Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 
 use crate::exchange::{Exchange, RequestHead, ServerFields};
 use crate::http::framing::{Body, Malformed};
+use crate::http::grpc::is_grpc;
 use crate::http::head::is_authority;
 use crate::http::response::is_of_connection;
 use crate::http::trailers::announced;
@@ -15,6 +17,9 @@ use crate::http::write::HeadWriter;
 use crate::http::{Limits, Refusal};
 use crate::request::Headers;
 use crate::text::Text;
+
+/// Fields that are added to a head on its way, mostly.
+const ADDED: usize = 8;
 
 /// What is kept of a request while it is carried.
 pub(super) struct Asked {
@@ -118,6 +123,56 @@ impl Asked {
         self.pass_fields(&fields, &mut head);
         fields.add(|name, value| head.field(name, value));
         head.end()
+    }
+
+    /// Whether it is a call of gRPC, whatever its messages are written in; gRPC-Web is plain HTTP.
+    pub(super) fn is_grpc(&self) -> bool {
+        is_grpc(&self.line().headers)
+    }
+
+    /// The head as the server of the exchange's lease gets it by HTTP/2; `None` where it can't be told.
+    pub(super) fn to_http2(&self, exchange: &Exchange) -> Option<Request<()>> {
+        let line = self.line();
+        let fields = exchange.to_server(&line);
+        let lease = exchange.lease()?;
+        let authority = match exchange.host(&line) {
+            Some(host) => Authority::try_from(host),
+            None => Authority::try_from(lease.upstream().own_host(lease.server()).as_bytes()),
+        };
+        let mut request = Request::new(());
+        *request.method_mut() = self.parts.method.clone();
+        // That of the connection, as strict servers expect: what the client speaks stands in the forwarded fields.
+        let mut uri = http::uri::Parts::default();
+        uri.scheme = Some(if lease.upstream().tls().is_some() { Scheme::HTTPS } else { Scheme::HTTP });
+        uri.authority = Some(authority.ok()?);
+        uri.path_and_query = self.parts.uri.path_and_query().cloned();
+        *request.uri_mut() = Uri::from_parts(uri).ok()?;
+        let mut headers = HeaderMap::with_capacity(self.parts.headers.len() + ADDED);
+        for (name, value) in &self.parts.headers {
+            if !matches!(*name, HOST | CONTENT_LENGTH) && fields.pass(name.as_str()) {
+                headers.append(name.clone(), value.clone());
+            }
+        }
+        if line.headers.lists("te", "trailers") {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
+        if let Body::Length(length) = self.body {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        if self.body == Body::Chunked
+            && let Some(names) = announced(line.headers, |name| fields.pass(name))
+        {
+            headers.insert(TRAILER, HeaderValue::from_bytes(&names).ok()?);
+        }
+        let mut all = true;
+        fields.add(|name, value| match (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
+            (Ok(name), Ok(value)) => {
+                headers.append(name, value);
+            }
+            _ => all = false,
+        });
+        *request.headers_mut() = headers;
+        all.then_some(request)
     }
 
     /// The head as the server of the exchange's lease gets it.

@@ -14,6 +14,7 @@ use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, timeout_at};
 
+use super::across::Across;
 use super::carry::{Carry, End, Outcome};
 use super::line::Line;
 use super::request::Asked;
@@ -23,6 +24,7 @@ use crate::http::Refusal;
 use crate::http::framing::Body;
 use crate::listener::Info;
 use crate::proxy::engine::relay::Relay;
+use crate::proxy::engine::relay::shared::Taken;
 use crate::transport::Transport;
 
 /// The client's end of a stream.
@@ -44,6 +46,67 @@ impl Client {
 pub(super) struct BodyIn {
     pub(super) stream: RecvStream,
     pub(super) taken_in: Option<TakenIn>,
+    /// What has gone to a server of HTTP/2, for the case that the server has not looked at it.
+    pub(super) sent: Sent,
+}
+
+/// The beginning of a body, as long as it is small.
+#[derive(Default)]
+pub(super) struct Sent {
+    parts: Vec<Bytes>,
+    bytes: usize,
+    /// More has gone than is kept.
+    more: bool,
+    line: Option<Arc<Line>>,
+}
+
+impl Sent {
+    /// Its part with this number, where there is one.
+    pub(super) fn part(&self, number: usize) -> Option<Bytes> {
+        self.parts.get(number).cloned()
+    }
+
+    /// Whether so many parts are all that there are.
+    pub(super) fn is_all(&self, parts: usize) -> bool {
+        self.more || parts >= self.parts.len()
+    }
+
+    /// Keeps the next one, unless it is too much by now.
+    pub(super) fn keep(&mut self, part: &Bytes, line: &Arc<Line>) {
+        self.more |= (self.bytes + part.len()) as u64 > TAKEN_IN || !line.try_take(part.len());
+        if self.more {
+            return self.let_go();
+        }
+        self.bytes += part.len();
+        self.line.get_or_insert_with(|| Arc::clone(line));
+        self.parts.push(part.clone());
+    }
+
+    /// Something has gone that is not kept.
+    pub(super) fn lose(&mut self) {
+        self.more = true;
+        self.let_go();
+    }
+
+    fn let_go(&mut self) {
+        self.parts = Vec::new();
+        if let Some(line) = &self.line {
+            line.release(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}
+
+impl BodyIn {
+    /// Whether all that has gone of it can go once more.
+    fn can_go_again(&self) -> bool {
+        self.taken_in.is_some() || !self.sent.more
+    }
 }
 
 /// A small body that is whole.
@@ -66,6 +129,8 @@ const TAKEN_IN: u64 = 32 * 1024;
 enum Found {
     /// A connection, used before or not.
     Server(Transport, bool),
+    /// Room on one of HTTP/2.
+    Stream(Box<Taken>),
     Refused(Refusal),
     /// The client has left.
     Gone,
@@ -82,7 +147,7 @@ pub(super) async fn serve(
     let core = &*relay.core;
     let (parts, body) = request.into_parts();
     let asked = Asked::new(parts, &body);
-    let mut body = BodyIn { stream: body, taken_in: None };
+    let mut body = BodyIn { stream: body, taken_in: None, sent: Sent::default() };
     let mut exchange = Exchange::begin(core, &info, &asked.line(), asked.announced()).await;
     if exchange.refusal().is_none()
         && let Some(refusal) = asked.fault(&exchange.snapshot().config.limits)
@@ -103,10 +168,32 @@ pub(super) async fn serve(
             return end(core, exchange, &asked, (0, 0), Some(gone));
         }
     }
-    let mut fresh = false;
+    let (mut fresh, mut refused) = (false, false);
     loop {
-        let (server, reused) = match find(&relay, &mut client, &mut exchange, fresh).await {
-            Found::Server(server, reused) => (server, reused),
+        let found = find(&relay, &mut client, &mut exchange, &asked, fresh).await;
+        if exchange.leave().is_some() {
+            exchange.can_be_ended();
+        }
+        let (ended, (status, bytes), reused) = match found {
+            Found::Server(server, reused) => {
+                let mut carry = Carry::new(core, (&mut client, &mut body), server, &mut exchange, &asked);
+                let ended = poll_fn(|cx| carry.poll(cx)).await;
+                let Outcome { status, bytes, server } = carry.outcome();
+                if let (End::Answered, Some(server), Some(lease)) = (&ended, server, exchange.lease()) {
+                    relay.kept.put(lease, server);
+                }
+                (ended, (status, bytes), reused)
+            }
+            Found::Stream(taken) => {
+                let reused = taken.reused;
+                match Across::begin(core, (&mut client, &mut body), *taken, &mut exchange, &asked) {
+                    Ok(mut across) => {
+                        let ended = poll_fn(|cx| across.poll(cx)).await;
+                        (ended, across.outcome(), reused)
+                    }
+                    Err(end) => (end, (0, 0), reused),
+                }
+            }
             Found::Refused(refusal) => {
                 exchange.refuse(core, refusal);
                 return answer(core, client, exchange, &asked, None).await;
@@ -116,22 +203,14 @@ pub(super) async fn serve(
                 return end(core, exchange, &asked, (0, 0), Some(gone));
             }
         };
-        if exchange.leave().is_some() {
-            exchange.can_be_ended();
-        }
-        let mut carry = Carry::new(core, (&mut client, &mut body), server, &mut exchange, &asked);
-        let ended = poll_fn(|cx| carry.poll(cx)).await;
-        let Outcome { status, bytes, server } = carry.outcome();
         match ended {
-            End::Answered => {
-                if let (Some(server), Some(lease)) = (server, exchange.lease()) {
-                    relay.kept.put(lease, server);
-                }
-                return end(core, exchange, &asked, (status, bytes), None);
-            }
+            End::Answered => return end(core, exchange, &asked, (status, bytes), None),
             End::Lost if reused => fresh = true,
             End::Lost if exchange.lost() => fresh = false,
-            End::Lost => {
+            // The server has done nothing for it: once more there, on a connection that takes it, and then elsewhere.
+            End::NotTaken if body.can_go_again() && !std::mem::replace(&mut refused, true) => {}
+            End::NotTaken if body.can_go_again() && exchange.lost() => refused = false,
+            End::Lost | End::NotTaken => {
                 exchange.refuse(core, Refusal::BadAnswer);
                 return answer(core, client, exchange, &asked, Some(Side::Server)).await;
             }
@@ -142,6 +221,12 @@ pub(super) async fn serve(
             End::Refused(refusal, side) => {
                 exchange.refuse(core, refusal);
                 return answer(core, client, exchange, &asked, Some(side)).await;
+            }
+            End::Reset(reason) => {
+                if let Some(sending) = client.sending.take() {
+                    let _ = cut.send((sending, reason));
+                }
+                return end(core, exchange, &asked, (status, bytes), Some(Side::Server));
             }
             End::Cut(side) => {
                 let side = if side == Side::Client { client.line.gone() } else { side };
@@ -202,7 +287,7 @@ async fn take_in(
 }
 
 /// Finds a server and a connection to it, a `fresh` one or one that was kept.
-async fn find(relay: &Relay, client: &mut Client, exchange: &mut Exchange, fresh: bool) -> Found {
+async fn find(relay: &Relay, client: &mut Client, exchange: &mut Exchange, asked: &Asked, fresh: bool) -> Found {
     loop {
         match unless_reset(client, exchange.place()).await {
             Some(Ok(())) => {}
@@ -210,6 +295,26 @@ async fn find(relay: &Relay, client: &mut Client, exchange: &mut Exchange, fresh
             None => return Found::Gone,
         }
         let Some(lease) = exchange.lease() else { return Found::Refused(Refusal::NoServer) };
+        if lease.upstream().config().http2 {
+            let alone = asked.logs_connection_in();
+            let taken = match relay.shared.take(lease).filter(|_| !alone) {
+                Some(taken) => Ok(taken),
+                None => match unless_reset(client, Box::pin(relay.shared.open(lease, alone))).await {
+                    Some(taken) => taken,
+                    None => return Found::Gone,
+                },
+            };
+            match taken {
+                Ok(taken) => {
+                    exchange.connected(taken.reused);
+                    return Found::Stream(Box::new(taken));
+                }
+                Err(fault) => {
+                    exchange.connect_failed(&fault.error, fault.counts());
+                    continue;
+                }
+            }
+        }
         if let Some(server) = relay.kept.take(lease).filter(|_| !fresh) {
             exchange.connected(true);
             return Found::Server(server, true);
@@ -222,7 +327,7 @@ async fn find(relay: &Relay, client: &mut Client, exchange: &mut Exchange, fresh
                 return Found::Server(server, false);
             }
             Some(Err(error)) => {
-                exchange.connect_failed(&error);
+                exchange.connect_failed(&error, true);
             }
             None => return Found::Gone,
         }
@@ -261,7 +366,7 @@ pub(super) async fn answer(
 
 /// An answer of the gateway's own as HTTP/2 has it.
 fn written(answer: Answer<'_>, to_head: bool) -> (Response<()>, Bytes) {
-    let Answer { status, fields, mut body, .. } = answer;
+    let Answer { status, fields, mut body, is_status, .. } = answer;
     let mut head = Response::new(());
     *head.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     for (name, value) in &fields {
@@ -271,7 +376,7 @@ fn written(answer: Answer<'_>, to_head: bool) -> (Response<()>, Bytes) {
     }
     // Neither has a body, and neither may say the length of one (RFC 9110 8.6).
     let without = matches!(status, 100..=199 | 204);
-    if !without {
+    if !without && !is_status {
         head.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
     }
     if to_head || without || status == 304 {
