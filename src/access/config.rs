@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
@@ -24,11 +25,13 @@ pub struct Config {
     pub deny: Option<Networks>,
     /// The only sites whose pages may ask. Default: all.
     pub origins: Option<Origins>,
+    /// What pages of other sites may read. Default: what servers say.
+    pub cors: Option<Cors>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { inherit: true, allow: None, deny: None, origins: None }
+        Self { inherit: true, allow: None, deny: None, origins: None, cors: None }
     }
 }
 
@@ -43,6 +46,7 @@ impl Config {
             allow: this.allow.or(top.allow),
             deny: this.deny.or(top.deny),
             origins: this.origins.or(top.origins),
+            cors: this.cors.or(top.cors),
         }
     }
 
@@ -220,6 +224,65 @@ impl<'de> Deserialize<'de> for Origins {
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Origins, A::Error> {
                 let Long { allow, missing } = Long::deserialize(MapAccessDeserializer::new(map))?;
                 Ok(Origins { allow, missing })
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+/// `access.cors`: what pages of other sites may read; said by the gateway in place of its servers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cors {
+    /// The sites, as in `access.origins`; `*` is every one. Default: those that `access.origins` lets in.
+    pub origins: Option<Sites>,
+    /// The methods that pages may use. Default GET, HEAD, POST, PUT, PATCH and DELETE.
+    pub methods: Vec<String>,
+    /// The header fields that pages may send. Default: what they ask for.
+    pub headers: Vec<String>,
+    /// The fields of answers that pages may read, beside those that all may. Default: none.
+    pub expose: Vec<String>,
+    /// Whether pages may ask with the cookies that their user has here. Default false.
+    pub credentials: bool,
+    /// How long browsers keep the answer to a preflight. Default 10 min.
+    #[serde(with = "humantime_serde")]
+    pub max_age: Duration,
+}
+
+impl Default for Cors {
+    fn default() -> Self {
+        Self {
+            origins: None,
+            methods: ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"].map(str::to_owned).into(),
+            headers: Vec::new(),
+            expose: Vec::new(),
+            credentials: false,
+            max_age: Duration::from_secs(600),
+        }
+    }
+}
+
+/// A list of sites, or one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Sites(pub Vec<Pattern>);
+
+impl<'de> Deserialize<'de> for Sites {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Sites;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an origin such as https://app.example.com, `*`, or a list of them")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Sites, E> {
+                Pattern::from_str(text).map(|pattern| Sites(vec![pattern])).map_err(E::custom)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Sites, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(Sites)
             }
         }
         deserializer.deserialize_any(Either)

@@ -1,6 +1,7 @@
 //! Who may ask, and from where: what is looked at once a route is known, before a server hears of the request.
 
 pub mod config;
+mod cors;
 mod networks;
 pub(crate) mod origins;
 
@@ -9,10 +10,13 @@ use std::sync::Arc;
 
 pub use config::Config;
 pub(crate) use networks::Networks;
+pub use origins::Pattern;
 
+use crate::filter::{FilterAnswer, HeaderEdits};
 use crate::http::Refusal;
 use crate::http::forwarding::Asked;
-use crate::request::Request;
+use crate::request::{Headers, Request};
+use cors::Cors;
 use networks::Lists;
 use origins::Origins;
 
@@ -21,6 +25,7 @@ use origins::Origins;
 pub struct Access {
     networks: Option<Networks>,
     origins: Option<Origins>,
+    cors: Option<Cors>,
 }
 
 /// An `access` that can't be built.
@@ -50,6 +55,7 @@ impl Builder {
         Ok(Arc::new(Access {
             networks: self.networks(said.allow.as_ref(), said.deny.as_ref())?,
             origins: said.origins.as_ref().map(Origins::new),
+            cors: said.cors.as_ref().map(|cors| Cors::new(cors, said.origins.as_ref())),
         }))
     }
 
@@ -67,14 +73,27 @@ impl Builder {
 }
 
 impl Access {
-    /// What can be told at once: whether the client's network and the page may ask for that.
-    pub(crate) fn check(&self, request: &Request<'_>, asked: Asked<'_>) -> Result<(), Refusal> {
+    /// What can be told at once: whether the client's network and the page may ask for that. Answers a preflight.
+    pub(crate) fn check(&self, request: &Request<'_>, asked: Asked<'_>) -> Result<Option<FilterAnswer>, Refusal> {
         if self.networks.as_ref().is_some_and(|networks| !networks.admit(request.client)) {
             return Err(Refusal::Network);
         }
         if self.origins.as_ref().is_some_and(|origins| !origins.admit(request, asked)) {
             return Err(Refusal::Origin);
         }
-        Ok(())
+        match &self.cors {
+            // It has no credentials, whatever the page has (Fetch 3.3.5).
+            Some(cors) if cors::is_preflight(request.method, request.headers) => {
+                cors.preflight(request.headers, asked).map(Some).ok_or(Refusal::Origin)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Marks an answer to a request of this method with these fields, whoever gives it, as one that the page may read, or as none.
+    pub(crate) fn mark(&self, method: &str, headers: Headers<'_>, asked: Asked<'_>, edits: &mut HeaderEdits) {
+        if let Some(cors) = &self.cors {
+            cors.mark(method, headers, asked, edits);
+        }
     }
 }

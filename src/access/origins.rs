@@ -23,6 +23,8 @@ pub enum Pattern {
     Same,
     /// A page that belongs to no site.
     Null,
+    /// Every page; only of what may be read, never of who may ask.
+    Any,
     /// Those of a scheme, a host and a port.
     Site {
         /// In lower case.
@@ -95,12 +97,15 @@ impl Pattern {
     /// Whether it stands for this origin, of a page that asks for that.
     pub(crate) fn matches(&self, origin: &[u8], asked: Asked<'_>) -> bool {
         let Ok(origin) = std::str::from_utf8(origin) else { return false };
+        if *self == Self::Any {
+            return true;
+        }
         if origin == "null" {
             return *self == Self::Null;
         }
         let Some(origin) = Origin::read(origin) else { return false };
         match self {
-            Self::Null => false,
+            Self::Null | Self::Any => false,
             Self::Same => {
                 let scheme = if asked.secure { "https" } else { "http" };
                 let Some((host, port)) = asked.authority.and_then(split_port) else { return false };
@@ -181,7 +186,7 @@ impl FromStr for Pattern {
         match text {
             "same" => return Ok(Self::Same),
             "null" => return Ok(Self::Null),
-            "*" => return fault("to let every site ask, leave the key out"),
+            "*" => return Ok(Self::Any),
             _ => {}
         }
         let Some((scheme, authority)) = text.split_once("://") else { return fault("begin with the scheme") };
@@ -221,6 +226,7 @@ impl fmt::Display for Pattern {
         match self {
             Self::Same => f.write_str("same"),
             Self::Null => f.write_str("null"),
+            Self::Any => f.write_str("*"),
             Self::Site { scheme, below, host, port } => {
                 write!(f, "{scheme}://{}{host}", if *below { "*." } else { "" })?;
                 match port {
@@ -329,9 +335,15 @@ mod tests {
 
     #[test]
     fn patterns_read_and_print_the_same_and_faults_say_what_would_do() {
-        for text in
-            ["same", "null", "https://app.example.com", "https://*.example.com:8443", "http://localhost:*", "file://"]
-        {
+        for text in [
+            "same",
+            "null",
+            "*",
+            "https://app.example.com",
+            "https://*.example.com:8443",
+            "http://localhost:*",
+            "file://",
+        ] {
             assert_eq!(text.parse::<Pattern>().unwrap().to_string(), text);
         }
         assert_eq!("HTTPS://A.test:443".parse::<Pattern>().unwrap().to_string(), "https://a.test");
@@ -344,7 +356,6 @@ mod tests {
             ("https://", "a scheme, a host"),
             ("https://a.test:0", "a port"),
             ("https://münchen.de", "xn--"),
-            ("*", "leave the key out"),
         ] {
             let told = bad.parse::<Pattern>().unwrap_err();
             assert!(told.contains(hint), "{bad}: {told}");

@@ -74,7 +74,7 @@ upstreams:
   webapp: { servers: ["10.0.0.11:3000", "10.0.0.12:3000"], health: { check: http }, affinity: { cookie: {} } }
   socket_io: { kind: socket.io, servers: ["10.0.0.21:8000", "10.0.0.22:8000"], tls: {}, sessions: { rebalance: {} } }
   raw_sockets: { kind: tcp, servers: ["10.0.0.31:8000"] }
-access: { deny: [192.0.2.0/24, { file: blocked.txt }], origins: [same, "https://*.example.com"] }
+access: { deny: [192.0.2.0/24, { file: blocked.txt }], origins: [same, "https://*.example.com"], cors: { origins: "https://app.example.com" } }
 admin: { address: 127.0.0.1:9901 }
 "#;
 

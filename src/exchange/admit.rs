@@ -2,8 +2,9 @@
 //!
 //! Here everything is asked that depends on the route and can refuse: first who may ask at all.
 
-use super::{Core, Exchange, RequestHead};
+use super::{Core, Exchange, Info, RequestHead};
 use crate::access::Access;
+use crate::filter::{FilterAnswer, HeaderEdits};
 use crate::http::Refusal;
 use crate::http::forwarding::Asked;
 
@@ -12,7 +13,28 @@ impl Exchange {
     pub(super) fn admit(&mut self, head: &RequestHead<'_>) -> Result<(), Refusal> {
         let Some(access) = self.access() else { return Ok(()) };
         let request = head.request(&self.info, self.client)?;
-        access.check(&request, self.asked(head))
+        if let Some(answer) = access.check(&request, self.asked(head))? {
+            self.answer_itself(answer, "preflight");
+        }
+        Ok(())
+    }
+
+    /// The client gets this answer, and no server hears of the request; `why` is the word for it in the log.
+    fn answer_itself(&mut self, answer: FilterAnswer, why: &'static str) {
+        (self.own, self.told) = (Some(Box::new(answer)), Some(why));
+    }
+
+    /// Marks the answer, whoever gives it, as one that the page which asks may read, or as none. What opens a WebSocket is
+    /// for no page to read.
+    pub(super) fn mark_for_pages(&mut self, head: &RequestHead<'_>) {
+        if head.websocket || self.access().is_none() {
+            return;
+        }
+        let mut edits = std::mem::take(&mut self.changes.to_client);
+        if let Some(access) = self.access() {
+            access.mark(head.method, head.headers, self.asked(head), &mut edits);
+        }
+        self.changes.to_client = edits;
     }
 
     /// The same for a connection that does not speak HTTP, of which only its network is known.
@@ -34,4 +56,17 @@ impl Exchange {
         let forwarding = &self.snapshot.config.forwarding;
         forwarding.asked(self.info.peer.ip(), self.secure(), head.authority, head.headers)
     }
+}
+
+/// What is changed in the answer to a request that is refused before there is an exchange about it: it goes to no route,
+/// and what holds for all of them holds.
+pub(crate) fn marks_of_refusal(core: &Core, info: &Info, head: &RequestHead<'_>) -> HeaderEdits {
+    let snapshot = core.snapshot.load();
+    let mut edits = HeaderEdits::default();
+    if let Some(access) = snapshot.access.as_ref().filter(|_| !head.websocket) {
+        let forwarding = &snapshot.config.forwarding;
+        let asked = forwarding.asked(info.peer.ip(), info.secure(), head.authority, head.headers);
+        access.mark(head.method, head.headers, asked, &mut edits);
+    }
+    edits
 }

@@ -80,7 +80,7 @@ impl<'a> Answer<'a> {
     }
 
     /// The same with these changes.
-    pub(super) fn edited(mut self, edits: &'a HeaderEdits) -> Self {
+    pub(crate) fn edited(mut self, edits: &'a HeaderEdits) -> Self {
         if !edits.is_empty() {
             self.fields.retain(|(name, _)| edits.keeps(name));
             self.fields.extend(edits.added().map(|(name, value)| (name.as_str(), value.as_bytes().into())));

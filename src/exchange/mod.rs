@@ -26,6 +26,7 @@ use ::http::HeaderValue;
 use ::http::header::STRICT_TRANSPORT_SECURITY;
 
 pub use self::core::Core;
+pub(crate) use admit::marks_of_refusal;
 pub(crate) use answer::Answer;
 pub(crate) use entry::Entry;
 pub(crate) use fields::{ServerFields, with_edits};
@@ -237,9 +238,10 @@ impl Exchange {
     }
 
     fn decided(&mut self, core: &Core, request: &RequestHead<'_>, decided: Result<(), Refusal>) {
+        self.mark_for_pages(request);
         if let Err(refusal) = decided {
             self.refuse(core, refusal);
-        } else if self.polls {
+        } else if self.polls && self.own.is_none() {
             self.overdue_goodbye(core, request);
         }
     }

@@ -7,7 +7,8 @@ use bytes::BytesMut;
 
 use super::upgrade;
 use crate::ending::Stopping;
-use crate::exchange::{Answer, Core, Entry, Exchange, RequestHead};
+use crate::exchange::{Answer, Core, Entry, Exchange, RequestHead, marks_of_refusal};
+use crate::filter::HeaderEdits;
 use crate::http::framing::Body;
 use crate::http::head::{self, Kind};
 use crate::http::{Limits, Refusal};
@@ -120,14 +121,17 @@ pub(super) async fn refuse(core: &Core, connection: Connection, refusal: Refusal
     let mut entry = Entry::new(&connection.info, "HTTP/1.1", SystemTime::now(), Instant::now());
     entry.status = refusal.status();
     entry.closed_by = refusal.as_str();
+    let mut edits = HeaderEdits::default();
     if let Some(head) = head {
         let mut fields = head::room();
         if let Ok(head) = head::parse(head, &mut fields, 0) {
-            entry.request(&RequestHead::from(&head), &core.snapshot.load().secrets);
+            let request = RequestHead::from(&head);
+            entry.request(&request, &core.snapshot.load().secrets);
+            edits = marks_of_refusal(core, &connection.info, &request);
         }
     }
     let hsts = connection.info.hsts().map(|hsts| ("strict-transport-security", hsts.as_bytes().into()));
-    let mut answer = Answer::refusing(refusal);
+    let mut answer = Answer::refusing(refusal).edited(&edits);
     answer.fields.extend(hsts);
     entry.bytes_out = answer.body.len() as u64;
     core.metrics.refused(refusal.as_str());

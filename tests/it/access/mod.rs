@@ -1,5 +1,6 @@
 //! Who may ask, and from where: on plain requests, streams of HTTP/2, polls, upgrades and raw connections.
 
+mod cors;
 mod networks;
 mod origins;
 

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::{gateway, yaml};
-use crate::support::client::{is_reset, tcp};
+use crate::support::client::is_reset;
 use crate::support::engine::for_each_engine;
 use crate::support::http2::Http2;
 use crate::support::server::greet;
@@ -129,7 +129,11 @@ access: {{ deny: 127.0.0.2 }}
     ))
     .await;
     let open = async |from, listener: &str, first: &str| {
-        let mut client = Client::connect_from(from, gateway.address(listener)).await;
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, from], 0).into()).unwrap();
+        // What is refused at once may be reset before it is seen to be open.
+        let Ok(stream) = socket.connect(gateway.address(listener)).await else { return false };
+        let mut client = Client::over(stream);
         let _ = client.try_send(first).await;
         client.some().await.is_some()
     };
@@ -165,6 +169,5 @@ upstreams: {{ app: {{ servers: [\"{}\"], health: {{ check: none }} }} }}
     ))
     .await;
     assert!(is_reset(gateway.address("web")).await);
-    drop(tcp(gateway.address("web")).await);
     assert_eq!(server.accepted(), 0);
 }
