@@ -24,6 +24,8 @@ pub struct Snapshot {
     pub(crate) filters: Filters,
     /// Who may ask where the route does not say.
     pub(crate) access: Option<Arc<Access>>,
+    /// What was built of access, for the next configuration.
+    pub(crate) accesses: access::Built,
     /// Who may come without speaking HTTP, by the listener's name.
     pub(crate) raw: HashMap<Arc<str>, Networks, FnvBuildHasher>,
     /// Names of parameters that logs do not tell, beside those that tell it themselves.
@@ -55,7 +57,8 @@ pub struct Extensions {
 
 impl Snapshot {
     /// Builds upstreams and routes. `brought` are the parts that a program brings in place of the configuration's,
-    /// `before` finds the upstream that had a name until now: what it knows is carried over.
+    /// `before` finds the upstream that had a name until now, and `known` is what was built of access until now: what
+    /// they know is carried over.
     ///
     /// # Errors
     /// The first of what the configuration names that can't be used.
@@ -64,6 +67,7 @@ impl Snapshot {
         brought: &Extensions,
         metrics: &Metrics,
         before: impl Fn(&str) -> Option<Arc<Upstream>>,
+        known: &access::Built,
     ) -> Result<Self, BuildError> {
         let mut upstreams = HashMap::default();
         for (name, said) in &config.upstreams {
@@ -83,7 +87,7 @@ impl Snapshot {
             }
         }
         let tls = config.listeners.iter().map(|listener| listener.tls.as_ref());
-        let mut builder = access::Builder::default();
+        let mut builder = access::Builder::after(known.clone());
         let top = config.access.as_ref();
         let access = top.map(|said| builder.build(said)).transpose()?;
         let mut of_routes = Vec::with_capacity(config.routes.len());
@@ -94,11 +98,15 @@ impl Snapshot {
         let raw = raw_networks(&config, &mut builder)?;
         let routes = |place: usize| of_routes.get(place).cloned().flatten();
         let router = brought.router.clone().unwrap_or_else(|| Arc::new(Routes::build_with(&config.routes, routes)));
+        let all = config.access.iter().chain(config.routes.iter().filter_map(|route| route.access.as_ref()));
+        let secrets = config.access_log.mask.iter().map(String::as_str).chain(all.flat_map(access::Config::secrets));
+        let secrets = secrets.map(Box::from);
         Ok(Self {
             filters: brought.filters.iter().cloned().collect(),
             access,
+            accesses: builder.built,
             raw,
-            secrets: config.access_log.mask.iter().map(|name| name.as_str().into()).collect(),
+            secrets: secrets.collect(),
             router,
             upstreams,
             local: metrics.upstream("-"),

@@ -1,5 +1,6 @@
 //! What the operator says about who may ask, and from where.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -7,6 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use jsonwebtoken::Algorithm;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -27,11 +29,13 @@ pub struct Config {
     pub origins: Option<Origins>,
     /// What pages of other sites may read. Default: what servers say.
     pub cors: Option<Cors>,
+    /// The signed token that has to be shown. Default: none.
+    pub jwt: Option<Jwt>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { inherit: true, allow: None, deny: None, origins: None, cors: None }
+        Self { inherit: true, allow: None, deny: None, origins: None, cors: None, jwt: None }
     }
 }
 
@@ -47,12 +51,19 @@ impl Config {
             deny: this.deny.or(top.deny),
             origins: this.origins.or(top.origins),
             cors: this.cors.or(top.cors),
+            jwt: this.jwt.or(top.jwt),
         }
     }
 
     /// Every file that it names.
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        self.allow.iter().chain(&self.deny).flat_map(Networks::files)
+        let of_jwt = self.jwt.iter().flat_map(|jwt| jwt.jwks.iter().chain(&jwt.public_key));
+        self.allow.iter().chain(&self.deny).flat_map(Networks::files).chain(of_jwt)
+    }
+
+    /// Parameters of the query whose values are secrets.
+    pub fn secrets(&self) -> impl Iterator<Item = &str> {
+        self.jwt.iter().filter_map(|jwt| jwt.from.query.as_deref())
     }
 }
 
@@ -283,6 +294,145 @@ impl<'de> Deserialize<'de> for Sites {
 
             fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Sites, A::Error> {
                 Vec::deserialize(SeqAccessDeserializer::new(seq)).map(Sites)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+/// `access.jwt`: a JSON Web Token (RFC 7519) that has to be shown; `jwks`, `secret` or `public_key` is needed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Jwt {
+    /// A file with a set of keys (RFC 7517). Default: none.
+    pub jwks: Option<PathBuf>,
+    /// A PEM file with one public key: RSA, ECDSA by P-256 or P-384, or Ed25519. Default: none.
+    pub public_key: Option<PathBuf>,
+    /// A secret that is shared with the issuer, for HS256, HS384 and HS512. Default: none.
+    pub secret: Option<Secret>,
+    /// The only algorithms. Default: all that the keys are for.
+    pub algorithms: Vec<Algorithm>,
+    /// Where the token stands, the first that a request has. Default: `{ header: Authorization }`.
+    pub from: TokenFrom,
+    /// Who may have issued it. Default: anybody who has the key.
+    pub issuer: Texts,
+    /// For whom it has to be. Default: anybody.
+    pub audience: Texts,
+    /// How far clocks may be apart. Default 30 s.
+    #[serde(with = "humantime_serde")]
+    pub leeway: Duration,
+    /// Claims that it has to have. Default: `exp`.
+    pub required: Vec<String>,
+    /// Fields towards servers, and the claims that they tell. Default: none.
+    pub claims: BTreeMap<String, String>,
+    /// Whether each request of a session has to bring it. Default `each`.
+    pub sessions: Sessions,
+}
+
+impl Default for Jwt {
+    fn default() -> Self {
+        Self {
+            jwks: None,
+            public_key: None,
+            secret: None,
+            algorithms: Vec::new(),
+            from: TokenFrom::default(),
+            issuer: Texts::default(),
+            audience: Texts::default(),
+            leeway: Duration::from_secs(30),
+            required: vec!["exp".to_owned()],
+            claims: BTreeMap::new(),
+            sessions: Sessions::default(),
+        }
+    }
+}
+
+/// `access.jwt.from`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenFrom {
+    /// A header field: behind `Bearer`, which only `Authorization` has to have. Default: none, where another place is said.
+    #[serde(default)]
+    pub header: Option<String>,
+    /// A cookie. Default: none.
+    #[serde(default)]
+    pub cookie: Option<String>,
+    /// A parameter of the query, which logs do not tell. Default: none.
+    #[serde(default)]
+    pub query: Option<String>,
+}
+
+impl Default for TokenFrom {
+    fn default() -> Self {
+        Self { header: Some("Authorization".to_owned()), cookie: None, query: None }
+    }
+}
+
+/// Which requests of a session have to show what is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sessions {
+    /// Each of them.
+    #[default]
+    Each,
+    /// The one that opens it: what names a session that came in so passes.
+    Once,
+}
+
+/// A text that logs don't show, of 32 bytes or more.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+/// As HS256 asks for (RFC 7518 3.2).
+const SHORTEST_SECRET: usize = 32;
+
+impl Secret {
+    /// The bytes that are used as a key.
+    pub fn bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(...)")
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.len() {
+            SHORTEST_SECRET.. => Ok(Self(text)),
+            len => Err(de::Error::custom(format!(
+                "found a secret of {len} bytes, expected {SHORTEST_SECRET} or more (RFC 7518 3.2)"
+            ))),
+        }
+    }
+}
+
+/// A list of texts, or one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Texts(pub Vec<String>);
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Texts;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text or a list of texts")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Texts, E> {
+                Ok(Texts(vec![text.to_owned()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Texts, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(Texts)
             }
         }
         deserializer.deserialize_any(Either)

@@ -2,21 +2,30 @@
 
 pub mod config;
 mod cors;
+mod jwt;
 mod networks;
 pub(crate) mod origins;
+mod sessions;
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+
+use http::HeaderValue;
+use http::header::WWW_AUTHENTICATE;
 
 pub use config::Config;
 pub(crate) use networks::Networks;
 pub use origins::Pattern;
+pub(crate) use sessions::Admitted;
 
-use crate::filter::{FilterAnswer, HeaderEdits};
+use crate::filter::{Changes, FilterAnswer, HeaderEdits};
 use crate::http::Refusal;
 use crate::http::forwarding::Asked;
 use crate::request::{Headers, Request};
+use crate::session::Key;
 use cors::Cors;
+use jwt::Jwt;
 use networks::Lists;
 use origins::Origins;
 
@@ -26,6 +35,20 @@ pub struct Access {
     networks: Option<Networks>,
     origins: Option<Origins>,
     cors: Option<Cors>,
+    jwt: Option<Jwt>,
+    /// Sessions that came in with what is asked for, where later requests need not show it again.
+    sessions: Option<Arc<Admitted>>,
+}
+
+/// Why what was shown does not do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unfit {
+    /// Nothing was.
+    Missing,
+    /// It is not good.
+    Bad,
+    /// It was good once.
+    Expired,
 }
 
 /// An `access` that can't be built.
@@ -40,22 +63,53 @@ impl fmt::Display for BuildError {
 
 impl std::error::Error for BuildError {}
 
-/// Builds what a configuration says of access; what several routes say is built once.
+/// What was built, what it was built from, and a hash of what its files held.
+pub(crate) type Built = Vec<(Config, u64, Arc<Access>)>;
+
+/// Builds what a configuration says of access. What several routes say, or the configuration before has said, is built once,
+/// and goes on knowing what it knows.
 #[derive(Debug, Default)]
 pub(crate) struct Builder {
     lists: Lists,
+    before: Built,
+    /// What was built.
+    pub(crate) built: Built,
 }
 
 impl Builder {
+    /// Knows what was built before.
+    pub(crate) fn after(before: Built) -> Self {
+        Self { before, ..Self::default() }
+    }
+
     /// Reads what it names.
     ///
     /// # Errors
     /// The first file that can't be used.
     pub(crate) fn build(&mut self, said: &Config) -> Result<Arc<Access>, BuildError> {
+        let mut files = DefaultHasher::new();
+        said.files().for_each(|file| std::fs::read(file).ok().hash(&mut files));
+        let files = files.finish();
+        let mut known = self.built.iter().chain(&self.before);
+        let known =
+            known.find(|(known, held, _)| *held == files && known == said).map(|(_, _, built)| Arc::clone(built));
+        let built = match known {
+            Some(built) => built,
+            None => self.build_new(said)?,
+        };
+        self.built.push((said.clone(), files, Arc::clone(&built)));
+        Ok(built)
+    }
+
+    fn build_new(&mut self, said: &Config) -> Result<Arc<Access>, BuildError> {
+        let jwt = said.jwt.as_ref().map(Jwt::build).transpose()?;
+        let once = said.jwt.as_ref().is_some_and(|jwt| jwt.sessions == config::Sessions::Once);
         Ok(Arc::new(Access {
             networks: self.networks(said.allow.as_ref(), said.deny.as_ref())?,
             origins: said.origins.as_ref().map(Origins::new),
             cors: said.cors.as_ref().map(|cors| Cors::new(cors, said.origins.as_ref())),
+            jwt,
+            sessions: once.then(Arc::default),
         }))
     }
 
@@ -88,6 +142,37 @@ impl Access {
             }
             _ => Ok(None),
         }
+    }
+
+    /// Whether the request shows what is asked for; what that tells of the client goes to the server, and nobody else may
+    /// say it. `session` is the one that the request names.
+    pub(crate) fn identify(
+        &self,
+        request: &Request<'_>,
+        session: Option<Key>,
+        changes: &mut Changes,
+    ) -> Result<(), Refusal> {
+        let Some(jwt) = &self.jwt else { return Ok(()) };
+        jwt.strip(changes);
+        if let (Some(admitted), Some(session)) = (&self.sessions, session)
+            && admitted.has(session)
+        {
+            return Ok(());
+        }
+        jwt.check(request, changes).map_err(|unfit| {
+            let challenge = if unfit == Unfit::Missing { "Bearer" } else { "Bearer error=\"invalid_token\"" };
+            changes.to_client.append(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            match unfit {
+                Unfit::Missing => Refusal::NoCredentials,
+                Unfit::Bad => Refusal::BadCredentials,
+                Unfit::Expired => Refusal::ExpiredToken,
+            }
+        })
+    }
+
+    /// Where sessions are noted that come in so; `None` where each of their requests is asked.
+    pub(crate) fn sessions(&self) -> Option<&Arc<Admitted>> {
+        self.sessions.as_ref()
     }
 
     /// Marks an answer to a request of this method with these fields, whoever gives it, as one that the page may read, or as none.

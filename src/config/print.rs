@@ -21,8 +21,20 @@ impl Config {
                 *secret = HIDDEN.into();
             }
         }
+        hide_secret_of(config.get_mut("access"));
+        for route in config.get_mut("routes").and_then(Value::as_sequence_mut).into_iter().flatten() {
+            hide_secret_of(route.get_mut("access"));
+        }
         double_dollars(&mut config);
         serde_yaml::to_string(&config)
+    }
+}
+
+/// Hides the secret that an `access` shares with an issuer, in a text that is as long as one.
+fn hide_secret_of(access: Option<&mut Value>) {
+    let secret = access.and_then(|access| access.get_mut("jwt")?.get_mut("secret")).filter(|secret| !secret.is_null());
+    if let Some(secret) = secret {
+        *secret = HIDDEN.into();
     }
 }
 

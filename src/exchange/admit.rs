@@ -15,8 +15,13 @@ impl Exchange {
         let request = head.request(&self.info, self.client)?;
         if let Some(answer) = access.check(&request, self.asked(head))? {
             self.answer_itself(answer, "preflight");
+            return Ok(());
         }
-        Ok(())
+        let session = self.ties.as_ref().and_then(|ties| ties.session.as_ref()?.begun.as_ref()).map(|(key, _)| *key);
+        let mut changes = std::mem::take(&mut self.changes);
+        let shown = self.access().map_or(Ok(()), |access| access.identify(&request, session, &mut changes));
+        self.changes = changes;
+        shown
     }
 
     /// The client gets this answer, and no server hears of the request; `why` is the word for it in the log.
@@ -46,7 +51,7 @@ impl Exchange {
     }
 
     /// What holds where the request goes; where it goes nowhere, what holds for all routes.
-    fn access(&self) -> Option<&Access> {
+    pub(super) fn access(&self) -> Option<&Access> {
         let own = self.route.as_ref().and_then(|route| route.access.as_ref());
         own.or(self.snapshot.access.as_ref()).map(|access| &**access)
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::place::SessionTie;
+use crate::access::Admitted;
 use crate::session::{Answered, Cause, Held, How, Key, Learned, Mark, NewSession, Reader};
 use crate::tunnel::Overhear;
 use crate::upstream::{Lease, Opening, PickKey, ServerId, Upstream};
@@ -26,6 +27,8 @@ pub(super) struct Learner {
     opening: Option<Opening>,
     /// The tunnel that the session opens on, if it does.
     hold: Option<Arc<Hold>>,
+    /// Where it is noted that the session came in with what is asked for.
+    admitted: Option<Arc<Admitted>>,
     /// How long the session may be silent, once that is known.
     silence: Option<Duration>,
 }
@@ -41,6 +44,7 @@ impl Learner {
         (upstream, client, session): (&Arc<Upstream>, PickKey, &SessionTie),
         lease: &mut Lease,
         in_tunnel: bool,
+        admitted: Option<Arc<Admitted>>,
     ) -> Option<Self> {
         if matches!(answered, Answered::Nothing) {
             return None;
@@ -54,6 +58,7 @@ impl Learner {
             path: session.path.clone(),
             opening: lease.take_opening(),
             hold: in_tunnel.then(Arc::default),
+            admitted,
             silence: None,
         };
         this.take(answered);
@@ -100,6 +105,9 @@ impl Learner {
         let Some(table) = self.upstream.sessions() else { return };
         let Some(key) = opened.id.as_deref().map(|id| table.key(id)).or(self.named) else { return };
         let home = table.home(self.server.to_bits());
+        if let Some(admitted) = &self.admitted {
+            admitted.note(key);
+        }
         if table.learn(key, &home, life, How::Handshake) == Learned::Full {
             return;
         }

@@ -680,13 +680,15 @@ impl Exchange {
         }
         self.filter_answer(status, headers, true);
         let secure = self.secure();
+        let admitted = self.access().and_then(|access| access.sessions().cloned());
         if let (Some(ties), Some(upstream), Some(lease)) = (&self.ties, &self.upstream, &mut self.lease) {
             if let (Some(session), Some(protocol)) = (&ties.session, upstream.session_protocol())
                 && self.form != Form::OtherUpgrade
             {
                 let answered = protocol.answered(session.said.dialect, status, headers);
                 let in_tunnel = self.form == Form::Upgrade;
-                self.learner = Learner::new(answered, (upstream, ties.client, session), lease, in_tunnel).map(Box::new);
+                self.learner =
+                    Learner::new(answered, (upstream, ties.client, session), lease, in_tunnel, admitted).map(Box::new);
             }
             if (!self.form.may_switch() || status == 101)
                 && let Some(cookie) = ties.set_cookie(upstream, lease.server().id(), secure)

@@ -24,6 +24,12 @@ pub enum Refusal {
     Network,
     /// The page of another site may not ask.
     Origin,
+    /// Nothing shows who the client is.
+    NoCredentials,
+    /// What shows who the client is does not.
+    BadCredentials,
+    /// The token has expired.
+    ExpiredToken,
     /// A method that a gateway does not carry.
     Method,
     /// The head did not arrive in time.
@@ -59,6 +65,7 @@ impl Refusal {
     pub fn status(self) -> u16 {
         match self {
             Self::BadRequest | Self::Malformed(_) | Self::BadPath(_) | Self::AmbiguousPath => 400,
+            Self::NoCredentials | Self::BadCredentials | Self::ExpiredToken => 401,
             Self::Network | Self::Origin => 403,
             Self::NoRoute => 404,
             Self::Method => 405,
@@ -94,6 +101,9 @@ impl Refusal {
             Self::NoRoute => "no_route",
             Self::Network => "network",
             Self::Origin => "origin",
+            Self::NoCredentials => "no_credentials",
+            Self::BadCredentials => "bad_credentials",
+            Self::ExpiredToken => "expired_token",
             Self::Method => "method",
             Self::HeadTimeout => "head_timeout",
             Self::HeadTooLarge => "head_too_large",
@@ -122,6 +132,9 @@ impl fmt::Display for Refusal {
             Self::NoRoute => f.write_str("Nothing is served here."),
             Self::Network => f.write_str("Nothing is served to this network."),
             Self::Origin => f.write_str("Nothing is served to pages of this site."),
+            Self::NoCredentials => f.write_str("Something has to show who you are."),
+            Self::BadCredentials => f.write_str("What should show who you are does not."),
+            Self::ExpiredToken => f.write_str("The token has expired."),
             Self::Method => f.write_str("The gateway does not carry this method."),
             Self::HeadTimeout => f.write_str("The request head did not arrive in time."),
             Self::HeadTooLarge => f.write_str("The request head is too large."),

@@ -8,6 +8,7 @@ use log::warn;
 
 use super::certificates::{Certificates, Reminder};
 use super::{ReloadError, Running, failed};
+use crate::access;
 use crate::buffers::Buffers;
 use crate::config::{self, Config};
 use crate::deadline::Deadlines;
@@ -96,7 +97,8 @@ impl Context {
         let admin = admin.transpose()?;
         let known = |name: &str| existing.upstreams.get(name).cloned();
         let certificates = Certificates::of(&config);
-        let mut snapshot = Snapshot::build(config, &self.brought, &self.metrics, known).map_err(failed)?;
+        let mut snapshot =
+            Snapshot::build(config, &self.brought, &self.metrics, known, &existing.accesses).map_err(failed)?;
         // A reload says all of them, whoever has heard them before.
         self.reminder.lock().unwrap_or_else(PoisonError::into_inner).due(certificates.warnings.clone(), Instant::now());
         certificates.warnings.iter().for_each(|warning| warn!("{warning}"));
@@ -111,6 +113,7 @@ pub(super) struct Existing {
     listeners: HashMap<String, Arc<Settings>>,
     admin: HashMap<String, Arc<Settings>>,
     upstreams: HashMap<Arc<str>, Arc<Upstream>>,
+    accesses: access::Built,
 }
 
 impl Existing {
@@ -124,6 +127,7 @@ impl Existing {
             listeners: running.listeners.iter().map(settings).collect(),
             admin: running.admin.iter().map(settings).collect(),
             upstreams: retired.chain(in_use).collect(),
+            accesses: snapshot.accesses.clone(),
         }
     }
 }

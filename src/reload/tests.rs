@@ -10,7 +10,7 @@ use super::*;
 use crate::snapshot::Extensions;
 
 /// Keys whose values name what only the system knows.
-const OF_THE_SYSTEM: [&str; 6] = ["address", "cert", "key", "keys", "ca", "file"];
+const OF_THE_SYSTEM: [&str; 8] = ["address", "cert", "key", "keys", "ca", "file", "jwks", "public_key"];
 
 /// The configuration with every key, on ports of the kernel's choice and with certificates that there are.
 fn everything(folder: &Path) -> Value {
@@ -32,6 +32,8 @@ fn everything(folder: &Path) -> Value {
     all["admin"]["address"] = json!("127.0.0.1:0");
     fs::write(folder.join("blocked.txt"), "192.0.2.0/24\n").unwrap();
     all["access"]["deny"][1]["file"] = json!(folder.join("blocked.txt"));
+    let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/access/vectors/keys.json");
+    all["routes"][1]["access"]["jwt"]["jwks"] = json!(keys);
     // The authorities of the system take their time to load.
     all["upstreams"]["socket_io"]["tls"]["verify"] = json!(false);
     all

@@ -1,9 +1,12 @@
 //! Who may ask: that no list is empty, and nothing is said that could not hold.
 
+use std::time::Duration;
+
 use super::{Report, Spot, words};
-use crate::access::config::{Cors, Networks, OfListener};
+use crate::access::config::{Cors, Jwt, Networks, OfListener, TokenFrom};
 use crate::access::{self, Pattern};
 use crate::config::Config;
+use crate::http::hop_by_hop::is_hop_by_hop;
 
 pub(super) fn check(config: &Config, root: &Spot<'_>, report: &mut Report) {
     let top = config.access.as_ref();
@@ -55,6 +58,9 @@ fn one(said: &access::Config, top: Option<&access::Config>, spot: &Spot<'_>, rep
         }
         cors(said_here, &spot, report);
     }
+    if let Some(said) = &said.jwt {
+        jwt(said, &spot.key("jwt"), report);
+    }
 }
 
 fn cors(cors: &Cors, spot: &Spot<'_>, report: &mut Report) {
@@ -76,6 +82,51 @@ fn cors(cors: &Cors, spot: &Spot<'_>, report: &mut Report) {
         }
     }
 }
+
+fn jwt(jwt: &Jwt, spot: &Spot<'_>, report: &mut Report) {
+    if jwt.jwks.is_none() && jwt.public_key.is_none() && jwt.secret.is_none() && spot.is_intact() {
+        report.fault(&spot.as_str(), "expected one of the keys `jwks`, `public_key` and `secret`");
+    }
+    report.some_path(&spot.key("jwks"), jwt.jwks.as_deref());
+    report.some_path(&spot.key("public_key"), jwt.public_key.as_deref());
+    if jwt.jwks.is_none() && jwt.public_key.is_none() && !jwt.algorithms.is_empty() {
+        use jsonwebtoken::Algorithm::{HS256, HS384, HS512};
+        if !jwt.algorithms.iter().any(|algorithm| [HS256, HS384, HS512].contains(algorithm)) {
+            report.fault(&spot.key("algorithms"), "found none that `secret` is for, expected HS256, HS384 or HS512");
+        }
+    }
+    let TokenFrom { header, cookie, query } = &jwt.from;
+    let from = spot.key("from");
+    if header.is_none() && cookie.is_none() && query.is_none() && from.is_intact() {
+        report.fault(&from, "expected one of the keys `header`, `cookie` and `query`");
+    }
+    if let Some(name) = header {
+        report.well_formed(&from.key("header"), words::header_name(name));
+    }
+    if let Some(name) = cookie {
+        report.well_formed(&from.key("cookie"), words::header_name(name));
+    }
+    if query.as_ref().is_some_and(String::is_empty) {
+        report.fault(&from.key("query"), "found an empty text, expected the name of a parameter");
+    }
+    for (spot, (field, claim)) in spot.key("claims").each_key(&jwt.claims) {
+        report.well_formed(&spot.as_str(), words::header_name(field));
+        if is_hop_by_hop(&field.to_ascii_lowercase())
+            || matches!(&*field.to_ascii_lowercase(), "content-length" | "host")
+        {
+            report.fault(&spot.as_str(), "the gateway writes this header itself");
+        }
+        if claim.is_empty() {
+            report.fault(&spot, "found an empty text, expected the name of a claim");
+        }
+    }
+    if jwt.leeway > MOST_LEEWAY {
+        report.fault(&spot.key("leeway"), "expected at most 1h: who is further apart has another clock to mend");
+    }
+}
+
+/// The most that clocks may be apart.
+const MOST_LEEWAY: Duration = Duration::from_secs(3600);
 
 fn networks(said: Option<&Networks>, spot: &Spot<'_>, report: &mut Report) {
     let Some(Networks(items)) = said else { return };
