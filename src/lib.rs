@@ -20,6 +20,7 @@
 
 mod access;
 mod access_log;
+mod acme;
 mod address;
 mod admin;
 mod affinity;

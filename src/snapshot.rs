@@ -11,6 +11,7 @@ use fnv::FnvBuildHasher;
 use crate::access::{self, Access, Networks};
 use crate::config::Config;
 use crate::filter::{Filter, Filters};
+use crate::listener::tls::config::Challenge;
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::router::{Router, Routes};
 use crate::session::SessionProtocol;
@@ -36,6 +37,8 @@ pub struct Snapshot {
     pub upstreams: HashMap<Arc<str>, Arc<Upstream>, FnvBuildHasher>,
     /// What the gateway's own answers count.
     pub local: UpstreamMetrics,
+    /// Where answers lie for authorities that ask by HTTP.
+    pub(crate) challenges: Vec<PathBuf>,
     /// Whether clients of any listener are asked for certificates: then nobody but the gateway tells servers of one.
     pub(crate) asks_clients: bool,
     /// When the certificates of each file end, in seconds of Unix time.
@@ -86,6 +89,8 @@ impl Snapshot {
                 session_protocols.push(Arc::clone(protocol));
             }
         }
+        let ordered = config.acme();
+        let by_http = ordered.iter().filter(|acme| acme.challenge == Challenge::Http01);
         let tls = config.listeners.iter().map(|listener| listener.tls.as_ref());
         let mut builder = access::Builder::after(known.clone());
         let top = config.access.as_ref();
@@ -110,6 +115,7 @@ impl Snapshot {
             router,
             upstreams,
             local: metrics.upstream("-"),
+            challenges: by_http.map(|acme| acme.challenges()).collect(),
             asks_clients: tls.flatten().any(|tls| tls.client_certificates.is_some()),
             certificates_end: Vec::new(),
             session_protocols,

@@ -21,6 +21,7 @@ pub use fault::{Fault, Faults, Place};
 pub use reload::{Orphans, Reload};
 
 use crate::address::BindAddress;
+use crate::listener::tls::config::Acme;
 use crate::{access, access_log, ending, http, listener, router, upstream};
 
 /// One configuration file.
@@ -101,8 +102,20 @@ impl Config {
         let access = access.flat_map(access::Config::files);
         let of_listeners = self.listeners.iter().filter_map(|listener| listener.access.as_ref());
         let of_listeners = of_listeners.flat_map(access::config::OfListener::files);
-        let all = certificates.chain(upstreams).chain(&self.flash_policy.file).chain(access).chain(of_listeners);
-        all.cloned().collect()
+        let all = upstreams.chain(&self.flash_policy.file).chain(access).chain(of_listeners);
+        certificates.chain(all.cloned()).collect()
+    }
+
+    /// The certificates that are ordered from authorities, each once.
+    pub(crate) fn acme(&self) -> Vec<Acme> {
+        let mut all: Vec<Acme> = Vec::new();
+        let tls = self.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+        for one in tls.flat_map(|tls| tls.acme()) {
+            if !all.contains(one) {
+                all.push(one.clone());
+            }
+        }
+        all
     }
 
     /// Reads a file, with the variables of the process's environment.

@@ -42,6 +42,7 @@ use crate::http::onward::Onward;
 use crate::http::request_id::RequestId;
 use crate::http::upgrade::other;
 use crate::listener::Info;
+use crate::listener::tls::challenges;
 use crate::request::Headers;
 use crate::roster::{Leave, Origin, Why};
 use crate::router::{Action, Decision, Route};
@@ -198,7 +199,7 @@ impl Exchange {
     ) -> Box<Self> {
         let mut this = Self::of(core, info, request);
         let decided = match this.look(request, announced) {
-            Ok(()) if this.snapshot.filters.is_empty() => this.enter(core, request),
+            Ok(()) if this.snapshot.filters.is_empty() || this.own.is_some() => this.enter(core, request),
             Ok(()) => match this.ask_filters(request).await {
                 Ok(Verdict::Pass) => this.enter(core, request),
                 Ok(Verdict::Answer(answer)) => {
@@ -301,6 +302,11 @@ impl Exchange {
         let peer = self.info.peer.ip();
         self.client = forwarding.client(peer, head.headers);
         self.request_id = forwarding.request_id(peer, head.headers);
+        if !self.snapshot.challenges.is_empty() && !self.secure() && head.method == "GET" {
+            // An authority, which no rule and no filter stands before.
+            let proof = challenges::answer(&self.snapshot.challenges, head.target);
+            self.own = proof.map(|proof| Box::new(FilterAnswer::text(200, proof)));
+        }
         Ok(())
     }
 
@@ -318,6 +324,9 @@ impl Exchange {
 
     /// Finds the route, and whether whoever asks may go there.
     fn enter(&mut self, core: &Core, head: &RequestHead<'_>) -> Result<(), Refusal> {
+        if self.own.is_some() {
+            return Ok(());
+        }
         self.decide(core, head)?;
         self.admit(head)
     }

@@ -15,6 +15,7 @@ use super::stop::Stopper;
 use super::upgrade::{Predecessor, Upgrade};
 use super::{Gateway, manager};
 use crate::access_log::AccessLog;
+use crate::acme;
 use crate::admin::Admin;
 use crate::listener::{Application, Listener};
 use crate::proxy::App;
@@ -77,6 +78,7 @@ impl Service for Traffic {
         self.reloader.begin().await;
         tokio::spawn(Arc::clone(&self.reloader).watch());
         tokio::spawn(Arc::clone(&self.reloader).remind());
+        tokio::spawn(acme::run(Arc::clone(&self.reloader)));
         if let Some((reload, reopen)) = self.signals.take() {
             tokio::spawn(reload_on(reload, Arc::clone(&self.reloader)));
             tokio::spawn(reopen_on(reopen, self.reloader.core().access_log.clone()));

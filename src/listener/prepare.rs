@@ -12,7 +12,7 @@ use tokio::time::timeout_at;
 use super::config::Protocol;
 use super::detect::{Detected, detect};
 use super::settings::Shared;
-use super::tls::{Asked, ClientCertificate, Terms};
+use super::tls::{Asked, ClientCertificate, Terms, challenges};
 use super::{AppProtocol, Connection, Info, Permit, Settings, TlsInfo, flash};
 use crate::metrics::ListenerMetrics;
 use crate::transport::{self, Socket, Transport};
@@ -222,6 +222,10 @@ impl Settings {
         };
         self.metrics.tls_ok.inc();
         let agreed = stream.agreed();
+        if agreed.alpn_protocol() == Some(challenges::ALPN.as_bytes()) {
+            // An authority has seen what it wanted to.
+            return None;
+        }
         let shown = agreed.peer_certificates().and_then(|chain| chain.first());
         let info = TlsInfo {
             server_name,

@@ -88,6 +88,8 @@ families! {
             gauge("reload_last_good", "1 when the last configuration that was tried is in force");
         reload_time: IntGauge =
             gauge("reload_last_good_seconds", "When the one in force was loaded, in seconds since 1970");
+        acme_orders: IntCounterVec =
+            counter_by("acme_orders_total", "Certificates ordered from authorities", "result");
         panics: IntCounter = counter("panics_total", "Panics, each the end of one connection or task");
         buffered_bytes: IntGauge = gauge("buffered_bytes", "Bytes that wait for slow clients and servers");
         buffers_cut: IntCounter = counter("buffers_cut_total", "Connections cut since they held most of them");
@@ -181,6 +183,11 @@ impl Metrics {
     pub fn not_loaded(&self) {
         self.reload_good.set(0);
         self.reloads.with_label_values(&["failed"]).inc();
+    }
+
+    /// Counts an order of a certificate.
+    pub fn acme(&self, result: &str) {
+        self.acme_orders.with_label_values(&[result]).inc();
     }
 
     /// Counts an answer of the gateway's own.

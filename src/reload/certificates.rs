@@ -14,6 +14,7 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 use crate::config::Config;
+use crate::listener::tls::config::Certificate;
 use crate::listener::tls::ocsp;
 
 /// A certificate should have been renewed so long before its end, and one that lives for days in the last quarter of that.
@@ -32,7 +33,8 @@ impl Certificates {
     /// Looks at every file of a configuration. What can't be read is for whoever loads it to complain about.
     pub(crate) fn of(config: &Config) -> Self {
         let tls: Vec<_> = config.listeners.iter().filter_map(|listener| listener.tls.as_ref()).collect();
-        let shown = tls.iter().flat_map(|tls| &tls.certificates).map(|pair| (Some(&pair.cert), Some(&pair.key)));
+        let pairs: Vec<_> = tls.iter().flat_map(|tls| &tls.certificates).map(Certificate::pair).collect();
+        let shown = pairs.iter().map(|(cert, key)| (Some(cert), Some(key)));
         let asked = tls.iter().filter_map(|tls| tls.client_certificates.as_ref());
         let upstreams: Vec<_> = config.upstreams.values().filter_map(|upstream| upstream.tls.as_ref()).collect();
         let to_servers = upstreams.iter().map(|tls| (tls.cert.as_ref(), tls.key.as_ref()));

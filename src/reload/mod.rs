@@ -283,6 +283,15 @@ impl Reloader {
         self.load(move || Ok(config)).await
     }
 
+    /// Reads the files that the configuration in force names anew, whatever its own file holds by now.
+    ///
+    /// # Errors
+    /// The first of them that can't be used; then nothing has changed.
+    pub async fn refresh(self: &Arc<Self>) -> Result<Plan, ReloadError> {
+        let config = self.core.snapshot.load().config.clone();
+        self.replace(config).await
+    }
+
     /// One at a time, and to its end even where whoever asked for it has gone; all of it where it holds up no traffic,
     /// since thousands of routes take their time.
     async fn load<F>(self: &Arc<Self>, read: F) -> Result<Plan, ReloadError>

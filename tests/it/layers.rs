@@ -9,7 +9,7 @@ const FLOORS: [&[&str]; 16] = [
     &["internals"],
     &["cli"],
     &["gateway"],
-    &["admin"],
+    &["admin", "acme"],
     &["reload"],
     &["proxy"],
     &["exchange"],

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::{Names, Report, Spot, is_taken, overlap, words};
 use crate::address::BindAddress;
 use crate::config::Config;
-use crate::listener::tls::config::{Cipher, Hsts, Tls, TlsVersion};
+use crate::listener::tls::config::{Acme, Certificate, Challenge, Cipher, Hsts, Tls, TlsVersion};
 use crate::listener::{self, config::Protocol};
 
 /// The names that routes may use, those of faulty listeners included.
@@ -49,6 +49,7 @@ pub(super) fn check(config: &Config, spot: &Spot<'_>, names: &Names, report: &mu
         passthrough(config, listener, &spot, names, report);
         report.tcp_keepalive(&spot.key("tcp_keepalive"), &listener.tcp_keepalive);
     }
+    orders(config, spot, report);
     let http = |listener: &listener::Config| listener.protocol == Protocol::Http;
     if spot.is_intact() && config.routes.is_empty() && config.listeners.iter().any(http) {
         report.warn(spot, "there are no routes: every HTTP request is answered 404");
@@ -160,9 +161,7 @@ fn tls(listener: &listener::Config, spot: &Spot<'_>, report: &mut Report) {
         report.fault(&certificates, "found an empty list, expected at least one certificate");
     }
     for (spot, certificate) in certificates.each(&tls.certificates) {
-        report.some_path(&spot.key("cert"), Some(&certificate.cert));
-        report.some_path(&spot.key("key"), Some(&certificate.key));
-        report.some_path(&spot.key("ocsp"), certificate.ocsp.as_deref());
+        certificate_entry(certificate, &spot, report);
     }
     report.some_time(&spot.key("handshake_timeout"), tls.handshake_timeout);
     report.some_path(&spot.key("tickets").key("keys"), tls.tickets.keys.as_deref());
@@ -179,6 +178,79 @@ fn tls(listener: &listener::Config, spot: &Spot<'_>, report: &mut Report) {
         report.some_path(&spot.key("crl"), asked.crl.as_deref());
         if listener.protocol != Protocol::Http && spot.key("forward").is_given() {
             report.fault(&spot.key("forward").as_str(), "only for `protocol: http`: raw bytes have no fields");
+        }
+    }
+}
+
+/// A certificate comes from files or from an authority.
+fn certificate_entry(certificate: &Certificate, spot: &Spot<'_>, report: &mut Report) {
+    let files = ["cert", "key"].map(|key| spot.key(key));
+    let Some(acme) = &certificate.acme else {
+        for (key, file) in files.iter().zip([&certificate.cert, &certificate.key]) {
+            report.some_path(key, Some(file).filter(|_| key.is_given()).map(|file| &**file));
+        }
+        let missing = [("cert", &files[0]), ("key", &files[1])].into_iter().filter(|(_, key)| !key.is_given());
+        let missing: Vec<&str> = missing.map(|(name, _)| name).collect();
+        match missing[..] {
+            [] => {}
+            [one] => report.fault(spot, format!("expected the key `{one}`, which is missing")),
+            _ => report.fault(spot, "expected the keys `cert` and `key`, or `acme`"),
+        }
+        return report.some_path(&spot.key("ocsp"), certificate.ocsp.as_deref());
+    };
+    for key in files.iter().chain([&spot.key("ocsp")]).filter(|key| key.is_given()) {
+        report.fault(&key.as_str(), "not beside `acme`: the authority decides what there is");
+    }
+    let spot = spot.key("acme");
+    let domains = spot.key("domains");
+    if domains.is_intact() && acme.domains.is_empty() {
+        report.fault(&domains, "found an empty list, expected at least one name");
+    }
+    for (spot, domain) in domains.each(&acme.domains) {
+        if domain.contains('*') {
+            report
+                .fault(&spot, format!("found `{domain}`, expected one name: only DNS could prove all names below one"));
+        } else if domain.parse::<std::net::IpAddr>().is_ok() || domain.contains('[') {
+            report.fault(&spot, format!("found `{domain}`, expected a name, not an address"));
+        } else {
+            report.well_formed(&spot, words::plain_host(domain));
+        }
+    }
+    if !acme.directory.starts_with("https://") {
+        report.fault(&spot.key("directory"), format!("found `{}`, expected an address with https://", acme.directory));
+    }
+    if acme.email.as_ref().is_some_and(|email| !email.contains('@') || email.contains(char::is_whitespace)) {
+        report.fault(&spot.key("email"), "expected an address such as ops@example.com");
+    }
+    report.some_path(&spot.key("ca"), acme.ca.as_deref());
+    report.some_path(&spot.key("storage"), Some(&acme.storage));
+}
+
+/// Orders among each other, and with the listeners that have to answer for them.
+fn orders(config: &Config, spot: &Spot<'_>, report: &mut Report) {
+    let is_plain = |listener: &listener::Config| {
+        let too = listener.detect.as_ref().is_some_and(|detect| detect.plain);
+        listener.protocol == Protocol::Http && (listener.tls.is_none() || too)
+    };
+    let has_plain = config.listeners.iter().any(is_plain);
+    let mut seen: HashMap<std::path::PathBuf, &Acme> = HashMap::new();
+    for (spot, listener) in spot.each(&config.listeners) {
+        let Some(tls) = &listener.tls else { continue };
+        for (spot, certificate) in spot.key("tls").key("certificates").each(&tls.certificates) {
+            let Some(acme) = &certificate.acme else { continue };
+            let spot = spot.key("acme");
+            if acme.challenge == Challenge::Http01 && !has_plain {
+                let what = "found `http-01`, expected a listener for plain HTTP that the authority can ask at";
+                report.fault(&spot.key("challenge"), what);
+            }
+            let Some(pem) = acme.pem() else { continue };
+            if let Some(other) = seen.insert(pem, acme).filter(|other| *other != acme) {
+                let name = &other.domains[0];
+                report.fault(
+                    &spot.as_str(),
+                    format!("another entry with other settings begins with `{name}` in this folder"),
+                );
+            }
         }
     }
 }

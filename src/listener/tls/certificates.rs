@@ -1,19 +1,22 @@
 //! Certificates by the names inside them, and what is stapled to them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use ::aws_lc_rs::digest;
+use log::warn;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::config::Certificate;
+use super::challenges;
+use super::config::{Acme, Certificate};
 use super::ocsp::{self, Response};
 use super::{TlsError, read};
 use crate::transport::tls::note_server_name;
@@ -22,7 +25,12 @@ use crate::transport::tls::note_server_name;
 #[derive(Debug)]
 pub(super) struct Certificates {
     by_name: HashMap<String, Arc<Shown>>,
-    default: Arc<Shown>,
+    /// `None` where nothing has been issued yet.
+    default: Option<Arc<Shown>>,
+    /// Those that are ordered.
+    acme: Vec<Acme>,
+    /// Names of those that have not been issued yet: nothing is shown to who asks for one.
+    pending: HashSet<String>,
     /// A hash of what the files hold, to tell whether they are the same.
     pub(super) fingerprint: Vec<u8>,
 }
@@ -52,11 +60,21 @@ impl Shown {
 impl Certificates {
     pub(super) fn load(list: &[Certificate]) -> Result<Self, TlsError> {
         let mut by_name = HashMap::new();
-        let mut default = None;
+        let (mut default, mut pending) = (None, HashSet::new());
         let mut fingerprint = digest::Context::new(&digest::SHA256);
         for entry in list {
-            let files = [read(&entry.cert)?, read(&entry.key)?];
-            let (key, names) = certified(entry, &files)?;
+            let (cert, key) = entry.pair();
+            let loaded = match &entry.acme {
+                Some(acme) => issued(acme, &cert)?,
+                None => {
+                    let files = [read(&cert)?, read(&key)?];
+                    Some((certified((&cert, &key), &files)?, files))
+                }
+            };
+            let Some(((key, names), files)) = loaded else {
+                pending.extend(entry.acme.iter().flat_map(|acme| acme.domains.clone()));
+                continue;
+            };
             // Clients can do without; whoever looks at files says why they have to.
             let response = entry.ocsp.as_ref().and_then(|file| read(file).ok()).unwrap_or_default();
             for file in files.iter().chain([&response]) {
@@ -69,15 +87,20 @@ impl Certificates {
             }
             default.get_or_insert(shown);
         }
-        let none = || TlsError { file: "tls.certificates".into(), what: "there is none".to_owned() };
-        Ok(Self { by_name, default: default.ok_or_else(none)?, fingerprint: fingerprint.finish().as_ref().to_vec() })
+        if list.is_empty() {
+            return Err(TlsError { file: "tls.certificates".into(), what: "there is none".to_owned() });
+        }
+        pending.retain(|name| !by_name.contains_key(name));
+        let acme = list.iter().filter_map(|entry| entry.acme.clone()).collect();
+        Ok(Self { by_name, default, acme, pending, fingerprint: fingerprint.finish().as_ref().to_vec() })
     }
 
     /// An exact name goes before a wildcard, which stands for one label (RFC 6125 6.4.3).
-    fn find(&self, name: &str) -> &Arc<Shown> {
+    fn find(&self, name: &str) -> Option<&Arc<Shown>> {
         let name = name.to_ascii_lowercase();
         let wildcard = || self.by_name.get(&format!("*.{}", name.split_once('.')?.1));
-        self.by_name.get(&name).or_else(wildcard).unwrap_or(&self.default)
+        let default = || self.default.as_ref().filter(|_| !self.pending.contains(&name));
+        self.by_name.get(&name).or_else(wildcard).or_else(default)
     }
 }
 
@@ -85,7 +108,10 @@ impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name();
         note_server_name(name);
-        let shown = name.map_or(&self.default, |name| self.find(name));
+        if !self.acme.is_empty() && challenges::is_asked(&hello) {
+            return challenges::proof(&self.acme, name?);
+        }
+        let shown = name.map_or(self.default.as_ref(), |name| self.find(name))?;
         Some(Arc::clone(shown.at(SystemTime::now)))
     }
 }
@@ -96,24 +122,47 @@ fn stapled(key: &CertifiedKey, response: Vec<u8>) -> Option<(Arc<CertifiedKey>, 
     Some((Arc::new(CertifiedKey { ocsp: Some(response), ..key.clone() }), read))
 }
 
-fn certified(entry: &Certificate, [cert, key]: &[Vec<u8>; 2]) -> Result<(CertifiedKey, Vec<String>), TlsError> {
-    let chain = read_chain(&entry.cert, cert)?;
-    let key = read_key(&entry.key, key)?;
+/// A certificate and the names in it.
+type Certified = (CertifiedKey, Vec<String>);
+/// The same with what its files hold.
+type Read = (Certified, [Vec<u8>; 2]);
+
+/// What an authority has issued, if anything; where it can't be used it is ordered anew.
+fn issued(acme: &Acme, pem: &Path) -> Result<Option<Read>, TlsError> {
+    let folder = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&acme.storage);
+    folder.map_err(|error| TlsError {
+        file: acme.storage.clone(),
+        what: format!("this folder can't be made: {error}"),
+    })?;
+    let Ok(both) = std::fs::read(pem) else { return Ok(None) };
+    let files = [both.clone(), both];
+    match certified((pem, pem), &files) {
+        Ok(certified) => Ok(Some((certified, files))),
+        Err(error) => {
+            warn!("{error}");
+            Ok(None)
+        }
+    }
+}
+
+fn certified((cert_file, key_file): (&Path, &Path), [cert, key]: &[Vec<u8>; 2]) -> Result<Certified, TlsError> {
+    let chain = read_chain(cert_file, cert)?;
+    let key = read_key(key_file, key)?;
     let at = |file: &Path| {
         let file = file.to_owned();
         move |what: String| TlsError { file, what }
     };
     let signer = aws_lc_rs::sign::any_supported_type(&key)
-        .map_err(|error| at(&entry.key)(format!("this key can't be used: {error}")))?;
+        .map_err(|error| at(key_file)(format!("this key can't be used: {error}")))?;
     let names = {
         let leaf = webpki::EndEntityCert::try_from(&chain[0])
-            .map_err(|error| at(&entry.cert)(format!("this certificate can't be used: {error}")))?;
+            .map_err(|error| at(cert_file)(format!("this certificate can't be used: {error}")))?;
         leaf.valid_dns_names().map(str::to_ascii_lowercase).collect()
     };
     let certified = CertifiedKey::new(chain, signer);
     certified
         .keys_match()
-        .map_err(|_| at(&entry.key)(format!("this key does not belong to the certificate {}", entry.cert.display())))?;
+        .map_err(|_| at(key_file)(format!("this key does not belong to the certificate {}", cert_file.display())))?;
     Ok((certified, names))
 }
 
@@ -152,7 +201,7 @@ mod tests {
         ];
         let certificates = Certificates::load(&list).unwrap();
         let which = |name: &str| {
-            let found = certificates.find(name);
+            let found = certificates.find(name).unwrap();
             let order = ["a.example", "*.w.example", "x.w.example"];
             order.iter().position(|name| Arc::ptr_eq(&certificates.by_name[*name], found)).unwrap()
         };
@@ -172,7 +221,7 @@ mod tests {
     fn a_staple_is_shown_for_as_long_as_it_holds() {
         let folder = tempfile::tempdir().unwrap();
         let certificates = Certificates::load(&[write(&folder, "a", &["a.example"])]).unwrap();
-        let key = &certificates.default.key;
+        let key = &certificates.default.as_ref().unwrap().key;
         let (from, until) = (SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + Duration::from_secs(10));
         let with = Arc::new(CertifiedKey { ocsp: Some(vec![1]), ..CertifiedKey::clone(key) });
         let shown = Shown { key: Arc::clone(key), stapled: Some((with, Response { from, until })) };
@@ -188,7 +237,7 @@ mod tests {
         let garbage = folder.path().join("garbage.pem");
         std::fs::write(&garbage, "not PEM").unwrap();
         let fault = |cert: &Path, key: &Path| {
-            let entry = Certificate { cert: cert.to_owned(), key: key.to_owned(), ocsp: None };
+            let entry = Certificate { cert: cert.to_owned(), key: key.to_owned(), ..Certificate::default() };
             Certificates::load(&[entry]).unwrap_err().to_string()
         };
         assert!(fault(Path::new("/nowhere.pem"), &good.key).starts_with("/nowhere.pem: this file can't be read"));

@@ -1,6 +1,6 @@
 //! What the operator says about TLS towards clients: certificates, what is agreed on, tickets, and what browsers are told.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -50,24 +50,81 @@ pub struct Passthrough {
 
 impl Tls {
     /// Every file that it names.
-    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        let shown = self.certificates.iter().flat_map(|pair| [Some(&pair.cert), Some(&pair.key), pair.ocsp.as_ref()]);
-        let asked = self.client_certificates.as_ref().map(|asked| [Some(&asked.ca), asked.crl.as_ref()]);
-        shown.chain([self.tickets.keys.as_ref()]).chain(asked.into_iter().flatten()).flatten()
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let shown = self.certificates.iter().flat_map(|one| {
+            let (cert, key) = one.pair();
+            [Some(cert), Some(key), one.ocsp.clone()]
+        });
+        let asked = self.client_certificates.as_ref().map(|asked| [Some(asked.ca.clone()), asked.crl.clone()]);
+        shown.chain([self.tickets.keys.clone()]).chain(asked.into_iter().flatten()).flatten()
+    }
+
+    /// The certificates that are ordered.
+    pub fn acme(&self) -> impl Iterator<Item = &Acme> {
+        self.certificates.iter().filter_map(|one| one.acme.as_ref())
     }
 }
 
-/// A certificate chain and its key, both PEM.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+/// A certificate chain and its key, both PEM; or how they are ordered from an authority.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Certificate {
     /// The chain, leaf first.
+    #[serde(skip_serializing_if = "is_none")]
     pub cert: PathBuf,
     /// The private key: PKCS#8, PKCS#1 or SEC1.
+    #[serde(skip_serializing_if = "is_none")]
     pub key: PathBuf,
     /// An OCSP response about it in DER, which clients are shown for as long as it holds. Default: none.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ocsp: Option<PathBuf>,
+    /// In place of files: an authority that issues it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acme: Option<Acme>,
+}
+
+impl Certificate {
+    /// The files of the chain and of the key, wherever they come from.
+    pub fn pair(&self) -> (PathBuf, PathBuf) {
+        match self.acme.as_ref().and_then(Acme::pem) {
+            Some(both) => (both.clone(), both),
+            None => (self.cert.clone(), self.key.clone()),
+        }
+    }
+}
+
+/// `certificates[].acme`: a certificate that is ordered, and renewed in time (RFC 8555).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Acme {
+    /// The names that it is for; the first one names the file.
+    pub domains: Vec<String>,
+    /// Whom the authority writes to. Default: nobody.
+    #[serde(default)]
+    pub email: Option<String>,
+    /// Where the authority tells its addresses. Default: Let's Encrypt's.
+    #[serde(default = "lets_encrypt")]
+    pub directory: String,
+    /// PEM: the authority that the directory's own certificate comes from. Default: those of the system.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+    /// The folder for certificates, accounts and answers; gateways that share it share them.
+    pub storage: PathBuf,
+    /// How it is proved who serves the names. Default `tls-alpn-01`.
+    #[serde(default)]
+    pub challenge: Challenge,
+}
+
+/// How it is proved to an authority who serves a name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
+pub enum Challenge {
+    /// In a handshake on port 443 (RFC 8737).
+    #[default]
+    #[serde(rename = "tls-alpn-01")]
+    TlsAlpn01,
+    /// In an answer on port 80 (RFC 8555 8.3).
+    #[serde(rename = "http-01")]
+    Http01,
 }
 
 /// A TLS version, as `"1.2"` or `"1.3"`.
@@ -238,6 +295,14 @@ pub enum ClientFact {
     Certificate,
 }
 
+fn is_none(path: &Path) -> bool {
+    path.as_os_str().is_empty()
+}
+
+fn lets_encrypt() -> String {
+    "https://acme-v02.api.letsencrypt.org/directory".to_owned()
+}
+
 fn every_cipher() -> Vec<Cipher> {
     Cipher::ALL.to_vec()
 }
@@ -259,6 +324,20 @@ pub(crate) mod testing {
     //! What is said where nothing but certificates is.
 
     use super::*;
+
+    impl Acme {
+        /// These names in this folder, and every default.
+        pub(crate) fn of(domains: &[&str], storage: &Path) -> Self {
+            Self {
+                domains: domains.iter().map(|&domain| domain.to_owned()).collect(),
+                email: None,
+                directory: lets_encrypt(),
+                ca: None,
+                storage: storage.to_owned(),
+                challenge: Challenge::default(),
+            }
+        }
+    }
 
     impl Tls {
         /// These certificates, and every default.

@@ -1,6 +1,7 @@
 //! TLS towards clients: what a listener shows, asks for and agrees on.
 
 mod certificates;
+pub(crate) mod challenges;
 mod clients;
 pub mod config;
 pub(crate) mod ocsp;
@@ -25,7 +26,7 @@ pub(super) use passthrough::{Asked, Names};
 
 use certificates::Certificates;
 use clients::Clients;
-use config::{Cipher, ClientFact, Curve, Tls, TlsVersion};
+use config::{Challenge, Cipher, ClientFact, Curve, Tls, TlsVersion};
 use tickets::KeyFile;
 
 /// What is wrong with a certificate, its key, or another file.
@@ -169,7 +170,8 @@ fn server_config(
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_cert_resolver(Arc::new(certificates));
-    config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    let asked = said.acme().any(|acme| acme.challenge == Challenge::TlsAlpn01).then_some(challenges::ALPN);
+    config.alpn_protocols = alpn.iter().copied().chain(asked).map(|protocol| protocol.as_bytes().to_vec()).collect();
     // Tickets let a herd of clients come back without full handshakes, and hold no memory here. Each costs 7 % of a
     // handshake; one is enough for a connection that comes back, and brings the next.
     config.send_tls13_tickets = 1;
@@ -196,7 +198,7 @@ mod testing {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let certificate = CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
         let at = |ending: &str| folder.path().join(format!("{file}.{ending}"));
-        let entry = Certificate { cert: at("pem"), key: at("key"), ocsp: None };
+        let entry = Certificate { cert: at("pem"), key: at("key"), ..Certificate::default() };
         std::fs::write(&entry.cert, certificate.pem()).unwrap();
         std::fs::write(&entry.key, key.serialize_pem()).unwrap();
         entry

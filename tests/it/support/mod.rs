@@ -11,6 +11,7 @@ pub mod http2_server;
 pub mod inside;
 pub mod load;
 pub mod node;
+pub mod pebble;
 pub mod peers;
 pub mod polling;
 pub mod proxies;

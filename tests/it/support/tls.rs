@@ -181,6 +181,21 @@ impl Authority {
 pub struct TlsClient(Arc<ClientConfig>);
 
 impl TlsClient {
+    /// A client that trusts this authority, in PEM.
+    pub fn trusting(pem: &[u8]) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(pem).unwrap()).unwrap();
+        let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
+        Self(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
+    }
+
+    /// The same client without what it has learned, so that it is not resumed.
+    pub fn anew(&self) -> Self {
+        let mut config = ClientConfig::clone(&self.0);
+        config.resumption = rustls::client::Resumption::in_memory_sessions(8);
+        Self(Arc::new(config))
+    }
+
     /// The same client, which cuts what it says into records of this size.
     pub fn in_records_of(&self, size: usize) -> Self {
         let mut config = ClientConfig::clone(&self.0);

@@ -1,5 +1,6 @@
 //! TLS on both sides of the gateway.
 
+mod acme;
 mod clients;
 mod handshake;
 mod passthrough;
