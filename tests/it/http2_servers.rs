@@ -40,6 +40,8 @@ for_the_relay! {
     a_reset_of_the_clients_reaches_the_server,
     a_client_that_takes_nothing_holds_up_no_other,
     a_server_that_takes_nothing_is_given_up_and_nothing_piles_up,
+    small_parts_that_wait_for_the_server_end_no_connection,
+    small_parts_that_wait_for_a_client_end_no_connection,
     idle_connections_are_closed,
     frames_without_end_and_heads_without_measure_end_the_connection,
     a_login_of_the_connection_has_one_of_its_own,
@@ -594,6 +596,70 @@ async fn a_server_that_takes_nothing_is_given_up_and_nothing_piles_up() {
     gateway.access_line(&["status=504", "closed_by=answer_timeout"]).await;
     let sent = within("the end of the upload", sending).await.unwrap();
     assert!(sent < 512 * 1024, "{sent} bytes have been taken of it");
+}
+
+/// As clients of gRPC send small messages: each by itself.
+async fn small_parts_that_wait_for_the_server_end_no_connection() {
+    let go = Arc::new(Semaphore::new(0));
+    let wait = Arc::clone(&go);
+    let mut builder = Builder::new();
+    builder.initial_window_size(100);
+    let server = serving(builder, move |(request, respond), _| {
+        let wait = Arc::clone(&wait);
+        async move {
+            if request.method() == "POST" {
+                wait.acquire().await.unwrap().forget();
+            }
+            let length = body(request).await.len();
+            answer(respond, length.to_string());
+        }
+    })
+    .await;
+    let gateway = before(&server).more("threads: 1").unchecked().start().await;
+    let client = http2(&gateway).await;
+    assert_eq!(text(&client.get("http://a.test/").await), "0");
+    let (answered, mut sending) = client.open(Request::post("http://a.test/").body(()).unwrap()).await;
+    for number in 0..10_000 {
+        sending.send_data("ab".into(), number == 9_999).unwrap();
+    }
+    for _ in 0..3 {
+        assert_eq!(text(&client.get("http://a.test/").await), "0", "the connection lives");
+    }
+    go.add_permits(1);
+    assert_eq!(text(&whole(answered).await), "20000");
+}
+
+async fn small_parts_that_wait_for_a_client_end_no_connection() {
+    let server = serving(Builder::new(), |(request, respond), _| async move {
+        if request.uri().path() == "/well" {
+            return answer(respond, "well");
+        }
+        let mut sending = begin(respond);
+        sending.send_data(vec![0; 65_535].into(), false).unwrap();
+        for number in 0..20_000 {
+            sending.send_data("a".into(), number == 19_999).unwrap();
+        }
+        // Until all of it has gone.
+        let _ = std::future::poll_fn(|cx| sending.poll_reset(cx)).await;
+    })
+    .await;
+    let gateway = before(&server).more("threads: 1").unchecked().start().await;
+    let get = |path: &str| Request::get(format!("http://a.test/{path}")).body(()).unwrap();
+    let client = Http2::with_window(tcp(gateway.address("web")).await, 1 << 20).await;
+    let mut old = gateway.client().await;
+    let mut stalled = Vec::new();
+    for _ in 0..4 {
+        stalled.push(within("the head", client.begin(get("small"), "").await).await.unwrap());
+    }
+    old.send("GET /small HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    for _ in 0..3 {
+        assert_eq!(text(&http2(&gateway).await.ask(get("well"), "").await), "well");
+    }
+    for answer in stalled {
+        assert_eq!(read(answer.into_body()).await.unwrap().len(), 85_535);
+    }
+    assert_eq!(old.answer().await.body.len(), 85_535);
+    assert_eq!(server.accepted(), 1, "on one connection");
 }
 
 async fn idle_connections_are_closed() {

@@ -16,6 +16,9 @@ use crate::listener::Connection;
 /// How long a server may be silent to a client that has finished sending, and so may have left: which of the two it is
 /// nobody can tell before something is sent to it.
 const HALF_CLOSED: Duration = Duration::from_secs(5);
+/// What small parts of bodies of HTTP/2 may cost until their streams have taken them, at some 256 bytes for each. Clients of
+/// gRPC send every message by itself.
+const FRAMES_BUDGET: usize = 640 * 1024;
 /// How often a body that comes slowly is looked at, since somebody may want its place on the server.
 const LOOK: Duration = Duration::from_secs(1);
 

@@ -38,6 +38,11 @@ pub(crate) const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * 100;
 /// Bytes of a request's body that wait for the server, for each stream.
 pub(crate) const SEND_BUFFER: usize = 64 * 1024;
+/// What small parts of answers may cost until their streams have taken them, at some 256 bytes for each: servers of gRPC send
+/// every message by itself, and streams take what comes as soon as it has.
+const FRAMES_BUDGET: usize = 16 * 1024 * 1024;
+/// Bytes that are read at once, so that small parts don't pile up.
+pub(crate) const READ_PER_TURN: usize = 16 * 1024;
 /// The longest head of an answer, as of HTTP/1.
 const MOST_HEAD: u32 = 64 * 1024;
 /// More streams than any server can allow: it has allowed none yet.
@@ -76,6 +81,7 @@ async fn agree(io: Io) -> io::Result<Http2> {
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
+        .data_frame_budget(FRAMES_BUDGET)
         .max_header_list_size(MOST_HEAD);
     let (requests, mut running) = builder.handshake::<_, Bytes>(io).await.map_err(into_io)?;
     poll_fn(|cx| match Pin::new(&mut running).poll(cx) {
@@ -109,12 +115,14 @@ pub(crate) struct Io {
     /// Runs while one makes none.
     waits: Option<Pin<Box<Sleep>>>,
     heard: Arc<AtomicBool>,
+    /// Bytes that have been read in this turn of whoever drives it.
+    read: usize,
 }
 
 impl Io {
     fn new(transport: Transport, write: Duration) -> Self {
         let frames = ControlFrames::of_server(Instant::now());
-        Self { transport, frames, first: Some(Vec::new()), write, waits: None, heard: Arc::default() }
+        Self { transport, frames, first: Some(Vec::new()), write, waits: None, heard: Arc::default(), read: 0 }
     }
 
     /// Whether what has come is HTTP/2 that may go on.
@@ -171,8 +179,16 @@ const FRAME_HEAD: usize = 9;
 impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.read >= READ_PER_TURN {
+            // What has come is taken by its streams first.
+            this.read = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.transport).poll_read(cx, buf))?;
+        let polled = Pin::new(&mut this.transport).poll_read(cx, buf);
+        this.read = if polled.is_pending() { 0 } else { this.read + buf.filled().len() - before };
+        ready!(polled)?;
         Poll::Ready(this.look(&buf.filled()[before..]))
     }
 }

@@ -18,7 +18,7 @@ use futures::future::BoxFuture;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora::protocols::Stream as Io;
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::http::v2::server::H2Options;
+use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::proxy::{HttpProxy, ProxyHttp};
 use pingora::server::ShutdownWatch;
 
@@ -28,7 +28,7 @@ pub use context::Context;
 use loan::Lent;
 use stream::Stream;
 
-use super::{Http1Engine, Http2Engine};
+use super::{FRAMES_BUDGET, Http1Engine, Http2Engine};
 use crate::ending::Stopping;
 use crate::exchange::{Core, Exchange};
 use crate::http::framing::Body;
@@ -77,7 +77,11 @@ where
     }
 
     fn h2_options(&self) -> Option<H2Options> {
-        self.proxy.h2_options()
+        self.proxy.h2_options().or_else(|| {
+            let mut options = default_h2_options();
+            options.data_frame_budget(FRAMES_BUDGET);
+            Some(options)
+        })
     }
 
     fn server_options(&self) -> Option<&HttpServerOptions> {

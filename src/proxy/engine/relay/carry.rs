@@ -273,6 +273,9 @@ impl<'a> Carry<'a> {
         if let Poll::Ready(end) = self.poll_end(cx) {
             return Poll::Ready(self.as_far_as_known(end));
         }
+        if self.client_has_to_read() {
+            self.server.take_ahead(cx);
+        }
         let waiting = self.waiting();
         self.client.waiting.set(waiting);
         if std::mem::take(&mut self.taken) {
@@ -288,7 +291,7 @@ impl<'a> Carry<'a> {
         let down = download.head.len() + download.out.len();
         let bulk = upload.bulk.waiting() + download.bulk.waiting();
         let trailers = upload.body.trailers_len() + download.body.as_ref().map_or(0, Passing::trailers_len);
-        let behind = server.unsent() + if download.out.is_empty() { 0 } else { server.unread() };
+        let behind = server.unsent() + server.unread();
         up + down + bulk + trailers + client.held.len() + client.transport.unsent() + behind
     }
 

@@ -25,7 +25,14 @@ impl Server {
         }
     }
 
-    /// Bytes of an answer that may wait in this process for whoever reads, while that reads nothing.
+    /// Takes what has come of an answer though nobody can read it yet, where that would cost more elsewhere.
+    pub(super) fn take_ahead(&mut self, cx: &mut Context<'_>) {
+        if let Self::Stream(stream) = self {
+            stream.take_ahead(cx);
+        }
+    }
+
+    /// Bytes of an answer that wait in this process for whoever reads.
     pub(super) fn unread(&self) -> usize {
         match self {
             Self::Connection(_) => 0,

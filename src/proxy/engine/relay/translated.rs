@@ -22,7 +22,10 @@ use crate::http::head::{self, Head, Kind};
 use crate::http::hop_by_hop::is_hop_by_hop;
 use crate::http::passing::Passing;
 use crate::http::write::HeadWriter;
-use crate::upstream::http2::{SEND_BUFFER, STREAM_WINDOW};
+use crate::upstream::http2::SEND_BUFFER;
+
+/// Bytes of small parts that are put together.
+const MERGED: usize = 16 * 1024;
 
 /// The stream, both ways.
 pub(super) struct Translated {
@@ -38,12 +41,16 @@ pub(super) struct Translated {
     receiving: Option<RecvStream>,
     /// What has not been read yet.
     out: BytesMut,
+    /// Bytes of a body in `out` for which the server gets room again once that has been read.
+    unreleased: usize,
     /// Whether the body of the answer is told in chunks.
     in_chunks: bool,
     /// All of the answer is read, or in `out`.
     over: bool,
     /// The server has not looked at the request.
     not_taken: bool,
+    /// What has broken the answer behind `out`.
+    broken: Option<io::Error>,
 }
 
 /// How far the request is.
@@ -70,9 +77,11 @@ impl Translated {
             answer: None,
             receiving: None,
             out: BytesMut::new(),
+            unreleased: 0,
             in_chunks: false,
             over: false,
             not_taken: false,
+            broken: None,
         }
     }
 
@@ -86,9 +95,28 @@ impl Translated {
         if self.pending.is_empty() { 0 } else { self.pending.len() + SEND_BUFFER }
     }
 
-    /// Bytes that may wait for whoever reads, while that reads nothing.
+    /// Bytes that wait for whoever reads.
     pub(super) fn unread(&self) -> usize {
-        if self.receiving.is_some() { STREAM_WINDOW as usize } else { 0 }
+        self.out.len()
+    }
+
+    /// Takes what has come though nobody can read it yet: many small parts would cost much where they are. No more comes than
+    /// the server has room for.
+    pub(super) fn take_ahead(&mut self, cx: &mut Context<'_>) {
+        if self.answer.is_none() {
+            self.take(cx, usize::MAX);
+        }
+    }
+
+    /// Takes what has come of the body, small parts together, and stops at so many bytes.
+    fn take(&mut self, cx: &mut Context<'_>, most: usize) {
+        while !self.over && self.broken.is_none() && self.out.len() < most {
+            match self.poll_body(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => self.broken = Some(error),
+                Poll::Pending => break,
+            }
+        }
     }
 
     /// It has not answered in time.
@@ -203,24 +231,20 @@ impl Translated {
         Ok(())
     }
 
-    /// Reads the next part of the body into `room`, as far as it fits, or what ends the body.
-    fn poll_body(&mut self, cx: &mut Context<'_>, room: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    /// Reads the next part of the body, or what ends it, into what waits.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(receiving) = &mut self.receiving else { return Poll::Pending };
         match ready!(receiving.poll_data(cx)) {
+            Some(Ok(part)) if part.is_empty() => {}
             Some(Ok(part)) => {
-                let _ = receiving.flow_control().release_capacity(part.len());
-                if self.in_chunks && !part.is_empty() {
+                self.unreleased += part.len();
+                if self.in_chunks {
                     // Writing to memory never fails.
                     let _ = write!(self.out, "{:x}\r\n", part.len());
-                    self.give(room);
-                    let fits = part.len().min(room.remaining());
-                    room.put_slice(&part[..fits]);
-                    self.out.extend_from_slice(&part[fits..]);
+                    self.out.extend_from_slice(&part);
                     self.out.extend_from_slice(b"\r\n");
                 } else {
-                    let fits = part.len().min(room.remaining());
-                    room.put_slice(&part[..fits]);
-                    self.out.extend_from_slice(&part[fits..]);
+                    self.out.extend_from_slice(&part);
                 }
             }
             Some(Err(error)) => return Poll::Ready(Err(self.failed(error))),
@@ -248,6 +272,10 @@ impl Translated {
         self.out.advance(given);
         if self.out.is_empty() {
             self.out = BytesMut::new();
+            let released = std::mem::take(&mut self.unreleased);
+            if let Some(receiving) = &mut self.receiving {
+                let _ = receiving.flow_control().release_capacity(released);
+            }
         }
     }
 
@@ -272,8 +300,13 @@ impl AsyncRead for Translated {
                 ready!(this.poll_head(cx))?;
             } else if this.over {
                 break;
+            } else if let Some(error) = this.broken.take() {
+                return Poll::Ready(Err(error));
             } else {
-                ready!(this.poll_body(cx, buf))?;
+                this.take(cx, MERGED);
+                if this.out.is_empty() && !this.over && this.broken.is_none() {
+                    return Poll::Pending;
+                }
             }
         }
         Poll::Ready(Ok(()))

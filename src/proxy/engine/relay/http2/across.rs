@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
 use http::header::{CONTENT_LENGTH, TRAILER};
@@ -28,10 +28,12 @@ use crate::proxy::engine::LOOK;
 use crate::proxy::engine::relay::shared::{Place, Taken};
 use crate::proxy::engine::relay::told::Told;
 use crate::request::Headers;
-use crate::upstream::http2::{SEND_BUFFER, STREAM_WINDOW};
+use crate::upstream::http2::SEND_BUFFER;
 
 /// Parts of a body before other tasks get their turn.
 const PARTS_PER_TURN: usize = 64;
+/// Bytes of small parts that are put together.
+const MERGED: usize = 16 * 1024;
 
 /// An exchange under way.
 pub(super) struct Across<'a> {
@@ -49,6 +51,9 @@ pub(super) struct Across<'a> {
     receiving: Option<RecvStream>,
     /// What the server has not taken yet.
     out: Bytes,
+    /// What comes behind that. It is taken from the crate as it comes, since many small parts would cost much there; no more
+    /// comes than the client has room for.
+    out_ahead: BytesMut,
     /// Whether the client gets room for as much again, once that is gone.
     owed: bool,
     /// How many parts of a body that goes once more have gone.
@@ -58,6 +63,8 @@ pub(super) struct Across<'a> {
     trailers_in: Option<HeaderMap>,
     /// What the client has not taken yet.
     waiting: Bytes,
+    /// What comes behind that, as above.
+    waiting_ahead: BytesMut,
     /// All of the answer has come.
     over: bool,
     /// What comes behind it.
@@ -152,11 +159,13 @@ impl<'a> Across<'a> {
             interims: 0,
             receiving: None,
             out,
+            out_ahead: BytesMut::new(),
             owed: false,
             again: 0,
             upload,
             trailers_in: None,
             waiting: Bytes::new(),
+            waiting_ahead: BytesMut::new(),
             over: false,
             trailers: None,
             ended: false,
@@ -195,9 +204,8 @@ impl<'a> Across<'a> {
         if self.is_unanswered() && self.told.poll(self.core, self.exchange, cx).is_ready() {
             return Poll::Ready(End::Told);
         }
-        let up = if self.out.is_empty() { 0 } else { SEND_BUFFER };
-        let down = if self.waiting.is_empty() { 0 } else { STREAM_WINDOW as usize };
-        self.behind.set(up + down);
+        let up = if self.out.is_empty() { 0 } else { self.out.len() + self.out_ahead.len() + SEND_BUFFER };
+        self.behind.set(up + self.waiting_ahead.len());
         self.poll_late(cx)
     }
 
@@ -212,48 +220,27 @@ impl<'a> Across<'a> {
     fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         for _ in 0..PARTS_PER_TURN {
             while !self.out.is_empty() {
-                let Some(sending) = &mut self.sending else { break };
-                sending.reserve_capacity(self.out.len());
-                let mut room = sending.capacity();
-                while room == 0 {
-                    room = match sending.poll_capacity(cx) {
-                        Poll::Ready(Some(Ok(room))) => room,
-                        // Why it takes no more the answer tells.
-                        Poll::Ready(None | Some(Err(_))) => {
-                            self.stop_upload();
-                            return Poll::Pending;
-                        }
-                        Poll::Pending => {
-                            self.blocked = true;
-                            return Poll::Pending;
-                        }
-                    };
+                match self.poll_put(cx) {
+                    Poll::Ready(None) => {}
+                    Poll::Ready(Some(end)) => return Poll::Ready(end),
+                    Poll::Pending => {
+                        self.blocked = true;
+                        return match self.poll_gather(cx, usize::MAX) {
+                            Poll::Ready(Some(end)) => Poll::Ready(end),
+                            _ => Poll::Pending,
+                        };
+                    }
                 }
-                let part = self.out.split_to(room.min(self.out.len()));
-                let last = self.out.is_empty() && self.upload == Upload::Over && self.trailers_in.is_none();
-                let length = part.len();
-                if sending.send_data(part, last).is_err() {
-                    self.stop_upload();
-                    return Poll::Pending;
-                }
-                if last {
-                    self.sending = None;
-                }
-                self.server_moved = self.client.line.now();
-                if std::mem::take(&mut self.blocked) {
-                    // It is not the client that was slow.
-                    self.client_moved = self.server_moved;
-                    self.paced = (self.server_moved, self.exchange.body_in());
-                }
-                if self.owed && self.body_in.stream.flow_control().release_capacity(length).is_err() {
-                    return Poll::Ready(End::Cut(Side::Client));
-                }
+            }
+            if !self.out_ahead.is_empty() {
+                (self.out, self.owed) = (self.out_ahead.split().freeze(), true);
+                continue;
             }
             if self.upload != Upload::Goes {
                 self.end_upload();
                 return Poll::Pending;
             }
-            if let Some(end) = ready!(self.poll_gather(cx)) {
+            if let Some(end) = ready!(self.poll_gather(cx, MERGED)) {
                 return Poll::Ready(end);
             }
         }
@@ -261,9 +248,47 @@ impl<'a> Across<'a> {
         Poll::Pending
     }
 
+    /// Gives the server what it has room for; an end where that is one.
+    fn poll_put(&mut self, cx: &mut Context<'_>) -> Poll<Option<End>> {
+        let Some(sending) = &mut self.sending else {
+            self.stop_upload();
+            return Poll::Ready(None);
+        };
+        sending.reserve_capacity(self.out.len());
+        let mut room = sending.capacity();
+        while room == 0 {
+            room = match ready!(sending.poll_capacity(cx)) {
+                Some(Ok(room)) => room,
+                // Why it takes no more the answer tells.
+                None | Some(Err(_)) => {
+                    self.stop_upload();
+                    return Poll::Ready(None);
+                }
+            };
+        }
+        let part = self.out.split_to(room.min(self.out.len()));
+        let rest = !self.out.is_empty() || !self.out_ahead.is_empty() || self.trailers_in.is_some();
+        let (length, last) = (part.len(), self.upload == Upload::Over && !rest);
+        if sending.send_data(part, last).is_err() {
+            self.stop_upload();
+            return Poll::Ready(None);
+        }
+        if last {
+            self.sending = None;
+        }
+        self.server_moved = self.client.line.now();
+        if std::mem::take(&mut self.blocked) {
+            // It is not the client that was slow.
+            self.client_moved = self.server_moved;
+            self.paced = (self.server_moved, self.exchange.body_in());
+        }
+        let gone = self.owed && self.body_in.stream.flow_control().release_capacity(length).is_err();
+        Poll::Ready(gone.then_some(End::Cut(Side::Client)))
+    }
+
     /// The server takes no more.
     fn stop_upload(&mut self) {
-        (self.upload, self.out, self.sending) = (Upload::Broken, Bytes::new(), None);
+        (self.upload, self.out, self.out_ahead, self.sending) = (Upload::Broken, Bytes::new(), BytesMut::new(), None);
     }
 
     /// Ends a request whose last byte has gone, unless its end went with that.
@@ -277,33 +302,49 @@ impl<'a> Across<'a> {
         self.server_moved = self.client.line.now();
     }
 
-    /// Takes the next part of the body.
-    fn poll_gather(&mut self, cx: &mut Context<'_>) -> Poll<Option<End>> {
-        let hear = |exchange: &mut Exchange, asked: &Asked, bytes: &Bytes| {
-            exchange.hear_request(bytes, asked.body == Body::Length(bytes.len() as u64))
-        };
+    /// Takes what has come of the body, small parts together, so that they cost no more than large ones; it stops at so
+    /// many bytes.
+    fn poll_gather(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<Option<End>> {
         if let Some(part) = self.body_in.sent.part(self.again) {
+            if !self.out.is_empty() {
+                return Poll::Ready(None);
+            }
             self.again += 1;
-            if let Err(refusal) = hear(self.exchange, self.asked, &part) {
+            if let Err(refusal) = self.hear(&part) {
                 return Poll::Ready(Some(self.refuse(refusal, Side::Client)));
             }
             (self.out, self.owed) = (part, false);
-        } else {
-            match ready!(self.body_in.stream.poll_data(cx)) {
-                Some(Ok(part)) => {
+            self.note_end();
+            return Poll::Ready(None);
+        }
+        let mut some = false;
+        while self.upload == Upload::Goes && self.out_ahead.len() < most {
+            match self.body_in.stream.poll_data(cx) {
+                Poll::Ready(Some(Ok(part))) => {
                     self.client_moved = self.client.line.now();
-                    if let Err(refusal) = hear(self.exchange, self.asked, &part) {
+                    if let Err(refusal) = self.hear(&part) {
                         return Poll::Ready(Some(self.refuse(refusal, Side::Client)));
                     }
-                    if !part.is_empty() {
-                        self.body_in.sent.keep(&part, &self.client.line);
-                        self.again += 1;
+                    if part.is_empty() {
+                        self.note_end();
+                        continue;
+                    }
+                    some = true;
+                    self.body_in.sent.keep(&part, &self.client.line);
+                    self.again += 1;
+                    if self.out.is_empty() && self.out_ahead.is_empty() {
                         (self.out, self.owed) = (part, true);
+                    } else {
+                        self.out_ahead.extend_from_slice(&part);
+                    }
+                    self.note_end();
+                    if self.out.len() >= most {
+                        break;
                     }
                 }
-                Some(Err(_)) => return Poll::Ready(Some(End::Cut(Side::Client))),
-                None => match ready!(self.body_in.stream.poll_trailers(cx)) {
-                    Ok(trailers) => {
+                Poll::Ready(Some(Err(_))) => return Poll::Ready(Some(End::Cut(Side::Client))),
+                Poll::Ready(None) => match self.body_in.stream.poll_trailers(cx) {
+                    Poll::Ready(Ok(trailers)) => {
                         self.upload = Upload::Over;
                         match trailers.map(|trailers| self.may_go_on(trailers)).transpose() {
                             Ok(None) => {}
@@ -315,14 +356,24 @@ impl<'a> Across<'a> {
                         }
                         return Poll::Ready(None);
                     }
-                    Err(_) => return Poll::Ready(Some(End::Cut(Side::Client))),
+                    Poll::Ready(Err(_)) => return Poll::Ready(Some(End::Cut(Side::Client))),
+                    Poll::Pending => break,
                 },
+                Poll::Pending => break,
             }
         }
+        if some || self.upload != Upload::Goes { Poll::Ready(None) } else { Poll::Pending }
+    }
+
+    fn hear(&mut self, part: &Bytes) -> Result<(), Refusal> {
+        self.exchange.hear_request(part, self.asked.body == Body::Length(part.len() as u64))
+    }
+
+    /// Notes where the last of the body has come, and nothing is behind it.
+    fn note_end(&mut self) {
         if self.body_in.sent.is_all(self.again) && self.body_in.stream.is_end_stream() {
             self.upload = Upload::Over;
         }
-        Poll::Ready(None)
     }
 
     /// Those of the request's trailers that the server gets.
@@ -343,41 +394,71 @@ impl<'a> Across<'a> {
         }
         for _ in 0..PARTS_PER_TURN {
             while !self.waiting.is_empty() {
-                if let Err(end) = ready!(self.poll_send(cx)) {
-                    return Poll::Ready(end);
+                match self.poll_send(cx) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(end)) => return Poll::Ready(end),
+                    Poll::Pending => return self.read_on(cx, true).map_or_else(Poll::Ready, |_| Poll::Pending),
                 }
             }
-            if self.over {
+            if self.over && self.waiting_ahead.is_empty() {
                 return Poll::Ready(self.finish().map_or_else(|end| end, |()| End::Answered));
             }
-            ready!(self.client.line.poll_room(cx));
-            let Some(receiving) = &mut self.receiving else { return Poll::Pending };
-            match ready!(receiving.poll_data(cx)) {
-                Some(Ok(part)) => {
-                    self.server_moved = self.client.line.now();
-                    self.over = receiving.is_end_stream();
-                    self.exchange.hear_answer(&part, self.over);
-                    if !part.is_empty() {
-                        self.waiting = self.client.line.keep_shared(part);
-                    }
-                }
-                Some(Err(error)) => return Poll::Ready(self.failed(&error)),
-                None => match ready!(receiving.poll_trailers(cx)) {
-                    Ok(trailers) => {
-                        self.over = true;
-                        self.exchange.hear_answer(b"", true);
-                        if let Some(trailers) = trailers
-                            && let Err(end) = self.take_trailers(trailers)
-                        {
-                            return Poll::Ready(end);
-                        }
-                    }
-                    Err(error) => return Poll::Ready(self.failed(&error)),
-                },
+            if self.client.line.poll_room(cx).is_pending() {
+                return self.read_on(cx, true).map_or_else(Poll::Ready, |_| Poll::Pending);
+            }
+            if !self.waiting_ahead.is_empty() {
+                self.waiting = self.client.line.keep_shared(self.waiting_ahead.split().freeze());
+                continue;
+            }
+            match self.read_on(cx, false) {
+                Ok(true) => {}
+                Ok(false) => return Poll::Pending,
+                Err(end) => return Poll::Ready(end),
             }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Takes what has come of the answer, small parts together: all of it where it goes `ahead`, else as much as is sent at
+    /// once. False where there is nothing.
+    fn read_on(&mut self, cx: &mut Context<'_>, ahead: bool) -> Result<bool, End> {
+        let (mut first, mut some) = (None, false);
+        while let (false, Some(receiving)) = (self.over, &mut self.receiving) {
+            match receiving.poll_data(cx) {
+                Poll::Ready(Some(Ok(part))) => {
+                    some = true;
+                    self.server_moved = self.client.line.now();
+                    self.over = receiving.is_end_stream();
+                    self.exchange.hear_answer(&part, self.over);
+                    if first.is_none() && !ahead && self.waiting_ahead.is_empty() {
+                        first = Some(part);
+                    } else {
+                        self.waiting_ahead.extend_from_slice(&part);
+                    }
+                    if !ahead && first.as_ref().map_or(0, Bytes::len) + self.waiting_ahead.len() >= MERGED {
+                        break;
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => return Err(self.failed(&error)),
+                Poll::Ready(None) => match receiving.poll_trailers(cx) {
+                    Poll::Ready(Ok(trailers)) => {
+                        (some, self.over) = (true, true);
+                        self.exchange.hear_answer(b"", true);
+                        if let Some(trailers) = trailers {
+                            self.take_trailers(trailers)?;
+                        }
+                    }
+                    Poll::Ready(Err(error)) => return Err(self.failed(&error)),
+                    Poll::Pending => break,
+                },
+                Poll::Pending => break,
+            }
+        }
+        if let Some(first) = first.filter(|first| !first.is_empty()) {
+            self.waiting = self.client.line.keep_shared(first);
+        }
+        Ok(some)
     }
 
     /// Waits for the head of the answer, and passes it on.
@@ -469,7 +550,8 @@ impl<'a> Across<'a> {
         }
         let part = self.waiting.split_to(room.min(self.waiting.len()));
         let length = part.len();
-        let last = self.waiting.is_empty() && self.over && self.trailers.is_none();
+        let rest = !self.waiting.is_empty() || !self.waiting_ahead.is_empty() || self.trailers.is_some();
+        let last = self.over && !rest;
         self.ended |= last;
         self.bytes += length as u64;
         self.client_moved = self.client.line.now();

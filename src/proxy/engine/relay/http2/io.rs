@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::line::Line;
 use crate::listener::Connection;
 use crate::transport::Transport;
+use crate::upstream::http2::READ_PER_TURN;
 use crate::wire::http2::ControlFrames;
 
 pub(super) struct Io {
@@ -22,6 +23,8 @@ pub(super) struct Io {
     /// Whether the deadline runs.
     waits: bool,
     line: Arc<Line>,
+    /// Bytes that have been read in this turn of the connection's task.
+    read: usize,
 }
 
 impl Io {
@@ -29,7 +32,7 @@ impl Io {
         connection.deadline.clear();
         let nothing = connection.waiting.another();
         let line = Line::new(std::mem::replace(&mut connection.waiting, nothing), connection.deadline.another());
-        Self { connection, frames: ControlFrames::new(std::time::Instant::now()), write, waits: false, line }
+        Self { connection, frames: ControlFrames::new(std::time::Instant::now()), write, waits: false, line, read: 0 }
     }
 
     /// What its streams know of it.
@@ -84,14 +87,24 @@ impl Io {
 impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.read >= READ_PER_TURN {
+            // What has come is taken by its streams first.
+            this.read = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         if this.connection.held.is_empty() {
             let read = Pin::new(&mut this.connection.transport).poll_read(cx, buf);
+            if read.is_pending() {
+                this.read = 0;
+            }
             ready!(this.or_cut(read, cx))?;
         } else {
             let step = buf.remaining().min(this.connection.held.len());
             buf.put_slice(&this.connection.held.split_to(step));
         }
+        this.read += buf.filled().len() - before;
         if !this.frames.read(&buf.filled()[before..], std::time::Instant::now) {
             log::info!(
                 "{}: too many frames of HTTP/2 that carry nothing: the connection ends",

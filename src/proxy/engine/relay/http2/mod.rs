@@ -29,7 +29,7 @@ use self::stream::Client;
 use super::Relay;
 use crate::ending::Stopping;
 use crate::listener::Connection;
-use crate::proxy::engine::Http2Engine;
+use crate::proxy::engine::{FRAMES_BUDGET, Http2Engine};
 use crate::proxy::tunnel::Serving;
 
 /// The front, with the relay behind it.
@@ -87,6 +87,7 @@ async fn serve(relay: &Arc<Relay>, connection: Connection, stopping: &Stopping) 
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
+        .data_frame_budget(FRAMES_BUDGET)
         // The crate answers 431 beyond that, without a line in the log: what is not far beyond gets one here.
         .max_header_list_size(
             u32::try_from(limits.head.as_u64().saturating_mul(2)).unwrap_or(u32::MAX).max(LEAST_HEAD),

@@ -50,6 +50,9 @@ pub(super) struct BodyIn {
     pub(super) sent: Sent,
 }
 
+/// Parts of a body that are kept for a server that has not looked at them.
+const MOST_PARTS: usize = 64;
+
 /// The beginning of a body, as long as it is small.
 #[derive(Default)]
 pub(super) struct Sent {
@@ -73,7 +76,8 @@ impl Sent {
 
     /// Keeps the next one, unless it is too much by now.
     pub(super) fn keep(&mut self, part: &Bytes, line: &Arc<Line>) {
-        self.more |= (self.bytes + part.len()) as u64 > TAKEN_IN || !line.try_take(part.len());
+        let too_many = self.parts.len() == MOST_PARTS || (self.bytes + part.len()) as u64 > TAKEN_IN;
+        self.more = self.more || too_many || !line.try_take(part.len());
         if self.more {
             return self.let_go();
         }
