@@ -25,6 +25,8 @@ pub struct Snapshot {
     pub(crate) filters: Filters,
     /// Who may ask where the route does not say.
     pub(crate) access: Option<Arc<Access>>,
+    /// Whether anybody may have to be waited for before a request is admitted.
+    pub(crate) waits: bool,
     /// What was built of access, for the next configuration.
     pub(crate) accesses: access::Built,
     /// Who may come without speaking HTTP, by the listener's name.
@@ -109,6 +111,7 @@ impl Snapshot {
         Ok(Self {
             filters: brought.filters.iter().cloned().collect(),
             access,
+            waits: builder.built.iter().any(|(_, _, access)| access.waits()),
             accesses: builder.built,
             raw,
             secrets: secrets.collect(),

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use ipnet::IpNet;
 use jsonwebtoken::Algorithm;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
@@ -14,6 +15,7 @@ use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::origins::Pattern;
+use crate::http::config::exactly;
 
 /// `access`, of a route or for all of them. A key that a route gives stands in place of the same key at the top level.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
@@ -31,11 +33,13 @@ pub struct Config {
     pub cors: Option<Cors>,
     /// The signed token that has to be shown. Default: none.
     pub jwt: Option<Jwt>,
+    /// The service that is asked whether a request may pass. Default: none.
+    pub forward_auth: Option<ForwardAuth>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { inherit: true, allow: None, deny: None, origins: None, cors: None, jwt: None }
+        Self { inherit: true, allow: None, deny: None, origins: None, cors: None, jwt: None, forward_auth: None }
     }
 }
 
@@ -52,13 +56,15 @@ impl Config {
             origins: this.origins.or(top.origins),
             cors: this.cors.or(top.cors),
             jwt: this.jwt.or(top.jwt),
+            forward_auth: this.forward_auth.or(top.forward_auth),
         }
     }
 
     /// Every file that it names.
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let of_service = self.forward_auth.iter().flat_map(|service| &service.ca);
         let of_jwt = self.jwt.iter().flat_map(|jwt| jwt.jwks.iter().chain(&jwt.public_key));
-        self.allow.iter().chain(&self.deny).flat_map(Networks::files).chain(of_jwt)
+        self.allow.iter().chain(&self.deny).flat_map(Networks::files).chain(of_jwt).chain(of_service)
     }
 
     /// Parameters of the query whose values are secrets.
@@ -436,5 +442,70 @@ impl<'de> Deserialize<'de> for Texts {
             }
         }
         deserializer.deserialize_any(Either)
+    }
+}
+
+/// `access.forward_auth`: a service that is asked whether a request may pass.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForwardAuth {
+    /// Where it is asked: `http://127.0.0.1:9000/verify`, or by https.
+    pub url: Url,
+    /// Fields of its answer that the server gets with the request; nobody else may say them. Default: none.
+    #[serde(default)]
+    pub to_server: Vec<String>,
+    /// Fields of its answer that the client gets beside those of the server. Default: none.
+    #[serde(default)]
+    pub to_client: Vec<String>,
+    /// Longest time for its answer. Default 5 s.
+    #[serde(default = "five_seconds", with = "humantime_serde")]
+    pub timeout: Duration,
+    /// The largest body of an answer that a client gets. Default 64 KiB.
+    #[serde(default = "default_body", serialize_with = "exactly")]
+    pub body: ByteSize,
+    /// PEM certificates of the authorities that are trusted with https. Default: those of the system.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+    /// Which requests of a session it is asked about. Default `each`.
+    #[serde(default)]
+    pub sessions: Sessions,
+}
+
+fn five_seconds() -> Duration {
+    Duration::from_secs(5)
+}
+
+fn default_body() -> ByteSize {
+    ByteSize::kib(64)
+}
+
+/// An address of a service, by http or https.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Url(String);
+
+impl Url {
+    /// The address, as written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Url {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let uri: Option<http::Uri> = text.parse().ok();
+        let fits = |uri: &http::Uri| {
+            let plain = uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+            matches!(uri.scheme_str(), Some("http" | "https"))
+                && plain
+                && uri.host().is_some_and(|host| !host.is_empty())
+        };
+        match uri.as_ref().is_some_and(fits) {
+            true => Ok(Self(text)),
+            false => {
+                Err(de::Error::custom(format!("found `{text}`, expected a URL such as http://127.0.0.1:9000/verify")))
+            }
+        }
     }
 }

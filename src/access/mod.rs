@@ -2,6 +2,7 @@
 
 pub mod config;
 mod cors;
+pub(crate) mod forward;
 mod jwt;
 mod networks;
 pub(crate) mod origins;
@@ -25,6 +26,7 @@ use crate::http::forwarding::Asked;
 use crate::request::{Headers, Request};
 use crate::session::Key;
 use cors::Cors;
+use forward::ForwardAuth;
 use jwt::Jwt;
 use networks::Lists;
 use origins::Origins;
@@ -36,6 +38,9 @@ pub struct Access {
     origins: Option<Origins>,
     cors: Option<Cors>,
     jwt: Option<Jwt>,
+    forward_auth: Option<ForwardAuth>,
+    /// Whether a session that came in by this goes on without a token, and without its service being asked.
+    once: (bool, bool),
     /// Sessions that came in with what is asked for, where later requests need not show it again.
     sessions: Option<Arc<Admitted>>,
 }
@@ -103,13 +108,20 @@ impl Builder {
 
     fn build_new(&mut self, said: &Config) -> Result<Arc<Access>, BuildError> {
         let jwt = said.jwt.as_ref().map(Jwt::build).transpose()?;
-        let once = said.jwt.as_ref().is_some_and(|jwt| jwt.sessions == config::Sessions::Once);
+        let forward_auth = said.forward_auth.as_ref().map(ForwardAuth::build).transpose()?;
+        let once = |said: Option<config::Sessions>| said == Some(config::Sessions::Once);
+        let once = (
+            once(said.jwt.as_ref().map(|said| said.sessions)),
+            once(said.forward_auth.as_ref().map(|said| said.sessions)),
+        );
         Ok(Arc::new(Access {
             networks: self.networks(said.allow.as_ref(), said.deny.as_ref())?,
             origins: said.origins.as_ref().map(Origins::new),
             cors: said.cors.as_ref().map(|cors| Cors::new(cors, said.origins.as_ref())),
             jwt,
-            sessions: once.then(Arc::default),
+            forward_auth,
+            sessions: (once.0 || once.1).then(Arc::default),
+            once,
         }))
     }
 
@@ -154,9 +166,7 @@ impl Access {
     ) -> Result<(), Refusal> {
         let Some(jwt) = &self.jwt else { return Ok(()) };
         jwt.strip(changes);
-        if let (Some(admitted), Some(session)) = (&self.sessions, session)
-            && admitted.has(session)
-        {
+        if self.once.0 && self.has_admitted(session) {
             return Ok(());
         }
         jwt.check(request, changes).map_err(|unfit| {
@@ -168,6 +178,24 @@ impl Access {
                 Unfit::Expired => Refusal::ExpiredToken,
             }
         })
+    }
+
+    /// The service that has to be asked about a request of this session, if any; what only that may tell goes to no
+    /// server from anybody else.
+    pub(crate) fn service(&self, session: Option<Key>, changes: &mut Changes) -> Option<&ForwardAuth> {
+        let service = self.forward_auth.as_ref()?;
+        service.strip(changes);
+        Some(service).filter(|_| !(self.once.1 && self.has_admitted(session)))
+    }
+
+    /// Whether somebody may have to be waited for.
+    pub(crate) fn waits(&self) -> bool {
+        self.forward_auth.is_some()
+    }
+
+    /// Whether the session came in with what is asked for.
+    fn has_admitted(&self, session: Option<Key>) -> bool {
+        self.sessions.as_ref().zip(session).is_some_and(|(admitted, session)| admitted.has(session))
     }
 
     /// Where sessions are noted that come in so; `None` where each of their requests is asked.

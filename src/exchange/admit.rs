@@ -3,10 +3,14 @@
 //! Here everything is asked that depends on the route and can refuse: first who may ask at all.
 
 use super::{Core, Exchange, Info, RequestHead};
+use ::http::HeaderMap;
+
 use crate::access::Access;
+use crate::access::forward::{self, Said};
 use crate::filter::{FilterAnswer, HeaderEdits};
 use crate::http::Refusal;
 use crate::http::forwarding::Asked;
+use crate::session::Key;
 
 impl Exchange {
     /// Asks what the route asks of whoever comes, once that is known.
@@ -17,11 +21,62 @@ impl Exchange {
             self.answer_itself(answer, "preflight");
             return Ok(());
         }
-        let session = self.ties.as_ref().and_then(|ties| ties.session.as_ref()?.begun.as_ref()).map(|(key, _)| *key);
+        let session = self.session();
         let mut changes = std::mem::take(&mut self.changes);
         let shown = self.access().map_or(Ok(()), |access| access.identify(&request, session, &mut changes));
         self.changes = changes;
         shown
+    }
+
+    /// Asks the service that has to be asked, if there is one.
+    pub(super) async fn ask_service(&mut self, core: &Core, head: &RequestHead<'_>) -> Result<(), Refusal> {
+        let holder = self.route.as_ref().and_then(|route| route.access.as_ref()).or(self.snapshot.access.as_ref());
+        let Some(access) = holder.cloned() else { return Ok(()) };
+        let Some(service) = access.service(self.session(), &mut self.changes) else { return Ok(()) };
+        match service.ask(self.told_to_service(head)).await {
+            Said::Pass(told) => service.tell(&told, &mut self.changes),
+            Said::Answer(answer) => {
+                core.metrics.refused("forward_auth");
+                self.answer_itself(answer, "forward_auth");
+            }
+            Said::Failed => return Err(Refusal::AuthFailed),
+            Said::Late => return Err(Refusal::AuthTimeout),
+        }
+        Ok(())
+    }
+
+    /// The fields that a service is asked with: those that the server would get, and what is asked for.
+    fn told_to_service(&self, head: &RequestHead<'_>) -> HeaderMap {
+        let mut told = HeaderMap::new();
+        let asked = self.asked(head);
+        let passing = self.to_server(head);
+        let of_body = |name: &str| {
+            ["content-length", "content-type", "host", "expect", "accept-encoding"]
+                .iter()
+                .any(|other| name.eq_ignore_ascii_case(other))
+        };
+        head.headers.each(|name, value| {
+            if !of_body(name) && passing.pass(name) {
+                forward::add(&mut told, name, value);
+            }
+        });
+        passing.add(|name, value| forward::add(&mut told, name, value));
+        // Whatever servers are told: it decides by these.
+        let client = self.client.to_string();
+        if !told.contains_key("x-forwarded-for") {
+            forward::set(&mut told, "x-forwarded-for", client.as_bytes());
+        }
+        forward::set(&mut told, "x-forwarded-proto", if asked.secure { b"https" } else { b"http" });
+        forward::set(&mut told, "x-forwarded-host", asked.authority.unwrap_or("").as_bytes());
+        forward::set(&mut told, "x-forwarded-method", head.method.as_bytes());
+        forward::set(&mut told, "x-forwarded-uri", head.target.as_bytes());
+        told
+    }
+
+    /// What the table calls the session that the request names, where it knows it: one that is over lets nobody in.
+    fn session(&self) -> Option<Key> {
+        let session = self.ties.as_ref()?.session.as_ref().filter(|session| session.found.is_some())?;
+        session.begun.as_ref().map(|(key, _)| *key)
     }
 
     /// The client gets this answer, and no server hears of the request; `why` is the word for it in the log.

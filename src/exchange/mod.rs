@@ -210,11 +210,15 @@ impl Exchange {
             },
             Err(refusal) => Err(refusal),
         };
+        let decided = match decided {
+            Ok(()) if this.snapshot.waits && this.own.is_none() => Box::pin(this.ask_service(core, request)).await,
+            decided => decided,
+        };
         this.decided(core, request, decided);
         this
     }
 
-    /// The same, where no filter may have to be waited for; else `None`.
+    /// The same, where no filter and no service may have to be waited for; else `None`.
     pub(crate) fn begin_now(
         core: &Core,
         info: &Arc<Info>,
@@ -222,7 +226,7 @@ impl Exchange {
         announced: Option<u64>,
     ) -> Option<Box<Self>> {
         let mut this = Self::of(core, info, request);
-        if !this.snapshot.filters.is_empty() {
+        if !this.snapshot.filters.is_empty() || this.snapshot.waits {
             return None;
         }
         let decided = this.look(request, announced).and_then(|()| this.enter(core, request));

@@ -30,6 +30,10 @@ pub enum Refusal {
     BadCredentials,
     /// The token has expired.
     ExpiredToken,
+    /// The service that is asked who may pass gave no proper answer.
+    AuthFailed,
+    /// It gave none in time.
+    AuthTimeout,
     /// A method that a gateway does not carry.
     Method,
     /// The head did not arrive in time.
@@ -72,8 +76,9 @@ impl Refusal {
             Self::HeadTimeout | Self::BodyTimeout => 408,
             Self::BodyTooLarge => 413,
             Self::HeadTooLarge => 431,
-            Self::ConnectFailed | Self::BadAnswer => 502,
+            Self::ConnectFailed | Self::BadAnswer | Self::AuthFailed => 502,
             Self::NoServer
+            | Self::AuthTimeout
             | Self::QueueFull
             | Self::QueueTimeout
             | Self::Stopping
@@ -104,6 +109,8 @@ impl Refusal {
             Self::NoCredentials => "no_credentials",
             Self::BadCredentials => "bad_credentials",
             Self::ExpiredToken => "expired_token",
+            Self::AuthFailed => "auth_failed",
+            Self::AuthTimeout => "auth_timeout",
             Self::Method => "method",
             Self::HeadTimeout => "head_timeout",
             Self::HeadTooLarge => "head_too_large",
@@ -135,6 +142,8 @@ impl fmt::Display for Refusal {
             Self::NoCredentials => f.write_str("Something has to show who you are."),
             Self::BadCredentials => f.write_str("What should show who you are does not."),
             Self::ExpiredToken => f.write_str("The token has expired."),
+            Self::AuthFailed => f.write_str("Nobody can say now who may come in."),
+            Self::AuthTimeout => f.write_str("Nobody has said in time who may come in."),
             Self::Method => f.write_str("The gateway does not carry this method."),
             Self::HeadTimeout => f.write_str("The request head did not arrive in time."),
             Self::HeadTooLarge => f.write_str("The request head is too large."),

@@ -83,6 +83,14 @@ impl<'a> Headers<'a> {
         }
     }
 
+    /// Hands out every field, name and value, in order.
+    pub(crate) fn each(&self, mut field: impl FnMut(&str, &[u8])) {
+        match self {
+            Self::Map(map) => map.iter().for_each(|(name, value)| field(name.as_str(), value.as_bytes())),
+            Self::Fields(fields) => fields.iter().for_each(|sent| field(sent.name, sent.value)),
+        }
+    }
+
     /// Whether an element of the field's comma-separated lists is `token`, whatever the case (RFC 9110 5.6.1).
     pub fn lists(&self, name: &str, token: &str) -> bool {
         let holds = |value: &[u8]| elements(value).any(|element| element.eq_ignore_ascii_case(token.as_bytes()));

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use bytesize::ByteSize;
+
 use super::{Report, Spot, words};
-use crate::access::config::{Cors, Jwt, Networks, OfListener, TokenFrom};
+use crate::access::config::{Cors, ForwardAuth, Jwt, Networks, OfListener, TokenFrom};
 use crate::access::{self, Pattern};
 use crate::config::Config;
 use crate::http::hop_by_hop::is_hop_by_hop;
@@ -61,6 +63,9 @@ fn one(said: &access::Config, top: Option<&access::Config>, spot: &Spot<'_>, rep
     if let Some(said) = &said.jwt {
         jwt(said, &spot.key("jwt"), report);
     }
+    if let Some(said) = &said.forward_auth {
+        forward_auth(said, &spot.key("forward_auth"), report);
+    }
 }
 
 fn cors(cors: &Cors, spot: &Spot<'_>, report: &mut Report) {
@@ -82,6 +87,31 @@ fn cors(cors: &Cors, spot: &Spot<'_>, report: &mut Report) {
         }
     }
 }
+
+fn forward_auth(said: &ForwardAuth, spot: &Spot<'_>, report: &mut Report) {
+    report.some_time(&spot.key("timeout"), said.timeout);
+    report.some_path(&spot.key("ca"), said.ca.as_deref());
+    if said.body > MOST_BODY {
+        report.fault(&spot.key("body"), format!("found {}, expected at most {MOST_BODY}", said.body));
+    }
+    for (key, names) in [("to_server", &said.to_server), ("to_client", &said.to_client)] {
+        for (spot, name) in spot.key(key).each(names) {
+            report.well_formed(&spot, words::header_name(name));
+            own_field(name, &spot, report);
+        }
+    }
+}
+
+/// A field that belongs to a connection or frames a message.
+fn own_field(name: &str, spot: &Spot<'_>, report: &mut Report) {
+    let name = name.to_ascii_lowercase();
+    if is_hop_by_hop(&name) || matches!(&*name, "content-length" | "host") {
+        report.fault(spot, "the gateway writes this header itself");
+    }
+}
+
+/// The largest answer of a service that a client may get.
+const MOST_BODY: ByteSize = ByteSize::mib(1);
 
 fn jwt(jwt: &Jwt, spot: &Spot<'_>, report: &mut Report) {
     if jwt.jwks.is_none() && jwt.public_key.is_none() && jwt.secret.is_none() && spot.is_intact() {
@@ -111,11 +141,7 @@ fn jwt(jwt: &Jwt, spot: &Spot<'_>, report: &mut Report) {
     }
     for (spot, (field, claim)) in spot.key("claims").each_key(&jwt.claims) {
         report.well_formed(&spot.as_str(), words::header_name(field));
-        if is_hop_by_hop(&field.to_ascii_lowercase())
-            || matches!(&*field.to_ascii_lowercase(), "content-length" | "host")
-        {
-            report.fault(&spot.as_str(), "the gateway writes this header itself");
-        }
+        own_field(field, &spot.as_str(), report);
         if claim.is_empty() {
             report.fault(&spot, "found an empty text, expected the name of a claim");
         }

@@ -1,6 +1,7 @@
 //! Who may ask, and from where: on plain requests, streams of HTTP/2, polls, upgrades and raw connections.
 
 mod cors;
+mod forward_auth;
 mod jwt;
 mod networks;
 mod origins;
