@@ -36,6 +36,7 @@ mod http;
 mod listener;
 mod metrics;
 mod proxy;
+mod rate;
 mod reload;
 mod request;
 mod roster;

@@ -13,7 +13,8 @@ use crate::config::Config;
 use crate::filter::{Filter, Filters};
 use crate::listener::tls::config::Challenge;
 use crate::metrics::{Metrics, UpstreamMetrics};
-use crate::router::{Router, Routes};
+use crate::rate::{self, Limit};
+use crate::router::{self, Router, Routes, Rules};
 use crate::session::SessionProtocol;
 use crate::upstream::{self, Upstream};
 
@@ -27,12 +28,16 @@ pub struct Snapshot {
     pub(crate) access: Option<Arc<Access>>,
     /// Whether anybody may have to be waited for before a request is admitted.
     pub(crate) waits: bool,
-    /// What was built of access, for the next configuration.
-    pub(crate) accesses: access::Built,
+    /// What was built of rules, for the next configuration.
+    pub(crate) known: Known,
     /// Who may come without speaking HTTP, by the listener's name.
     pub(crate) raw: HashMap<Arc<str>, Networks, FnvBuildHasher>,
     /// Names of parameters that logs do not tell, beside those that tell it themselves.
     pub(crate) secrets: Box<[Box<str>]>,
+    /// What clients may ask for, whatever the route.
+    pub(crate) limits: Vec<Arc<Limit>>,
+    /// What clients have under way.
+    pub(crate) open: Arc<rate::Open>,
     /// Where requests go.
     pub router: Arc<dyn Router>,
     /// The upstreams by name.
@@ -49,6 +54,13 @@ pub struct Snapshot {
     session_protocols: Vec<Arc<dyn SessionProtocol>>,
 }
 
+/// What rules were built of, and know: what the next configuration says in the same words goes on.
+#[derive(Clone, Default)]
+pub struct Known {
+    pub(crate) accesses: access::Built,
+    pub(crate) limits: Arc<rate::Limits>,
+}
+
 /// What a program brings of its own; it outlives every configuration.
 #[derive(Default)]
 pub struct Extensions {
@@ -62,8 +74,8 @@ pub struct Extensions {
 
 impl Snapshot {
     /// Builds upstreams and routes. `brought` are the parts that a program brings in place of the configuration's,
-    /// `before` finds the upstream that had a name until now, and `known` is what was built of access until now: what
-    /// they know is carried over.
+    /// `before` finds the upstream that had a name until now, and `known` is what was built of rules until now: what they
+    /// know is carried over.
     ///
     /// # Errors
     /// The first of what the configuration names that can't be used.
@@ -72,7 +84,7 @@ impl Snapshot {
         brought: &Extensions,
         metrics: &Metrics,
         before: impl Fn(&str) -> Option<Arc<Upstream>>,
-        known: &access::Built,
+        known: &Known,
     ) -> Result<Self, BuildError> {
         let mut upstreams = HashMap::default();
         for (name, said) in &config.upstreams {
@@ -94,7 +106,7 @@ impl Snapshot {
         let ordered = config.acme();
         let by_http = ordered.iter().filter(|acme| acme.challenge == Challenge::Http01);
         let tls = config.listeners.iter().map(|listener| listener.tls.as_ref());
-        let mut builder = access::Builder::after(known.clone());
+        let mut builder = access::Builder::after(known.accesses.clone());
         let top = config.access.as_ref();
         let access = top.map(|said| builder.build(said)).transpose()?;
         let mut of_routes = Vec::with_capacity(config.routes.len());
@@ -103,8 +115,14 @@ impl Snapshot {
             of_routes.push(said.map(|said| builder.build(&said)).transpose()?);
         }
         let raw = raw_networks(&config, &mut builder)?;
-        let routes = |place: usize| of_routes.get(place).cloned().flatten();
-        let router = brought.router.clone().unwrap_or_else(|| Arc::new(Routes::build_with(&config.routes, routes)));
+        let mut all_limits = rate::Limits::default();
+        let top_limits = all_limits.build("", &config.limits.rate.0, &known.limits);
+        let names = router::named(&config.routes).into_iter();
+        let limits_of = names.map(|(name, route)| all_limits.build(&name, &route.limits.rate.0, &known.limits));
+        let rules: Vec<Rules> =
+            of_routes.into_iter().zip(limits_of).map(|(access, limits)| Rules { access, limits }).collect();
+        let rules = |place: usize| rules[place].clone();
+        let router = brought.router.clone().unwrap_or_else(|| Arc::new(Routes::build_with(&config.routes, rules)));
         let all = config.access.iter().chain(config.routes.iter().filter_map(|route| route.access.as_ref()));
         let secrets = config.access_log.mask.iter().map(String::as_str).chain(all.flat_map(access::Config::secrets));
         let secrets = secrets.map(Box::from);
@@ -112,9 +130,11 @@ impl Snapshot {
             filters: brought.filters.iter().cloned().collect(),
             access,
             waits: builder.built.iter().any(|(_, _, access)| access.waits()),
-            accesses: builder.built,
+            known: Known { accesses: builder.built, limits: Arc::new(all_limits) },
             raw,
             secrets: secrets.collect(),
+            limits: top_limits,
+            open: Arc::default(),
             router,
             upstreams,
             local: metrics.upstream("-"),

@@ -377,7 +377,8 @@ access_log: { format: off }
         let metrics = Metrics::new().unwrap();
         let config = Config::read("test", YAML, &|_| None).unwrap().config;
         let (access_log, _) = AccessLog::open(&config.access_log, Arc::clone(&metrics)).unwrap();
-        let snapshot = Snapshot::build(config, &Extensions::default(), &metrics, |_| None, &Vec::new()).unwrap();
+        let known = Default::default();
+        let snapshot = Snapshot::build(config, &Extensions::default(), &metrics, |_| None, &known).unwrap();
         let core = Arc::new(Core::new(snapshot, metrics, access_log));
         core.metrics.register(Box::new(StateCollector::new(&core).unwrap())).unwrap();
         core

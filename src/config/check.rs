@@ -19,9 +19,13 @@ use super::{Admin, Config};
 use crate::address::BindAddress;
 use crate::http::config::Forwarding;
 use crate::listener::config::{FlashPolicy, Protocol, ProxyProtocol};
+use crate::rate::config::Rates;
 use crate::transport::TcpKeepAlive;
 use spot::Spot;
 
+/// The times that a rate may be for.
+const MILLISECOND: Duration = Duration::from_millis(1);
+const DAY: Duration = Duration::from_secs(24 * 3600);
 /// More goodbyes in a second than this are no pace.
 const MOST_GOODBYES: f64 = 1_000_000.0;
 
@@ -259,6 +263,14 @@ fn limits(config: &Config, root: &Spot<'_>, report: &mut Report) {
     if limits.head.as_u64() < 1024 {
         report.fault(&spot.key("head"), format!("found {} bytes, expected 1KiB or more", limits.head.as_u64()));
     }
+    rates(&limits.rate, &spot.key("rate"), report);
+    let uri = limits.uri.as_u64();
+    if uri > limits.head.as_u64() {
+        report.warn(&spot.key("uri"), "longer than `head`, which holds before");
+    }
+    for (spot, route) in root.key("routes").each(&config.routes) {
+        rates(&route.limits.rate, &spot.key("limits").key("rate"), report);
+    }
     let spot = root.key("timeouts").key("head");
     if config.timeouts.head.is_zero() {
         report.warn(&spot, "without this limit, clients that send a head byte by byte hold their connections for ever");
@@ -268,6 +280,19 @@ fn limits(config: &Config, root: &Spot<'_>, report: &mut Report) {
             &root.key("threads"),
             format!("found {}, expected a whole number from 0 (one for each core) to 1024", config.threads),
         );
+    }
+}
+
+fn rates(said: &Rates, spot: &Spot<'_>, report: &mut Report) {
+    for (spot, rate) in spot.each(&said.0) {
+        if !(MILLISECOND..=DAY).contains(&rate.per) {
+            report.fault(&spot.key("per"), "expected 1ms to 1day");
+        }
+        for (key, number) in [("requests", Some(rate.requests)), ("burst", rate.burst)] {
+            if number == Some(0) {
+                report.fault(&spot.key(key), "found 0, expected 1 or more");
+            }
+        }
     }
 }
 

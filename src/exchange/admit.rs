@@ -1,6 +1,8 @@
 //! Whether whoever asks may: what stands between the route of a request and the search for a server.
 //!
-//! Here everything is asked that depends on the route and can refuse: first who may ask at all.
+//! Here everything is asked that can refuse: how much the client asks for, who may ask at all, and what the route allows.
+
+use std::sync::Arc;
 
 use super::{Core, Exchange, Info, RequestHead};
 use ::http::HeaderMap;
@@ -10,17 +12,21 @@ use crate::access::forward::{self, Said};
 use crate::filter::{FilterAnswer, HeaderEdits};
 use crate::http::Refusal;
 use crate::http::forwarding::Asked;
+use crate::rate::Limit;
+use crate::request::Request;
 use crate::session::Key;
 
 impl Exchange {
     /// Asks what the route asks of whoever comes, once that is known.
     pub(super) fn admit(&mut self, head: &RequestHead<'_>) -> Result<(), Refusal> {
-        let Some(access) = self.access() else { return Ok(()) };
+        let limits = self.route.as_ref().map_or(&[][..], |route| &route.limits);
+        let Some(access) = self.access() else { return within(limits, || head.request(&self.info, self.client)) };
         let request = head.request(&self.info, self.client)?;
         if let Some(answer) = access.check(&request, self.asked(head))? {
             self.answer_itself(answer, "preflight");
             return Ok(());
         }
+        within(limits, || Ok(request.clone()))?;
         let session = self.session();
         let mut changes = std::mem::take(&mut self.changes);
         let shown = self.access().map_or(Ok(()), |access| access.identify(&request, session, &mut changes));
@@ -97,6 +103,14 @@ impl Exchange {
         self.changes.to_client = edits;
     }
 
+    /// Whether the client asks for no more than it may, wherever it asks.
+    pub(super) fn pace(&mut self, head: &RequestHead<'_>) -> Result<(), Refusal> {
+        within(&self.snapshot.limits, || head.request(&self.info, self.client))?;
+        let place = self.snapshot.open.enter(self.client).map_err(|_| Refusal::OpenRequests)?;
+        self.place = place.map(Box::new);
+        Ok(())
+    }
+
     /// The same for a connection that does not speak HTTP, of which only its network is known.
     pub(super) fn admit_raw(&mut self, core: &Core) {
         let networks = if self.snapshot.raw.is_empty() { None } else { self.snapshot.raw.get(&*self.info.listener) };
@@ -129,4 +143,17 @@ pub(crate) fn marks_of_refusal(core: &Core, info: &Info, head: &RequestHead<'_>)
         access.mark(head.method, head.headers, asked, &mut edits);
     }
     edits
+}
+
+/// Takes a token of each limit.
+fn within<'a>(limits: &[Arc<Limit>], request: impl FnOnce() -> Result<Request<'a>, Refusal>) -> Result<(), Refusal> {
+    if limits.is_empty() {
+        return Ok(());
+    }
+    let request = request()?;
+    for limit in limits {
+        // Whole seconds, as the field has them; not less than it takes.
+        limit.check(&request).map_err(|wait| Refusal::Rate(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)))?;
+    }
+    Ok(())
 }

@@ -163,7 +163,8 @@ mod tests {
             headers: Headers::Fields(&[]),
             websocket: false,
         };
-        let route = Arc::new(Route { name: "test".into(), action, upgrades: Vec::new(), access: None });
+        let route =
+            Arc::new(Route { name: "test".into(), action, upgrades: Vec::new(), access: None, limits: Vec::new() });
         let answer = Answer::of_route(&route, &request, true)?;
         let fields: Vec<String> =
             answer.fields.iter().map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value))).collect();

@@ -43,6 +43,7 @@ use crate::http::request_id::RequestId;
 use crate::http::upgrade::other;
 use crate::listener::Info;
 use crate::listener::tls::challenges;
+use crate::rate::Place;
 use crate::request::Headers;
 use crate::roster::{Leave, Origin, Why};
 use crate::router::{Action, Decision, Route};
@@ -86,6 +87,8 @@ pub struct Exchange {
     refusal: Option<Refusal>,
     /// Whether it has done so as a status of gRPC.
     called: bool,
+    /// Its client's place among those that may ask at once, where they are counted.
+    place: Option<Box<Place>>,
     /// Its place on a server.
     lease: Option<Lease>,
     /// Whether its server has been connected to.
@@ -276,6 +279,7 @@ impl Exchange {
             own: None,
             refusal: None,
             called: false,
+            place: None,
             lease: None,
             reached: false,
             lost: false,
@@ -296,8 +300,12 @@ impl Exchange {
         }
     }
 
-    /// What is known of a request whatever becomes of it; refuses a body that is too long.
+    /// What is known of a request whatever becomes of it; refuses one that is too long, or one too many.
     fn look(&mut self, head: &RequestHead<'_>, announced: Option<u64>) -> Result<(), Refusal> {
+        let longest = self.snapshot.config.limits.uri.as_u64();
+        if longest != 0 && head.target.len() as u64 > longest {
+            return Err(Refusal::UriTooLong);
+        }
         let most = self.snapshot.config.limits.body.as_u64();
         if most != 0 && announced.is_some_and(|length| length > most) {
             return Err(Refusal::BodyTooLarge);
@@ -309,9 +317,12 @@ impl Exchange {
         if !self.snapshot.challenges.is_empty() && !self.secure() && head.method == "GET" {
             // An authority, which no rule and no filter stands before.
             let proof = challenges::answer(&self.snapshot.challenges, head.target);
-            self.own = proof.map(|proof| Box::new(FilterAnswer::text(200, proof)));
+            if let Some(proof) = proof {
+                self.own = Some(Box::new(FilterAnswer::text(200, proof)));
+                return Ok(());
+            }
         }
-        Ok(())
+        self.pace(head)
     }
 
     /// What the first filter says that answers.
@@ -858,6 +869,7 @@ impl Exchange {
         }
         self.leave = None;
         self.lease = None;
+        self.place = None;
         let told = |refusal: Refusal| if self.called { 200 } else { refusal.status() };
         ended.cut_by.is_none() || self.refusal.is_some_and(|refusal| told(refusal) == ended.status)
     }

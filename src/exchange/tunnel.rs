@@ -1,11 +1,12 @@
 //! What an exchange that ends as a tunnel hands over, and what the tunnel means to its session.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::learn::{Hold, overhear_arrival, reached};
 use super::place::SessionTie;
 use super::{Entry, Exchange, Form, RequestHead};
+use crate::deadline::Span;
+use crate::rate::Place;
 use crate::session::Arrival;
 use crate::tunnel::Listening;
 use crate::upstream::{Lease, Upstream};
@@ -15,12 +16,14 @@ pub(crate) struct Opened {
     pub(crate) entry: Box<Entry>,
     pub(crate) lease: Lease,
     pub(crate) upstream: Arc<Upstream>,
+    /// Its client's place, as of an exchange.
+    pub(crate) place: Option<Box<Place>>,
     /// Its session, where it may have one.
     pub(crate) held: Option<Arc<Hold>>,
     /// Whether that session may go on without it though it came here: see [`Arrival::Unsure`].
     pub(crate) unsure: bool,
     /// How long it may be silent; zero for no limit. For a session that begins here, its first frame will say more.
-    pub(crate) idle: Duration,
+    pub(crate) idle: Span,
 }
 
 impl Exchange {
@@ -60,7 +63,9 @@ impl Exchange {
         } else if let Some(session) = session {
             (held, unsure) = came(&upstream, session, listening);
         }
-        Some(Opened { entry, lease, upstream, held, unsure, idle })
+        let place = self.place.take();
+        let idle = idle.into();
+        Some(Opened { entry, lease, upstream, place, held, unsure, idle })
     }
 }
 

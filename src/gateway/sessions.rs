@@ -122,7 +122,8 @@ mod tests {
         let yaml = "listeners: [{ address: 127.0.0.1:0 }]\nroutes: [{ upstream: app }]\n\
                     upstreams: { app: { kind: socket.io, servers: [\"127.0.0.1:1\"] } }\n";
         let config = Config::read("test.yaml", yaml, &|_| None).unwrap().config;
-        Snapshot::build(config, &Extensions::default(), &Metrics::new().unwrap(), |_| None, &Vec::new()).unwrap()
+        let (metrics, known) = (Metrics::new().unwrap(), Default::default());
+        Snapshot::build(config, &Extensions::default(), &metrics, |_| None, &known).unwrap()
     }
 
     #[tokio::test]

@@ -38,6 +38,12 @@ pub enum Refusal {
     Method,
     /// The head did not arrive in time.
     HeadTimeout,
+    /// Path and query are longer than `limits.uri`.
+    UriTooLong,
+    /// The client asks for more than its `rate` allows; the seconds after which to come again.
+    Rate(u64),
+    /// The client has `limits.requests_per_address` under way.
+    OpenRequests,
     /// The head is larger, or has more fields, than `limits` allow.
     HeadTooLarge,
     /// The body is larger than `limits.body`.
@@ -75,6 +81,8 @@ impl Refusal {
             Self::Method => 405,
             Self::HeadTimeout | Self::BodyTimeout => 408,
             Self::BodyTooLarge => 413,
+            Self::UriTooLong => 414,
+            Self::Rate(_) | Self::OpenRequests => 429,
             Self::HeadTooLarge => 431,
             Self::ConnectFailed | Self::BadAnswer | Self::AuthFailed => 502,
             Self::NoServer
@@ -91,7 +99,8 @@ impl Refusal {
     /// The seconds of `Retry-After`, where coming again makes sense.
     pub fn retry_after(self) -> Option<u64> {
         match self {
-            Self::NewSessions(seconds) => Some(seconds),
+            Self::NewSessions(seconds) | Self::Rate(seconds) => Some(seconds),
+            Self::OpenRequests => Some(1),
             _ => None,
         }
     }
@@ -115,6 +124,9 @@ impl Refusal {
             Self::HeadTimeout => "head_timeout",
             Self::HeadTooLarge => "head_too_large",
             Self::BodyTooLarge => "body_too_large",
+            Self::UriTooLong => "uri_too_long",
+            Self::Rate(_) => "rate",
+            Self::OpenRequests => "open_requests",
             Self::BodyTimeout => "body_timeout",
             Self::NoServer => "no_server",
             Self::QueueFull => "queue_full",
@@ -148,6 +160,9 @@ impl fmt::Display for Refusal {
             Self::HeadTimeout => f.write_str("The request head did not arrive in time."),
             Self::HeadTooLarge => f.write_str("The request head is too large."),
             Self::BodyTooLarge => f.write_str("The request body is too large."),
+            Self::UriTooLong => f.write_str("The path and query of the request are too long."),
+            Self::Rate(_) => f.write_str("Too many requests in too short a time."),
+            Self::OpenRequests => f.write_str("Too many requests of this client are under way."),
             Self::BodyTimeout => f.write_str("The request body did not arrive in time."),
             Self::NoServer => f.write_str("No server can take this request now."),
             Self::QueueFull => f.write_str("Too many requests are waiting for a server."),

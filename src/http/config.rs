@@ -6,6 +6,8 @@ use bytesize::ByteSize;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::rate::config::Rates;
+
 /// `timeouts`: times that rule a client's connection; `0s` turns one off.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -48,6 +50,13 @@ pub struct Limits {
     pub connections: usize,
     /// Connections open at once from one address (IPv6: one /64). Default 0.
     pub connections_per_address: usize,
+    /// Requests and streams under way at once from one address, WebSockets included. Default 0; more are answered 429.
+    pub requests_per_address: usize,
+    /// How many requests a client may make in a time. Default: any number; more are answered 429.
+    pub rate: Rates,
+    /// Path and query of a request. Default 0: as long as a head may be; more is answered 414.
+    #[serde(serialize_with = "exactly")]
+    pub uri: ByteSize,
     /// A request head, 1 KiB or more. Default 16 KiB; more is answered 431.
     #[serde(serialize_with = "exactly")]
     pub head: ByteSize,
@@ -88,6 +97,9 @@ impl Default for Limits {
         Self {
             connections: 200_000,
             connections_per_address: 0,
+            requests_per_address: 0,
+            rate: Rates::default(),
+            uri: ByteSize::b(0),
             head: ByteSize::kib(16),
             headers: 100,
             body: ByteSize::mib(100),

@@ -1,21 +1,18 @@
 //! How many connections there may be: over the process, over a listener, from one address. Places are guards.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::address::standing_for;
 use crate::metrics::ListenerMetrics;
+use crate::rate::{Open, Place};
 
 /// The counts of one gateway; 0 is no limit.
 #[derive(Debug)]
 pub struct ConnectionLimits {
     most: AtomicUsize,
-    most_per_address: AtomicUsize,
     open: AtomicUsize,
-    by_address: [Mutex<HashMap<IpAddr, usize>>; SHARDS],
+    by_address: Arc<Open>,
 }
 
 /// Which limit refused a connection.
@@ -45,27 +42,22 @@ impl Full {
 pub struct Permit {
     limits: Arc<ConnectionLimits>,
     listener: ListenerMetrics,
-    /// Set where addresses are counted.
-    address: Option<IpAddr>,
+    /// Where addresses are counted.
+    place: Option<Place>,
 }
-
-const SHARDS: usize = 16;
 
 impl ConnectionLimits {
     /// Counts from zero.
     pub fn new(most: usize, most_per_address: usize) -> Arc<Self> {
-        Arc::new(Self {
-            most: AtomicUsize::new(most),
-            most_per_address: AtomicUsize::new(most_per_address),
-            open: AtomicUsize::new(0),
-            by_address: std::array::from_fn(|_| Mutex::default()),
-        })
+        let by_address = Arc::<Open>::default();
+        by_address.set(most_per_address);
+        Arc::new(Self { most: AtomicUsize::new(most), open: AtomicUsize::new(0), by_address })
     }
 
     /// Holds from now on; those that are open stay, and count.
     pub fn set(&self, most: usize, most_per_address: usize) {
         self.most.store(most, Ordering::Relaxed);
-        self.most_per_address.store(most_per_address, Ordering::Relaxed);
+        self.by_address.set(most_per_address);
     }
 
     /// The most that there may be.
@@ -89,7 +81,7 @@ impl ConnectionLimits {
         most: usize,
     ) -> Result<Permit, Full> {
         // The permit is made first, so that whatever has been counted is given back on the way out.
-        let mut permit = Permit { limits: Arc::clone(self), listener: listener.clone(), address: None };
+        let mut permit = Permit { limits: Arc::clone(self), listener: listener.clone(), place: None };
         let open = self.open.fetch_add(1, Ordering::Relaxed);
         listener.open.inc();
         let on_listener = usize::try_from(listener.open.get()).unwrap_or(0).saturating_sub(1);
@@ -105,14 +97,6 @@ impl ConnectionLimits {
         }
         Ok(permit)
     }
-
-    fn shard(&self, address: IpAddr) -> &Mutex<HashMap<IpAddr, usize>> {
-        let last = match address {
-            IpAddr::V4(address) => address.octets()[3],
-            IpAddr::V6(address) => address.octets()[7],
-        };
-        &self.by_address[usize::from(last) % SHARDS]
-    }
 }
 
 impl Permit {
@@ -121,18 +105,9 @@ impl Permit {
     /// # Errors
     /// There are as many of it as may be.
     pub fn count(&mut self, client: IpAddr) -> Result<(), Full> {
-        let most = self.limits.most_per_address.load(Ordering::Relaxed);
-        if most == 0 || self.address.is_some() {
-            return Ok(());
+        if self.place.is_none() {
+            self.place = self.limits.by_address.enter(client).map_err(|_| Full::Address)?;
         }
-        let address = standing_for(client);
-        let mut counts = self.limits.shard(address).lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(address).or_default();
-        if *count >= most {
-            return Err(Full::Address);
-        }
-        *count += 1;
-        self.address = Some(address);
         Ok(())
     }
 }
@@ -141,15 +116,6 @@ impl Drop for Permit {
     fn drop(&mut self) {
         self.limits.open.fetch_sub(1, Ordering::Relaxed);
         self.listener.open.dec();
-        if let Some(address) = self.address {
-            let mut counts = self.limits.shard(address).lock().unwrap_or_else(PoisonError::into_inner);
-            if let Entry::Occupied(mut entry) = counts.entry(address) {
-                *entry.get_mut() -= 1;
-                if *entry.get() == 0 {
-                    entry.remove();
-                }
-            }
-        }
     }
 }
 
@@ -213,6 +179,6 @@ mod tests {
         for last in 0..=255u8 {
             drop(limits.admit(Some([192, 0, 2, last].into()), &listener, 0).unwrap());
         }
-        assert!(limits.by_address.iter().all(|shard| shard.lock().unwrap().is_empty()));
+        assert!(limits.by_address.is_empty());
     }
 }

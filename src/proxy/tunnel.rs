@@ -108,7 +108,7 @@ impl<S: Stream> Tunnel<S> {
     /// Counts and logs, when it has been carried.
     fn end(self, closed: Closed) {
         let Self { core, opened, permit, open, carrying } = self;
-        let Opened { mut entry, lease, upstream, held, unsure, .. } = opened;
+        let Opened { mut entry, lease, upstream, place, held, unsure, .. } = opened;
         let told = carrying.leave().why().filter(|_| closed.end == End::Drained);
         // First the session, then its place on the roster: whoever counts one never misses the other.
         if let Some(held) = held.as_ref().and_then(|hold| hold.get())
@@ -125,7 +125,7 @@ impl<S: Stream> Tunnel<S> {
         if let Some(why) = why {
             upstream.metrics.goodbye(why);
         }
-        drop((open, permit, lease));
+        drop((open, permit, place, lease));
         upstream.metrics.bytes_in.inc_by(closed.bytes_in);
         upstream.metrics.bytes_out.inc_by(closed.bytes_out);
         upstream.metrics.closed(closed_by);

@@ -8,14 +8,14 @@ use log::warn;
 
 use super::certificates::{Certificates, Reminder};
 use super::{ReloadError, Running, failed};
-use crate::access;
 use crate::buffers::Buffers;
 use crate::config::{self, Config};
 use crate::deadline::Deadlines;
 use crate::listener::inherit::Sockets;
 use crate::listener::{self, ConnectionLimits, Control, Handshakes, Listener, Settings, Shared};
 use crate::metrics::Metrics;
-use crate::snapshot::{Extensions, Snapshot};
+use crate::rate;
+use crate::snapshot::{Extensions, Known, Snapshot};
 use crate::upstream::Upstream;
 
 /// What every configuration of one process shares.
@@ -23,6 +23,8 @@ pub(super) struct Context {
     pub(super) metrics: Arc<Metrics>,
     pub(super) brought: Extensions,
     pub(super) limits: Arc<ConnectionLimits>,
+    /// What clients have under way.
+    pub(super) open_requests: Arc<rate::Open>,
     /// The admin address answers when the gateway is full.
     pub(super) admin_limits: Arc<ConnectionLimits>,
     pub(super) deadlines: Arc<Deadlines>,
@@ -98,7 +100,8 @@ impl Context {
         let known = |name: &str| existing.upstreams.get(name).cloned();
         let certificates = Certificates::of(&config);
         let mut snapshot =
-            Snapshot::build(config, &self.brought, &self.metrics, known, &existing.accesses).map_err(failed)?;
+            Snapshot::build(config, &self.brought, &self.metrics, known, &existing.known).map_err(failed)?;
+        snapshot.open = Arc::clone(&self.open_requests);
         // A reload says all of them, whoever has heard them before.
         self.reminder.lock().unwrap_or_else(PoisonError::into_inner).due(certificates.warnings.clone(), Instant::now());
         certificates.warnings.iter().for_each(|warning| warn!("{warning}"));
@@ -113,7 +116,7 @@ pub(super) struct Existing {
     listeners: HashMap<String, Arc<Settings>>,
     admin: HashMap<String, Arc<Settings>>,
     upstreams: HashMap<Arc<str>, Arc<Upstream>>,
-    accesses: access::Built,
+    known: Known,
 }
 
 impl Existing {
@@ -127,7 +130,7 @@ impl Existing {
             listeners: running.listeners.iter().map(settings).collect(),
             admin: running.admin.iter().map(settings).collect(),
             upstreams: retired.chain(in_use).collect(),
-            accesses: snapshot.accesses.clone(),
+            known: snapshot.known.clone(),
         }
     }
 }

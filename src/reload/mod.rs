@@ -156,6 +156,7 @@ impl Reloader {
             metrics: Arc::clone(metrics),
             brought,
             limits: ConnectionLimits::new(most_connections(&config), config.limits.connections_per_address),
+            open_requests: Arc::default(),
             admin_limits: ConnectionLimits::new(0, 0),
             deadlines: Deadlines::new(),
             buffers: Buffers::new(metrics.buffered_bytes.clone(), metrics.buffers_cut.clone()),
@@ -165,6 +166,7 @@ impl Reloader {
         };
         let files_at_start = file.as_deref().map_or(0, |file| watch::fingerprint(&watch::files(file, &config)));
         context.buffers.bound(config.limits.buffers.as_u64());
+        context.open_requests.set(config.limits.requests_per_address);
         let Built { snapshot, listeners, admin } = context.build(config, &Existing::default())?;
         let core = Core::new(snapshot, Arc::clone(metrics), access_log);
         let (traffic, traffic_comes) = unbounded_channel();
@@ -339,6 +341,7 @@ impl Reloader {
         };
         self.context.limits.set(most, limits.connections_per_address);
         self.context.buffers.bound(limits.buffers.as_u64());
+        self.context.open_requests.set(limits.requests_per_address);
         let snapshot = Arc::new(snapshot);
         self.core.snapshot.store(Arc::clone(&snapshot));
         self.check(running, &snapshot);

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::access;
 use crate::http::config::exactly;
+use crate::rate::config::Rates;
 
 /// One entry of `routes`: the first whose `match` holds decides. Exactly one of `upstream`, `respond` and `redirect`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
@@ -29,6 +30,16 @@ pub struct Config {
     pub upgrade: OneOrMany,
     /// Who may ask, and from where. Default: as the top level says.
     pub access: Option<access::Config>,
+    /// What its clients may ask for, beside what `limits` of the top level say.
+    pub limits: RouteLimits,
+}
+
+/// `routes[].limits`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RouteLimits {
+    /// How many requests a client may make in a time. Default: any number.
+    pub rate: Rates,
 }
 
 /// `routes[].match`: every key that is given has to hold, `path` and `path_exact` together as one key; a list holds when

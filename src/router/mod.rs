@@ -14,6 +14,7 @@ pub use config::Config;
 pub(crate) use matcher::{HostRule, PathRule};
 
 use crate::access::Access;
+use crate::rate::Limit;
 use crate::request::Request;
 use config::{Redirect, Respond};
 use index::Index;
@@ -49,6 +50,15 @@ pub struct Route {
     pub upgrades: Vec<String>,
     /// Who may ask, and from where. `None`: what the top level of the configuration says holds.
     pub access: Option<Arc<Access>>,
+    /// What clients may ask for there, beside what holds for all routes.
+    pub limits: Vec<Arc<Limit>>,
+}
+
+/// What a route asks of its clients, built.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rules {
+    pub(crate) access: Option<Arc<Access>>,
+    pub(crate) limits: Vec<Arc<Limit>>,
 }
 
 /// What happens to a request.
@@ -76,15 +86,15 @@ const FEW: usize = 8;
 impl Routes {
     /// Compiles the routes; the configuration has been checked already.
     pub fn build(configs: &[Config]) -> Self {
-        Self::build_with(configs, |_| None)
+        Self::build_with(configs, |_| Rules::default())
     }
 
-    /// The same, where `access` knows what was built of a route's `access`, by the route's place in the list.
-    pub(crate) fn build_with(configs: &[Config], access: impl Fn(usize) -> Option<Arc<Access>>) -> Self {
-        Self::build_indexed(configs, configs.len() > FEW, access)
+    /// The same, where `rules` knows what was built of a route's rules, by the route's place in the list.
+    pub(crate) fn build_with(configs: &[Config], rules: impl Fn(usize) -> Rules) -> Self {
+        Self::build_indexed(configs, configs.len() > FEW, rules)
     }
 
-    fn build_indexed(configs: &[Config], indexed: bool, access: impl Fn(usize) -> Option<Arc<Access>>) -> Self {
+    fn build_indexed(configs: &[Config], indexed: bool, rules: impl Fn(usize) -> Rules) -> Self {
         let mut routes = Vec::with_capacity(configs.len());
         for (place, (name, config)) in named(configs).into_iter().enumerate() {
             let action = match (&config.upstream, &config.respond, &config.redirect) {
@@ -93,7 +103,8 @@ impl Routes {
                 (None, None, redirect) => Action::Redirect(redirect.clone().unwrap_or_default()),
             };
             let upgrades = config.upgrade.0.clone();
-            let route = Route { name: name.into(), action, upgrades, access: access(place) };
+            let Rules { access, limits } = rules(place);
+            let route = Route { name: name.into(), action, upgrades, access, limits };
             routes.push((Matcher::build(&config.matches), Arc::new(route)));
         }
         let index = indexed.then(|| {

@@ -167,7 +167,7 @@ proptest! {
         });
         let expected = expected.map_or("nowhere".to_owned(), |place| place.to_string());
         for indexed in [false, true] {
-            let got = ask(&Routes::build_indexed(&configs, indexed, |_| None), &format!("GET {host}{path}"), &[]);
+            let got = ask(&Routes::build_indexed(&configs, indexed, |_| Rules::default()), &format!("GET {host}{path}"), &[]);
             prop_assert_eq!(&got, &expected, "indexed: {}", indexed);
         }
     }

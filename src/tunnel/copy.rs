@@ -162,7 +162,7 @@ const MID_FRAME: Duration = Duration::from_secs(1);
 /// connection on one side ends the other with a reset, so that neither takes a cut stream for a whole one.
 pub fn carry<Client: Stream, Server: Stream>(
     ends: Ends<Client, Server>,
-    idle: Duration,
+    idle: Span,
     (deadline, waiting): (Deadline, Held),
     leave: Arc<Leave>,
     listening: Listening,
@@ -174,11 +174,11 @@ pub fn carry<Client: Stream, Server: Stream>(
     let bounds = bounds.filter(|_| websocket);
     let mut outward = Direction::new(from_server, head, websocket);
     outward.overhear(overhear, head);
-    let idle = outward.take_idle().unwrap_or(idle);
+    let idle = outward.take_idle().map_or(idle, Span::from);
     let silence = ping.filter(|_| websocket).map(|ping| Box::new(Silence::new(ping, idle, deadline.now())));
     match &silence {
         Some(silence) => deadline.set_at(silence.first_look()),
-        None => deadline.set(idle),
+        None => put_off(&deadline, idle),
     }
     let first = None;
     Carrying {
@@ -191,11 +191,19 @@ pub fn carry<Client: Stream, Server: Stream>(
         left: None,
         silence,
         bounds,
-        idle: idle.into(),
+        idle,
         deadline,
         waiting,
         leave,
         awaits_leave: false,
+    }
+}
+
+/// Lets the deadline fire when nothing has been carried for this long from now on.
+fn put_off(deadline: &Deadline, idle: Span) {
+    match idle.after(deadline.now()) {
+        Some(due) => deadline.set_at(due),
+        None => deadline.clear(),
     }
 }
 
@@ -309,10 +317,7 @@ impl<Client: Stream, Server: Stream> Carrying<Client, Server> {
         if self.silence.is_some() {
             self.note_signs(carried);
         } else if carried {
-            match self.idle.after(self.deadline.now()) {
-                Some(due) => self.deadline.set_at(due),
-                None => self.deadline.clear(),
-            }
+            put_off(&self.deadline, self.idle);
         }
         // This leaves the waker for the stop as well, so it comes before the question whether there is one.
         let mut expired = self.deadline.poll_expired(cx);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::copy::End;
 use super::direction::Direction;
-use crate::deadline::Moment;
+use crate::deadline::{Moment, Span};
 
 /// When the sides of a tunnel are asked whether they are still there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ impl Who {
 pub(super) struct Silence {
     ping: Ping,
     /// The longest silence of both sides together, zero for no limit, and when one of them spoke last.
-    idle: Duration,
+    idle: Span,
     carried: Moment,
     sides: [Side; 2],
 }
@@ -80,7 +80,7 @@ pub(super) enum Due {
 }
 
 impl Silence {
-    pub(super) fn new(ping: Ping, idle: Duration, now: Moment) -> Self {
+    pub(super) fn new(ping: Ping, idle: Span, now: Moment) -> Self {
         let side = Side { heard: now, asked: None, pinged: false };
         Self { ping, idle, carried: now, sides: [side; 2] }
     }
@@ -124,7 +124,7 @@ impl Silence {
 
     /// When the tunnel will have been idle for too long, if nothing is carried.
     pub(super) fn idle(&self) -> Option<Moment> {
-        (!self.idle.is_zero()).then(|| self.carried.after(self.idle))
+        self.idle.after(self.carried)
     }
 
     /// When there may be something to do at the earliest, at the beginning.

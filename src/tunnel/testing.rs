@@ -67,7 +67,7 @@ where
     let buffers = Buffers::new(IntGauge::new("a", "b").unwrap(), IntCounter::new("c", "d").unwrap());
     let roster = Roster::default();
     let leave = roster.add(Origin::default(), true);
-    let closed = tokio::spawn(carry(ends, idle, (deadline, buffers.nothing()), leave, listening));
+    let closed = tokio::spawn(carry(ends, idle.into(), (deadline, buffers.nothing()), leave, listening));
     Running { client: (), server: (), clock, roster, closed }
 }
 

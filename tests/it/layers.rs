@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// From the top of the house to its foundation; modules of one floor do not know each other.
-const FLOORS: [&[&str]; 16] = [
+const FLOORS: [&[&str]; 17] = [
     &["main"],
     &["internals"],
     &["cli"],
@@ -20,6 +20,7 @@ const FLOORS: [&[&str]; 16] = [
     &["access"],
     &["filter"],
     &["http", "access_log", "session", "ending"],
+    &["rate"],
     &["wire", "request", "address", "transport", "metrics", "buffers", "deadline", "roster", "text"],
 ];
 

@@ -40,6 +40,7 @@ mod malformed;
 mod other_upgrades;
 mod proxy_protocol;
 mod queue;
+mod rates;
 mod rebalance;
 mod refusals;
 mod reload;

@@ -119,6 +119,7 @@ admin: {{ address: 127.0.0.1:0 }}
         action: Action::Upstream("app".into()),
         upgrades: Vec::new(),
         access: None,
+        limits: Vec::new(),
     });
     let gateway = sockgate::Gateway::builder(config).router(Fragile(route)).build().unwrap();
     let address = |name: &str| gateway.address(name).unwrap().parse::<std::net::SocketAddr>().unwrap();
