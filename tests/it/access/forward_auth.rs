@@ -8,6 +8,7 @@ use crate::support::client::tcp;
 use crate::support::engine::for_each_engine;
 use crate::support::http2::Http2;
 use crate::support::node::Node;
+use crate::support::tls::Authority;
 use crate::support::websocket::upgrade;
 use crate::support::{Client, Echo, Gateway, Puppet, Scripted};
 
@@ -17,6 +18,7 @@ for_each_engine! {
     without_a_proper_answer_nobody_comes_in,
     upgrades_polls_and_streams_of_http_2_are_asked_about,
     a_session_is_asked_about_once_where_that_is_enough,
+    a_service_by_https_has_to_show_who_it_is,
 }
 
 /// A service that does what `X-Want` says, and notes what it was asked.
@@ -187,4 +189,25 @@ async fn a_session_is_asked_about_once_where_that_is_enough() {
     assert_eq!(client.get(&format!("{poll}&sid={sid}")).await.status, 200);
     assert_eq!(service.asked().len(), asked, "it is not asked again");
     assert_eq!(client.get(&format!("{poll}&sid=made-up-made-up")).await.status, 401);
+}
+
+async fn a_service_by_https_has_to_show_who_it_is() {
+    let (server, authority, other) = (Echo::start("a").await, Authority::new(), Authority::new());
+    let config = authority.server(&authority.sign(&["localhost", "127.0.0.1"]), false);
+    let service = Scripted::start_tls(config, |mut client, _| async move {
+        while client.request().await.is_some() {
+            if client.try_send("HTTP/1.1 204 No Content\r\nX-User: ann\r\n\r\n").await.is_err() {
+                return;
+            }
+        }
+    })
+    .await;
+    for (ca, status) in [(authority.ca(), 200), (other.ca(), 502)] {
+        let url = format!("https://{}/verify", service.address());
+        let access = format!("{{ forward_auth: {{ url: \"{url}\", to_server: [X-User], ca: {ca} }} }}");
+        let gateway = gateway(server.address(), &access, "").await;
+        let answer = gateway.client().await.get("/x").await;
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.text().to_ascii_lowercase().contains("x-user: ann"), status == 200, "{}", answer.text());
+    }
 }
