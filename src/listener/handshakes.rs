@@ -1,9 +1,9 @@
-//! Handshakes in turns: to compute one takes as long as hundreds of messages, and a herd of clients that comes all at once
-//! must not stand before those who are connected.
+//! Handshakes in turns: to compute the answer to a client's first message takes as long as many messages do, and a herd that
+//! comes all at once should not stand before those who are connected.
 //!
 //! Whoever has a turn computes, and gives it back only when the runtime has been round once: everybody who had something
-//! to do by then has done it. So a live socket waits for as many handshakes as there are turns, and not for the herd. Who
-//! waits for a turn is served in order, and has sent its first message by then, so that nobody holds a turn in silence.
+//! to do by then has done it. Who waits for a turn is served in order, and has sent its first message by then, so that nobody
+//! holds a turn in silence. What follows in a handshake costs less, and waits for no turn.
 
 use std::sync::Arc;
 

@@ -14,7 +14,7 @@ pub struct Tls {
     /// The oldest version accepted. Default `1.2`.
     #[serde(default)]
     pub min_version: TlsVersion,
-    /// The cipher suites that may be agreed on. Default: all that there are.
+    /// The cipher suites that may be agreed on; the first one that a client knows is. Default: all that there are.
     #[serde(default = "every_cipher")]
     pub ciphers: Vec<Cipher>,
     /// The groups that keys may be exchanged in; of those the client's order decides. Default: the hybrid with ML-KEM,

@@ -95,7 +95,7 @@ async fn an_authority_that_is_down_or_refuses_nonces_is_asked_again_and_others_a
     let authority = Authority::new();
     let web = Echo::start("web").await;
     let [plain, tls] = [free_port(), free_port()];
-    let manner = Manner { refused: 30, ..Manner::asking(plain, tls) };
+    let manner = Manner { refused: 10, ..Manner::asking(plain, tls) };
     let how = acme(&authority, &manner, "a.test", "challenge: tls-alpn-01");
     let other = authority.sign(&["other.test"]);
     let gateway = gateway(&web, [plain, tls], &how, &format!(", {}", other.yaml())).await;

@@ -109,6 +109,8 @@ async fn what_is_agreed_on_can_be_chosen_and_is_closed_to_tomorrows_computers_by
     let gateway = over(&listed, web.address()).start().await;
     let narrow = "ciphers: [TLS_AES_128_GCM_SHA256, TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256], curves: [secp384r1]";
     let narrow = over(&format!("{listed}, {narrow}"), web.address()).start().await;
+    let light = "ciphers: [TLS_AES_128_GCM_SHA256, TLS_AES_256_GCM_SHA384]";
+    let light = over(&format!("{listed}, {light}"), web.address()).start().await;
     let old =
         over(&format!("{listed}, ciphers: [TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256]"), web.address()).start().await;
     let agreed = async |gateway: &Gateway, groups: &[&'static dyn SupportedKxGroup]| {
@@ -129,6 +131,14 @@ async fn what_is_agreed_on_can_be_chosen_and_is_closed_to_tomorrows_computers_by
     assert_eq!(agreed(&narrow, &[kx_group::X25519MLKEM768, kx_group::X25519]).await, None);
     let chosen = agreed(&narrow, &[kx_group::X25519, kx_group::SECP384R1]).await;
     assert_eq!(chosen, Some((NamedGroup::secp384r1, CipherSuite::TLS13_AES_128_GCM_SHA256)));
+    // In the order of the list, whatever the client's is.
+    let chosen = agreed(&light, &[kx_group::X25519]).await.map(|(_, suite)| suite);
+    assert_eq!(chosen, Some(CipherSuite::TLS13_AES_128_GCM_SHA256));
+    let mut backwards = default_provider();
+    backwards.cipher_suites.reverse();
+    let stream = authority.client_knowing(backwards).connect(gateway.address("web"), "a.test").await.unwrap();
+    let suite = stream.get_ref().1.negotiated_cipher_suite().unwrap().suite();
+    assert_eq!(suite, CipherSuite::TLS13_AES_256_GCM_SHA384);
     let chosen = agreed(&old, &[kx_group::X25519]).await.map(|(_, suite)| suite);
     assert_eq!(chosen, Some(CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256), "there is no other version then");
 }
