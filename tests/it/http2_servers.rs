@@ -14,6 +14,7 @@ use crate::support::client::{numbered, tcp};
 use crate::support::engine::{for_each_engine, for_the_relay};
 use crate::support::http2::{Http2, read, whole};
 use crate::support::http2_server::{agree, answer, begin, body, each, echo, serving};
+use crate::support::node::Node;
 use crate::support::tls::Authority;
 use crate::support::{Gateway, Scripted, Setup, eventually, within};
 
@@ -24,6 +25,7 @@ for_each_engine! {
     tls_agrees_on_http_2_or_there_is_no_connection,
     checks_ask_by_http_2,
     websockets_go_by_http_1_1,
+    a_web_app_on_node_is_served_to_any_client,
 }
 
 for_the_relay! {
@@ -213,6 +215,22 @@ async fn websockets_go_by_http_1_1() {
     client.send(format!("GET /socket HTTP/1.1\r\n{fields}\r\n")).await;
     assert!(client.read_until(b"\r\n\r\n").await.starts_with(b"HTTP/1.1 101 "));
     assert_eq!(client.read(5).await, b"hello");
+}
+
+async fn a_web_app_on_node_is_served_to_any_client() {
+    let node = Node::start("http2_server.js", &[]).await;
+    let setup = Setup::before(&[([127, 0, 0, 1], node.port()).into()]).upstream("http2: true");
+    let gateway = setup.start().await;
+    let (mut old, new) = (gateway.client().await, http2(&gateway).await);
+    let large = numbered(1 << 20);
+    let post = Request::post("http://a.test/b?c").header("cookie", "a=1").header("cookie", "b=2").body(()).unwrap();
+    let seen = [old.post("/b?c", &large).await.text(), text(&new.ask(post, large).await)];
+    for (seen, (authority, cookie)) in seen.iter().zip([("localhost", None), ("a.test", Some("a=1; b=2"))]) {
+        let seen: serde_json::Value = serde_json::from_str(seen).unwrap();
+        assert!(seen["version"] == "2.0" && seen["method"] == "POST" && seen["url"] == "/b?c", "{seen}");
+        assert!(seen["authority"] == authority && seen["length"] == 1 << 20, "{seen}");
+        assert_eq!(seen["cookie"].as_str(), cookie);
+    }
 }
 
 async fn trailers_pass_both_ways_for_any_client() {
@@ -617,7 +635,6 @@ async fn small_parts_that_wait_for_the_server_end_no_connection() {
     .await;
     let gateway = before(&server).more("threads: 1").unchecked().start().await;
     let client = http2(&gateway).await;
-    assert_eq!(text(&client.get("http://a.test/").await), "0");
     let (answered, mut sending) = client.open(Request::post("http://a.test/").body(()).unwrap()).await;
     for number in 0..10_000 {
         sending.send_data("ab".into(), number == 9_999).unwrap();

@@ -13,7 +13,7 @@ use http::header::{CONTENT_LENGTH, TRAILER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 
 use super::carry::{End, MOST_INTERIMS};
-use super::line::{Line, Timer};
+use super::line::{Behind, Timer};
 use super::request::Asked;
 use super::stream::{BodyIn, Client};
 use crate::config::Config;
@@ -95,27 +95,6 @@ enum Upload {
     Broken,
 }
 
-/// What may wait in a connection to a server because of this stream, as its client's connection counts it.
-struct Behind {
-    bytes: usize,
-    line: std::sync::Arc<Line>,
-}
-
-impl Behind {
-    fn set(&mut self, bytes: usize) {
-        if bytes != self.bytes {
-            self.line.wait_behind(self.bytes, bytes);
-            self.bytes = bytes;
-        }
-    }
-}
-
-impl Drop for Behind {
-    fn drop(&mut self) {
-        self.set(0);
-    }
-}
-
 impl<'a> Across<'a> {
     /// Over this connection to the server.
     ///
@@ -145,7 +124,7 @@ impl<'a> Across<'a> {
             }
         };
         let now = client.line.now();
-        let behind = Behind { bytes: 0, line: std::sync::Arc::clone(&client.line) };
+        let behind = Behind::of(&client.line);
         Ok(Self {
             core,
             is_grpc: asked.is_grpc(),
@@ -314,6 +293,18 @@ impl<'a> Across<'a> {
                 return Poll::Ready(Some(self.refuse(refusal, Side::Client)));
             }
             (self.out, self.owed) = (part, false);
+            self.note_end();
+            return Poll::Ready(None);
+        }
+        if self.out.is_empty()
+            && let Some(part) = self.body_in.take_early()
+        {
+            if let Err(refusal) = self.hear(&part) {
+                return Poll::Ready(Some(self.refuse(refusal, Side::Client)));
+            }
+            self.body_in.sent.keep(&part, &self.client.line);
+            self.again += 1;
+            (self.out, self.owed) = (part, true);
             self.note_end();
             return Poll::Ready(None);
         }

@@ -72,6 +72,32 @@ impl Drop for Timer {
     }
 }
 
+/// What waits of a stream for its server, or may wait in a connection to that, as its client's connection counts it.
+pub(super) struct Behind {
+    bytes: usize,
+    line: Arc<Line>,
+}
+
+impl Behind {
+    /// Of a stream on this connection; nothing yet.
+    pub(super) fn of(line: &Arc<Line>) -> Self {
+        Self { bytes: 0, line: Arc::clone(line) }
+    }
+
+    pub(super) fn set(&mut self, bytes: usize) {
+        if bytes != self.bytes {
+            self.line.wait_behind(self.bytes, bytes);
+            self.bytes = bytes;
+        }
+    }
+}
+
+impl Drop for Behind {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
 /// See [`Line::open_tunnel`].
 pub(super) struct OpenTunnel(Arc<Line>);
 

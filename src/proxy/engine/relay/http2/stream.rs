@@ -3,10 +3,10 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::header::CONTENT_LENGTH;
@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::across::Across;
 use super::carry::{Carry, End, Outcome};
-use super::line::Line;
+use super::line::{Behind, Line};
 use super::request::Asked;
 use crate::config::Config;
 use crate::exchange::{Answer, Core, Ended, Exchange, Side};
@@ -48,6 +48,8 @@ pub(super) struct BodyIn {
     pub(super) taken_in: Option<TakenIn>,
     /// What has gone to a server of HTTP/2, for the case that the server has not looked at it.
     pub(super) sent: Sent,
+    /// What has come while a server was looked for, with what counts it.
+    early: Option<(BytesMut, Behind)>,
 }
 
 /// Parts of a body that are kept for a server that has not looked at them.
@@ -107,6 +109,22 @@ impl Drop for Sent {
 }
 
 impl BodyIn {
+    /// Takes what comes before there is anybody to send it to: many small parts would cost much where they are. No more comes
+    /// than the client has room for.
+    fn take_in_early(&mut self, line: &Arc<Line>, cx: &mut Context<'_>) {
+        while let Poll::Ready(Some(Ok(part))) = self.stream.poll_data(cx) {
+            let (early, behind) = self.early.get_or_insert_with(|| (BytesMut::new(), Behind::of(line)));
+            early.extend_from_slice(&part);
+            behind.set(early.len());
+        }
+    }
+
+    /// Hands that out.
+    pub(super) fn take_early(&mut self) -> Option<Bytes> {
+        let (early, _behind) = self.early.take()?;
+        Some(early.freeze()).filter(|early| !early.is_empty())
+    }
+
     /// Whether all that has gone of it can go once more.
     fn can_go_again(&self) -> bool {
         self.taken_in.is_some() || !self.sent.more
@@ -151,7 +169,7 @@ pub(super) async fn serve(
     let core = &*relay.core;
     let (parts, body) = request.into_parts();
     let asked = Asked::new(parts, &body);
-    let mut body = BodyIn { stream: body, taken_in: None, sent: Sent::default() };
+    let mut body = BodyIn { stream: body, taken_in: None, sent: Sent::default(), early: None };
     let mut exchange = Exchange::begin(core, &info, &asked.line(), asked.announced()).await;
     if exchange.refusal().is_none()
         && let Some(refusal) = asked.fault(&exchange.snapshot().config.limits)
@@ -174,7 +192,7 @@ pub(super) async fn serve(
     }
     let (mut fresh, mut refused) = (false, false);
     loop {
-        let found = find(&relay, &mut client, &mut exchange, &asked, fresh).await;
+        let found = find(&relay, (&mut client, &mut body), &mut exchange, &asked, fresh).await;
         if exchange.leave().is_some() {
             exchange.can_be_ended();
         }
@@ -291,9 +309,17 @@ async fn take_in(
 }
 
 /// Finds a server and a connection to it, a `fresh` one or one that was kept.
-async fn find(relay: &Relay, client: &mut Client, exchange: &mut Exchange, asked: &Asked, fresh: bool) -> Found {
+async fn find(
+    relay: &Relay,
+    (client, body): (&mut Client, &mut BodyIn),
+    exchange: &mut Exchange,
+    asked: &Asked,
+    fresh: bool,
+) -> Found {
+    // Towards HTTP/1.1 it is read by another hand.
+    let mut body = Some(body).filter(|body| exchange.speaks_http2() && body.taken_in.is_none());
     loop {
-        match unless_reset(client, exchange.place()).await {
+        match unless_reset(client, body.as_deref_mut(), exchange.place()).await {
             Some(Ok(())) => {}
             Some(Err(refusal)) => return Found::Refused(refusal),
             None => return Found::Gone,
@@ -303,10 +329,12 @@ async fn find(relay: &Relay, client: &mut Client, exchange: &mut Exchange, asked
             let alone = asked.logs_connection_in();
             let taken = match relay.shared.take(lease).filter(|_| !alone) {
                 Some(taken) => Ok(taken),
-                None => match unless_reset(client, Box::pin(relay.shared.open(lease, alone))).await {
-                    Some(taken) => taken,
-                    None => return Found::Gone,
-                },
+                None => {
+                    match unless_reset(client, body.as_deref_mut(), Box::pin(relay.shared.open(lease, alone))).await {
+                        Some(taken) => taken,
+                        None => return Found::Gone,
+                    }
+                }
             };
             match taken {
                 Ok(taken) => {
@@ -325,7 +353,7 @@ async fn find(relay: &Relay, client: &mut Client, exchange: &mut Exchange, asked
         }
         let told = exchange.proxy_header();
         let connecting = Box::pin(lease.upstream().connect(lease.server(), told.as_deref()));
-        match unless_reset(client, connecting).await {
+        match unless_reset(client, None, connecting).await {
             Some(Ok(server)) => {
                 exchange.connected(false);
                 return Found::Server(server, false);
@@ -338,12 +366,21 @@ async fn find(relay: &Relay, client: &mut Client, exchange: &mut Exchange, asked
     }
 }
 
-/// Waits for work that is done for the client; `None` when it has reset the stream meanwhile.
-async fn unless_reset<T>(client: &mut Client, work: impl Future<Output = T>) -> Option<T> {
+/// Waits for work that is done for the client; `None` when it has reset the stream meanwhile. What comes of its body is taken.
+async fn unless_reset<T>(
+    client: &mut Client,
+    mut body: Option<&mut BodyIn>,
+    work: impl Future<Output = T>,
+) -> Option<T> {
     let mut work = pin!(work);
     poll_fn(|cx| match work.as_mut().poll(cx) {
         Poll::Ready(done) => Poll::Ready(Some(done)),
-        Poll::Pending => client.respond.poll_reset(cx).map(|_| None),
+        Poll::Pending => {
+            if let Some(body) = &mut body {
+                body.take_in_early(&client.line, cx);
+            }
+            client.respond.poll_reset(cx).map(|_| None)
+        }
     })
     .await
 }
