@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::ask::{Answer, ask};
-use crate::config::Config;
+use crate::config::{Config, Memory};
 use crate::reload::Plan;
 use crate::reload::certificates::Certificates;
 
@@ -19,6 +19,12 @@ pub(super) fn check(file: &Path, against: Option<&str>) -> ExitCode {
         [(config.listeners.len(), "listener"), (config.routes.len(), "route"), (config.upstreams.len(), "upstream")];
     let counted = counted.map(|(count, what)| format!("{count} {what}{}", if count == 1 { "" } else { "s" }));
     println!("{}: good ({})", file.display(), counted.join(", "));
+    match Memory::of(&config) {
+        Some(memory) => println!("{memory}"),
+        None => {
+            println!("strangers can take any memory: `limits.connections` or `limits.buffers` is 0, which is no limit")
+        }
+    }
     match against.map(|admin| (admin, plan(&config, admin))) {
         None => ExitCode::SUCCESS,
         Some((admin, Ok(plan))) => {

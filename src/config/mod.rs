@@ -5,6 +5,7 @@ mod document;
 mod engine;
 mod environment;
 mod fault;
+mod memory;
 mod print;
 mod reload;
 mod shape;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use engine::Engine;
 pub use fault::{Fault, Faults, Place};
+pub use memory::Memory;
 pub use reload::{Orphans, Reload};
 
 use crate::address::BindAddress;

@@ -1,0 +1,129 @@
+//! The memory that strangers can take at most, by what a configuration allows them.
+
+use std::fmt;
+
+use bytesize::ByteSize;
+
+use super::Config;
+use crate::listener::config::Protocol;
+
+/// What a connection and its exchange take, beside what is counted apart: measured (docs/performance.md), and rounded up.
+const CONNECTION: u64 = 6 * 1024;
+/// The same over TLS.
+const TLS_CONNECTION: u64 = 14 * 1024;
+/// A further stream of HTTP/2.
+const STREAM: u64 = 4 * 1024;
+/// Streams that a client may have open on a connection.
+const STREAMS: u64 = 128;
+/// A session that is remembered.
+const SESSION: u64 = 94;
+/// A client whose last server is remembered.
+const CLIENT: u64 = 48;
+
+/// What strangers can take at most, in bytes. The kernel's memory for their sockets comes on top.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// `limits.connections`, each with a request under way and a head that is not whole.
+    pub connections: u64,
+    /// What all of them may have in further streams, where any listener speaks HTTP/2.
+    pub streams: u64,
+    /// `limits.buffers`.
+    pub buffers: u64,
+    /// `sessions.max` of all upstreams, and the clients that `returning` remembers.
+    pub sessions: u64,
+    /// `limits.rate`, here and on routes.
+    pub rates: u64,
+}
+
+impl Memory {
+    /// What a configuration allows; `None` where it leaves connections or buffers without a limit.
+    pub fn of(config: &Config) -> Option<Self> {
+        let limits = &config.limits;
+        let (connections, buffers) = (limits.connections as u64, limits.buffers.as_u64());
+        if connections == 0 || buffers == 0 {
+            return None;
+        }
+        let http = || config.listeners.iter().filter(|listener| listener.protocol == Protocol::Http);
+        let each = if http().any(|listener| listener.tls.is_some()) { TLS_CONNECTION } else { CONNECTION };
+        let head = if http().next().is_some() { limits.head.as_u64() } else { 0 };
+        let streams = if http().any(|listener| listener.http2) { (STREAMS - 1) * STREAM } else { 0 };
+        let sessions = config.upstreams.values().filter(|upstream| upstream.kind.has_sessions()).map(|upstream| {
+            upstream.sessions.max as u64 * (SESSION + if upstream.sessions.returning.is_zero() { 0 } else { CLIENT })
+        });
+        let rates = limits.rate.0.iter().chain(config.routes.iter().flat_map(|route| &route.limits.rate.0));
+        Some(Self {
+            connections: connections.saturating_mul(each + head),
+            streams: connections.saturating_mul(streams),
+            buffers,
+            sessions: sessions.sum(),
+            rates: rates.map(crate::rate::Config::memory).sum(),
+        })
+    }
+
+    /// All of it but further streams of HTTP/2.
+    pub fn sum(&self) -> u64 {
+        let Self { connections, streams: _, buffers, sessions, rates } = self;
+        [connections, buffers, sessions, rates].into_iter().fold(0, |sum: u64, part| sum.saturating_add(*part))
+    }
+}
+
+impl fmt::Display for Memory {
+    /// Lines for people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = |bytes: u64| ByteSize(bytes).display().iec().to_string();
+        writeln!(f, "strangers can take {} at most, and the kernel's memory for sockets:", size(self.sum()))?;
+        let parts = [
+            (self.connections, "connections with a request and a head each (limits.connections, limits.head)"),
+            (self.buffers, "bytes that wait for slow clients and servers (limits.buffers)"),
+            (self.sessions, "sessions that are remembered (sessions.max)"),
+            (self.rates, "rates (limits.rate)"),
+        ];
+        for (bytes, what) in parts.into_iter().filter(|(bytes, _)| *bytes > 0) {
+            writeln!(f, "  {:>10}  {what}", size(bytes))?;
+        }
+        if self.streams > 0 {
+            write!(
+                f,
+                "  {:>10}  more, if every one of them spoke HTTP/2 and had all of its streams open",
+                size(self.streams)
+            )?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory(yaml: &str) -> Option<Memory> {
+        Memory::of(&Config::read("test", yaml, &|_| None).unwrap().config)
+    }
+
+    #[test]
+    fn what_strangers_can_take_follows_from_the_limits() {
+        let yaml = "
+listeners: [{ address: ':80', http2: false }]
+limits: { connections: 1000, head: 10KiB, buffers: 1MiB, rate: { requests: 5 } }
+routes: [{ match: { path: /socket.io/ }, upstream: chat }, { upstream: web, limits: { rate: { requests: 1, by: route } } }]
+upstreams:
+  chat: { kind: socket.io, servers: ['127.0.0.1:1'], sessions: { max: 100000, returning: 0s } }
+  web: { servers: ['127.0.0.1:2'] }
+";
+        let said = memory(yaml).unwrap();
+        assert_eq!((said.connections, said.buffers, said.streams), (1000 * 16 * 1024, 1024 * 1024, 0));
+        assert_eq!((said.sessions, said.rates), (9_400_000, (1 << 20) + 16));
+        assert_eq!(said.sum(), said.connections + said.buffers + said.sessions + said.rates);
+        let text = said.to_string();
+        assert!(text.starts_with("strangers can take 26.6 MiB at most") && !text.contains("HTTP/2"), "{text}");
+    }
+
+    #[test]
+    fn where_something_has_no_limit_there_is_no_sum() {
+        let with = |limits: &str| {
+            format!("listeners: [{{ address: ':80' }}]\nroutes: [{{ respond: {{}} }}]\nlimits: {limits}\n")
+        };
+        assert!(memory(&with("{ connections: 0 }")).is_none() && memory(&with("{ buffers: 0 }")).is_none());
+        assert!(memory(&with("{ connections: 10 }")).unwrap().streams > 0);
+    }
+}
