@@ -7,6 +7,10 @@ pub mod checks;
 
 #[path = "../../src/http/mod.rs"]
 pub mod http;
+#[path = "../../src/rate"]
+pub mod rate {
+    pub mod config;
+}
 #[path = "../../src/request/mod.rs"]
 pub mod request;
 #[path = "../../src/text.rs"]
