@@ -203,14 +203,7 @@ impl Settings {
         until: tokio::time::Instant,
     ) -> Option<(Transport, TlsInfo)> {
         let _open = UnderWay::new(&self.metrics);
-        let accepting = async {
-            // Nobody has a turn before there is something to do.
-            if first.is_empty() {
-                socket.readable().await?;
-            }
-            let accepting = transport::tls::accept(Arc::clone(&terms.config), socket, &first);
-            self.shared.handshakes.take_turn(accepting).await
-        };
+        let accepting = transport::tls::accept(Arc::clone(&terms.config), socket, &first);
         let accepted = timeout_at(until, accepting).await.unwrap_or_else(|late| Err(late.into()));
         let (stream, server_name) = match accepted {
             Ok(accepted) => accepted,

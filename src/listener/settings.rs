@@ -10,7 +10,7 @@ use super::detect::Detected;
 use super::inherit::Sockets;
 use super::limits::ConnectionLimits;
 use super::proxy_header::Complaints;
-use super::{BuildError, Handshakes, tls};
+use super::{BuildError, tls};
 use crate::access::Networks;
 use crate::buffers::Buffers;
 use crate::deadline::Deadlines;
@@ -25,8 +25,6 @@ pub struct Shared {
     pub limits: Arc<ConnectionLimits>,
     /// The clock of coarse deadlines.
     pub deadlines: Arc<Deadlines>,
-    /// Turns to compute handshakes.
-    pub handshakes: Arc<Handshakes>,
     /// What waits for slow peers.
     pub(crate) buffers: Arc<Buffers>,
     /// The answer to Flash policy requests.

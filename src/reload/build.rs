@@ -12,7 +12,7 @@ use crate::buffers::Buffers;
 use crate::config::{self, Config};
 use crate::deadline::Deadlines;
 use crate::listener::inherit::Sockets;
-use crate::listener::{self, ConnectionLimits, Control, Handshakes, Listener, Settings, Shared};
+use crate::listener::{self, ConnectionLimits, Control, Listener, Settings, Shared};
 use crate::metrics::Metrics;
 use crate::rate;
 use crate::snapshot::{Extensions, Known, Snapshot};
@@ -30,7 +30,6 @@ pub(super) struct Context {
     pub(super) deadlines: Arc<Deadlines>,
     /// What waits for slow peers.
     pub(super) buffers: Arc<Buffers>,
-    pub(super) handshakes: Arc<Handshakes>,
     pub(super) sockets: Arc<Sockets>,
     /// When which warning about certificates was said last.
     pub(super) reminder: Mutex<Reminder>,
@@ -62,7 +61,6 @@ impl Context {
             limits: Arc::clone(&self.limits),
             deadlines: Arc::clone(&self.deadlines),
             buffers: Arc::clone(&self.buffers),
-            handshakes: Arc::clone(&self.handshakes),
             flash_policy: listener::flash_policy(&config.flash_policy).map_err(failed)?,
             flash_timeout: config.flash_policy.timeout,
             first_bytes: config.timeouts.head,

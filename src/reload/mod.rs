@@ -30,7 +30,7 @@ use crate::config::{Config, Loaded};
 use crate::deadline::Deadlines;
 use crate::exchange::Core;
 use crate::listener::inherit::Sockets;
-use crate::listener::{ConnectionLimits, Control, Handshakes, Listener, Settings};
+use crate::listener::{ConnectionLimits, Control, Listener, Settings};
 use crate::metrics::Metrics;
 use crate::roster::Roster;
 use crate::snapshot::{Extensions, Snapshot};
@@ -148,10 +148,6 @@ impl Reloader {
     ) -> Result<(Arc<Self>, Listeners, Writer), ReloadError> {
         let (access_log, writer) =
             AccessLog::open(&config.access_log, Arc::clone(metrics)).map_err(|error| log_fault(&config, &error))?;
-        let threads = match config.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        };
         let context = Context {
             metrics: Arc::clone(metrics),
             brought,
@@ -161,7 +157,6 @@ impl Reloader {
             deadlines: Deadlines::new(),
             buffers: Buffers::new(metrics.buffered_bytes.clone(), metrics.buffers_cut.clone()),
             sockets: Arc::clone(sockets),
-            handshakes: Handshakes::new(threads),
             reminder: Mutex::default(),
         };
         let files_at_start = file.as_deref().map_or(0, |file| watch::fingerprint(&watch::files(file, &config)));

@@ -126,14 +126,6 @@ impl Socket {
         !unread.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Waits until there is something to read, an end included.
-    pub(crate) async fn readable(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.readable().await,
-            Self::Unix(stream) => stream.readable().await,
-        }
-    }
-
     /// Looks at what is to be read next and leaves it there: waits for the first of it, and says how much it is; 0 at the
     /// end.
     pub async fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
