@@ -15,6 +15,8 @@ const TLS_CONNECTION: u64 = 14 * 1024;
 const STREAM: u64 = 4 * 1024;
 /// Streams that a client may have open on a connection.
 const STREAMS: u64 = 128;
+/// What small frames of a client may take beside what they carry, on a connection.
+const SMALL_FRAMES: u64 = 640 * 1024;
 /// A session that is remembered.
 const SESSION: u64 = 94;
 /// A client whose last server is remembered.
@@ -46,7 +48,7 @@ impl Memory {
         let http = || config.listeners.iter().filter(|listener| listener.protocol == Protocol::Http);
         let each = if http().any(|listener| listener.tls.is_some()) { TLS_CONNECTION } else { CONNECTION };
         let head = if http().next().is_some() { limits.head.as_u64() } else { 0 };
-        let streams = if http().any(|listener| listener.http2) { (STREAMS - 1) * STREAM } else { 0 };
+        let streams = if http().any(|listener| listener.http2) { (STREAMS - 1) * STREAM + SMALL_FRAMES } else { 0 };
         let sessions = config.upstreams.values().filter(|upstream| upstream.kind.has_sessions()).map(|upstream| {
             upstream.sessions.max as u64 * (SESSION + if upstream.sessions.returning.is_zero() { 0 } else { CLIENT })
         });
