@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::AcqRel, Ordering::Acquire};
 
 use governor::nanos::Nanos;
 use governor::state::StateStore;
@@ -46,13 +46,14 @@ impl StateStore for Buckets {
         let (first, second) =
             (&first[hash as usize & (first.len() - 1)], &second[(hash >> 32) as usize & (second.len() - 1)]);
         loop {
-            let (one, other) = (first.load(Relaxed), second.load(Relaxed));
+            let (one, other) = (first.load(Acquire), second.load(Acquire));
             let (lesser, known, greater) = if one <= other { (first, one, second) } else { (second, other, first) };
             let (outcome, next) = decide((known != 0).then(|| known.into()))?;
             let next = next.as_u64();
-            // What has been decided holds if nobody has decided meanwhile.
-            if lesser.compare_exchange(known, next, Relaxed, Relaxed).is_ok() {
-                greater.fetch_max(next, Relaxed);
+            // The greater one first: whoever comes between the two still takes the other one for the lesser, and what has
+            // been decided holds if nobody has changed that meanwhile.
+            greater.fetch_max(next, AcqRel);
+            if lesser.compare_exchange(known, next, AcqRel, Acquire).is_ok() {
                 return Ok(outcome);
             }
         }
@@ -92,7 +93,7 @@ mod tests {
         let buckets = Buckets::new(16);
         let key = Key::Everybody;
         assert_eq!(buckets.measure_and_replace(&key, |_| Err::<((), Nanos), _>("no")), Err("no"));
-        assert!(buckets.rows.iter().flatten().all(|cell| cell.load(Relaxed) == 0));
+        assert!(buckets.rows.iter().flatten().all(|cell| cell.load(Acquire) == 0));
     }
 
     #[test]

@@ -10,6 +10,10 @@ async fn restart_backend_2s() {
     let (a, b) = (Echo::start("a").await, Echo::start("b").await);
     let setup = Setup::before(&[a.address(), b.address()]).upstream("health: { interval: 1s, timeout: 500ms }");
     let gateway = setup.start().await;
+    // Ready it is with one of them.
+    for server in [&a, &b] {
+        gateway.log_line(&format!("server {} is up", server.address())).await;
+    }
     let mut client = gateway.client().await;
     for turn in 0..4 {
         let answer = client.get("/").await;
