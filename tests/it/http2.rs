@@ -172,6 +172,8 @@ async fn trailers_of_a_request_are_refused_where_a_head_of_them_would_be() {
     for trailers in [&[("x-long", &*long)][..], &["a", "b", "c", "d", "e", "f", "g"].map(|name| (name, "1"))] {
         let answer = with_trailers(&client, None, trailers).await;
         let mut inside = server.accept().await;
+        // Its last field may end like a body.
+        inside.read_until(b"\r\n\r\n").await;
         let came = inside.read_all().await;
         assert!(!came.ends_with(b"0\r\n\r\n"), "the server does not take the half for the whole");
         assert_eq!(whole(answer).await.status(), 431);

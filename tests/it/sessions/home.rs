@@ -34,7 +34,8 @@ async fn edgar(version: &str, clients: &[&str], servers: usize, sessions: usize)
     }
     // Nothing was looked for: what the handshakes told was enough.
     assert_eq!(event(&cluster.gateways[0], "rescued").await, 0.0);
-    assert_eq!(unknown(&cluster.gateways[0]).await, 0.0);
+    // A poll behind its client's own goodbye may meet a server that knows the session no more: that is none that was lost.
+    assert_eq!(ended(&cluster.gateways[0], "unknown").await, 0.0);
 }
 
 async fn edgar_two_nodes() {
