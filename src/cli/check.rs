@@ -1,6 +1,7 @@
 //! `sockgate check`: what is wrong with a file, and where; how it was understood; and what it would change in a running
 //! gateway.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -18,13 +19,12 @@ pub(super) fn check(file: &Path, against: Option<&str>) -> ExitCode {
     let counted =
         [(config.listeners.len(), "listener"), (config.routes.len(), "route"), (config.upstreams.len(), "upstream")];
     let counted = counted.map(|(count, what)| format!("{count} {what}{}", if count == 1 { "" } else { "s" }));
-    println!("{}: good ({})", file.display(), counted.join(", "));
-    match Memory::of(&config) {
-        Some(memory) => println!("{memory}"),
-        None => {
-            println!("strangers can take any memory: `limits.connections` or `limits.buffers` is 0, which is no limit")
-        }
-    }
+    let memory = Memory::of(&config).map_or_else(
+        || "strangers can take any memory: `limits.connections` or `limits.buffers` is 0, which is no limit".to_owned(),
+        |memory| memory.to_string(),
+    );
+    // Who reads no further than the first line has read what counts.
+    let _ = writeln!(std::io::stdout(), "{}: good ({})\n{memory}", file.display(), counted.join(", "));
     match against.map(|admin| (admin, plan(&config, admin))) {
         None => ExitCode::SUCCESS,
         Some((admin, Ok(plan))) => {

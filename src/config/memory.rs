@@ -1,4 +1,4 @@
-//! The memory that strangers can take at most, by what a configuration allows them.
+//! About how much memory strangers can take, by what a configuration allows them.
 
 use std::fmt;
 
@@ -22,7 +22,7 @@ const SESSION: u64 = 94;
 /// A client whose last server is remembered.
 const CLIENT: u64 = 48;
 
-/// What strangers can take at most, in bytes. The kernel's memory for their sockets comes on top.
+/// About what strangers can take, in bytes. The kernel's memory for their sockets comes on top.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
     /// `limits.connections`, each with a request under way and a head that is not whole.
@@ -73,7 +73,7 @@ impl fmt::Display for Memory {
     /// Lines for people.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let size = |bytes: u64| ByteSize(bytes).display().iec().to_string();
-        writeln!(f, "strangers can take {} at most, and the kernel's memory for sockets:", size(self.sum()))?;
+        write!(f, "strangers can take some {}, and the kernel's memory for sockets:", size(self.sum()))?;
         let parts = [
             (self.connections, "connections with a request and a head each (limits.connections, limits.head)"),
             (self.buffers, "bytes that wait for slow clients and servers (limits.buffers)"),
@@ -81,12 +81,12 @@ impl fmt::Display for Memory {
             (self.rates, "rates (limits.rate)"),
         ];
         for (bytes, what) in parts.into_iter().filter(|(bytes, _)| *bytes > 0) {
-            writeln!(f, "  {:>10}  {what}", size(bytes))?;
+            write!(f, "\n  {:>10}  {what}", size(bytes))?;
         }
         if self.streams > 0 {
             write!(
                 f,
-                "  {:>10}  more, if every one of them spoke HTTP/2 and had all of its streams open",
+                "\n  {:>10}  more, if every one of them spoke HTTP/2 and had all of its streams open",
                 size(self.streams)
             )?;
         }
@@ -117,7 +117,7 @@ upstreams:
         assert_eq!((said.sessions, said.rates), (9_400_000, (1 << 20) + 16));
         assert_eq!(said.sum(), said.connections + said.buffers + said.sessions + said.rates);
         let text = said.to_string();
-        assert!(text.starts_with("strangers can take 26.6 MiB at most") && !text.contains("HTTP/2"), "{text}");
+        assert!(text.starts_with("strangers can take some 26.6 MiB, and") && !text.contains("HTTP/2"), "{text}");
     }
 
     #[test]

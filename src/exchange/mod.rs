@@ -302,10 +302,6 @@ impl Exchange {
 
     /// What is known of a request whatever becomes of it; refuses one that is too long, or one too many.
     fn look(&mut self, head: &RequestHead<'_>, announced: Option<u64>) -> Result<(), Refusal> {
-        let longest = self.snapshot.config.limits.uri.as_u64();
-        if longest != 0 && head.target.len() as u64 > longest {
-            return Err(Refusal::UriTooLong);
-        }
         let most = self.snapshot.config.limits.body.as_u64();
         if most != 0 && announced.is_some_and(|length| length > most) {
             return Err(Refusal::BodyTooLarge);
@@ -314,6 +310,10 @@ impl Exchange {
         let peer = self.info.peer.ip();
         self.client = forwarding.client(peer, head.headers);
         self.request_id = forwarding.request_id(peer, head.headers);
+        let longest = self.snapshot.config.limits.uri.as_u64();
+        if longest != 0 && head.target.len() as u64 > longest {
+            return Err(Refusal::UriTooLong);
+        }
         if !self.snapshot.challenges.is_empty() && !self.secure() && head.method == "GET" {
             // An authority, which no rule and no filter stands before.
             let proof = challenges::answer(&self.snapshot.challenges, head.target);

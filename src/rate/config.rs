@@ -45,7 +45,7 @@ pub enum By {
 }
 
 impl By {
-    /// Cells for each row of buckets: half a million clients at once share none with another in both rows, nearly all of them.
+    /// Cells for each row of buckets: of ten thousand clients who all ask at once one in fifty shares both of its own.
     pub(super) fn buckets(&self) -> usize {
         if *self == Self::Route { 1 } else { 1 << 16 }
     }

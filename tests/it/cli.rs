@@ -43,6 +43,16 @@ fn file(content: &str) -> (tempfile::TempDir, String) {
     (folder, path)
 }
 
+#[test]
+fn check_is_well_though_nobody_reads_what_it_says() {
+    let (_folder, path) = file(GOOD);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sockgate"));
+    let output = command.args(["check", "-c", &path]).stdout(writer).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 #[tokio::test]
 async fn check_says_that_a_file_is_good() {
     let (_folder, path) = file(GOOD);
