@@ -26,6 +26,7 @@ mod admin;
 mod affinity;
 mod buffers;
 mod cli;
+mod compression;
 mod config;
 mod deadline;
 mod ending;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use fnv::FnvBuildHasher;
 
 use crate::access::{self, Access, Networks};
+use crate::compression::{self, Compression};
 use crate::config::Config;
 use crate::filter::{Filter, Filters};
 use crate::listener::tls::config::Challenge;
@@ -59,6 +60,7 @@ pub struct Snapshot {
 pub struct Known {
     pub(crate) accesses: access::Built,
     pub(crate) limits: Arc<rate::Limits>,
+    pub(crate) compressing: Arc<compression::Room>,
 }
 
 /// What a program brings of its own; it outlives every configuration.
@@ -119,8 +121,18 @@ impl Snapshot {
         let top_limits = all_limits.build("", &config.limits.rate.0, &known.limits);
         let names = router::named(&config.routes).into_iter();
         let limits_of = names.map(|(name, route)| all_limits.build(&name, &route.limits.rate.0, &known.limits));
-        let rules: Vec<Rules> =
-            of_routes.into_iter().zip(limits_of).map(|(access, limits)| Rules { access, limits }).collect();
+        let compressing = &known.compressing;
+        compressing.set(config.limits.compressions);
+        let compressions = config
+            .routes
+            .iter()
+            .map(|route| Some(Arc::new(Compression::new(route.compression.as_ref()?, compressing))));
+        let rules: Vec<Rules> = of_routes
+            .into_iter()
+            .zip(limits_of)
+            .zip(compressions)
+            .map(|((access, limits), compression)| Rules { access, limits, compression })
+            .collect();
         let rules = |place: usize| rules[place].clone();
         let router = brought.router.clone().unwrap_or_else(|| Arc::new(Routes::build_with(&config.routes, rules)));
         let all = config.access.iter().chain(config.routes.iter().filter_map(|route| route.access.as_ref()));
@@ -130,7 +142,11 @@ impl Snapshot {
             filters: brought.filters.iter().cloned().collect(),
             access,
             waits: builder.built.iter().any(|(_, _, access)| access.waits()),
-            known: Known { accesses: builder.built, limits: Arc::new(all_limits) },
+            known: Known {
+                accesses: builder.built,
+                limits: Arc::new(all_limits),
+                compressing: Arc::clone(compressing),
+            },
             raw,
             secrets: secrets.collect(),
             limits: top_limits,

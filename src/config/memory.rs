@@ -5,6 +5,7 @@ use std::fmt;
 use bytesize::ByteSize;
 
 use super::Config;
+use crate::compression;
 use crate::listener::config::Protocol;
 
 /// What a connection and its exchange take, beside what is counted apart: measured (docs/performance.md), and rounded up.
@@ -35,6 +36,8 @@ pub struct Memory {
     pub sessions: u64,
     /// `limits.rate`, here and on routes.
     pub rates: u64,
+    /// `limits.compressions`, where any route compresses.
+    pub compressions: u64,
 }
 
 impl Memory {
@@ -59,13 +62,20 @@ impl Memory {
             buffers,
             sessions: sessions.sum(),
             rates: rates.map(crate::rate::Config::memory).sum(),
+            compressions: if config.routes.iter().any(|route| route.compression.is_some()) {
+                (limits.compressions as u64).saturating_mul(compression::MEMORY)
+            } else {
+                0
+            },
         })
     }
 
     /// All of it but further streams of HTTP/2.
     pub fn sum(&self) -> u64 {
-        let Self { connections, streams: _, buffers, sessions, rates } = self;
-        [connections, buffers, sessions, rates].into_iter().fold(0, |sum: u64, part| sum.saturating_add(*part))
+        let Self { connections, streams: _, buffers, sessions, rates, compressions } = self;
+        [connections, buffers, sessions, rates, compressions]
+            .into_iter()
+            .fold(0, |sum: u64, part| sum.saturating_add(*part))
     }
 }
 
@@ -79,6 +89,7 @@ impl fmt::Display for Memory {
             (self.buffers, "bytes that wait for slow clients and servers (limits.buffers)"),
             (self.sessions, "sessions that are remembered (sessions.max)"),
             (self.rates, "rates (limits.rate)"),
+            (self.compressions, "answers that are compressed (limits.compressions)"),
         ];
         for (bytes, what) in parts.into_iter().filter(|(bytes, _)| *bytes > 0) {
             write!(f, "\n  {:>10}  {what}", size(bytes))?;

@@ -67,6 +67,7 @@ routes:
       upgrade: websocket
       listener: "0.0.0.0:443"
     upstream: socket_io
+    compression: {}
   - { match: { path: /maintenance }, respond: {}, access: { jwt: { jwks: keys.json, claims: { x-user: sub } }, forward_auth: { url: "http://127.0.0.1:9000/verify", to_server: [x-user] } } }
   - { match: { host: old.example.com }, redirect: { host: www.example.com } }
   - upstream: webapp

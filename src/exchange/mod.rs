@@ -8,6 +8,7 @@
 
 mod admit;
 mod answer;
+mod compress;
 mod core;
 mod entry;
 mod fields;
@@ -33,6 +34,7 @@ pub(crate) use fields::{ServerFields, with_edits};
 pub(crate) use request::RequestHead;
 pub(crate) use tunnel::Opened;
 
+use crate::compression::{Encoder, Offer};
 use crate::config::Config;
 use crate::filter::{Changes, FilterAnswer, HeaderEdits, Response, Verdict};
 use crate::http::Refusal;
@@ -109,6 +111,10 @@ pub struct Exchange {
     told: Option<&'static str>,
     /// Learns what the answer says of a session.
     learner: Option<Box<Learner>>,
+    /// What the client gets where the answer is worth compressing.
+    offer: Offer,
+    /// What compresses the answer, where something does.
+    encoder: Option<Box<Encoder>>,
     /// The status of the server's answer.
     server_status: Option<u16>,
     /// Body bytes received from the client.
@@ -290,6 +296,8 @@ impl Exchange {
             endable: false,
             told: None,
             learner: None,
+            offer: Offer::Never,
+            encoder: None,
             server_status: None,
             body_in: 0,
             began: SystemTime::now(),
@@ -371,6 +379,7 @@ impl Exchange {
         if opens && core.ending.is_leaving() && !core.ending.is_handed_over() {
             return Err(Refusal::Stopping);
         }
+        self.offer_compression(&route, head);
         let lost = self.upstream.is_none() && matches!(route.action, Action::Upstream(_));
         self.route = Some(route);
         if lost { Err(Refusal::NoRoute) } else { Ok(()) }
@@ -448,7 +457,7 @@ impl Exchange {
 
     /// It is carried as an upgrade to another protocol.
     pub(crate) fn upgrades(&mut self) {
-        (self.form, self.polls) = (Form::OtherUpgrade, false);
+        (self.form, self.polls, self.offer) = (Form::OtherUpgrade, false, Offer::Never);
     }
 
     /// Whether it belongs to a session that has begun.
@@ -720,6 +729,7 @@ impl Exchange {
                 self.changes.to_client.append(::http::header::SET_COOKIE, cookie);
             }
         }
+        self.begin_compressing(status, &headers);
         Ok(&self.changes.to_client)
     }
 

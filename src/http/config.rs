@@ -74,6 +74,8 @@ pub struct Limits {
     /// held most of them for longest, and taken nothing, is cut.
     #[serde(serialize_with = "exactly")]
     pub buffers: ByteSize,
+    /// Answers that are compressed at once, each with up to 4 MiB of memory for it. Default 128; more go as they are.
+    pub compressions: usize,
 }
 
 /// How long a body whose place is wanted may take to come up to [`Limits::body_rate`].
@@ -105,6 +107,7 @@ impl Default for Limits {
             body: ByteSize::mib(100),
             body_rate: ByteSize::b(500),
             buffers: ByteSize::mib(512),
+            compressions: 128,
         }
     }
 }

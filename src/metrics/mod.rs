@@ -74,6 +74,9 @@ families! {
             counter_by("session_searches_total", "Requests that waited for a session to be found, by outcome", "result");
         session_questions: IntCounter =
             counter("session_questions_total", "Requests to servers that asked for a session");
+        compressed: IntCounterVec = counter_by("compressed_total", "Answers that were compressed", "encoding");
+        plain_bytes, compressed_bytes: IntCounter =
+            counters("compression_bytes_total", "Bytes before and behind compression", "side", ["before", "behind"]);
         session_errors: IntCounterVec = counter_by("engine_io_errors_total", "Engine.IO errors by code", "code");
     }
 }
@@ -267,6 +270,13 @@ impl UpstreamMetrics {
     /// Counts an Engine.IO error answer, by its code (0 to 5).
     pub fn session_error(&self, code: u8) {
         self.session_errors.with_label_values(&[&code.to_string()]).inc();
+    }
+
+    /// Counts an answer that was compressed, by how, and its bytes before and behind that.
+    pub fn compressed(&self, encoding: &str, before: u64, behind: u64) {
+        self.compressed.with_label_values(&[encoding]).inc();
+        self.plain_bytes.inc_by(before);
+        self.compressed_bytes.inc_by(behind);
     }
 
     /// Counts a goodbye that was said.

@@ -8,6 +8,7 @@ use serde::de::{self, SeqAccess, Visitor, value::SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::access;
+use crate::compression;
 use crate::http::config::exactly;
 use crate::rate::config::Rates;
 
@@ -32,6 +33,8 @@ pub struct Config {
     pub access: Option<access::Config>,
     /// What its clients may ask for, beside what `limits` of the top level say.
     pub limits: RouteLimits,
+    /// How answers of servers are compressed. Default: as servers send them.
+    pub compression: Option<compression::Config>,
 }
 
 /// `routes[].limits`.

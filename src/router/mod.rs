@@ -14,6 +14,7 @@ pub use config::Config;
 pub(crate) use matcher::{HostRule, PathRule};
 
 use crate::access::Access;
+use crate::compression::Compression;
 use crate::rate::Limit;
 use crate::request::Request;
 use config::{Redirect, Respond};
@@ -52,6 +53,8 @@ pub struct Route {
     pub access: Option<Arc<Access>>,
     /// What clients may ask for there, beside what holds for all routes.
     pub limits: Vec<Arc<Limit>>,
+    /// How answers of servers are compressed. `None`: they stay as they are.
+    pub compression: Option<Arc<Compression>>,
 }
 
 /// What a route asks of its clients, built.
@@ -59,6 +62,7 @@ pub struct Route {
 pub(crate) struct Rules {
     pub(crate) access: Option<Arc<Access>>,
     pub(crate) limits: Vec<Arc<Limit>>,
+    pub(crate) compression: Option<Arc<Compression>>,
 }
 
 /// What happens to a request.
@@ -103,8 +107,8 @@ impl Routes {
                 (None, None, redirect) => Action::Redirect(redirect.clone().unwrap_or_default()),
             };
             let upgrades = config.upgrade.0.clone();
-            let Rules { access, limits } = rules(place);
-            let route = Route { name: name.into(), action, upgrades, access, limits };
+            let Rules { access, limits, compression } = rules(place);
+            let route = Route { name: name.into(), action, upgrades, access, limits, compression };
             routes.push((Matcher::build(&config.matches), Arc::new(route)));
         }
         let index = indexed.then(|| {

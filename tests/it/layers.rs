@@ -17,7 +17,7 @@ const FLOORS: [&[&str]; 17] = [
     &["config"],
     &["upstream", "tunnel"],
     &["router", "affinity", "listener"],
-    &["access"],
+    &["access", "compression"],
     &["filter"],
     &["http", "access_log", "session", "ending"],
     &["rate"],

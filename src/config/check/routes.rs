@@ -6,6 +6,8 @@ use bytesize::ByteSize;
 
 use super::reach::Reach;
 use super::{Names, Report, Spot, words};
+use crate::compression::config::Levels;
+use crate::compression::{self, checked_type};
 use crate::config::Config;
 use crate::listener::{self, config::Protocol};
 use crate::router::config::{Match, OneOrMany, Redirect, Respond};
@@ -114,6 +116,13 @@ fn outcome(config: &Config, route: &router::Config, spot: &Spot<'_>, names: &Nam
             "only for a route with `upstream`: nobody else can agree to an upgrade",
         );
     }
+    if let Some(said) = &route.compression {
+        let spot = spot.key("compression");
+        if !outcomes[0].1.is_given() {
+            report.fault(&spot.as_str(), "only for a route with `upstream`: it is for answers of servers");
+        }
+        compression(said, &spot, report);
+    }
     for (spot, name) in spot.key("upgrade").each(&route.upgrade.0) {
         report.well_formed(&spot, words::upgrade(name));
     }
@@ -122,6 +131,30 @@ fn outcome(config: &Config, route: &router::Config, spot: &Spot<'_>, names: &Nam
     }
     if let Some(target) = &route.redirect {
         redirect(config, route, target, &spot.key("redirect"), report);
+    }
+}
+
+fn compression(said: &compression::Config, spot: &Spot<'_>, report: &mut Report) {
+    for spot in ["encodings", "types"].map(|key| spot.key(key)) {
+        if spot.is_empty_list() {
+            report.fault(&spot, "found an empty list, by which nothing is compressed: leave `compression` out");
+        }
+    }
+    let mut seen = HashSet::new();
+    for (spot, coding) in spot.key("encodings").each(&said.encodings) {
+        if !seen.insert(coding) {
+            report.fault(&spot, format!("`{coding}` is written twice"));
+        }
+    }
+    for (spot, named) in spot.key("types").each(&said.types) {
+        report.well_formed(&spot, checked_type(named));
+    }
+    let spot = spot.key("levels");
+    let Levels { gzip, br, zstd } = said.levels;
+    for (key, level, levels) in [("gzip", gzip, 1..=9), ("br", br, 0..=6), ("zstd", zstd, 1..=12)] {
+        if !levels.contains(&level) {
+            report.fault(&spot.key(key), format!("found {level}, expected {} to {}", levels.start(), levels.end()));
+        }
     }
 }
 

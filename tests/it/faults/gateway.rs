@@ -120,6 +120,7 @@ admin: {{ address: 127.0.0.1:0 }}
         upgrades: Vec::new(),
         access: None,
         limits: Vec::new(),
+        compression: None,
     });
     let gateway = sockgate::Gateway::builder(config).router(Fragile(route)).build().unwrap();
     let address = |name: &str| gateway.address(name).unwrap().parse::<std::net::SocketAddr>().unwrap();

@@ -11,6 +11,7 @@ pub struct Setup {
     address: Option<String>,
     listener: Vec<String>,
     others: Vec<String>,
+    route: Vec<String>,
     servers: Vec<String>,
     upstream: Vec<String>,
     more: String,
@@ -26,6 +27,12 @@ impl Setup {
     pub fn before_named<'a>(servers: impl IntoIterator<Item = (&'a str, SocketAddr)>) -> Self {
         let named = |(name, address)| format!("address: \"{address}\", name: {name}");
         servers.into_iter().map(named).fold(Self::default(), Self::server)
+    }
+
+    /// More about the route, which leads to `app`.
+    pub fn route(mut self, keys: impl Display) -> Self {
+        self.route.push(format!(", {keys}"));
+        self
     }
 
     /// One more server.
@@ -70,19 +77,20 @@ impl Setup {
     }
 
     pub fn yaml(&self) -> String {
-        let Self { address, listener, others, servers, upstream, more } = self;
+        let Self { address, listener, others, route, servers, upstream, more } = self;
         format!(
             "
 listeners:
   - {{ name: web, address: \"{}\"{} }}
 {}routes:
-  - upstream: app
+  - {{ upstream: app{} }}
 upstreams:
   app: {{ servers: [{}]{} }}
 {more}",
             address.as_deref().unwrap_or("127.0.0.1:0"),
             listener.concat(),
             others.concat(),
+            route.concat(),
             servers.join(", "),
             upstream.concat()
         )

@@ -11,7 +11,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorType, Result};
+use pingora::{Error, ErrorType, OrErr, Result};
 
 use super::context::Pace;
 use super::{Context, peer, session as of};
@@ -254,16 +254,22 @@ impl ProxyHttp for Balancer {
         if let Some(mailbox) = &ctx.mailbox {
             mailbox.withdraw();
         }
-        let edits = match begun(ctx)?.answered(response.status.as_u16(), Headers::Map(&response.headers)) {
-            Ok(edits) => edits,
-            Err(refusal) => return Error::e_explain(ErrorType::InvalidHTTPHeader, refusal.as_str()),
-        };
+        let exchange = begun(ctx)?;
+        if let Err(refusal) = exchange.answered(response.status.as_u16(), Headers::Map(&response.headers)) {
+            return Error::e_explain(ErrorType::InvalidHTTPHeader, refusal.as_str());
+        }
+        let edits = exchange.answer_edits();
         dropped.extend(response.headers.keys().filter(|name| !edits.keeps(name.as_str())).cloned());
         for name in dropped {
             response.remove_header(&name);
         }
         for (name, value) in edits.added() {
             response.append_header(name.clone(), value.clone())?;
+        }
+        if exchange.compresses() {
+            // How long it is compressed nobody knows before.
+            response.remove_header(&CONTENT_LENGTH);
+            response.insert_header(TRANSFER_ENCODING, "chunked")?;
         }
         Ok(())
     }
@@ -275,7 +281,19 @@ impl ProxyHttp for Balancer {
         end_of_stream: bool,
         ctx: &mut Context,
     ) -> Result<Option<Duration>> {
-        begun(ctx)?.hear_answer(body.as_deref().unwrap_or_default(), end_of_stream);
+        let exchange = begun(ctx)?;
+        let part = body.as_deref().unwrap_or_default();
+        exchange.hear_answer(part, end_of_stream);
+        if exchange.compresses() {
+            let packed = exchange.compress(part, end_of_stream).and_then(|packed| {
+                let mut packed = packed.into_owned();
+                // Nobody here knows whether more comes at once.
+                packed.extend(exchange.let_out()?);
+                Ok(packed)
+            });
+            let packed = packed.or_err(ErrorType::InternalError, "an answer could not be compressed")?;
+            *body = (!packed.is_empty()).then(|| packed.into());
+        }
         Ok(None)
     }
 

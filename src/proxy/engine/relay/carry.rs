@@ -436,7 +436,8 @@ impl<'a> Carry<'a> {
     /// The same for the answer, where nobody looks at that.
     fn splice_down(&mut self, cx: &mut Context<'_>) -> Option<Poll<io::Result<usize>>> {
         let Self { client, server, download, exchange, .. } = self;
-        let left = download.body.as_ref()?.left().filter(|_| !exchange.hears_answer())?;
+        let as_it_is = !exchange.compresses() && !exchange.hears_answer();
+        let left = download.body.as_ref()?.left().filter(|_| as_it_is)?;
         download.bulk.poll_fill(server.plain_socket(), client.transport.plain_socket(), left, cx)
     }
 
@@ -485,7 +486,7 @@ impl<'a> Carry<'a> {
     }
 
     fn poll_download(&mut self, buffer: &mut Buffer, cx: &mut Context<'_>) -> Poll<End> {
-        for _ in 0..READS_PER_TURN {
+        for turn in 0..READS_PER_TURN {
             let Download { out, sent, body, bulk, unflushed, .. } = &mut self.download;
             if bulk.waiting() > 0 {
                 let mut went = false;
@@ -513,16 +514,24 @@ impl<'a> Carry<'a> {
             if body.as_ref().is_some_and(Passing::is_over) {
                 return self.poll_flushed(cx).map(|flushed| flushed.map_or(End::Cut(Side::Client), |()| End::Answered));
             }
+            if turn > 0 && self.exchange.compresses() {
+                // Compressing takes its time, for which all others of this thread wait.
+                break;
+            }
             let begun = self.download.head.len();
             buffer.bytes[AHEAD..AHEAD + begun].copy_from_slice(&self.download.head);
             let spliced = self.splice_down(cx);
             let copied = spliced.is_none();
             let read = spliced.unwrap_or_else(|| poll_read(&mut self.server, buffer, AHEAD + begun, cx));
             let read = match read {
-                Poll::Pending => {
-                    let _ = self.poll_flushed(cx);
-                    return Poll::Pending;
-                }
+                Poll::Pending => match self.let_out() {
+                    Ok(true) => continue,
+                    Ok(false) => {
+                        let _ = self.poll_flushed(cx);
+                        return Poll::Pending;
+                    }
+                    Err(end) => return Poll::Ready(end),
+                },
                 Poll::Ready(Ok(read @ 1..)) => read,
                 Poll::Ready(Ok(_)) => match self.server_ended(None) {
                     Some(end) => return Poll::Ready(end),
@@ -564,7 +573,7 @@ impl<'a> Carry<'a> {
     /// The server has finished, or its connection broke; `None` where that is the end of a proper answer.
     fn server_ended(&mut self, error: Option<io::Error>) -> Option<End> {
         let Self { download, upload, exchange, asked, .. } = self;
-        let Download { head, body, out, interims, .. } = download;
+        let Download { head, body, out, bytes, interims, .. } = download;
         match body {
             None if head.is_empty() && *interims == 0 && upload.whole => Some(if self.server.not_taken() {
                 End::NotTaken
@@ -581,7 +590,9 @@ impl<'a> Carry<'a> {
                     return Some(End::Cut(Side::Server));
                 }
                 exchange.hear_answer(b"", true);
-                out.extend_from_slice(body.end());
+                let Ok(last) = exchange.compress(b"", true) else { return Some(End::Cut(Side::NoRoom)) };
+                *bytes += last.len() as u64;
+                body.frame_into(out, &last);
                 None
             }
         }
@@ -610,8 +621,17 @@ impl<'a> Carry<'a> {
         // Whatever else it says was not asked for.
         *reusable &= taken == end - start;
         let data = start + data.start..start + data.end;
-        *bytes += data.len() as u64;
         self.exchange.hear_answer(&buffer.bytes[data.clone()], body.is_over());
+        if self.exchange.compresses() {
+            let part = self.exchange.compress(&buffer.bytes[data], body.is_over());
+            let part = part.map_err(|_| End::Cut(Side::NoRoom))?;
+            *bytes += part.len() as u64;
+            out.extend_from_slice(&buffer.head);
+            body.frame_into(out, &part);
+            self.end_behind_data();
+            return Ok(());
+        }
+        *bytes += data.len() as u64;
         let framed = body.frame(&mut buffer.bytes, data);
         let Buffer { bytes: room, head } = buffer;
         let framed = if head.len() <= framed.start {
@@ -636,10 +656,29 @@ impl<'a> Carry<'a> {
             }
         }
         self.download.out.extend_from_slice(&all[written..]);
+        self.end_behind_data();
+        Ok(())
+    }
+
+    /// Lets out what is held to be compressed better, since the server says nothing more for now: it may be meant to be read
+    /// before that comes. True where something has come out.
+    fn let_out(&mut self) -> Result<bool, End> {
+        let Download { body: Some(body), out, bytes, .. } = &mut self.download else { return Ok(false) };
+        // What tells its length comes to its end by itself.
+        if body.left().is_some() || !self.exchange.compresses() {
+            return Ok(false);
+        }
+        let part = self.exchange.let_out().map_err(|_| End::Cut(Side::NoRoom))?;
+        *bytes += part.len() as u64;
+        body.frame_into(out, &part);
+        Ok(!part.is_empty())
+    }
+
+    /// Ends an answer whose last data have come, where trailers are behind them.
+    fn end_behind_data(&mut self) {
         if let Some(trailers) = self.download.body.as_mut().and_then(Passing::take_trailers) {
             self.end_with_trailers(&trailers);
         }
-        Ok(())
     }
 
     /// Ends an answer that has trailers, with those that may pass; with none where they can't be read.
@@ -682,21 +721,23 @@ impl<'a> Carry<'a> {
         }
         let Ok(body) = head.body(asked.is_head) else { return Err(bad()) };
         let knows_chunks = asked.is_new;
-        download.until_close = matches!(body, Body::Chunked | Body::UntilClose) && !knows_chunks;
+        download.reusable = head.keeps_connection() && body != Body::UntilClose;
+        download.logged_in = asked.logs_connection_in || head.logs_connection_in();
+        if let Err(refusal) = exchange.answered(head.status, Headers::Fields(head.fields)) {
+            return Err(End::Refused(refusal, Side::Server));
+        }
+        // How long it is compressed nobody knows before.
+        let told = if exchange.compresses() && body != Body::Chunked { Body::UntilClose } else { body };
+        let endless = matches!(told, Body::Chunked | Body::UntilClose);
+        download.until_close = endless && !knows_chunks;
         // A client that waits to be asked for its body may send it or not: where the next request begins is unclear.
         let unclear = asked.expects && !upload.body.is_over() && download.interims == 0;
         download.keep =
             asked.is_kept_alive && !is_last(self.core, self.stopping, exchange) && !download.until_close && !unclear;
-        download.reusable = head.keeps_connection() && body != Body::UntilClose;
-        download.logged_in = asked.logs_connection_in || head.logs_connection_in();
-        let edits = match exchange.answered(head.status, Headers::Fields(head.fields)) {
-            Ok(edits) => edits,
-            Err(refusal) => return Err(End::Refused(refusal, Side::Server)),
-        };
-        head.write(&mut buffer.head, edits, body, Towards { knows_chunks, keep: download.keep });
+        let towards = Towards { knows_chunks, keep: download.keep };
+        head.write(&mut buffer.head, exchange.answer_edits(), told, towards);
         download.status = head.status;
-        let in_chunks = knows_chunks && matches!(body, Body::Chunked | Body::UntilClose);
-        download.body = Some(Passing::new(body, in_chunks).behind(Headers::Fields(head.fields)));
+        download.body = Some(Passing::new(body, knows_chunks && endless).behind(Headers::Fields(head.fields)));
         download.head = Vec::new();
         // It can't be sent again any more.
         upload.whole = false;

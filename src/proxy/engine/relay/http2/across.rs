@@ -65,6 +65,8 @@ pub(super) struct Across<'a> {
     waiting: Bytes,
     /// What comes behind that, as above.
     waiting_ahead: BytesMut,
+    /// Bytes of the answer for which the server gets room once what they were compressed to has gone.
+    unreleased: usize,
     /// All of the answer has come.
     over: bool,
     /// What comes behind it.
@@ -145,6 +147,7 @@ impl<'a> Across<'a> {
             trailers_in: None,
             waiting: Bytes::new(),
             waiting_ahead: BytesMut::new(),
+            unreleased: 0,
             over: false,
             trailers: None,
             ended: false,
@@ -422,6 +425,13 @@ impl<'a> Across<'a> {
                     self.server_moved = self.client.line.now();
                     self.over = receiving.is_end_stream();
                     self.exchange.hear_answer(&part, self.over);
+                    if self.exchange.compresses() {
+                        self.unreleased += part.len();
+                        let part = self.exchange.compress(&part, self.over).map_err(|_| End::Cut(Side::NoRoom))?;
+                        self.waiting_ahead.extend_from_slice(&part);
+                        // It takes its time, for which all others of this thread wait.
+                        break;
+                    }
                     if first.is_none() && !ahead && self.waiting_ahead.is_empty() {
                         first = Some(part);
                     } else {
@@ -436,6 +446,8 @@ impl<'a> Across<'a> {
                     Poll::Ready(Ok(trailers)) => {
                         (some, self.over) = (true, true);
                         self.exchange.hear_answer(b"", true);
+                        let last = self.exchange.compress(b"", true).map_err(|_| End::Cut(Side::NoRoom))?;
+                        self.waiting_ahead.extend_from_slice(&last);
                         if let Some(trailers) = trailers {
                             self.take_trailers(trailers)?;
                         }
@@ -443,6 +455,12 @@ impl<'a> Across<'a> {
                     Poll::Ready(Err(error)) => return Err(self.failed(&error)),
                     Poll::Pending => break,
                 },
+                Poll::Pending if self.exchange.compresses() && !some => {
+                    let part = self.exchange.let_out().map_err(|_| End::Cut(Side::NoRoom))?;
+                    some = !part.is_empty();
+                    self.waiting_ahead.extend_from_slice(&part);
+                    break;
+                }
                 Poll::Pending => break,
             }
         }
@@ -479,12 +497,16 @@ impl<'a> Across<'a> {
         if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
             return bad();
         }
-        let edits = match self.exchange.answered(head.status.as_u16(), Headers::Map(&headers)) {
-            Ok(edits) => edits,
-            Err(refusal) => return Poll::Ready(Err(End::Refused(refusal, Side::Server))),
-        };
+        if let Err(refusal) = self.exchange.answered(head.status.as_u16(), Headers::Map(&headers)) {
+            return Poll::Ready(Err(End::Refused(refusal, Side::Server)));
+        }
+        let edits = self.exchange.answer_edits();
         let names = announced(Headers::Map(&headers), |name| edits.keeps(name)).filter(|_| edits.keeps("trailer"));
         change(&mut headers, edits);
+        if self.exchange.compresses() {
+            // How long it is compressed nobody knows before.
+            headers.remove(CONTENT_LENGTH);
+        }
         if let Some(names) = names.and_then(|names| HeaderValue::from_bytes(&names).ok()) {
             headers.insert(TRAILER, names);
         }
@@ -494,11 +516,14 @@ impl<'a> Across<'a> {
         self.over = body.is_end_stream();
         if self.over {
             self.exchange.hear_answer(b"", true);
+            // Of nothing, too, something may be left to say.
+            let Ok(last) = self.exchange.compress(b"", true) else { return Poll::Ready(Err(End::Cut(Side::NoRoom))) };
+            self.waiting_ahead.extend_from_slice(&last);
         }
-        self.ended = self.over;
+        self.ended = self.over && self.waiting_ahead.is_empty();
         self.status = head.status.as_u16();
         self.receiving = Some(body);
-        match self.client.respond.send_response(response, self.over) {
+        match self.client.respond.send_response(response, self.ended) {
             Ok(sending) => {
                 self.client.sending = Some(sending);
                 Poll::Ready(Ok(()))
@@ -549,9 +574,14 @@ impl<'a> Across<'a> {
         if sending.send_data(part, last).is_err() {
             return gone();
         }
-        // The server may send as much again.
+        // The server may send as much again, or what that was before it was compressed.
+        let gone = match self.unreleased {
+            0 => length,
+            _ if self.waiting.is_empty() && self.waiting_ahead.is_empty() => std::mem::take(&mut self.unreleased),
+            _ => 0,
+        };
         if let Some(receiving) = &mut self.receiving {
-            let _ = receiving.flow_control().release_capacity(length);
+            let _ = receiving.flow_control().release_capacity(gone);
         }
         Poll::Ready(Ok(()))
     }

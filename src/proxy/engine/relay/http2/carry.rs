@@ -312,11 +312,15 @@ impl<'a> Carry<'a> {
     }
 
     fn poll_download(&mut self, buffer: &mut Buffer, cx: &mut Context<'_>) -> Poll<End> {
-        for _ in 0..READS_PER_TURN {
+        for turn in 0..READS_PER_TURN {
             while !self.waiting.is_empty() {
                 if let Err(end) = ready!(self.poll_send(cx)) {
                     return Poll::Ready(end);
                 }
+            }
+            if turn > 0 && self.exchange.compresses() {
+                // Compressing takes its time, for which all others of this thread wait.
+                break;
             }
             if self.body.as_ref().is_some_and(Passing::is_over) {
                 return Poll::Ready(self.finish().map_or_else(|end| end, |()| End::Answered));
@@ -335,7 +339,11 @@ impl<'a> Carry<'a> {
                 }
                 Poll::Ready(Ok(())) => self.server_ended(None),
                 Poll::Ready(Err(error)) => self.server_ended(Some(error)),
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => match self.let_out() {
+                    Ok(true) => Ok(()),
+                    Ok(false) => return Poll::Pending,
+                    Err(end) => Err(end),
+                },
             };
             if let Err(end) = passed {
                 return Poll::Ready(end);
@@ -379,6 +387,27 @@ impl<'a> Carry<'a> {
             return Err(End::Cut(Side::Server));
         }
         self.exchange.hear_answer(b"", true);
+        self.wait_with(b"", true)
+    }
+
+    /// Lets out what is held to be compressed better, since the server says nothing more for now. True where something has
+    /// come out.
+    fn let_out(&mut self) -> Result<bool, End> {
+        // What tells its length comes to its end by itself.
+        if !self.exchange.compresses() || self.body.as_ref().is_none_or(|body| body.left().is_some()) {
+            return Ok(false);
+        }
+        let part = self.exchange.let_out().map_err(|_| End::Cut(Side::NoRoom))?;
+        self.waiting = self.client.line.keep(&part);
+        Ok(!part.is_empty())
+    }
+
+    /// Has these data of the answer wait for the client, compressed where they are.
+    fn wait_with(&mut self, data: &[u8], is_end: bool) -> Result<(), End> {
+        let part = self.exchange.compress(data, is_end).map_err(|_| End::Cut(Side::NoRoom))?;
+        if !part.is_empty() {
+            self.waiting = self.client.line.keep(&part);
+        }
         Ok(())
     }
 
@@ -436,11 +465,7 @@ impl<'a> Carry<'a> {
         if let Some(trailers) = trailers {
             self.keep_trailers(&trailers);
         }
-        if data.is_empty() {
-            return Ok(());
-        }
-        self.waiting = self.client.line.keep(data);
-        Ok(())
+        self.wait_with(&buffer.bytes[start + part.data.start..start + part.data.end], over)
     }
 
     /// Reads the head that begins here: its length; `None` where its end has not come, and what there is has been kept.
@@ -474,11 +499,12 @@ impl<'a> Carry<'a> {
             && body != Body::UntilClose
             && !head.logs_connection_in()
             && !self.asked.logs_connection_in();
-        let edits = match self.exchange.answered(head.status, Headers::Fields(head.fields)) {
-            Ok(edits) => edits,
-            Err(refusal) => return Err(End::Refused(refusal, Side::Server)),
-        };
-        let Some(response) = converted(&head, edits, Some(body)) else { return Err(bad()) };
+        if let Err(refusal) = self.exchange.answered(head.status, Headers::Fields(head.fields)) {
+            return Err(End::Refused(refusal, Side::Server));
+        }
+        // How long it is compressed nobody knows before.
+        let told = if self.exchange.compresses() && body != Body::Chunked { Body::UntilClose } else { body };
+        let Some(response) = converted(&head, self.exchange.answer_edits(), Some(told)) else { return Err(bad()) };
         let body = Passing::with_trailers(body).behind(Headers::Fields(head.fields));
         self.ended = body.is_over();
         let sent = self.client.respond.send_response(response, body.is_over());
