@@ -10,6 +10,7 @@ pub use crate::metrics::Metrics;
 pub use crate::request::host_name;
 pub use crate::router::Routes;
 pub use crate::session::table::{How, Key, SessionTable};
+pub use crate::transport::tls;
 pub use crate::upstream::{Tried, Upstream};
 pub use crate::wire::engine_io::{HandshakeReader, LONGEST_SID, LONGEST_SILENCE};
 pub use crate::wire::ping::OwnPings;
