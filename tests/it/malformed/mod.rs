@@ -2,6 +2,7 @@
 
 mod advisories;
 mod answers;
+mod differential;
 mod frames;
 mod requests;
 
