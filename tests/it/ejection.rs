@@ -233,7 +233,11 @@ async fn a_session_whose_server_is_gone_for_certain_moves_after_a_second() {
     let mut session = on_a(&gateway).await;
     ways[0].close();
     session.redirect(&[gateway.address("web")]);
-    let said = within("it moves", session.try_say("421[\"who\"]")).await;
+    let mut said = within("it moves", session.try_say("421[\"who\"]")).await;
+    if said.status == 502 {
+        // It met the end of a kept connection, and what may have been sent is not sent again.
+        said = within("it moves", session.try_say("421[\"who\"]")).await;
+    }
     assert_eq!(said.status, 400, "the other server does not know it, and says so: {}", said.text());
     let mut next = Polling::open(&[gateway.address("web")]).await;
     assert_eq!(next.who().await, "b", "the client begins anew");

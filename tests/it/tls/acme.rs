@@ -2,11 +2,14 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
 
 use crate::support::pebble::{Manner, Pebble, free_port};
 use crate::support::tls::{Authority, TlsClient, shown};
 use crate::support::websocket::{echoes, opened};
-use crate::support::{Client, Echo, Gateway, eventually};
+use crate::support::{Client, Echo, Gateway, PATIENCE, eventually};
 
 const SOCKETS: usize = 100;
 
@@ -35,14 +38,17 @@ fn acme(authority: &Authority, manner: &Manner, domains: &str, more: &str) -> St
 
 /// Waits until the certificate is there, and gives it.
 async fn issued(gateway: &Gateway, client: &TlsClient, name: &str) -> Vec<u8> {
-    let mut der = Vec::new();
-    eventually("there is a certificate", async || {
-        let Ok(stream) = client.connect(gateway.address("web"), name).await else { return false };
-        der = shown(&stream).to_vec();
-        Client::over(stream).get("/").await.status == 200
-    })
-    .await;
-    der
+    let look = async || loop {
+        if let Ok(stream) = client.connect(gateway.address("web"), name).await {
+            let der = shown(&stream).to_vec();
+            if Client::over(stream).get("/").await.status == 200 {
+                return der;
+            }
+        }
+        sleep(Duration::from_millis(20)).await;
+    };
+    // An authority that was not there yet is asked again 5 s, 10 s and 20 s later.
+    timeout(3 * PATIENCE, look()).await.expect("there is a certificate")
 }
 
 /// Ordered, and renewed under live sockets.
