@@ -48,9 +48,11 @@ pub(super) fn run(file: &Path) -> ExitCode {
     }
 }
 
-/// The log for operators. Pingora tells about each client that leaves; that is the access log's to tell.
+/// The log for operators. Pingora tells about each client that leaves, and rustls about what each one says wrong in its
+/// handshake; the first is the access log's to tell, and by the second strangers would fill a disk.
 fn start_log() {
-    let filter = env_logger::Env::default().default_filter_or("info,pingora=warn,pingora_core=off,pingora_proxy=off");
+    let usual = "info,rustls=error,pingora=warn,pingora_core=off,pingora_proxy=off";
+    let filter = env_logger::Env::default().default_filter_or(usual);
     env_logger::Builder::from_env(filter).target(env_logger::Target::Stderr).init();
 }
 

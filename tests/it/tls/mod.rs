@@ -3,6 +3,7 @@
 mod acme;
 mod clients;
 mod handshake;
+mod odd;
 mod passthrough;
 mod renewal;
 mod server;
