@@ -14,6 +14,7 @@ use crate::support::{Echo, Gateway, Setup, within};
 
 for_the_relay! {
     calls_and_streams_pass_with_metadata_statuses_and_large_messages,
+    the_interoperability_cases_of_grpc_go_well,
     deadlines_and_cancellations_reach_the_server,
     a_thousand_calls_go_at_once_over_few_connections,
     a_quiet_stream_outlives_the_times_of_requests,
@@ -75,6 +76,30 @@ async fn calls_and_streams_pass_with_metadata_statuses_and_large_messages() {
     let gateway = calls.setup().start().await;
     client(&gateway, &["unary", "statuses", "streams", "large"]).await;
     gateway.access_line(&["protocol=HTTP/2", "target=/test.Calls/Echo", "status=200", "upstream=app"]).await;
+}
+
+/// By the names that gRPC gives them; those about compression, credentials of clouds and load reports are left out.
+async fn the_interoperability_cases_of_grpc_go_well() {
+    let Some(calls) = Calls::start().await else { return };
+    let gateway = calls.setup().start().await;
+    let cases = [
+        "empty_unary",
+        "large_unary",
+        "client_streaming",
+        "server_streaming",
+        "ping_pong",
+        "empty_stream",
+        "custom_metadata",
+        "status_code_and_message",
+        "special_status_message",
+        "unimplemented_method",
+        "unimplemented_service",
+        "cancel_after_begin",
+        "cancel_after_first_response",
+        "timeout_on_sleeping_server",
+        "many_small_messages",
+    ];
+    client(&gateway, &cases).await;
 }
 
 async fn deadlines_and_cancellations_reach_the_server() {

@@ -211,6 +211,89 @@ class Client:
         await chat.done_writing()
         assert await chat.read() is grpc.aio.EOF
 
+    # The cases of gRPC's own interoperability tests, by their names there, with bytes in place of their schema.
+
+    async def empty_unary(self):
+        assert await self.call("unary_unary", "Echo")(b"", timeout=20) == b""
+
+    async def large_unary(self):
+        assert await self.call("unary_unary", "Echo")(bytes(271828), timeout=20) == bytes(271828)
+
+    async def client_streaming(self):
+        async def sizes():
+            for size in (27182, 8, 1828, 45904):
+                yield b" " * (size - 1) + b"1"
+
+        assert await self.call("stream_unary", "Sum")(sizes(), timeout=20) == b"4"
+
+    async def server_streaming(self):
+        assert len([one async for one in self.call("unary_stream", "Count")(b"4", timeout=20)]) == 4
+
+    async def ping_pong(self):
+        chat = self.call("stream_stream", "Chat")(timeout=20)
+        for size in (27182, 8, 1828, 45904):
+            await chat.write(bytes(size))
+            assert await chat.read() == bytes(size)
+        await chat.done_writing()
+        assert await chat.read() is grpc.aio.EOF
+
+    async def empty_stream(self):
+        chat = self.call("stream_stream", "Chat")(timeout=20)
+        await chat.done_writing()
+        assert await chat.read() is grpc.aio.EOF
+        assert await chat.code() == grpc.StatusCode.OK
+
+    async def custom_metadata(self):
+        await self.unary()
+
+    async def status_code_and_message(self):
+        await self.expect(
+            self.call("unary_unary", "Fail")(b"UNKNOWN test status message", timeout=20),
+            grpc.StatusCode.UNKNOWN,
+            "test status message",
+        )
+
+    async def special_status_message(self):
+        message = "\t\ntest with whitespace\r\nand Unicode BMP \u263a and non-BMP \U0001f608\t\n"
+        call = self.call("unary_unary", "Fail")(f"UNKNOWN {message}".encode(), timeout=20)
+        await self.expect(call, grpc.StatusCode.UNKNOWN, message)
+
+    async def unimplemented_method(self):
+        await self.expect(self.call("unary_unary", "Nobody")(b"", timeout=20), grpc.StatusCode.UNIMPLEMENTED)
+
+    async def unimplemented_service(self):
+        call = self.channel.unary_unary("/test.Nobody/Call")(b"", timeout=20)
+        await self.expect(call, grpc.StatusCode.UNIMPLEMENTED)
+
+    async def cancel_after_begin(self):
+        call = self.call("stream_unary", "Sum")(timeout=20)
+        call.cancel()
+        assert await call.code() == grpc.StatusCode.CANCELLED
+
+    async def cancel_after_first_response(self):
+        chat = self.call("stream_stream", "Chat")(timeout=20)
+        await chat.write(bytes(27182))
+        assert await chat.read() == bytes(27182)
+        chat.cancel()
+        assert await chat.code() == grpc.StatusCode.CANCELLED
+
+    async def timeout_on_sleeping_server(self):
+        call = self.call("unary_unary", "Hang")(b"", timeout=0.2)
+        await self.expect(call, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+    async def many_small_messages(self):
+        """A thousand each way, of one byte, none of which waits for another."""
+        chat = self.call("stream_stream", "Chat")(timeout=60)
+
+        async def write():
+            for _ in range(1000):
+                await chat.write(b"x")
+            await chat.done_writing()
+
+        writing = asyncio.ensure_future(write())
+        assert [one async for one in chat] == [b"x"] * 1000
+        await writing
+
     async def refused(self, code, details=None):
         call = self.call("unary_unary", "Echo")(b"hello", timeout=20)
         await self.expect(call, getattr(grpc.StatusCode, code), details)
