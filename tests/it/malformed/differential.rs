@@ -27,7 +27,9 @@ async fn the_log_says_what_the_server_saw() {
     let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
     let noted = Arc::clone(&seen);
     let server = Scripted::start(move |client, _| serve(client, Arc::clone(&noted))).await;
-    let more = "access_log: { format: json }\nlimits: { head: 4KiB }\n";
+    // Who announces more than it sends is not waited for longer than a test is.
+    let more =
+        "access_log: { format: json }\nlimits: { head: 4KiB }\ntimeouts: { head: 5s, body: 5s, keep_alive: 5s }\n";
     let gateway = Setup::before(&[server.address()]).unchecked().more(more).start().await;
     let (mut asked, mut carried, mut logged) = (0, 0, 0);
     for seed in seeds {
