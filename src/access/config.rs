@@ -15,6 +15,7 @@ use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::origins::Pattern;
+use super::passwords::User;
 use crate::http::config::exactly;
 
 /// `access`, of a route or for all of them. A key that a route gives stands in place of the same key at the top level.
@@ -33,13 +34,24 @@ pub struct Config {
     pub cors: Option<Cors>,
     /// The signed token that has to be shown. Default: none.
     pub jwt: Option<Jwt>,
+    /// The users of whom one has to be named, with their password. Default: none.
+    pub basic: Option<Basic>,
     /// The service that is asked whether a request may pass. Default: none.
     pub forward_auth: Option<ForwardAuth>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { inherit: true, allow: None, deny: None, origins: None, cors: None, jwt: None, forward_auth: None }
+        Self {
+            inherit: true,
+            allow: None,
+            deny: None,
+            origins: None,
+            cors: None,
+            jwt: None,
+            basic: None,
+            forward_auth: None,
+        }
     }
 }
 
@@ -56,6 +68,7 @@ impl Config {
             origins: this.origins.or(top.origins),
             cors: this.cors.or(top.cors),
             jwt: this.jwt.or(top.jwt),
+            basic: this.basic.or(top.basic),
             forward_auth: this.forward_auth.or(top.forward_auth),
         }
     }
@@ -63,8 +76,9 @@ impl Config {
     /// Every file that it names.
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
         let of_service = self.forward_auth.iter().flat_map(|service| &service.ca);
-        let of_jwt = self.jwt.iter().flat_map(|jwt| jwt.jwks.iter().chain(&jwt.public_key));
-        self.allow.iter().chain(&self.deny).flat_map(Networks::files).chain(of_jwt).chain(of_service)
+        let of_jwt = self.jwt.iter().flat_map(|jwt| jwt.jwks.iter().flat_map(KeySource::files).chain(&jwt.public_key));
+        let of_users = self.basic.iter().flat_map(|basic| basic.users.files());
+        self.allow.iter().chain(&self.deny).flat_map(Networks::files).chain(of_jwt).chain(of_users).chain(of_service)
     }
 
     /// Parameters of the query whose values are secrets.
@@ -310,8 +324,8 @@ impl<'de> Deserialize<'de> for Sites {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Jwt {
-    /// A file with a set of keys (RFC 7517). Default: none.
-    pub jwks: Option<PathBuf>,
+    /// A set of keys (RFC 7517). Default: none.
+    pub jwks: Option<KeySource>,
     /// A PEM file with one public key: RSA, ECDSA by P-256 or P-384, or Ed25519. Default: none.
     pub public_key: Option<PathBuf>,
     /// A secret that is shared with the issuer, for HS256, HS384 and HS512. Default: none.
@@ -350,6 +364,92 @@ impl Default for Jwt {
             claims: BTreeMap::new(),
             sessions: Sessions::default(),
         }
+    }
+}
+
+/// `access.jwt.jwks`: a file, the address of a set, or that in a map with more.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum KeySource {
+    /// A file.
+    File(PathBuf),
+    /// Where the issuer publishes them.
+    Remote(RemoteKeys),
+}
+
+/// Keys that an issuer publishes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoteKeys {
+    /// Where they are: `https://login.example.com/.well-known/jwks.json`.
+    pub url: Url,
+    /// The longest time until they are fetched again; `Cache-Control` can make it shorter. Default 10 min.
+    #[serde(default = "ten_minutes", with = "humantime_serde")]
+    pub refresh: Duration,
+    /// The shortest time between two fetches, whatever tokens name and `Cache-Control` says. Default 10 s.
+    #[serde(default = "ten_seconds", with = "humantime_serde")]
+    pub min_refresh: Duration,
+    /// PEM certificates of the authorities that are trusted with https. Default: those of the system.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+}
+
+fn ten_minutes() -> Duration {
+    Duration::from_secs(600)
+}
+
+fn ten_seconds() -> Duration {
+    Duration::from_secs(10)
+}
+
+impl KeySource {
+    /// Every file that it names.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        match self {
+            Self::File(file) => Some(file),
+            Self::Remote(remote) => remote.ca.as_ref(),
+        }
+        .into_iter()
+    }
+}
+
+impl Serialize for KeySource {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::File(file) => file.serialize(serializer),
+            Self::Remote(remote) => remote.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for KeySource {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = KeySource;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(
+                    "the path of a file, an address such as https://login.example.com/keys, or a map with `url`",
+                )
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<KeySource, E> {
+                let is_remote = ["http://", "https://"]
+                    .iter()
+                    .any(|scheme| text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)));
+                if !is_remote {
+                    return Ok(KeySource::File(text.into()));
+                }
+                let url = Url::deserialize(de::value::StrDeserializer::<E>::new(text))?;
+                let (refresh, min_refresh) = (ten_minutes(), ten_seconds());
+                Ok(KeySource::Remote(RemoteKeys { url, refresh, min_refresh, ca: None }))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<KeySource, A::Error> {
+                RemoteKeys::deserialize(MapAccessDeserializer::new(map)).map(KeySource::Remote)
+            }
+        }
+        deserializer.deserialize_any(Either)
     }
 }
 
@@ -445,6 +545,118 @@ impl<'de> Deserialize<'de> for Texts {
     }
 }
 
+/// `access.basic`: a name and a password, as browsers ask for them (RFC 7617).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Basic {
+    /// Who may come, and what their passwords hash to.
+    pub users: Users,
+    /// What clients are told they give their password for. Default `restricted`.
+    #[serde(default = "restricted")]
+    pub realm: String,
+    /// The field that tells servers who asks; nobody else may say it. Default: none.
+    #[serde(default)]
+    pub user_header: Option<String>,
+    /// Whether servers get the password, as the client has sent it. Default false.
+    #[serde(default)]
+    pub forward: bool,
+    /// How long a password that was right is known again before it is computed anew; zero is never. Default 5 min.
+    #[serde(default = "five_minutes", with = "humantime_serde")]
+    pub remember: Duration,
+    /// Which requests of a session have to show it. Default `each`.
+    #[serde(default)]
+    pub sessions: Sessions,
+}
+
+fn restricted() -> String {
+    "restricted".to_owned()
+}
+
+fn five_minutes() -> Duration {
+    Duration::from_secs(300)
+}
+
+/// A list of users, or one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Users(pub Vec<UserItem>);
+
+impl Users {
+    /// The files among them.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.0.iter().filter_map(|item| match item {
+            UserItem::File(file) => Some(file),
+            UserItem::User(_) => None,
+        })
+    }
+}
+
+/// `name:hash`, or `{ file: FILE }` with one in each line.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum UserItem {
+    /// A user.
+    User(User),
+    /// A file of them, as `htpasswd` writes it; `#` begins a comment.
+    File(PathBuf),
+}
+
+impl Serialize for UserItem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::User(user) => serializer.collect_str(&user.text()),
+            Self::File(file) => serializer.collect_map([("file", file)]),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for UserItem {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Item;
+        impl<'de> Visitor<'de> for Item {
+            type Value = UserItem;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`name:hash`, or `file` with the path of a list")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<UserItem, E> {
+                User::read(text).map(UserItem::User).map_err(E::custom)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<UserItem, A::Error> {
+                only_file(map).map(UserItem::File)
+            }
+        }
+        deserializer.deserialize_any(Item)
+    }
+}
+
+impl<'de> Deserialize<'de> for Users {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Users;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`file` with the path of a list, `name:hash`, or a list of them")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Users, E> {
+                User::read(text).map(|user| Users(vec![UserItem::User(user)])).map_err(E::custom)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Users, A::Error> {
+                Ok(Users(vec![UserItem::File(only_file(map)?)]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Users, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(Users)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
 /// `access.forward_auth`: a service that is asked whether a request may pass.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -485,6 +697,16 @@ fn default_body() -> ByteSize {
 pub struct Url(String);
 
 impl Url {
+    /// Whether nobody between can change what it says: by https, or on this machine.
+    pub fn is_safe(&self) -> bool {
+        let uri: Option<http::Uri> = self.0.parse().ok();
+        uri.is_some_and(|uri| {
+            let host = uri.host().unwrap_or("").trim_matches(['[', ']']);
+            let is_here = host.parse::<IpAddr>().map_or(host == "localhost", |address| address.is_loopback());
+            uri.scheme_str() == Some("https") || is_here
+        })
+    }
+
     /// The address, as written.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -4,23 +4,24 @@
 //! that fit.
 
 use std::fs;
+use std::hash::Hasher;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use arc_swap::{ArcSwapOption, Guard};
 use http::{HeaderName, HeaderValue};
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyOperations, PublicKeyUse};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, Validation};
 use log::warn;
 use quick_cache::sync::Cache;
 use rand::Rng;
 use serde_json::{Map, Value};
 use siphasher::sip128::{Hasher128, SipHasher13};
-use std::hash::Hasher;
-use std::sync::Arc;
 
-use super::config;
-use super::{BuildError, Unfit};
+use super::key_set::{self, KeySet};
+use super::{BuildError, Unfit, config};
 use crate::filter::Changes;
 use crate::request::Request;
 
@@ -30,10 +31,15 @@ const LONGEST: usize = 16 * 1024;
 const MOST_TRIED: usize = 8;
 /// Tokens that have been found good and are known again.
 const KNOWN: usize = 8192;
+/// What they take, with a few claims each.
+pub(super) const MEMORY: u64 = KNOWN as u64 * 512;
 
 /// Asks for a token, and knows those that are good.
 pub(crate) struct Jwt {
     keys: Vec<Key>,
+    /// More of them, which come over the network.
+    remote: Option<Remote>,
+    /// With the field's name in lower case.
     from: config::TokenFrom,
     required: Vec<String>,
     /// Fields towards servers, and the claims that they tell.
@@ -42,6 +48,19 @@ pub(crate) struct Jwt {
     /// What good tokens tell, by a hash whose key nobody else knows.
     known: Cache<u128, Arc<Told>>,
     hash_key: [u8; 16],
+}
+
+/// Keys that come over the network.
+struct Remote {
+    set: Arc<KeySet>,
+    said: config::Jwt,
+    made: ArcSwapOption<Made>,
+}
+
+/// What was made of the set of this number.
+struct Made {
+    number: u64,
+    keys: Vec<Key>,
 }
 
 /// A key, and what is asked of tokens that it is tried with.
@@ -57,6 +76,8 @@ struct Told {
     fields: Vec<(HeaderName, HeaderValue)>,
     /// When it is none any more, with the leeway, in seconds of Unix time.
     until: Option<u64>,
+    /// The set of [`Remote`] keys that were there.
+    number: u64,
 }
 
 impl std::fmt::Debug for Jwt {
@@ -66,11 +87,19 @@ impl std::fmt::Debug for Jwt {
 }
 
 impl Jwt {
-    /// Reads the keys.
-    pub(super) fn build(said: &config::Jwt) -> Result<Self, BuildError> {
+    /// Reads the keys; `set` finds those that come over the network.
+    pub(super) fn build(
+        said: &config::Jwt,
+        set: impl FnOnce(&config::RemoteKeys) -> Result<Arc<KeySet>, BuildError>,
+    ) -> Result<Self, BuildError> {
         let mut keys = Vec::new();
-        if let Some(file) = &said.jwks {
-            keys.extend(set(file, said)?);
+        let mut remote = None;
+        match &said.jwks {
+            Some(config::KeySource::File(file)) => keys.extend(of_file(file, said)?),
+            Some(config::KeySource::Remote(from)) => {
+                remote = Some(Remote { set: set(from)?, said: said.clone(), made: ArcSwapOption::empty() });
+            }
+            None => {}
         }
         if let Some(file) = &said.public_key {
             keys.push(public_key(file, said)?);
@@ -80,14 +109,17 @@ impl Jwt {
                 DecodingKey::from_secret(secret.bytes()).map_err(|fault| BuildError(format!("jwt.secret: {fault}")))?;
             keys.extend(Key::new(None, key, &[Algorithm::HS256, Algorithm::HS384, Algorithm::HS512], said));
         }
-        if keys.is_empty() {
+        if keys.is_empty() && remote.is_none() {
             return Err(BuildError("jwt: none of the keys is for a signature by `algorithms`".to_owned()));
         }
         let claims =
             said.claims.iter().filter_map(|(field, claim)| Some((HeaderName::try_from(field).ok()?, claim.clone())));
+        let mut from = said.from.clone();
+        from.header = from.header.map(|name| name.to_ascii_lowercase());
         Ok(Self {
             keys,
-            from: said.from.clone(),
+            remote,
+            from,
             required: said.required.clone(),
             claims: claims.collect(),
             leeway: said.leeway.as_secs(),
@@ -108,12 +140,37 @@ impl Jwt {
         Ok(())
     }
 
+    /// The keys that come over the network.
+    pub(super) fn key_set(&self) -> Option<&Arc<KeySet>> {
+        self.remote.as_ref().map(|remote| &remote.set)
+    }
+
+    /// Has keys fetched where the request brings a token that names none of those that are there, and waits for them a while.
+    pub(super) async fn renew(&self, request: &Request<'_>) {
+        let Some(remote) = &self.remote else { return };
+        let lacking = {
+            let made = remote.made();
+            match (self.find(request), &*made) {
+                (Ok(_), None) => true,
+                (Ok(token), Some(made)) => {
+                    let named = jsonwebtoken::decode_header(token).ok().and_then(|header| header.kid);
+                    let is_there =
+                        |id: &String| self.keys.iter().chain(&made.keys).any(|key| key.id.as_ref() == Some(id));
+                    named.is_some_and(|id| !is_there(&id))
+                }
+                (Err(_), _) => false,
+            }
+        };
+        if lacking {
+            remote.set.renewed().await;
+        }
+    }
+
     /// The token of a request, from the first place that has one.
     fn find<'a>(&self, request: &Request<'a>) -> Result<&'a str, Unfit> {
         let config::TokenFrom { header, cookie, query } = &self.from;
         if let Some(name) = header {
-            let name = name.to_ascii_lowercase();
-            let mut values = request.headers.all(&name);
+            let mut values = request.headers.all(name);
             if let Some(value) = values.next() {
                 // Servers differ in which of two they take.
                 if values.next().is_some() {
@@ -140,10 +197,14 @@ impl Jwt {
         let mut hasher = SipHasher13::new_with_key(&self.hash_key);
         hasher.write(token.as_bytes());
         let hash = hasher.finish128().as_u128();
-        let told = match self.known.get(&hash) {
+        let made = self.remote.as_ref().map(Remote::made);
+        let made = made.as_ref().and_then(|made| made.as_deref());
+        let number = made.map_or(0, |made| made.number);
+        // A key that the issuer has taken back lets nobody in any more.
+        let told = match self.known.get(&hash).filter(|told| told.number == number) {
             Some(told) => told,
             None => {
-                let told = Arc::new(self.verify(token)?);
+                let told = Arc::new(self.verify(token, made)?);
                 self.known.insert(hash, Arc::clone(&told));
                 told
             }
@@ -154,7 +215,7 @@ impl Jwt {
         }
     }
 
-    fn verify(&self, token: &str) -> Result<Told, Unfit> {
+    fn verify(&self, token: &str, made: Option<&Made>) -> Result<Told, Unfit> {
         let header = jsonwebtoken::decode_header(token).map_err(|_| Unfit::Bad)?;
         // What it says has to be understood is not (RFC 7515 4.1.11).
         if header.crit.is_some() {
@@ -164,10 +225,11 @@ impl Jwt {
             let named = header.kid.is_none() || key.id.is_none() || key.id == header.kid;
             named && key.asks.algorithms.contains(&header.alg)
         };
-        let mut unfit = Unfit::Bad;
-        for key in self.keys.iter().filter(fits).take(MOST_TRIED) {
+        let mut unfit = if self.remote.is_some() && made.is_none() { Unfit::NoKeys } else { Unfit::Bad };
+        let (number, others) = made.map_or((0, &[][..]), |made| (made.number, &made.keys));
+        for key in self.keys.iter().chain(others).filter(fits).take(MOST_TRIED) {
             match jsonwebtoken::decode::<Map<String, Value>>(token, &key.key, &key.asks) {
-                Ok(good) => return self.read(&good.claims),
+                Ok(good) => return self.read(&good.claims, number),
                 Err(error) if matches!(error.kind(), ErrorKind::ExpiredSignature) => unfit = Unfit::Expired,
                 Err(_) => {}
             }
@@ -175,7 +237,7 @@ impl Jwt {
         Err(unfit)
     }
 
-    fn read(&self, claims: &Map<String, Value>) -> Result<Told, Unfit> {
+    fn read(&self, claims: &Map<String, Value>, number: u64) -> Result<Told, Unfit> {
         if !self.required.iter().all(|claim| find(claims, claim).is_some_and(|value| !value.is_null())) {
             return Err(Unfit::Bad);
         }
@@ -187,7 +249,26 @@ impl Jwt {
             fields.push((field.clone(), value));
         }
         let ends = claims.get("exp").and_then(Value::as_f64);
-        Ok(Told { fields, until: ends.map(|ends| (ends as u64).saturating_add(self.leeway)) })
+        Ok(Told { fields, until: ends.map(|ends| (ends as u64).saturating_add(self.leeway)), number })
+    }
+}
+
+impl Remote {
+    /// The keys that are there and for a signature by `algorithms`, with the number of their set; `None` before the first set.
+    fn made(&self) -> Guard<Option<Arc<Made>>> {
+        let made = self.made.load();
+        let current = self.set.current();
+        let Some(current) = current.as_ref() else { return made };
+        let before = made.as_ref().map(|made| made.number);
+        if before == Some(current.number) {
+            return made;
+        }
+        let keys: Vec<Key> = current.all.iter().filter_map(|jwk| Key::of(jwk, &self.said)).collect();
+        if keys.is_empty() {
+            warn!("access: jwt.jwks: none of the keys that have come is for a signature by `algorithms`");
+        }
+        self.made.store(Some(Arc::new(Made { number: current.number, keys })));
+        self.made.load()
     }
 }
 
@@ -265,6 +346,11 @@ impl Key {
     }
 }
 
+/// Whether a key is one to check signatures with.
+pub(super) fn is_for_signatures(jwk: &Jwk) -> bool {
+    Key::of(jwk, &config::Jwt::default()).is_some()
+}
+
 /// The algorithms of a family, for as long as the program runs.
 trait Algorithms {
     fn algorithms_of(self) -> &'static [Algorithm];
@@ -287,18 +373,17 @@ fn read(file: &Path, key: &str) -> Result<Vec<u8>, BuildError> {
 }
 
 /// The keys of a set (RFC 7517 5) that are for signatures.
-fn set(file: &Path, said: &config::Jwt) -> Result<Vec<Key>, BuildError> {
+fn of_file(file: &Path, said: &config::Jwt) -> Result<Vec<Key>, BuildError> {
     let bytes = read(file, "jwks")?;
     let fault = |what: String| BuildError(format!("jwt.jwks: {}: {what}", file.display()));
-    let set: JwkSet = serde_json::from_slice(&bytes).map_err(|error| {
-        fault(format!("found no set of keys (RFC 7517), expected `{{ \"keys\": [...] }}`: {error}"))
-    })?;
-    let keys: Vec<Key> = set.keys.iter().filter_map(|jwk| Key::of(jwk, said)).collect();
+    let (all, mut others) = key_set::read(&bytes).map_err(fault)?;
+    let keys: Vec<Key> = all.iter().filter_map(|jwk| Key::of(jwk, said)).collect();
     if keys.is_empty() {
         return Err(fault("found no key for a signature by `algorithms`, expected one".to_owned()));
     }
-    if keys.len() < set.keys.len() {
-        warn!("access: jwt.jwks: {}: {} keys are for something else", file.display(), set.keys.len() - keys.len());
+    others += all.len() - keys.len();
+    if others > 0 {
+        warn!("access: jwt.jwks: {}: {others} keys are for something else", file.display());
     }
     Ok(keys)
 }

@@ -1,11 +1,15 @@
 //! Who may ask, and from where: what is looked at once a route is known, before a server hears of the request.
 
+mod basic;
 pub mod config;
 mod cors;
 pub(crate) mod forward;
 mod jwt;
+pub(crate) mod key_set;
 mod networks;
 pub(crate) mod origins;
+mod passwords;
+mod service;
 mod sessions;
 
 use std::fmt;
@@ -25,9 +29,11 @@ use crate::http::Refusal;
 use crate::http::forwarding::Asked;
 use crate::request::{Headers, Request};
 use crate::session::Key;
+use basic::Basic;
 use cors::Cors;
 use forward::ForwardAuth;
 use jwt::Jwt;
+use key_set::KeySet;
 use networks::Lists;
 use origins::Origins;
 
@@ -38,11 +44,35 @@ pub struct Access {
     origins: Option<Origins>,
     cors: Option<Cors>,
     jwt: Option<Jwt>,
+    basic: Option<Basic>,
     forward_auth: Option<ForwardAuth>,
-    /// Whether a session that came in by this goes on without a token, and without its service being asked.
-    once: (bool, bool),
+    /// What a session that came in by this need not show again.
+    once: Once,
     /// Sessions that came in with what is asked for, where later requests need not show it again.
     sessions: Option<Arc<Admitted>>,
+}
+
+/// What only the request that opens a session is asked for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Once {
+    jwt: bool,
+    basic: bool,
+    forward_auth: bool,
+}
+
+/// What passwords that are computed may take at once, in bytes.
+pub(crate) const PASSWORDS: u64 = (basic::MOST_MEBIBYTES as u64) << 20;
+
+impl Config {
+    /// About what strangers can have it remember, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        let is_once = |said: config::Sessions| said == config::Sessions::Once;
+        let once = self.jwt.as_ref().is_some_and(|said| is_once(said.sessions))
+            || self.basic.as_ref().is_some_and(|said| is_once(said.sessions))
+            || self.forward_auth.as_ref().is_some_and(|said| is_once(said.sessions));
+        let tokens = if self.jwt.is_some() { jwt::MEMORY } else { 0 };
+        tokens + if once { sessions::MEMORY } else { 0 }
+    }
 }
 
 /// Why what was shown does not do.
@@ -54,6 +84,19 @@ pub(crate) enum Unfit {
     Bad,
     /// It was good once.
     Expired,
+    /// There are no keys yet that could tell.
+    NoKeys,
+}
+
+impl From<Unfit> for Refusal {
+    fn from(unfit: Unfit) -> Self {
+        match unfit {
+            Unfit::Missing => Self::NoCredentials,
+            Unfit::Bad => Self::BadCredentials,
+            Unfit::Expired => Self::ExpiredToken,
+            Unfit::NoKeys => Self::NoKeys,
+        }
+    }
 }
 
 /// An `access` that can't be built.
@@ -107,22 +150,37 @@ impl Builder {
     }
 
     fn build_new(&mut self, said: &Config) -> Result<Arc<Access>, BuildError> {
-        let jwt = said.jwt.as_ref().map(Jwt::build).transpose()?;
+        let jwt = said.jwt.as_ref().map(|said| Jwt::build(said, |from| self.key_set(from))).transpose()?;
         let forward_auth = said.forward_auth.as_ref().map(ForwardAuth::build).transpose()?;
-        let once = |said: Option<config::Sessions>| said == Some(config::Sessions::Once);
-        let once = (
-            once(said.jwt.as_ref().map(|said| said.sessions)),
-            once(said.forward_auth.as_ref().map(|said| said.sessions)),
-        );
+        let basic = said.basic.as_ref().map(Basic::build).transpose()?;
+        let is_once = |said: config::Sessions| said == config::Sessions::Once;
+        let once = Once {
+            jwt: said.jwt.as_ref().is_some_and(|said| is_once(said.sessions)),
+            basic: said.basic.as_ref().is_some_and(|said| is_once(said.sessions)),
+            forward_auth: said.forward_auth.as_ref().is_some_and(|said| is_once(said.sessions)),
+        };
         Ok(Arc::new(Access {
             networks: self.networks(said.allow.as_ref(), said.deny.as_ref())?,
             origins: said.origins.as_ref().map(Origins::new),
             cors: said.cors.as_ref().map(|cors| Cors::new(cors, said.origins.as_ref())),
             jwt,
+            basic,
             forward_auth,
-            sessions: (once.0 || once.1).then(Arc::default),
+            sessions: (once.jwt || once.basic || once.forward_auth).then(Arc::default),
             once,
         }))
+    }
+
+    /// Keys that come over the network: those that have come already, where the same was said before.
+    fn key_set(&self, said: &config::RemoteKeys) -> Result<Arc<KeySet>, BuildError> {
+        let mut ca = DefaultHasher::new();
+        said.ca.as_ref().map(|file| std::fs::read(file).ok()).hash(&mut ca);
+        let ca = ca.finish();
+        let mut known = self.built.iter().chain(&self.before).filter_map(|(_, _, access)| access.key_set());
+        match known.find(|known| known.is_of(said, ca)) {
+            Some(known) => Ok(Arc::clone(known)),
+            None => KeySet::build(said, ca).map(Arc::new),
+        }
     }
 
     /// The networks alone.
@@ -156,6 +214,24 @@ impl Access {
         }
     }
 
+    /// The keys that come over the network.
+    pub(crate) fn key_set(&self) -> Option<&Arc<KeySet>> {
+        self.jwt.as_ref()?.key_set()
+    }
+
+    /// The same as [`Self::identify`], where keys may have to be waited for.
+    pub(crate) async fn identify_in_time(
+        &self,
+        request: &Request<'_>,
+        session: Option<Key>,
+        changes: &mut Changes,
+    ) -> Result<(), Refusal> {
+        if let Some(jwt) = self.jwt.as_ref().filter(|_| !(self.once.jwt && self.has_admitted(session))) {
+            jwt.renew(request).await;
+        }
+        self.identify(request, session, changes)
+    }
+
     /// Whether the request shows what is asked for; what that tells of the client goes to the server, and nobody else may
     /// say it. `session` is the one that the request names.
     pub(crate) fn identify(
@@ -166,18 +242,36 @@ impl Access {
     ) -> Result<(), Refusal> {
         let Some(jwt) = &self.jwt else { return Ok(()) };
         jwt.strip(changes);
-        if self.once.0 && self.has_admitted(session) {
+        if self.once.jwt && self.has_admitted(session) {
             return Ok(());
         }
         jwt.check(request, changes).map_err(|unfit| {
-            let challenge = if unfit == Unfit::Missing { "Bearer" } else { "Bearer error=\"invalid_token\"" };
-            changes.to_client.append(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
-            match unfit {
-                Unfit::Missing => Refusal::NoCredentials,
-                Unfit::Bad => Refusal::BadCredentials,
-                Unfit::Expired => Refusal::ExpiredToken,
+            let challenge = match unfit {
+                Unfit::Missing => Some("Bearer"),
+                Unfit::Bad | Unfit::Expired => Some("Bearer error=\"invalid_token\""),
+                Unfit::NoKeys => None,
+            };
+            if let Some(challenge) = challenge {
+                changes.to_client.append(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
             }
+            unfit.into()
         })
+    }
+
+    /// Whether the request shows a user and their password, where that is asked for: who it is. That goes to the server, and
+    /// nobody else may say it.
+    pub(crate) async fn log_in(
+        &self,
+        request: &Request<'_>,
+        session: Option<Key>,
+        changes: &mut Changes,
+    ) -> Result<Option<Arc<str>>, Refusal> {
+        let Some(basic) = &self.basic else { return Ok(None) };
+        basic.strip(changes);
+        if self.once.basic && self.has_admitted(session) {
+            return Ok(None);
+        }
+        basic.check(request, changes).await.map(Some)
     }
 
     /// The service that has to be asked about a request of this session, if any; what only that may tell goes to no
@@ -185,12 +279,12 @@ impl Access {
     pub(crate) fn service(&self, session: Option<Key>, changes: &mut Changes) -> Option<&ForwardAuth> {
         let service = self.forward_auth.as_ref()?;
         service.strip(changes);
-        Some(service).filter(|_| !(self.once.1 && self.has_admitted(session)))
+        Some(service).filter(|_| !(self.once.forward_auth && self.has_admitted(session)))
     }
 
     /// Whether somebody may have to be waited for.
     pub(crate) fn waits(&self) -> bool {
-        self.forward_auth.is_some()
+        self.basic.is_some() || self.forward_auth.is_some() || self.key_set().is_some()
     }
 
     /// Whether the session came in with what is asked for.

@@ -9,6 +9,8 @@ use crate::session::Key;
 
 /// Sessions that are noted; whose place is taken has to show again what is asked for.
 const MOST: usize = 200_000;
+/// What they take.
+pub(super) const MEMORY: u64 = MOST as u64 * 64;
 
 /// Sessions that came in so.
 #[derive(Debug)]

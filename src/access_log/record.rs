@@ -21,8 +21,10 @@ pub struct Record {
     pub first_byte: Option<Duration>,
     /// Time spent in the upstream's waiting room.
     pub queued: Duration,
-    /// Who asked.
+    /// Where from.
     pub client: IpAddr,
+    /// Who asked, where a name and a password had to be said.
+    pub user: Option<Arc<str>>,
     /// Where it came in.
     pub listener: Arc<str>,
     /// What was spoken: `HTTP/1.1`, `HTTP/2`, `WebSocket`, `TCP`.
@@ -135,6 +137,7 @@ impl Record {
         };
         text("event", self.event.as_str());
         text("client", &Text::address(self.client));
+        text("user", self.user.as_deref().unwrap_or(""));
         text("listener", &self.listener);
         text("protocol", self.protocol);
         text("transport", self.transport.unwrap_or(""));
@@ -229,6 +232,7 @@ pub(super) mod tests {
             first_byte: None,
             queued: Duration::ZERO,
             client: [192, 0, 2, 1].into(),
+            user: None,
             listener: "web".into(),
             protocol: "WebSocket",
             transport: Some("websocket"),

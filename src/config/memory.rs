@@ -1,10 +1,12 @@
 //! About how much memory strangers can take, by what a configuration allows them.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use bytesize::ByteSize;
 
 use super::Config;
+use crate::access;
 use crate::compression;
 use crate::listener::config::Protocol;
 
@@ -38,6 +40,8 @@ pub struct Memory {
     pub rates: u64,
     /// `limits.compressions`, where any route compresses.
     pub compressions: u64,
+    /// `access`, here and on routes: tokens and sessions that are known again, and passwords that are computed.
+    pub access: u64,
 }
 
 impl Memory {
@@ -67,13 +71,14 @@ impl Memory {
             } else {
                 0
             },
+            access: of_access(config),
         })
     }
 
     /// All of it but further streams of HTTP/2.
     pub fn sum(&self) -> u64 {
-        let Self { connections, streams: _, buffers, sessions, rates, compressions } = self;
-        [connections, buffers, sessions, rates, compressions]
+        let Self { connections, streams: _, buffers, sessions, rates, compressions, access } = self;
+        [connections, buffers, sessions, rates, compressions, access]
             .into_iter()
             .fold(0, |sum: u64, part| sum.saturating_add(*part))
     }
@@ -90,6 +95,7 @@ impl fmt::Display for Memory {
             (self.sessions, "sessions that are remembered (sessions.max)"),
             (self.rates, "rates (limits.rate)"),
             (self.compressions, "answers that are compressed (limits.compressions)"),
+            (self.access, "tokens and sessions that are known again, passwords that are computed (access)"),
         ];
         for (bytes, what) in parts.into_iter().filter(|(bytes, _)| *bytes > 0) {
             write!(f, "\n  {:>10}  {what}", size(bytes))?;
@@ -103,6 +109,15 @@ impl fmt::Display for Memory {
         }
         Ok(())
     }
+}
+
+/// What says the same is built once.
+fn of_access(config: &Config) -> u64 {
+    let top = config.access.as_ref();
+    let of_routes = config.routes.iter().filter_map(|route| route.access.as_ref()).map(|said| said.over(top));
+    let all: HashSet<access::Config> = top.cloned().into_iter().chain(of_routes).collect();
+    let passwords = if all.iter().any(|said| said.basic.is_some()) { access::PASSWORDS } else { 0 };
+    passwords + all.iter().map(access::Config::memory).sum::<u64>()
 }
 
 #[cfg(test)]
@@ -129,6 +144,23 @@ upstreams:
         assert_eq!(said.sum(), said.connections + said.buffers + said.sessions + said.rates);
         let text = said.to_string();
         assert!(text.starts_with("strangers can take some 26.6 MiB, and") && !text.contains("HTTP/2"), "{text}");
+    }
+
+    #[test]
+    fn what_access_knows_again_counts_once_for_all_who_say_the_same() {
+        let with = |top: &str, route: &str| {
+            let yaml = format!(
+                "listeners: [{{ address: ':80' }}]\nroutes: [{{ respond: {{}}, access: {route} }}]\naccess: {top}\n"
+            );
+            memory(&yaml).unwrap().access
+        };
+        let jwt = "{ jwt: { secret: 0123456789abcdef0123456789abcdef } }";
+        let once = "{ forward_auth: { url: 'http://127.0.0.1:1/', sessions: once } }";
+        assert_eq!(with("{ deny: 10.0.0.1 }", "{}"), 0);
+        assert_eq!(with(jwt, "{}"), 8192 * 512);
+        assert_eq!(with(jwt, "{ deny: 10.0.0.1 }"), 2 * 8192 * 512);
+        assert_eq!(with("{}", once), 200_000 * 64);
+        assert_eq!(with("{ basic: { users: { file: a } } }", "{ deny: 10.0.0.1 }"), 128 << 20);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::Config;
 const HIDDEN: &str = "(hidden)";
 
 impl Config {
-    /// Writes the configuration as YAML that reads as the same one, but for the secrets of cookies, which are hidden.
+    /// Writes the configuration as YAML that reads as the same one, but for secrets, which are hidden.
     ///
     /// # Errors
     /// Names of files that are no text.
@@ -21,20 +21,27 @@ impl Config {
                 *secret = HIDDEN.into();
             }
         }
-        hide_secret_of(config.get_mut("access"));
+        hide_secrets_of(config.get_mut("access"));
         for route in config.get_mut("routes").and_then(Value::as_sequence_mut).into_iter().flatten() {
-            hide_secret_of(route.get_mut("access"));
+            hide_secrets_of(route.get_mut("access"));
         }
         double_dollars(&mut config);
         serde_yaml::to_string(&config)
     }
 }
 
-/// Hides the secret that an `access` shares with an issuer, in a text that is as long as one.
-fn hide_secret_of(access: Option<&mut Value>) {
-    let secret = access.and_then(|access| access.get_mut("jwt")?.get_mut("secret")).filter(|secret| !secret.is_null());
+/// Hides the secret that an `access` shares with an issuer, and what the passwords of its users hash to.
+fn hide_secrets_of(access: Option<&mut Value>) {
+    let Some(access) = access else { return };
+    let secret = access.get_mut("jwt").and_then(|jwt| jwt.get_mut("secret")).filter(|secret| !secret.is_null());
     if let Some(secret) = secret {
         *secret = HIDDEN.into();
+    }
+    let users = access.get_mut("basic").and_then(|basic| basic.get_mut("users")?.as_sequence_mut());
+    for user in users.into_iter().flatten() {
+        if let Some((name, _)) = user.as_str().and_then(|text| text.split_once(':')) {
+            *user = format!("{name}:{HIDDEN}").into();
+        }
     }
 }
 

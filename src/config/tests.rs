@@ -68,7 +68,7 @@ routes:
       listener: "0.0.0.0:443"
     upstream: socket_io
     compression: {}
-  - { match: { path: /maintenance }, respond: {}, access: { jwt: { jwks: keys.json, claims: { x-user: sub } }, forward_auth: { url: "http://127.0.0.1:9000/verify", to_server: [x-user] } } }
+  - { match: { path: /maintenance }, respond: {}, access: { jwt: { jwks: https://login.example.com/.well-known/jwks.json, from: { header: Authorization, query: token }, claims: { x-user: sub } }, basic: { users: { file: users.htpasswd }, user_header: x-auth-user }, forward_auth: { url: "http://127.0.0.1:9000/verify", to_server: [x-user] } } }
   - { match: { host: old.example.com }, redirect: { host: www.example.com } }
   - upstream: webapp
 upstreams:

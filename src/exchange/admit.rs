@@ -27,6 +27,10 @@ impl Exchange {
             return Ok(());
         }
         within(limits, || Ok(request.clone()))?;
+        if access.key_set().is_some() {
+            // Asked where keys can be waited for.
+            return Ok(());
+        }
         let session = self.session();
         let mut changes = std::mem::take(&mut self.changes);
         let shown = self.access().map_or(Ok(()), |access| access.identify(&request, session, &mut changes));
@@ -34,11 +38,19 @@ impl Exchange {
         shown
     }
 
-    /// Asks the service that has to be asked, if there is one.
-    pub(super) async fn ask_service(&mut self, core: &Core, head: &RequestHead<'_>) -> Result<(), Refusal> {
+    /// Asks what may have to be waited for: keys of tokens, a password, and the service that has to be asked.
+    pub(super) async fn admit_in_time(&mut self, core: &Core, head: &RequestHead<'_>) -> Result<(), Refusal> {
         let holder = self.route.as_ref().and_then(|route| route.access.as_ref()).or(self.snapshot.access.as_ref());
         let Some(access) = holder.cloned() else { return Ok(()) };
-        let Some(service) = access.service(self.session(), &mut self.changes) else { return Ok(()) };
+        let (info, session) = (Arc::clone(&self.info), self.session());
+        let request = head.request(&info, self.client)?;
+        if access.key_set().is_some() {
+            access.identify_in_time(&request, session, &mut self.changes).await?;
+        }
+        if let Some(user) = access.log_in(&request, session, &mut self.changes).await? {
+            self.user = Some(Box::new(user));
+        }
+        let Some(service) = access.service(session, &mut self.changes) else { return Ok(()) };
         match service.ask(self.told_to_service(head)).await {
             Said::Pass(told) => service.tell(&told, &mut self.changes),
             Said::Answer(answer) => {

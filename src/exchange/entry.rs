@@ -28,6 +28,7 @@ impl Entry {
             first_byte: None,
             queued: Duration::ZERO,
             client: info.peer.ip().to_canonical(),
+            user: None,
             listener: Arc::clone(&info.listener),
             protocol,
             transport: None,

@@ -79,6 +79,8 @@ pub struct Exchange {
     upstream: Option<Arc<Upstream>>,
     /// What it says of its client and session.
     ties: Option<Ties>,
+    /// Who asks, where that has to be said.
+    user: Option<Box<Arc<str>>>,
     /// Whether it is a poll of a session, which the server may take its time to answer.
     polls: bool,
     /// What filters change.
@@ -220,14 +222,14 @@ impl Exchange {
             Err(refusal) => Err(refusal),
         };
         let decided = match decided {
-            Ok(()) if this.snapshot.waits && this.own.is_none() => Box::pin(this.ask_service(core, request)).await,
+            Ok(()) if this.snapshot.waits && this.own.is_none() => Box::pin(this.admit_in_time(core, request)).await,
             decided => decided,
         };
         this.decided(core, request, decided);
         this
     }
 
-    /// The same, where no filter and no service may have to be waited for; else `None`.
+    /// The same, where no filter, password or service may have to be waited for; else `None`.
     pub(crate) fn begin_now(
         core: &Core,
         info: &Arc<Info>,
@@ -280,6 +282,7 @@ impl Exchange {
             route: None,
             upstream: None,
             ties: None,
+            user: None,
             polls: false,
             changes: Changes::default(),
             own: None,
@@ -903,6 +906,7 @@ impl Exchange {
             entry.request(request, &self.snapshot.secrets);
         }
         entry.client = self.client;
+        entry.user = self.user.as_deref().cloned();
         entry.route = self.route.as_ref().map(|route| Arc::clone(&route.name));
         if let Some(session) = self.ties.as_ref().and_then(|ties| ties.session.as_ref()) {
             entry.session(session.said.transport, session.begun.as_ref());

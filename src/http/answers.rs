@@ -30,6 +30,8 @@ pub enum Refusal {
     BadCredentials,
     /// The token has expired.
     ExpiredToken,
+    /// There are no keys yet that tokens could be checked with.
+    NoKeys,
     /// The service that is asked who may pass gave no proper answer.
     AuthFailed,
     /// It gave none in time.
@@ -87,6 +89,7 @@ impl Refusal {
             Self::ConnectFailed | Self::BadAnswer | Self::AuthFailed => 502,
             Self::NoServer
             | Self::AuthTimeout
+            | Self::NoKeys
             | Self::QueueFull
             | Self::QueueTimeout
             | Self::Stopping
@@ -100,7 +103,7 @@ impl Refusal {
     pub fn retry_after(self) -> Option<u64> {
         match self {
             Self::NewSessions(seconds) | Self::Rate(seconds) => Some(seconds),
-            Self::OpenRequests => Some(1),
+            Self::OpenRequests | Self::NoKeys => Some(1),
             _ => None,
         }
     }
@@ -118,6 +121,7 @@ impl Refusal {
             Self::NoCredentials => "no_credentials",
             Self::BadCredentials => "bad_credentials",
             Self::ExpiredToken => "expired_token",
+            Self::NoKeys => "no_keys",
             Self::AuthFailed => "auth_failed",
             Self::AuthTimeout => "auth_timeout",
             Self::Method => "method",
@@ -154,6 +158,7 @@ impl fmt::Display for Refusal {
             Self::NoCredentials => f.write_str("Something has to show who you are."),
             Self::BadCredentials => f.write_str("What should show who you are does not."),
             Self::ExpiredToken => f.write_str("The token has expired."),
+            Self::NoKeys => f.write_str("Nobody can check tokens yet."),
             Self::AuthFailed => f.write_str("Nobody can say now who may come in."),
             Self::AuthTimeout => f.write_str("Nobody has said in time who may come in."),
             Self::Method => f.write_str("The gateway does not carry this method."),

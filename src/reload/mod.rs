@@ -358,6 +358,8 @@ impl Reloader {
             upstreams.insert(Arc::clone(name), known.unwrap_or_else(fresh));
         }
         running.upstreams = upstreams;
+        let accesses = snapshot.known.accesses.iter();
+        accesses.filter_map(|(_, _, access)| access.key_set()).for_each(|keys| keys.start());
     }
 
     /// Gives listeners their settings, and those that are new to be run; gives back those that have no place any more.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use super::{Report, Spot, words};
-use crate::access::config::{Cors, ForwardAuth, Jwt, Networks, OfListener, TokenFrom};
+use crate::access::config::{Basic, Cors, ForwardAuth, Jwt, KeySource, Networks, OfListener, TokenFrom, UserItem};
 use crate::access::{self, Pattern};
 use crate::config::Config;
 use crate::http::hop_by_hop::is_hop_by_hop;
@@ -63,6 +63,20 @@ fn one(said: &access::Config, top: Option<&access::Config>, spot: &Spot<'_>, rep
     if let Some(said) = &said.jwt {
         jwt(said, &spot.key("jwt"), report);
     }
+    if let Some(said_here) = &said.basic {
+        basic(said_here, &spot.key("basic"), report);
+    }
+    if said.basic.is_some() || said.jwt.is_some() {
+        let all = said.over(top);
+        let from = all.jwt.as_ref().filter(|_| all.basic.is_some()).map(|jwt| &jwt.from);
+        let authorization = |name: &String| name.eq_ignore_ascii_case("authorization");
+        if from.is_some_and(|from| {
+            from.header.as_ref().is_some_and(authorization) && from.cookie.is_none() && from.query.is_none()
+        }) {
+            let what = "`basic` and `jwt` both ask for `Authorization`, and nobody can show two: expected another place in `jwt.from`";
+            report.fault(&spot.as_str(), what);
+        }
+    }
     if let Some(said) = &said.forward_auth {
         forward_auth(said, &spot.key("forward_auth"), report);
     }
@@ -86,6 +100,40 @@ fn cors(cors: &Cors, spot: &Spot<'_>, report: &mut Report) {
             report.well_formed(&spot, words::header_name(name));
         }
     }
+}
+
+fn basic(said: &Basic, spot: &Spot<'_>, report: &mut Report) {
+    let users = spot.key("users");
+    if said.users.0.is_empty() && users.is_intact() {
+        report.fault(&users, "found an empty list, expected `name:hash`, or `file` with the path of a list");
+    }
+    for (spot, item) in users.each(&said.users.0) {
+        match item {
+            UserItem::File(file) => report.some_path(&spot.key("file"), Some(file)),
+            UserItem::User(user) if said.users.0.iter().filter(|other| is_user(other, &user.name)).count() > 1 => {
+                report.fault(&spot, format!("`{}` is there twice", user.name));
+            }
+            UserItem::User(_) => {}
+        }
+    }
+    if !said.realm.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\') {
+        report.fault(&spot.key("realm"), "expected letters, digits, blanks and signs of ASCII but `\"` and `\\`");
+    }
+    if let Some(name) = &said.user_header {
+        let spot = spot.key("user_header");
+        report.well_formed(&spot, words::header_name(name));
+        own_field(name, &spot, report);
+    }
+    if said.remember > MOST_REMEMBERED {
+        report.fault(&spot.key("remember"), "expected at most 1h: for as long a password is good that was changed");
+    }
+}
+
+/// The longest that a password is known again.
+const MOST_REMEMBERED: Duration = Duration::from_secs(3600);
+
+fn is_user(item: &UserItem, name: &str) -> bool {
+    matches!(item, UserItem::User(user) if *user.name == *name)
 }
 
 fn forward_auth(said: &ForwardAuth, spot: &Spot<'_>, report: &mut Report) {
@@ -117,7 +165,9 @@ fn jwt(jwt: &Jwt, spot: &Spot<'_>, report: &mut Report) {
     if jwt.jwks.is_none() && jwt.public_key.is_none() && jwt.secret.is_none() && spot.is_intact() {
         report.fault(&spot.as_str(), "expected one of the keys `jwks`, `public_key` and `secret`");
     }
-    report.some_path(&spot.key("jwks"), jwt.jwks.as_deref());
+    if let Some(source) = &jwt.jwks {
+        key_source(source, &spot.key("jwks"), report);
+    }
     report.some_path(&spot.key("public_key"), jwt.public_key.as_deref());
     if jwt.jwks.is_none() && jwt.public_key.is_none() && !jwt.algorithms.is_empty() {
         use jsonwebtoken::Algorithm::{HS256, HS384, HS512};
@@ -148,6 +198,25 @@ fn jwt(jwt: &Jwt, spot: &Spot<'_>, report: &mut Report) {
     }
     if jwt.leeway > MOST_LEEWAY {
         report.fault(&spot.key("leeway"), "expected at most 1h: who is further apart has another clock to mend");
+    }
+}
+
+fn key_source(source: &KeySource, spot: &Spot<'_>, report: &mut Report) {
+    match source {
+        KeySource::File(file) => report.some_path(spot, Some(file)),
+        KeySource::Remote(remote) => {
+            report.some_path(&spot.key("ca"), remote.ca.as_deref());
+            report.some_time(&spot.key("refresh"), remote.refresh);
+            report.some_time(&spot.key("min_refresh"), remote.min_refresh);
+            if remote.min_refresh > remote.refresh {
+                report.fault(&spot.key("min_refresh"), "expected no more than `refresh`");
+            }
+            if !remote.url.is_safe() {
+                let what = "by plain http: whoever stands between can bring keys of their own";
+                let url = spot.key("url");
+                report.warn(if url.is_given() { &url } else { spot }, what);
+            }
+        }
     }
 }
 
