@@ -93,7 +93,7 @@ fn unix_path(text: &str) -> Option<PathBuf> {
 }
 
 /// Letters, digits, hyphens and underscores between dots (RFC 1123, and the underscores that container networks use).
-fn is_host_name(host: &str) -> bool {
+pub(crate) fn is_host_name(host: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };

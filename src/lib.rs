@@ -29,6 +29,7 @@ mod cli;
 mod compression;
 mod config;
 mod deadline;
+mod discovery;
 mod ending;
 mod exchange;
 mod filter;
@@ -48,6 +49,7 @@ mod text;
 mod transport;
 mod tunnel;
 mod upstream;
+mod watch;
 mod wire;
 
 #[cfg(test)]
@@ -67,4 +69,4 @@ pub use request::{Headers, Path, Request};
 pub use router::{Action, Decision, Route, Router};
 pub use session::SessionProtocol;
 pub use upstream::config::ServerConfig;
-pub use upstream::{Balance, Candidates, Discovery, PickKey, Server};
+pub use upstream::{Balance, Candidates, Discovery, PickKey, Server, ServerList};

@@ -11,6 +11,7 @@ use fnv::FnvBuildHasher;
 use crate::access::{self, Access, Networks};
 use crate::compression::{self, Compression};
 use crate::config::Config;
+use crate::discovery;
 use crate::filter::{Filter, Filters};
 use crate::listener::tls::config::Challenge;
 use crate::metrics::{Metrics, UpstreamMetrics};
@@ -94,6 +95,7 @@ impl Snapshot {
                 Some(before) => before.rebuild(said)?,
                 None => {
                     let brought = brought.upstreams.get(name).cloned().unwrap_or_default();
+                    let brought = upstream::Extensions { open_source: Some(discovery::open), ..brought };
                     Upstream::build_with(name, said, metrics.upstream(name), brought)?
                 }
             };

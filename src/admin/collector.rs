@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
+use std::time::UNIX_EPOCH;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
@@ -67,7 +68,7 @@ enum Read {
 const GAUGE: MetricType = MetricType::GAUGE;
 const COUNTER: MetricType = MetricType::COUNTER;
 
-const FAMILIES: [Family; 22] = [
+const FAMILIES: [Family; 27] = [
     Family {
         name: "server_up",
         kind: GAUGE,
@@ -222,6 +223,39 @@ const FAMILIES: [Family; 22] = [
         kind: COUNTER,
         help: "Handshakes that could not wait for their turn",
         read: Read::Upstream(|upstream| Some(upstream.line()?.refused as f64)),
+    },
+    Family {
+        name: "discovery_servers",
+        kind: GAUGE,
+        help: "Servers that discovery has found",
+        read: Read::Upstream(|upstream| Some(upstream.findings()?.servers as f64)),
+    },
+    Family {
+        name: "discovery_answers_total",
+        kind: COUNTER,
+        help: "Times that discovery found servers",
+        read: Read::Upstream(|upstream| Some(upstream.inquiries()?.answers as f64)),
+    },
+    Family {
+        name: "discovery_failures_total",
+        kind: COUNTER,
+        help: "Times that it found none",
+        read: Read::Upstream(|upstream| Some(upstream.inquiries()?.failures as f64)),
+    },
+    Family {
+        name: "discovery_changes_total",
+        kind: COUNTER,
+        help: "Times that it found others than before",
+        read: Read::Upstream(|upstream| Some(upstream.inquiries()?.changes as f64)),
+    },
+    Family {
+        name: "discovery_found_seconds",
+        kind: GAUGE,
+        help: "When it last found servers, in Unix time",
+        read: Read::Upstream(|upstream| {
+            let found = upstream.inquiries()?.found?.duration_since(UNIX_EPOCH).ok()?;
+            Some(found.as_secs_f64().floor())
+        }),
     },
 ];
 

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::status::Status;
 use super::{Admin, drain, reload};
+use crate::upstream::{Findings, Upstream};
 
 /// A path that is answered, by these methods; HEAD is where GET is.
 pub(super) struct Endpoint {
@@ -147,9 +148,21 @@ fn readiness(admin: &Admin) -> Answer {
     let snapshot = admin.core.snapshot.load();
     let mut down: Vec<_> = snapshot.upstreams.iter().filter(|(_, upstream)| !upstream.ready()).collect();
     down.sort_by_key(|&(name, _)| name);
-    let told: String = down.iter().map(|(name, _)| format!("upstream {name}: no server is up\n")).collect();
+    let told: String =
+        down.iter().map(|(name, upstream)| format!("upstream {name}: {}\n", why_not(upstream))).collect();
     let needed = down.iter().any(|(_, upstream)| !upstream.config().optional);
     if needed { not_ready(told) } else { Answer::text(format!("ready\n{told}")) }
+}
+
+/// Why an upstream is not ready, on one line.
+fn why_not(upstream: &Upstream) -> String {
+    match upstream.findings().filter(|findings| findings.servers == 0) {
+        None => "no server is up".to_owned(),
+        Some(Findings { source, inquiries, .. }) => {
+            let fault = inquiries.fault.unwrap_or_else(|| "no answer yet".to_owned());
+            format!("no server is known by {source}: {}", fault.lines().next().unwrap_or_default())
+        }
+    }
 }
 
 fn metrics(admin: &Admin) -> Answer {

@@ -10,7 +10,7 @@ use super::drain::Progress;
 use crate::reload::Outcome;
 use crate::session::{Cause, SessionTable, Totals};
 use crate::snapshot::Snapshot;
-use crate::upstream::{self, AdmissionQueue, CheckReport, LargestClient, Rebalancing, Upstream};
+use crate::upstream::{self, AdmissionQueue, CheckReport, Findings, Inquiries, LargestClient, Rebalancing, Upstream};
 
 /// Everything that `/status` tells.
 #[derive(Serialize)]
@@ -46,7 +46,29 @@ struct UpstreamStatus {
     sessions: Option<Sessions>,
     waiting: usize,
     rebalance: Option<Rebalance>,
+    /// Only where the configuration does not list the servers.
+    discovery: Option<Discovery>,
     servers: Vec<Server>,
+}
+
+#[derive(Serialize)]
+struct Discovery {
+    source: String,
+    servers: usize,
+    looked: Option<String>,
+    found: Option<String>,
+    found_seconds_ago: Option<f64>,
+    fault: Option<String>,
+    answers: u64,
+    failures: u64,
+    changes: u64,
+    left_out: Vec<LeftOut>,
+}
+
+#[derive(Serialize)]
+struct LeftOut {
+    name: String,
+    fault: String,
 }
 
 #[derive(Serialize)]
@@ -104,6 +126,7 @@ struct Rebalance {
 struct Server {
     name: String,
     address: String,
+    priority: u16,
     state: &'static str,
     removed: bool,
     since: String,
@@ -163,6 +186,7 @@ impl UpstreamStatus {
             sessions: upstream.sessions().map(|table| Sessions::of(upstream, table)),
             waiting: upstream.waiting(),
             rebalance: upstream.rebalancing().map(Into::into),
+            discovery: upstream.findings().map(Into::into),
             servers: upstream.all_servers().iter().map(|server| Server::of(upstream, server)).collect(),
         }
     }
@@ -196,6 +220,7 @@ impl Server {
         Self {
             name: server.name().to_string(),
             address: server.address().to_string(),
+            priority: server.priority(),
             state: status.state.as_str(),
             removed: server.is_removed(),
             since: time(status.since),
@@ -229,6 +254,25 @@ impl From<LargestClient> for Client {
 impl From<Rebalancing> for Rebalance {
     fn from(Rebalancing { shed, under_way, waits }: Rebalancing) -> Self {
         Self { shed, under_way, waits }
+    }
+}
+
+impl From<Findings> for Discovery {
+    fn from(Findings { source, inquiries, servers, left_out }: Findings) -> Self {
+        let Inquiries { looked, found, fault, answers, failures, changes } = inquiries;
+        let ago = found.and_then(|found| SystemTime::now().duration_since(found).ok());
+        Self {
+            source,
+            servers,
+            looked: looked.map(time),
+            found: found.map(time),
+            found_seconds_ago: ago.map(|ago| ago.as_secs_f64()),
+            fault,
+            answers,
+            failures,
+            changes,
+            left_out: left_out.into_iter().map(|(name, fault)| LeftOut { name, fault }).collect(),
+        }
     }
 }
 

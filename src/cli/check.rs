@@ -6,9 +6,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::ask::{Answer, ask};
-use crate::config::{Config, Memory};
+use crate::config::{Config, Faults, Memory, load_servers};
 use crate::reload::Plan;
 use crate::reload::certificates::Certificates;
+use crate::upstream::config::Servers;
 
 pub(super) fn check(file: &Path, against: Option<&str>) -> ExitCode {
     let config = match super::load(file) {
@@ -16,6 +17,10 @@ pub(super) fn check(file: &Path, against: Option<&str>) -> ExitCode {
         Err(code) => return code,
     };
     warn_of_certificates(&config);
+    if let Err(faults) = check_server_files(&config) {
+        eprintln!("{faults}");
+        return ExitCode::from(2);
+    }
     let counted =
         [(config.listeners.len(), "listener"), (config.routes.len(), "route"), (config.upstreams.len(), "upstream")];
     let counted = counted.map(|(count, what)| format!("{count} {what}{}", if count == 1 { "" } else { "s" }));
@@ -61,6 +66,17 @@ fn warn_of_certificates(config: &Config) {
     for warning in Certificates::of(config).warnings {
         eprintln!("warning: {warning}");
     }
+}
+
+/// Reads the files that list servers, as a start would.
+fn check_server_files(config: &Config) -> Result<(), Faults> {
+    for (name, upstream) in &config.upstreams {
+        let Servers::File(said) = &upstream.servers else { continue };
+        for (server, fault) in load_servers(&said.file)?.left_out() {
+            eprintln!("warning: upstream {name}: left out: {server}: {fault}");
+        }
+    }
+    Ok(())
 }
 
 /// What a running gateway says to this configuration.

@@ -8,6 +8,7 @@ mod fault;
 mod memory;
 mod print;
 mod reload;
+mod servers;
 mod shape;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ pub use engine::Engine;
 pub use fault::{Fault, Faults, Place};
 pub use memory::Memory;
 pub use reload::{Orphans, Reload};
+pub use servers::load_servers;
 
 use crate::address::BindAddress;
 use crate::listener::tls::config::Acme;
@@ -125,23 +127,7 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it, or why it cannot be read.
     pub fn load(path: &Path) -> Result<Loaded, Faults> {
-        let name = path.display().to_string();
-        let alone = |place, what| {
-            let (path, source) = (String::new(), None);
-            Faults(vec![Fault { place, path, what, source }])
-        };
-        let bytes =
-            std::fs::read(path).map_err(|error| alone(Place::whole(&name), format!("cannot be read: {error}")))?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let good = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
-            let place = Place {
-                line: 1 + good.matches('\n').count(),
-                column: 1 + good.chars().rev().take_while(|&c| c != '\n').count(),
-                ..Place::whole(&name)
-            };
-            alone(place, "found bytes that are not UTF-8, expected text".to_owned())
-        })?;
-        Self::read(&name, &text, &|variable| std::env::var(variable).ok())
+        Self::read(&path.display().to_string(), &read_text(path)?, &|variable| std::env::var(variable).ok())
     }
 
     /// Reads the text of a file called `file_name`, with the variables that `env` knows. Nothing is looked up outside:
@@ -174,4 +160,23 @@ impl Config {
             _ => Err(Faults(in_order(misfits))),
         }
     }
+}
+
+/// What a file holds, which has to be text.
+fn read_text(path: &Path) -> Result<String, Faults> {
+    let name = path.display().to_string();
+    let alone = |place, what| {
+        let (path, source) = (String::new(), None);
+        Faults(vec![Fault { place, path, what, source }])
+    };
+    let bytes = std::fs::read(path).map_err(|error| alone(Place::whole(&name), format!("cannot be read: {error}")))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let good = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
+        let place = Place {
+            line: 1 + good.matches('\n').count(),
+            column: 1 + good.chars().rev().take_while(|&c| c != '\n').count(),
+            ..Place::whole(&name)
+        };
+        alone(place, "found bytes that are not UTF-8, expected text".to_owned())
+    })
 }

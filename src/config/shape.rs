@@ -189,7 +189,7 @@ pub(super) fn one_of(words: &[&str]) -> String {
 }
 
 /// A value as it is told in a sentence.
-fn found(node: &Node) -> String {
+pub(super) fn found(node: &Node) -> String {
     match &node.value {
         Value::Null | Value::Hole => "nothing".to_owned(),
         Value::Scalar(Scalar { text, kind: Kind::Text }) => quoted(text),

@@ -70,8 +70,10 @@ routes:
     compression: {}
   - { match: { path: /maintenance }, respond: {}, access: { jwt: { jwks: https://login.example.com/.well-known/jwks.json, from: { header: Authorization, query: token }, claims: { x-user: sub } }, basic: { users: { file: users.htpasswd }, user_header: x-auth-user }, forward_auth: { url: "http://127.0.0.1:9000/verify", to_server: [x-user] } } }
   - { match: { host: old.example.com }, redirect: { host: www.example.com } }
+  - { match: { path: /api }, upstream: api }
   - upstream: webapp
 upstreams:
+  api: { servers: { dns: api.internal, port: 8080 } }
   webapp: { servers: ["10.0.0.11:3000", "10.0.0.12:3000"], health: { check: http }, affinity: { cookie: {} } }
   socket_io: { kind: socket.io, servers: ["10.0.0.21:8000", "10.0.0.22:8000"], tls: {}, sessions: { rebalance: {} } }
   raw_sockets: { kind: tcp, servers: ["10.0.0.31:8000"] }
@@ -131,7 +133,7 @@ fn the_classic_file_is_the_stack_of_the_post() {
     let day = std::time::Duration::from_secs(86_400);
     assert_eq!(config.timeouts.keep_alive, day);
     assert_eq!(config.upstreams["socket_io"].timeouts.tunnel_idle, Some(day));
-    assert!(config.upstreams["socket_io"].servers.iter().all(|server| server.max_connections == 2000));
+    assert!(config.upstreams["socket_io"].servers.list().iter().all(|server| server.max_connections == 2000));
     assert_eq!(config.flash_policy.allow[0].ports, "80,443");
 }
 

@@ -36,12 +36,16 @@ use crate::roster::Roster;
 use crate::snapshot::{Extensions, Snapshot};
 use crate::transport::shortage::room_for_connections;
 use crate::upstream::{self, Upstream};
+use crate::watch::fingerprint;
 use build::{Binding, Built, Context, Existing};
 use certificates::{Certificates, Reminder};
 use retire::Retired;
 
 /// Descriptors for files, threads and the admin address, before the first one of a server or a listener.
 const OWN_DESCRIPTORS: usize = 128;
+
+/// As many servers an upstream may have where they are found: nobody knows yet.
+const FOUND_SERVERS: usize = 64;
 
 /// Loads configurations into a running gateway.
 pub struct Reloader {
@@ -119,7 +123,8 @@ fn log_fault(config: &Config, error: &std::io::Error) -> ReloadError {
 /// checks.
 fn most_connections(config: &Config) -> usize {
     let said = config.limits.connections;
-    let servers: usize = config.upstreams.values().map(|upstream| upstream.servers.len()).sum();
+    let servers = |said: &upstream::config::Servers| if said.are_found() { FOUND_SERVERS } else { said.list().len() };
+    let servers: usize = config.upstreams.values().map(|upstream| servers(&upstream.servers)).sum();
     let reserve = (OWN_DESCRIPTORS + config.listeners.len() + 2 * servers) as u64;
     match room_for_connections(reserve) {
         Some(room) if said == 0 || said > room => {
@@ -159,7 +164,7 @@ impl Reloader {
             sockets: Arc::clone(sockets),
             reminder: Mutex::default(),
         };
-        let files_at_start = file.as_deref().map_or(0, |file| watch::fingerprint(&watch::files(file, &config)));
+        let files_at_start = file.as_deref().map_or(0, |file| fingerprint(&watch::files(file, &config)));
         context.buffers.bound(config.limits.buffers.as_u64());
         context.open_requests.set(config.limits.requests_per_address);
         let Built { snapshot, listeners, admin } = context.build(config, &Existing::default())?;
@@ -351,13 +356,16 @@ impl Reloader {
 
     /// Checks the servers of these upstreams and of no others, and lets go of those that are to be left.
     fn check(&self, running: &mut Running, snapshot: &Snapshot) {
-        let mut upstreams = HashMap::with_capacity(snapshot.upstreams.len());
+        let mut before = std::mem::take(&mut running.upstreams);
+        running.upstreams.reserve(snapshot.upstreams.len());
         for (name, upstream) in &snapshot.upstreams {
-            let known = running.upstreams.remove(name).filter(|(known, _)| Arc::ptr_eq(known, upstream));
+            let same = before.get(name).is_some_and(|(known, _)| Arc::ptr_eq(known, upstream));
+            let known = if same { before.remove(name) } else { None };
             let fresh = || (Arc::clone(upstream), upstream.start());
-            upstreams.insert(Arc::clone(name), known.unwrap_or_else(fresh));
+            running.upstreams.insert(Arc::clone(name), known.unwrap_or_else(fresh));
         }
-        running.upstreams = upstreams;
+        // Last, so that a discovery that both have is followed all the time.
+        drop(before);
         let accesses = snapshot.known.accesses.iter();
         accesses.filter_map(|(_, _, access)| access.key_set()).for_each(|keys| keys.start());
     }

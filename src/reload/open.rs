@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::metrics::Metrics;
 use crate::roster::Origin;
 use crate::snapshot::Snapshot;
+use crate::upstream::ServerConfig;
 
 /// What is open in a running gateway.
 #[derive(Clone, Debug, Default)]
@@ -16,8 +17,17 @@ pub struct Open {
     pub sessions: Vec<(Arc<str>, Arc<str>, usize)>,
     /// Connections, by listener.
     pub connections: Vec<(Arc<str>, usize)>,
-    /// How many servers discovery has found, by upstream: those stay, whatever the configuration says.
-    pub found: HashMap<Arc<str>, usize>,
+    /// The servers that discovery has found, by upstream.
+    pub found: HashMap<Arc<str>, FoundServers>,
+}
+
+/// Servers that discovery has found.
+#[derive(Clone, Debug, Default)]
+pub struct FoundServers {
+    /// Who they are.
+    pub servers: Vec<ServerConfig>,
+    /// Whether the program tells of them: those stay, whatever the configuration says.
+    pub by_program: bool,
 }
 
 /// Where a tunnel or pending poll is, and how it came there.
@@ -37,7 +47,8 @@ impl Open {
         let mut open = Self::default();
         for (name, upstream) in &snapshot.upstreams {
             if upstream.is_found() {
-                open.found.insert(Arc::clone(name), upstream.servers().len());
+                let (servers, by_program) = (upstream.list().servers().to_vec(), upstream.is_found_by_program());
+                open.found.insert(Arc::clone(name), FoundServers { servers, by_program });
             }
             let servers = upstream.all_servers();
             let names: HashMap<_, _> = servers.iter().map(|server| (server.id(), server.name())).collect();

@@ -92,16 +92,17 @@ impl Gone {
     }
 }
 
-/// The servers of a configuration whose upstreams tell those goodbye who are on another one. Where discovery has found the
-/// servers they stay, so nobody is told.
+/// The servers of a configuration whose upstreams tell those goodbye who are on another one. Where they are found
+/// otherwise nobody is told yet: those of now stay until others have been found.
 struct Staying<'a>(HashMap<&'a str, HashSet<String>>);
 
 impl<'a> Staying<'a> {
     fn of(new: &'a Config, open: &Open) -> Self {
         let telling = new.upstreams.iter().filter(|(_, said)| said.drain.goodbye);
-        let configured = telling.filter(|(name, _)| !open.found.contains_key(name.as_str()));
+        let by_program = |name: &str| open.found.get(name).is_some_and(|found| found.by_program);
+        let configured = telling.filter(|(name, said)| !by_program(name.as_str()) && !said.servers.are_found());
         let staying = configured.map(|(name, said)| {
-            let staying = said.servers.iter().filter(|server| !server.drain);
+            let staying = said.servers.list().iter().filter(|server| !server.drain);
             (name.as_str(), staying.map(|server| server.name()).collect())
         });
         Self(staying.collect())
@@ -264,18 +265,27 @@ impl Plan {
                 continue;
             };
             let mut what = different_keys(said, other);
-            let (mut before, mut after) = (servers(said), servers(other));
-            if let Some(found) = open.found.get(name.as_str())
-                && before != after
-            {
+            let found = open.found.get(name.as_str());
+            let (mut before, mut after) = (servers(said.servers.list()), servers(other.servers.list()));
+            if said.servers != other.servers {
+                let otherwise = said.servers.are_found() || other.servers.are_found();
                 what.retain(|key| key != "servers");
-                what.push(format!("servers, in whose place the {found} serve that discovery finds"));
-                (before, after) = Default::default();
+                if let Some(found) = found.filter(|found| found.by_program) {
+                    let count = found.servers.len();
+                    what.push(format!("servers, in whose place the {count} serve that discovery finds"));
+                    (before, after) = Default::default();
+                } else if otherwise {
+                    what.push(format!("servers by {} instead of {}", other.servers, said.servers));
+                    if let Some(found) = found {
+                        before = servers(&found.servers);
+                    }
+                    if other.servers.are_found() {
+                        what.push("those of now serve until it has found others".to_owned());
+                        (before, after) = Default::default();
+                    }
+                }
             }
             let mut change = Change::new("upstream", name, "changed", Vec::new());
-            if before != after {
-                what.retain(|key| key != "servers");
-            }
             for server in after.keys().filter(|server| !before.contains_key(*server)) {
                 what.push(format!("server {server} added"));
             }
@@ -369,8 +379,8 @@ fn by_name<'a>(routes: &'a [(String, &'a router::Config)]) -> HashMap<&'a str, (
 type Servers<'a> = BTreeMap<String, &'a ServerConfig>;
 
 /// The servers of an upstream by name.
-fn servers(said: &crate::upstream::Config) -> Servers<'_> {
-    said.servers.iter().map(|server| (server.name(), server)).collect()
+fn servers(list: &[ServerConfig]) -> Servers<'_> {
+    list.iter().map(|server| (server.name(), server)).collect()
 }
 
 /// The keys under which two values say different things.
@@ -451,7 +461,7 @@ impl fmt::Display for Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reload::open::Socket;
+    use crate::reload::open::{FoundServers, Socket};
 
     fn config(yaml: &str) -> Config {
         Config::read("test.yaml", yaml, &|_| None).unwrap().config
@@ -516,6 +526,42 @@ mod tests {
         }
     }
 
+    fn found(count: usize, by_program: bool) -> FoundServers {
+        let servers = (1..=count).map(|n| ServerConfig::at(&format!("10.0.0.{n}:1")).unwrap());
+        FoundServers { servers: servers.collect(), by_program }
+    }
+
+    #[test]
+    fn a_plan_tells_what_becomes_of_servers_whose_source_is_another_one() {
+        let said = |servers: &str| {
+            config(&format!(
+                "listeners: [{{ address: '127.0.0.1:8080', name: web }}]\nroutes: [{{ upstream: a }}]\n\
+                 upstreams: {{ a: {{ servers: {servers} }} }}\n"
+            ))
+        };
+        let (list, file) = (said("['10.0.0.1:1', '10.0.0.9:1']"), said("{ file: servers.yaml }"));
+        let on = |server: &str| {
+            let origin = Origin { listener: "web".into(), route: Some("a".into()) };
+            Socket { upstream: "a".into(), server: server.into(), origin }
+        };
+        let open = Open {
+            sockets: [(on("10.0.0.1:1"), 1), (on("10.0.0.2:1"), 2)].into(),
+            sessions: vec![("a".into(), "10.0.0.1:1".into(), 4), ("a".into(), "10.0.0.2:1".into(), 8)],
+            ..Open::default()
+        };
+        let plan = Plan::between(&list, &file, &open);
+        assert_eq!((plan.sockets.kept, plan.sessions.kept), (3, 12), "{plan}");
+        let what = "servers by file servers.yaml instead of a list of 2, those of now serve until it has found others";
+        assert!(plan.to_string().contains(what), "{plan}");
+        let open = Open { found: [("a".into(), found(2, false))].into(), ..open };
+        assert!(Plan::between(&file, &file, &open).is_empty());
+        let plan = Plan::between(&file, &list, &open);
+        assert_eq!((plan.sockets.kept, plan.sockets.drained, plan.sessions.drained), (1, 2, 8), "{plan}");
+        let what = "servers by a list of 2 instead of file servers.yaml, server 10.0.0.9:1 added, server 10.0.0.2:1 removed \
+                    (2 sockets, 8 sessions are there)";
+        assert!(plan.to_string().contains(what), "{plan}");
+    }
+
     #[test]
     fn servers_that_discovery_has_found_stay_whatever_is_configured() {
         let said = |server: &str| {
@@ -532,7 +578,7 @@ mod tests {
         let open = Open {
             sockets: [(socket, 1)].into(),
             sessions: vec![("a".into(), "10.0.0.1:1".into(), 2)],
-            found: [("a".into(), 3)].into(),
+            found: [("a".into(), found(3, true))].into(),
             ..Open::default()
         };
         let plan = Plan::between(&said("127.0.0.1:9000"), &said("127.0.0.1:9001"), &open);

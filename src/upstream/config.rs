@@ -5,16 +5,19 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use serde::de::{self, MapAccess, Unexpected, Visitor, value::MapAccessDeserializer};
+use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::address::ServerAddress;
 use crate::affinity;
 use crate::http::config::exactly;
 use crate::roster::Pace;
 use crate::session::{EngineIo, SessionProtocol};
 use crate::transport::TcpKeepAlive;
 use crate::wire::proxy_protocol::Version;
+
+pub use super::servers::config::{
+    DnsSource, Family, FileSource, Lookups, NameServer, ServerConfig, Servers, SrvSource,
+};
 
 /// One entry of `upstreams`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -26,8 +29,8 @@ pub struct Config {
     /// How new work is placed. Default `client_ip` for `socket.io`, else `round_robin`.
     #[serde(default)]
     pub balance: Option<Balance>,
-    /// The servers; at least one.
-    pub servers: Vec<ServerConfig>,
+    /// The servers, or where they are found.
+    pub servers: Servers,
     /// Waiting room for when every server has its `max_connections`.
     #[serde(default)]
     pub queue: Queue,
@@ -87,6 +90,14 @@ pub struct Config {
 }
 
 impl Config {
+    /// What is said of TLS; servers that are found by one name are asked for by that name where no other is said.
+    pub fn server_tls(&self) -> Option<Tls> {
+        let mut tls = self.tls.clone()?;
+        let host = || self.servers.host().map(|(host, _)| host.to_owned());
+        tls.server_name = tls.server_name.or_else(host);
+        Some(tls)
+    }
+
     /// The chosen balance, or the default of the kind; values that are hashed need the consistent hash.
     pub fn balance(&self) -> Balance {
         self.balance.unwrap_or(match self.kind {
@@ -147,113 +158,6 @@ pub enum Balance {
     LeastConnections,
     /// The less loaded of two servers drawn by weight.
     RandomTwo,
-}
-
-/// One entry of `servers`: an address, or a map with more to say.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ServerConfig {
-    /// Where the server lives.
-    pub address: ServerAddress,
-    /// The name in logs and metrics. Default: the address.
-    pub name: Option<String>,
-    /// Its share of new work beside its peers, 1 to 256. Default 1.
-    pub weight: u16,
-    /// Most requests and tunnels in flight at once. Default 0, no limit.
-    pub max_connections: usize,
-    /// Whether it is to be left: it gets no new work while others can take it, and its sessions are let go as the
-    /// `drain` of the upstream says. Default false.
-    pub drain: bool,
-}
-
-impl ServerConfig {
-    /// A server at an address, as it is written in the configuration: `10.0.0.1:8000`, `app.internal:8000`, `unix:/run/app`.
-    ///
-    /// # Errors
-    /// What is wrong with the address.
-    pub fn at(address: &str) -> Result<Self, String> {
-        let address = address.parse::<ServerAddress>().map_err(|fault| format!("`{address}`: {fault}"))?;
-        Ok(Self { address, name: None, weight: 1, max_connections: 0, drain: false })
-    }
-
-    /// Calls it so in logs and metrics, instead of by its address; cookies and sessions go by the name, too.
-    #[must_use]
-    pub fn with_name(self, name: impl Into<String>) -> Self {
-        Self { name: Some(name.into()), ..self }
-    }
-
-    /// Gives it this share of new work beside its peers, 1 to 256.
-    #[must_use]
-    pub fn with_weight(self, weight: u16) -> Self {
-        Self { weight, ..self }
-    }
-
-    /// Gives it at most so many requests and tunnels at once; 0 for no limit.
-    #[must_use]
-    pub fn with_max_connections(self, max_connections: usize) -> Self {
-        Self { max_connections, ..self }
-    }
-
-    /// Says whether it is to be left: it gets no new work while others can take it.
-    #[must_use]
-    pub fn with_drain(self, drain: bool) -> Self {
-        Self { drain, ..self }
-    }
-
-    /// Whether it can be a server at all.
-    pub(super) fn check(&self) -> Result<(), String> {
-        match &self.name {
-            Some(name) if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control()) => {
-                Err(format!("found the name {name:?}, expected one without spaces"))
-            }
-            _ if !(1..=256).contains(&self.weight) => {
-                Err(format!("server `{}` has weight {}: expected 1 to 256", self.name(), self.weight))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The name, or the address where no name was given.
-    pub fn name(&self) -> String {
-        self.name.clone().unwrap_or_else(|| self.address.to_string())
-    }
-}
-
-impl<'de> Deserialize<'de> for ServerConfig {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Long {
-            address: ServerAddress,
-            #[serde(default)]
-            name: Option<String>,
-            #[serde(default = "one", deserialize_with = "weight")]
-            weight: u16,
-            #[serde(default)]
-            max_connections: usize,
-            #[serde(default)]
-            drain: bool,
-        }
-        struct Either;
-        impl<'de> Visitor<'de> for Either {
-            type Value = ServerConfig;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a server: an address, or a map with `address`")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<ServerConfig, E> {
-                let address = text.parse().map_err(E::custom)?;
-                Ok(ServerConfig { address, name: None, weight: one(), max_connections: 0, drain: false })
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ServerConfig, A::Error> {
-                let Long { address, name, weight, max_connections, drain } =
-                    Long::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(ServerConfig { address, name, weight, max_connections, drain })
-            }
-        }
-        deserializer.deserialize_any(Either)
-    }
 }
 
 /// `queue`: requests that wait for a server to have room.
@@ -715,19 +619,6 @@ impl From<HostHeader> for String {
     }
 }
 
-fn one() -> u16 {
-    1
-}
-
 fn default_retries() -> usize {
     3
-}
-
-fn weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
-    let weight = u16::deserialize(deserializer)?;
-    if (1..=256).contains(&weight) {
-        Ok(weight)
-    } else {
-        Err(de::Error::invalid_value(Unexpected::Unsigned(weight.into()), &"a whole number from 1 to 256"))
-    }
 }

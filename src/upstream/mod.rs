@@ -27,14 +27,14 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 pub use balance::{Balance, Candidates, PickKey, Tried};
-pub use config::Config;
+pub use config::{Config, ServerConfig};
 pub use connect::ServerTls;
 pub(crate) use connect::http2;
-pub use discovery::Discovery;
+pub use discovery::{Discovery, Inquiries, ServerList, Source};
 pub use health::{Checks, Fault};
 pub use pick::PickError;
 pub use running::Running;
-pub use servers::{CheckReport, Endpoint, Lease, Opening, Server, ServerId, State};
+pub use servers::{CheckReport, Endpoint, Findings, Lease, Opening, Server, ServerId, State};
 pub use sessions::{AdmissionQueue, LargestClient, Rebalancing};
 
 use balance::Terms;
@@ -59,7 +59,7 @@ pub struct Upstream {
     config: Config,
     /// Changed by one task alone once the upstream runs.
     members: ArcSwap<Members>,
-    /// What discovery has found.
+    /// Who tells of its servers, and what was found.
     found: Arc<Found>,
     /// Tells the checks that the set of servers is another one.
     members_changed: watch::Sender<()>,
@@ -101,6 +101,19 @@ pub struct Extensions {
     pub session_protocol: Option<Arc<dyn SessionProtocol>>,
     /// Tells of the servers, in place of the configuration.
     pub discovery: Option<Arc<dyn Discovery>>,
+    /// Opens the source that a configuration names for its servers; `None` where it lists them.
+    pub open_source: Option<fn(&config::Servers) -> Result<Option<Source>, String>>,
+}
+
+impl Extensions {
+    /// Who tells of the servers, where the configuration does not list them all.
+    fn source(&self, said: &config::Servers) -> Result<Option<Source>, String> {
+        match (&self.discovery, self.open_source) {
+            (Some(own), _) => Ok(Some(Source { discovery: Arc::clone(own), first: None })),
+            (None, Some(open)) => open(said),
+            (None, None) => Ok(None),
+        }
+    }
 }
 
 /// The servers of an upstream at one moment.
@@ -160,9 +173,8 @@ impl Upstream {
     ) -> Result<Arc<Self>, BuildError> {
         let explain = |fault: String| BuildError(format!("upstream `{name}`: {fault}"));
         let tls = config
-            .tls
-            .as_ref()
-            .map(|tls| ServerTls::load(tls, config.kind, config.http2))
+            .server_tls()
+            .map(|tls| ServerTls::load(&tls, config.kind, config.http2))
             .transpose()
             .map_err(explain)?;
         if let Some(before) = before.filter(|before| before.config == *config && before.tls == tls) {
@@ -193,10 +205,17 @@ impl Upstream {
             make_balance: &make_balance,
         };
         // What has been found is found, and what is wrong with one of those is no fault of the configuration's.
-        let found = before.map(|before| before.found.clone()).unwrap_or_default();
+        let same_source = |before: &&Arc<Self>| brought.discovery.is_some() || before.config.servers == config.servers;
+        let found = match before.filter(same_source) {
+            Some(before) => before.found.clone(),
+            None => match brought.source(&config.servers).map_err(explain)? {
+                Some(source) => Arc::new(Found::by(source, before.map(|before| before.list()))),
+                None => Arc::default(),
+            },
+        };
         let members = match found.latest() {
             Some(list) => Members::build_of_found(&list, &known, &terms),
-            None => Members::build_all(&config.servers, &known, &terms).map_err(explain)?,
+            None => Members::build_all(config.servers.list(), &known, &terms).map_err(explain)?,
         };
         // Connections that are kept to its servers stay good unless they begin in another way.
         let same_terms = before.filter(|before| before.tls == tls && same_header(before, config));
@@ -240,6 +259,16 @@ impl Upstream {
     /// Whether the servers are told of each connection's client, so that it is for no other one.
     pub(crate) fn tells_of_clients(&self) -> bool {
         self.config.proxy_protocol.is_some()
+    }
+
+    /// The list that they are made of.
+    pub(crate) fn list(&self) -> Arc<ServerList> {
+        self.found.latest().unwrap_or_else(|| Arc::new(self.config.servers.list().to_vec().into()))
+    }
+
+    /// Whether a program tells of its servers, whatever the configuration says.
+    pub(crate) fn is_found_by_program(&self) -> bool {
+        self.brought.discovery.is_some()
     }
 
     /// The servers of this moment.

@@ -54,7 +54,7 @@ pub(super) enum Turn {
 pub(crate) enum Reason {
     /// Room on a server.
     Full,
-    /// The first verdict on a server.
+    /// The first verdict on a server, or the first word of who the servers are.
     Starting,
 }
 
@@ -116,25 +116,36 @@ impl Upstream {
         let members = self.members.load();
         // Ejection is a guess and draining a wish, so they give way where nobody else is left.
         for tier in [Tier::Healthy, Tier::Ejected, Tier::Draining] {
-            let candidates = Candidates::new(&members.servers, tried, tier, work, self.terms);
-            while let Some(index) = members.balance.choose(key, &candidates) {
-                if !candidates.has_place(index) {
-                    break;
+            let mut full = false;
+            for level in &members.levels {
+                let candidates = Candidates::new(&level.servers, tried, tier, work, self.terms);
+                while let Some(index) = level.balance.choose(key, &candidates) {
+                    if !candidates.has_place(index) {
+                        break;
+                    }
+                    let server = &level.servers[index];
+                    if server.try_acquire() {
+                        let opening = (work == Work::Session).then(|| {
+                            server.opens();
+                            if candidates.spilled() { Placement::Spilled } else { Placement::Balance }
+                        });
+                        return Turn::Serve(server.clone(), opening);
+                    }
                 }
-                let server = &members.servers[index];
-                if server.try_acquire() {
-                    let opening = (work == Work::Session).then(|| {
-                        server.opens();
-                        if candidates.spilled() { Placement::Spilled } else { Placement::Balance }
-                    });
-                    return Turn::Serve(server.clone(), opening);
+                match candidates.worth_waiting_for() {
+                    // Those that stand by help out.
+                    Some(Reason::Full) => full = true,
+                    // Whether those that stand by are needed is about to be known.
+                    Some(Reason::Starting) if patient && !full => return Turn::Wait(Reason::Starting),
+                    Some(Reason::Starting) | None => {}
                 }
             }
-            match candidates.worth_waiting_for() {
-                Some(Reason::Starting) if !patient => {}
-                Some(reason) => return Turn::Wait(reason),
-                None => {}
+            if full {
+                return Turn::Wait(Reason::Full);
             }
+        }
+        if patient && members.servers.is_empty() && self.found.is_awaited() {
+            return Turn::Wait(Reason::Starting);
         }
         Turn::Refuse
     }

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
-use super::servers::own;
+use super::servers::{Follower, own};
 use super::sessions::shedding;
 use super::{Checks, Upstream};
 
-/// An upstream at work; dropping it ends its checks and its drains that nobody has asked for by hand.
+/// An upstream at work; dropping it ends its checks, its discovery and its drains that nobody has asked for by hand.
 #[must_use = "it ends when this is dropped"]
 pub struct Running {
     _checks: Checks,
+    _follower: Option<Follower>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -27,11 +28,11 @@ impl Upstream {
     /// when nothing is left of it. Sheds sessions where that is configured. Needs a tokio runtime around it.
     pub fn start(self: &Arc<Self>) -> Running {
         let checks = self.start_checks();
-        self.follow_discovery();
+        let follower = self.follow_discovery();
         let mut tasks = vec![tokio::spawn(own(Arc::clone(self)))];
         if let (Some(said), Some(_)) = (self.config().sessions.rebalance.clone(), self.sessions()) {
             tasks.push(tokio::spawn(shedding::run(Arc::clone(self), said)));
         }
-        Running { _checks: checks, tasks }
+        Running { _checks: checks, _follower: follower, tasks }
     }
 }

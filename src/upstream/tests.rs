@@ -393,8 +393,8 @@ async fn a_new_server_serves_the_queue_and_the_others_stay_as_they_are() {
     let _held = [pick(&upstream).await.unwrap(), pick(&upstream).await.unwrap()];
     let waiter = queued(&upstream).await;
     let before = upstream.servers();
-    let mut servers = upstream.config().servers.clone();
-    servers.push(config(json!({ "servers": ["10.0.0.3:1"] })).servers.remove(0));
+    let mut servers = upstream.config().servers.list().to_vec();
+    servers.push(ServerConfig::at("10.0.0.3:1").unwrap());
     upstream.set_servers(&servers);
     assert_eq!(name(&waiter.await.unwrap().unwrap()), "10.0.0.3:1");
     assert!(Arc::ptr_eq(&upstream.servers()[0], &before[0]));
@@ -407,7 +407,7 @@ async fn a_new_server_serves_the_queue_and_the_others_stay_as_they_are() {
 #[tokio::test(start_paused = true)]
 async fn a_removed_server_keeps_its_sessions_and_gets_nothing_new() {
     let upstream = narrow();
-    let said = upstream.config().servers.clone();
+    let said = upstream.config().servers.list().to_vec();
     let a = upstream.servers()[0].clone();
     upstream.set_servers(&said[1..]);
     assert_eq!((a.state(), a.is_removed()), (State::Draining, true));
@@ -431,7 +431,7 @@ async fn a_removed_server_keeps_its_sessions_and_gets_nothing_new() {
 #[tokio::test(start_paused = true)]
 async fn a_removed_server_that_comes_back_is_as_the_configuration_says() {
     let upstream = narrow();
-    let mut said = upstream.config().servers.clone();
+    let mut said = upstream.config().servers.list().to_vec();
     let a = upstream.servers()[0].clone();
     upstream.set_draining(&a, true);
     for drain in [false, true] {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// From the top of the house to its foundation; modules of one floor do not know each other.
-const FLOORS: [&[&str]; 17] = [
+const FLOORS: [&[&str]; 18] = [
     &["main"],
     &["internals"],
     &["cli"],
@@ -14,6 +14,7 @@ const FLOORS: [&[&str]; 17] = [
     &["proxy"],
     &["exchange"],
     &["snapshot"],
+    &["discovery"],
     &["config"],
     &["upstream", "tunnel"],
     &["router", "affinity", "listener"],
@@ -21,7 +22,7 @@ const FLOORS: [&[&str]; 17] = [
     &["filter"],
     &["http", "access_log", "session", "ending"],
     &["rate"],
-    &["wire", "request", "address", "transport", "metrics", "buffers", "deadline", "roster", "text"],
+    &["wire", "request", "address", "transport", "metrics", "buffers", "deadline", "roster", "text", "watch"],
 ];
 
 fn floor(module: &str) -> usize {

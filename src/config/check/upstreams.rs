@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Report, Spot, words};
-use crate::address::ServerAddress;
+use crate::address::{ServerAddress, is_host_name};
 use crate::affinity;
 use crate::upstream::Config;
 use crate::upstream::config::{
-    Balance, Check, Drain, Ejection, Health, HostHeader, Kind, Messages, NewSessions, Queue, Rebalance, Sessions,
-    Timeouts, Tls, WebSocket, frames_a_body,
+    Balance, Check, Drain, Ejection, Health, HostHeader, Kind, Lookups, Messages, NewSessions, Queue, Rebalance,
+    ServerConfig, Servers, Sessions, Timeouts, Tls, WebSocket, frames_a_body,
 };
 
 /// The heartbeat of Socket.IO 3 and 4 with their defaults: `pingInterval` 25 s and `pingTimeout` 20 s.
@@ -17,6 +17,8 @@ const HEARTBEAT: Duration = Duration::from_secs(45);
 /// The longest message that is not looked at for its length.
 const SHORT: u64 = 125;
 const LONG_CONNECT: Duration = Duration::from_secs(60);
+/// Name servers are asked no more often than this.
+const SHORTEST_REFRESH: Duration = Duration::from_millis(100);
 
 pub(super) fn check(name: &str, upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
     report.name(&spot.as_str(), name);
@@ -67,15 +69,48 @@ pub(super) fn cookies(upstreams: &BTreeMap<String, Config>, spot: &Spot<'_>, rep
 }
 
 fn servers(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
-    if spot.is_intact() && upstream.servers.is_empty() {
+    match &upstream.servers {
+        Servers::List(list) => listed(list, spot, report),
+        Servers::File(said) => report.some_path(&spot.key("file"), Some(&said.file)),
+        Servers::Dns(said) => {
+            if !is_host_name(&said.dns) {
+                report.fault(&spot.key("dns"), format!("found `{}`, expected a host name", said.dns));
+            }
+            report.some(&spot.key("port"), said.port);
+            lookups(&said.lookups, spot, report);
+        }
+        Servers::Srv(said) => {
+            let name = &said.srv;
+            let service = name.splitn(3, '.').collect::<Vec<_>>();
+            let is_service = service.len() == 3 && service[..2].iter().all(|label| label.starts_with('_'));
+            if !is_service || !is_host_name(name) {
+                let what = format!("found `{name}`, expected the name of a service such as _ws._tcp.example.com");
+                report.fault(&spot.key("srv"), what);
+            }
+            lookups(&said.lookups, spot, report);
+        }
+    }
+}
+
+fn lookups(said: &Lookups, spot: &Spot<'_>, report: &mut Report) {
+    if said.min_refresh < SHORTEST_REFRESH {
+        report.fault(&spot.key("min_refresh"), "expected 100ms or more");
+    }
+    if said.refresh < said.min_refresh {
+        report.fault(&spot.key("refresh"), "shorter than `min_refresh`: expected the same time or more");
+    }
+}
+
+fn listed(list: &[ServerConfig], spot: &Spot<'_>, report: &mut Report) {
+    if spot.is_intact() && list.is_empty() {
         report.fault(spot, "found an empty list, expected at least one server");
     }
-    if !upstream.servers.is_empty() && upstream.servers.iter().all(|server| server.drain) {
+    if !list.is_empty() && list.iter().all(|server| server.drain) {
         report.warn(&spot.as_str(), "every server drains: new work goes to them all the same");
     }
     let mut addresses: BTreeMap<String, usize> = BTreeMap::new();
     let mut names: BTreeMap<String, usize> = BTreeMap::new();
-    for (index, (spot, server)) in spot.each(&upstream.servers).enumerate() {
+    for (index, (spot, server)) in spot.each(list).enumerate() {
         let address = server.address.to_string();
         if let Some(first) = addresses.get(&address) {
             let what = format!("{address} is servers[{first}] already: `weight` gives a server a larger share");
@@ -242,7 +277,8 @@ fn http2(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
 
 fn queue(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
     let servers = spot.key("servers");
-    let limited = upstream.servers.iter().any(|server| server.max_connections > 0);
+    let limited =
+        upstream.servers.are_found() || upstream.servers.list().iter().any(|server| server.max_connections > 0);
     if upstream.queue != Queue::default() && servers.is_intact() && !limited {
         report.warn(&spot.key("queue").as_str(), "nothing ever waits here: no server has `max_connections`");
     }
@@ -267,8 +303,14 @@ fn tls(upstream: &Config, tls: &Tls, spot: &Spot<'_>, report: &mut Report) {
         }
         ServerAddress::Name(..) | ServerAddress::Inet(_) => None,
     };
+    let of_source = match &upstream.servers {
+        Servers::Srv(_) => Some("the targets of a service have no name in common".to_owned()),
+        Servers::Dns(said) => nameless(&ServerAddress::Name(said.dns.clone(), said.port)),
+        Servers::List(_) | Servers::File(_) => None,
+    };
+    let of_list = || upstream.servers.list().iter().find_map(|server| nameless(&server.address));
     if !spot.key("server_name").is_given()
-        && let Some(what) = upstream.servers.iter().find_map(|server| nameless(&server.address))
+        && let Some(what) = of_source.or_else(of_list)
     {
         report.fault(&spot.as_str(), format!("expected the key `server_name`: {what}"));
     }

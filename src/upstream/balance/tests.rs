@@ -146,7 +146,7 @@ fn warming(balance: &str, joins: bool) -> Arc<Upstream> {
     let said = |servers: &[Value]| json!({ "balance": balance, "slow_start": "30s", "servers": servers });
     if joins {
         let upstream = upstream(said(&servers[..3]));
-        upstream.set_servers(&config(said(&servers)).servers);
+        upstream.set_servers(config(said(&servers)).servers.list());
         return upstream;
     }
     let upstream = upstream(said(&servers));

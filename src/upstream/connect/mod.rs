@@ -50,12 +50,13 @@ impl Upstream {
     }
 
     /// The `Host` of the gateway's own requests to a server: what the server is told of clients' requests where that is
-    /// fixed, else its address. A Unix socket has none that would do.
+    /// fixed, else the name that the servers are found by, else its address. A Unix socket has none that would do.
     pub(crate) fn own_host(&self, server: &Server) -> String {
-        match (&self.config.host, server.address()) {
-            (HostHeader::Set(host), _) => host.clone(),
-            (HostHeader::Keep, ServerAddress::Unix(_)) => "localhost".to_owned(),
-            (HostHeader::Keep, address) => address.to_string(),
+        match (&self.config.host, self.config.servers.host(), server.address()) {
+            (HostHeader::Set(host), ..) => host.clone(),
+            (HostHeader::Keep, Some((host, port)), _) => format!("{host}:{port}"),
+            (HostHeader::Keep, None, ServerAddress::Unix(_)) => "localhost".to_owned(),
+            (HostHeader::Keep, None, address) => address.to_string(),
         }
     }
 }

@@ -182,6 +182,7 @@ async fn check_for_ever(upstream: &Upstream, server: &Server, probe: impl Probe)
             if !good {
                 // It may have moved: whoever has its name now is asked, not whoever had it some seconds ago.
                 server.wants_lookup();
+                upstream.doubts_its_servers();
             }
             upstream.judge(server, &mut streak, report);
         }

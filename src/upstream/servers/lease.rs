@@ -107,6 +107,7 @@ impl Lease {
 
     fn failed_to_connect(&self, refused: bool) {
         self.server.connect_failed(refused);
+        self.upstream.doubts_its_servers();
         self.upstream.hold_against(&self.server, Fault::Connect);
     }
 

@@ -10,16 +10,18 @@ use super::{Server, ServerId};
 use crate::session::SessionTable;
 use crate::upstream::balance::Ring;
 use crate::upstream::config::{Check, ServerConfig};
+use crate::upstream::discovery::LeftOut;
 use crate::upstream::{Balance, MakeBalance, PickKey, ServerTls};
 
 /// The servers of the moment and what was derived from them; swapped whole.
 pub(crate) struct Members {
-    pub(crate) servers: Box<[Arc<Server>]>,
+    pub(crate) servers: Arc<[Arc<Server>]>,
+    /// The same by priority, those that are asked first at the front; nearly always there is one.
+    pub(crate) levels: Box<[Level]>,
     /// Positions in `servers`, sorted by id.
     by_id: Box<[(ServerId, usize)]>,
     /// For sessions of unknown home, so most upstreams never need it.
     ring: OnceLock<Ring>,
-    pub(crate) balance: Box<dyn Balance>,
     /// Servers that were taken out of the set while sessions or tunnels were there: those go on.
     removed: ArcSwap<Vec<Arc<Server>>>,
     /// The list that they are made of, where it was found and isn't that of the configuration.
@@ -28,20 +30,18 @@ pub(crate) struct Members {
     pub(super) left_out: Vec<LeftOut>,
 }
 
+/// Servers of one priority.
+pub(crate) struct Level {
+    pub(crate) servers: Arc<[Arc<Server>]>,
+    pub(crate) balance: Box<dyn Balance>,
+}
+
 /// What the servers of a set have in common.
 pub(crate) struct Terms<'a> {
     pub(crate) check: Check,
     pub(crate) sessions: Option<&'a SessionTable>,
     pub(crate) tls: Option<&'a ServerTls>,
     pub(crate) make_balance: &'a MakeBalance,
-}
-
-/// One that is on the list and can't be a server.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct LeftOut {
-    pub(crate) name: String,
-    /// Why not: one plain sentence.
-    pub(crate) fault: String,
 }
 
 /// Positions are kept in 16 bits.
@@ -90,14 +90,20 @@ impl Members {
         let removed = ArcSwap::from_pointee(known.iter().filter(stays).cloned().collect());
         let mut by_id: Vec<_> = by_id.into_iter().collect();
         by_id.sort_unstable();
-        let balance = (terms.make_balance)(&servers);
-        let (servers, by_id) = (servers.into(), by_id.into());
-        Self { servers, by_id, ring: OnceLock::new(), balance, removed, found: None, left_out }
+        let servers: Arc<[Arc<Server>]> = servers.into();
+        let levels = levels(&servers).into_iter().map(|servers| {
+            let balance = (terms.make_balance)(&servers);
+            Level { servers, balance }
+        });
+        let levels = levels.collect();
+        Self { servers, levels, by_id: by_id.into(), ring: OnceLock::new(), removed, found: None, left_out }
     }
 
     /// Makes a set of a list that was found.
     pub(crate) fn build_of_found(list: &List, known: &[Arc<Server>], terms: &Terms<'_>) -> Self {
-        Self { found: Some(list.clone()), ..Self::build(list, known, terms) }
+        let mut members = Self::build(&list.servers, known, terms);
+        members.left_out.extend(list.left_out.iter().cloned());
+        Self { found: Some(list.clone()), ..members }
     }
 
     /// Whether it is made of this very list.
@@ -115,6 +121,13 @@ impl Members {
             None => Ok(members),
             Some(first) => Err(first.fault.clone()),
         }
+    }
+
+    /// Those of the same priority as this one.
+    pub(crate) fn peers(&self, server: &Server) -> &Arc<[Arc<Server>]> {
+        let is_its = |level: &&Level| level.servers.first().is_some_and(|first| first.priority() == server.priority());
+        let level = self.levels.iter().find(is_its);
+        level.map_or(&self.servers, |level| &level.servers)
     }
 
     /// Servers of before that still have work.
@@ -154,4 +167,16 @@ impl Members {
         servers.extend_from_slice(&self.removed.load());
         servers
     }
+}
+
+/// The servers by priority; all of them where they have the same.
+fn levels(servers: &Arc<[Arc<Server>]>) -> Vec<Arc<[Arc<Server>]>> {
+    let mut priorities: Vec<u16> = servers.iter().map(|server| server.priority()).collect();
+    priorities.sort_unstable();
+    priorities.dedup();
+    if let [] | [_] = priorities[..] {
+        return vec![Arc::clone(servers)];
+    }
+    let of = |priority| servers.iter().filter(move |server| server.priority() == priority).cloned().collect();
+    priorities.into_iter().map(of).collect()
 }

@@ -2,6 +2,7 @@
 //! changes it, and a place on one of them.
 
 mod condition;
+pub(crate) mod config;
 mod lease;
 mod live;
 mod load;
@@ -12,9 +13,10 @@ mod server;
 
 pub use condition::{CheckReport, State};
 pub use lease::{Lease, Opening};
+pub use live::Findings;
 pub use location::Endpoint;
 pub use server::{Server, ServerId};
 
 pub(crate) use condition::Health;
-pub(crate) use live::{Found, Latest, own};
+pub(crate) use live::{Follower, Found, Latest, own};
 pub(crate) use members::{Members, Terms};

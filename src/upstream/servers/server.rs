@@ -19,6 +19,7 @@ pub struct Server {
     name: Arc<str>,
     address: ServerAddress,
     weight: u32,
+    priority: u16,
     pub(super) max_connections: usize,
     /// What the configuration says; the state is in `life`.
     pub(super) drain: bool,
@@ -87,7 +88,8 @@ impl Server {
         let home = sessions.map(|table| table.home(id.to_bits()));
         let same = known.filter(|server| server.id == id && server.address == said.address);
         if let Some(same) = same
-            && (same.weight, same.max_connections, same.drain) == (weight, said.max_connections, said.drain)
+            && (same.weight, same.priority, same.max_connections, same.drain)
+                == (weight, said.priority, said.max_connections, said.drain)
             && same.home.as_ref().map(Arc::as_ptr) == home.as_ref().map(Arc::as_ptr)
         {
             return same.clone();
@@ -98,6 +100,7 @@ impl Server {
             name: name.into(),
             address: said.address.clone(),
             weight,
+            priority: said.priority,
             max_connections: said.max_connections,
             drain: said.drain,
             home,
@@ -123,6 +126,11 @@ impl Server {
     /// Its share of new work beside its peers.
     pub fn weight(&self) -> u32 {
         self.weight
+    }
+
+    /// It stands by while one of a lower number is up and has room.
+    pub fn priority(&self) -> u16 {
+        self.priority
     }
 
     /// Most requests and tunnels in flight at once; 0 for no limit.

@@ -146,7 +146,8 @@ impl Upstream {
         let mut waited = Duration::ZERO;
         if let Some(admission) = sessions.admission.as_ref().filter(|_| first) {
             // Who can't be served anyway takes nobody's turn.
-            if self.members.load().servers.iter().all(|server| server.state() == State::Down) {
+            let all_down = self.members.load().servers.iter().all(|server| server.state() == State::Down);
+            if all_down && !self.found.is_awaited() {
                 return Err(PickError::NoServer);
             }
             let since = Instant::now();
@@ -232,15 +233,21 @@ impl Upstream {
 
     fn welcome_back(self: &Arc<Self>, id: ServerId, tried: &Tried, bounded: bool) -> Return {
         let members = self.members.load();
-        let candidates = Candidates::new(&members.servers, tried, Tier::Healthy, Work::Session, self.terms);
-        let Some(position) = members.position(id).filter(|&position| candidates.has_place(position)) else {
+        let Some(server) = members.find(id) else { return Return::Gone };
+        let peers = members.peers(server);
+        let candidates = Candidates::new(peers, tried, Tier::Healthy, Work::Session, self.terms);
+        let here = if Arc::ptr_eq(peers, &members.servers) {
+            members.position(id)
+        } else {
+            peers.iter().position(|peer| peer.id() == id)
+        };
+        let Some(position) = here.filter(|&position| candidates.has_place(position)) else {
             return Return::Gone;
         };
         let bound = if bounded { candidates.bound_of_returning() } else { None };
         if bound.is_some_and(|bound| !candidates.is_within(&bound, position)) {
             return Return::OverBound;
         }
-        let server = &members.servers[position];
         // Who came first goes first.
         if !self.queue.is_empty() || !server.try_acquire() {
             return Return::Gone;

@@ -39,7 +39,10 @@ impl Upstream {
             };
             return Err(format!("server {} {why}", server.name()));
         }
-        let taking: Vec<&Arc<Server>> = servers.iter().filter(|server| !server.is_draining()).collect();
+        let mut taking: Vec<&Arc<Server>> = servers.iter().filter(|server| !server.is_draining()).collect();
+        // What those have that stand by is no measure, and nobody moves there while the others are up.
+        let first = taking.iter().map(|server| server.priority()).min();
+        taking.retain(|server| Some(server.priority()) == first);
         if taking.len() < 2 {
             return Err("there is no other server to move to".to_owned());
         }

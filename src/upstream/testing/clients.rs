@@ -35,7 +35,7 @@ impl Bench {
         let mut all = base.as_object().unwrap().clone();
         all.extend(said.as_object().unwrap().clone());
         let mut config: Config = serde_json::from_value(all.into()).unwrap();
-        config.servers = servers(weights);
+        config.servers = servers(weights).into();
         let upstream = Upstream::build("app", &config, metrics()).unwrap();
         Self { _running: upstream.start(), upstream, clients: JoinSet::new(), moves: Arc::default() }
     }

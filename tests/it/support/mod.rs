@@ -3,6 +3,7 @@
 pub mod client;
 pub mod cluster;
 pub mod crowd;
+pub mod dns;
 pub mod eio;
 pub mod engine;
 pub mod gateway;

@@ -215,7 +215,7 @@ async fn checks_find_servers_follow_the_set_and_end_with_their_guard() {
     drop(lease);
 
     let said = json!({ "servers": [address(&other)] });
-    upstream.set_servers(&config(said).servers);
+    upstream.set_servers(config(said).servers.list());
     let lease = upstream.pick(&client(1), &mut Tried::default()).await.unwrap();
     assert_eq!(lease.server().name().as_ref(), address(&other));
     upstream.forget(&HashSet::from([upstream.removed()[0].id()]));

@@ -1,10 +1,13 @@
-//! Servers that a program's own discovery finds come and go under traffic, over reloads.
+//! Servers that are found come and go under traffic, over reloads: here those that a program's own discovery finds.
+
+mod dns;
+mod file;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use async_trait::async_trait;
-use sockgate::{Config, Discovery, Gateway, ServerConfig};
+use sockgate::{Config, Discovery, Gateway, ServerConfig, ServerList};
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
@@ -16,9 +19,9 @@ struct Sent(Mutex<Receiver<Vec<ServerConfig>>>);
 
 #[async_trait]
 impl Discovery for Sent {
-    async fn next(&self) -> Result<Vec<ServerConfig>, String> {
+    async fn next(&self) -> Result<ServerList, String> {
         match self.0.lock().await.recv().await {
-            Some(servers) => Ok(servers),
+            Some(servers) => Ok(servers.into()),
             None => std::future::pending().await,
         }
     }
