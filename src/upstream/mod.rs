@@ -35,6 +35,7 @@ pub use health::{Checks, Fault};
 pub use pick::PickError;
 pub use running::Running;
 pub use servers::{CheckReport, Endpoint, Findings, Lease, Opening, Server, ServerId, State};
+pub(crate) use servers::Whereabouts;
 pub use sessions::{AdmissionQueue, LargestClient, Rebalancing};
 
 use balance::Terms;

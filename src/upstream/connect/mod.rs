@@ -73,9 +73,7 @@ async fn open(server: &Server, limit: Duration) -> io::Result<Socket> {
         match within(share, TcpStream::connect(address)).await {
             Ok(stream) => {
                 if rank > 0 {
-                    let mut order = addresses.to_vec();
-                    order[..=rank].rotate_right(1);
-                    server.set_addresses(order);
+                    server.prefer_address(address);
                 }
                 return Ok(Socket::Tcp(stream));
             }

@@ -2,6 +2,7 @@
 
 mod dns;
 mod file;
+mod name;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

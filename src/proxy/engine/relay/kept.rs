@@ -9,9 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::address::ServerAddress;
 use crate::transport::Transport;
-use crate::upstream::Lease;
+use crate::upstream::{Lease, Whereabouts};
 
 /// The connections that an engine keeps.
 pub(super) struct Kept {
@@ -62,7 +61,7 @@ impl Hasher for Mixed {
 
 /// The connections to one server, those that were used last at the back.
 struct Pool {
-    address: ServerAddress,
+    at: Whereabouts,
     idle: VecDeque<Idle>,
 }
 
@@ -91,6 +90,10 @@ impl Kept {
         let time = lease.upstream().config().timeouts.keep_alive;
         // What it says now was not asked for, or is its end.
         if time.is_zero() || lease.upstream().tells_of_clients() || stream.socket().is_readable() {
+            return;
+        }
+        // Its server may have moved while it was in use.
+        if !lease.server().is_reached_at(|| stream.socket().peer_addr()) {
             return;
         }
         let kept = Idle { stream, until: Instant::now() + time };
@@ -134,7 +137,10 @@ impl Shared {
 impl Pools {
     fn take(&mut self, lease: &Lease) -> Option<Transport> {
         let pool = self.by_server.get_mut(&key(lease))?;
-        if pool.address != *lease.server().address() {
+        if !lease.server().is_at(&pool.at) {
+            // The server has moved, or another one has its name.
+            self.count -= pool.idle.len();
+            pool.idle.clear();
             return None;
         }
         let mut now = None;
@@ -149,11 +155,10 @@ impl Pools {
 
     /// False where there are enough.
     fn put(&mut self, lease: &Lease, kept: Idle, most: usize) -> bool {
-        let address = lease.server().address();
-        let empty = || Pool { address: address.clone(), idle: VecDeque::new() };
+        let server = lease.server();
+        let empty = || Pool { at: server.whereabouts(), idle: VecDeque::new() };
         let pool = self.by_server.entry(key(lease)).or_insert_with(empty);
-        if pool.address != *address {
-            // A server of this name has moved.
+        if !server.is_at(&pool.at) {
             self.count -= pool.idle.len();
             *pool = empty();
         }
@@ -210,7 +215,7 @@ async fn sweep(shared: Arc<Shared>) {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use tokio::net::UnixStream;
+    use tokio::net::{TcpListener, TcpStream, UnixStream};
 
     use super::*;
     use crate::transport::Socket;
@@ -245,5 +250,32 @@ mod tests {
             assert!(kept.take(&lease).is_none());
         }
         assert_eq!(kept.shared.lock(own_shard()).count, 0);
+    }
+
+    #[tokio::test]
+    async fn a_server_whose_name_has_moved_is_not_met_on_a_connection_of_before() {
+        let upstream = upstream(json!({ "servers": ["localhost:7"] }));
+        let server = upstream.servers()[0].clone();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let here = listener.local_addr().unwrap();
+        let connect = async || Transport::Plain(Socket::Tcp(TcpStream::connect(here).await.unwrap()));
+        server.set_addresses(vec![here]);
+        assert!(server.try_acquire());
+        let (kept, lease) = (Kept::new(10), Lease::new(upstream.clone(), server.clone(), None));
+        kept.put(&lease, connect().await);
+        let in_use = kept.take(&lease).expect("its name has not moved");
+        kept.put(&lease, connect().await);
+        // One more address takes nothing from those that are known; the loss of one does.
+        let (there, elsewhere) = ("127.0.0.9:9".parse().unwrap(), "127.0.0.8:8".parse().unwrap());
+        server.set_addresses(vec![here, there]);
+        let other = kept.take(&lease).expect("it still is where it was");
+        kept.put(&lease, other);
+        server.set_addresses(vec![there]);
+        assert!(kept.take(&lease).is_none());
+        kept.put(&lease, in_use);
+        assert_eq!(kept.shared.lock(own_shard()).count, 0, "one that was in use meanwhile is not kept");
+        server.set_addresses(vec![here, elsewhere]);
+        kept.put(&lease, connect().await);
+        assert!(kept.take(&lease).is_some());
     }
 }

@@ -18,9 +18,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use super::kept::{Mixed, SHARDS, key, own_shard};
-use crate::address::ServerAddress;
 use crate::upstream::http2::{Http2, Running, STREAMS};
-use crate::upstream::{Lease, Server, Upstream};
+use crate::upstream::{Lease, Server, Upstream, Whereabouts};
 
 /// The connections of an engine.
 #[derive(Default)]
@@ -31,7 +30,7 @@ type Groups = HashMap<(u64, u64), Group, BuildHasherDefault<Mixed>>;
 
 /// The connections of a thread to one server.
 struct Group {
-    address: ServerAddress,
+    at: Whereabouts,
     links: Vec<Arc<Link>>,
     opening: Vec<Opening>,
     /// How many streams the last connection could carry.
@@ -144,8 +143,7 @@ impl Shared {
 
     fn take_or_join(&self, lease: &Lease, shard: usize) -> Result<Taken, watch::Receiver<Outcome>> {
         let mut groups = lock(&self.0[shard]);
-        let address = lease.server().address();
-        let group = groups.entry(key(lease)).or_insert_with(|| Group::of(address));
+        let group = groups.entry(key(lease)).or_insert_with(|| Group::of(lease.server().whereabouts()));
         if let Some(taken) = group.take(lease) {
             return Ok(taken);
         }
@@ -188,7 +186,7 @@ impl Shard {
 
 /// Opens a connection, and drives it to its end.
 async fn open(upstream: Arc<Upstream>, server: Arc<Server>, shard: Shard, tell: watch::Sender<Outcome>) {
-    let address = server.address().clone();
+    let at = server.whereabouts();
     let Http2 { requests, running, heard } = match upstream.connect_http2(&server).await {
         Ok(opened) => opened,
         Err(error) => {
@@ -201,9 +199,14 @@ async fn open(upstream: Arc<Upstream>, server: Arc<Server>, shard: Shard, tell: 
     drop((upstream, server));
     {
         let mut groups = shard.lock();
-        let group = groups.entry(shard.key).or_insert_with(|| Group::of(&address));
-        group.allowed = allowed;
-        group.links.push(Arc::clone(&link));
+        let group = groups.entry(shard.key).or_insert_with(|| Group::of(at.clone()));
+        if group.at == at {
+            group.allowed = allowed;
+            group.links.push(Arc::clone(&link));
+        } else {
+            // The server has moved meanwhile.
+            link.leave();
+        }
     }
     tell.send_replace(Some(Ok(())));
     drop(tell);
@@ -247,16 +250,15 @@ async fn drive(link: Arc<Link>, running: Running, shard: Option<Shard>) {
 }
 
 impl Group {
-    fn of(address: &ServerAddress) -> Self {
-        Self { address: address.clone(), links: Vec::new(), opening: Vec::new(), allowed: STREAMS }
+    fn of(at: Whereabouts) -> Self {
+        Self { at, links: Vec::new(), opening: Vec::new(), allowed: STREAMS }
     }
 
     fn take(&mut self, lease: &Lease) -> Option<Taken> {
-        let address = lease.server().address();
-        if self.address != *address {
-            // A server of this name has moved.
+        if !lease.server().is_at(&self.at) {
+            // The server has moved, or another one has its name.
             self.links.drain(..).for_each(|link| link.leave());
-            *self = Self::of(address);
+            *self = Self::of(lease.server().whereabouts());
         }
         // The first that has room, so that those which are not needed become idle.
         let mut gone = false;
