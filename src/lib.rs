@@ -14,8 +14,13 @@
 //!
 //! * a [`Filter`] sees every request before it is routed, and every answer (`examples/token_filter.rs`);
 //! * a [`Router`] decides where requests go (`examples/custom_router.rs`);
-//! * a [`Balance`] picks servers, and a [`Discovery`] tells which there are;
+//! * a [`Balance`] picks servers (`examples/own_balance.rs`), an [`Affinity`] says by what clients are placed
+//!   (`examples/own_affinity.rs`);
+//! * a [`Discovery`] tells which servers there are (`examples/own_discovery.rs`), a [`HealthCheck`] whether they are well
+//!   (`examples/own_health_check.rs`); what was written for Pingora's load balancer fits in by [`PingoraDiscovery`] and
+//!   [`PingoraHealthCheck`];
 //! * a [`SessionProtocol`] knows the sessions of a protocol that the gateway does not;
+//! * a [`TcpApplication`] serves a listener by itself (`examples/tcp_application.rs`);
 //! * a `ProxyHttp` of Pingora's wraps the [`Balancer`] (`examples/own_proxy.rs`).
 
 mod access;
@@ -59,14 +64,16 @@ mod checks;
 #[doc(hidden)]
 pub mod internals;
 
+pub use affinity::Affinity;
 pub use config::{Config, Engine};
 pub use exchange::Exchange;
 pub use filter::{Changes, Filter, FilterAnswer, HeaderEdits, Response, Verdict};
-pub use gateway::{BuildError, Builder, Gateway, Handle};
+pub use gateway::{BuildError, Builder, Gateway, Handle, PingoraDiscovery, PingoraHealthCheck};
+pub use listener::{ClientStream, TcpApplication};
 pub use proxy::{Balancer, Context};
 pub use reload::{Plan, ReloadError};
 pub use request::{Headers, Path, Request};
 pub use router::{Action, Decision, Route, Router};
 pub use session::SessionProtocol;
 pub use upstream::config::ServerConfig;
-pub use upstream::{Balance, Candidates, Discovery, PickKey, Server, ServerList};
+pub use upstream::{Balance, Candidates, Discovery, Endpoint, HealthCheck, PickKey, Server, ServerList};

@@ -13,6 +13,8 @@ use crate::compression::{self, Compression};
 use crate::config::Config;
 use crate::discovery;
 use crate::filter::{Filter, Filters};
+use crate::listener::TcpApplication;
+use crate::listener::config::Protocol;
 use crate::listener::tls::config::Challenge;
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::rate::{self, Limit};
@@ -42,6 +44,8 @@ pub struct Snapshot {
     pub(crate) open: Arc<rate::Open>,
     /// Where requests go.
     pub router: Arc<dyn Router>,
+    /// Who serves the listeners of these names.
+    pub(crate) applications: HashMap<String, Arc<dyn TcpApplication>>,
     /// The upstreams by name.
     pub upstreams: HashMap<Arc<str>, Arc<Upstream>, FnvBuildHasher>,
     /// What the gateway's own answers count.
@@ -71,6 +75,8 @@ pub struct Extensions {
     pub filters: Vec<Arc<dyn Filter>>,
     /// In place of the routes.
     pub router: Option<Arc<dyn Router>>,
+    /// For the listeners of these names.
+    pub applications: HashMap<String, Arc<dyn TcpApplication>>,
     /// For the upstreams of these names.
     pub upstreams: HashMap<String, upstream::Extensions>,
 }
@@ -89,6 +95,13 @@ impl Snapshot {
         before: impl Fn(&str) -> Option<Arc<Upstream>>,
         known: &Known,
     ) -> Result<Self, BuildError> {
+        let own = config.listeners.iter().filter(|listener| listener.protocol == Protocol::Application);
+        if let Some(listener) = own.into_iter().find(|listener| !brought.applications.contains_key(&listener.name())) {
+            return Err(BuildError(format!(
+                "listener {}: `protocol: application`, and the program brings no application for it",
+                listener.name()
+            )));
+        }
         let mut upstreams = HashMap::default();
         for (name, said) in &config.upstreams {
             let upstream = match before(name) {
@@ -152,6 +165,7 @@ impl Snapshot {
             raw,
             secrets: secrets.collect(),
             limits: top_limits,
+            applications: brought.applications.clone(),
             open: Arc::default(),
             router,
             upstreams,

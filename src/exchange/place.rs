@@ -8,7 +8,6 @@ use std::time::Duration;
 use http::HeaderValue;
 use rand::Rng;
 
-use crate::affinity;
 use crate::request::{Request, host_name};
 use crate::session::{Cause, Found, Goodbye, Key, SessionProtocol, SessionRequest};
 use crate::upstream::{Lease, PickError, PickKey, Questions, ServerId, Sought, Tried, Upstream, Wanted};
@@ -78,8 +77,7 @@ impl SessionTie {
 impl Ties {
     /// What a request says; everything that placing it looks at.
     pub(super) fn new(upstream: &Upstream, request: &Request<'_>) -> Self {
-        let value = upstream.keys.iter().find_map(|by| affinity::value(request, by)).map(affinity::stable_hash);
-        let client = PickKey { client: request.client, value };
+        let client = PickKey { client: request.client, value: upstream.value_of(request) };
         let was_on = upstream.cookie.as_ref().and_then(|cookie| cookie.find(request)).map(ServerId::from_bits);
         let session = SessionTie::new(upstream, request);
         Self { client, was_on, wish: None, cross_site: upstream.cookie.is_some() && is_cross_site(request), session }

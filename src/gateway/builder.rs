@@ -12,9 +12,12 @@ use pingora::server::configuration::ServerConf;
 
 use super::Gateway;
 use crate::admin::Admin;
+use crate::affinity::Affinity;
 use crate::config::{Config, Engine};
 use crate::exchange::Core;
 use crate::filter::Filter;
+use crate::listener::TcpApplication;
+use crate::listener::config::Protocol;
 use crate::listener::inherit::Sockets;
 use crate::metrics::Metrics;
 use crate::proxy::{App, Balancer, Engines, Http2, PingoraEngine, Relay};
@@ -22,7 +25,7 @@ use crate::reload::Reloader;
 use crate::router::Router;
 use crate::session::SessionProtocol;
 use crate::snapshot::Extensions;
-use crate::upstream::{self, Balance, Discovery};
+use crate::upstream::{self, Balance, Discovery, HealthCheck};
 
 /// Assembles a [`Gateway`].
 pub struct Builder {
@@ -100,12 +103,36 @@ impl Builder {
         self
     }
 
+    /// Checks the servers of an upstream with this instead of its `health.check`.
+    #[must_use]
+    pub fn health_check(mut self, upstream: &str, check: impl HealthCheck) -> Self {
+        let own = self.brought.upstreams.entry(upstream.to_owned()).or_default();
+        own.health_check = Some(Arc::new(check));
+        self
+    }
+
+    /// Places the clients of an upstream by what this says of their requests, before what its `affinity` says. Its balance
+    /// has to be `client_ip`, or the program's own.
+    #[must_use]
+    pub fn affinity(mut self, upstream: &str, affinity: impl Affinity) -> Self {
+        let own = self.brought.upstreams.entry(upstream.to_owned()).or_default();
+        own.affinity = Some(Arc::new(affinity));
+        self
+    }
+
     /// Keeps the sessions of an upstream's servers by this protocol: an upstream of kind `http` has sessions then, one of
     /// kind `socket.io` has these in place of Engine.IO's.
     #[must_use]
     pub fn session_protocol(mut self, upstream: &str, protocol: impl SessionProtocol) -> Self {
         let own = self.brought.upstreams.entry(upstream.to_owned()).or_default();
         own.session_protocol = Some(Arc::new(protocol));
+        self
+    }
+
+    /// Serves the connections of a listener, which has to have `protocol: application`, with this.
+    #[must_use]
+    pub fn application(mut self, listener: &str, application: impl TcpApplication) -> Self {
+        self.brought.applications.insert(listener.to_owned(), Arc::new(application));
         self
     }
 
@@ -186,6 +213,26 @@ impl Builder {
 
 /// What a program brings for an upstream that is not there would have no effect.
 fn check_names(brought: &Extensions, config: &Config) -> Result<(), BuildError> {
+    for name in brought.applications.keys() {
+        let said = config.listeners.iter().find(|listener| listener.name() == *name);
+        if said.is_none_or(|said| said.protocol != Protocol::Application) {
+            let found = if said.is_none() { "no such listener" } else { "another protocol for it" };
+            return Err(BuildError(format!(
+                "listener `{name}`: the program brings an application for it, and the configuration has {found}: \
+                 expected `protocol: application`"
+            )));
+        }
+    }
+    for (name, own) in &brought.upstreams {
+        let said = config.upstreams.get(name).filter(|said| own.discovery.is_some() && said.servers.are_found());
+        if let Some(said) = said {
+            return Err(BuildError(format!(
+                "upstream `{name}`: the program brings a discovery, and the configuration has its servers found by {}: \
+                 expected one of them",
+                said.servers
+            )));
+        }
+    }
     let stranger = brought.upstreams.keys().find(|name| !config.upstreams.contains_key(*name));
     stranger.map_or(Ok(()), |name| {
         let known: Vec<_> = config.upstreams.keys().map(|name| format!("`{name}`")).collect();

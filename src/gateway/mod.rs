@@ -1,5 +1,6 @@
 //! A gateway as the program sees it: built, governed, and run to its end.
 
+mod adapters;
 mod builder;
 mod manager;
 mod run;
@@ -15,6 +16,7 @@ use log::error;
 use pingora::server::Server;
 use tokio::sync::Notify;
 
+pub use adapters::{PingoraDiscovery, PingoraHealthCheck};
 pub use builder::{BuildError, Builder};
 pub(crate) use signals::Signals;
 

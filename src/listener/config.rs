@@ -99,6 +99,8 @@ pub enum Protocol {
     Tcp,
     /// Flash socket policy requests, answered and closed.
     FlashPolicy,
+    /// Any bytes, served by an application that a program brings for this listener.
+    Application,
 }
 
 /// Who has to begin with a PROXY header. The address of the peer decides, never what it sends: whoever may choose whether to

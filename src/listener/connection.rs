@@ -126,6 +126,8 @@ pub enum AppProtocol {
     Http2,
     /// Anything else, for this TCP upstream.
     Raw(Option<Arc<str>>),
+    /// Whatever the application of a program says that it is.
+    Own,
 }
 
 /// How long a client may take to read a last answer.

@@ -13,6 +13,7 @@ mod head;
 pub mod inherit;
 pub mod limits;
 mod prepare;
+mod program;
 mod proxy_header;
 mod settings;
 mod socket;
@@ -30,6 +31,8 @@ pub use flash::policy as flash_policy;
 pub use head::HeadError;
 pub(crate) use head::head_end;
 pub use limits::{ConnectionLimits, Permit};
+pub(crate) use program::serve as serve_by;
+pub use program::{ClientStream, TcpApplication};
 pub use settings::{Settings, Shared};
 pub use tls::ClientCertificate;
 

@@ -101,6 +101,7 @@ impl Accepted {
         let raw = || AppProtocol::Raw(settings.tcp_upstream.clone());
         match settings.config.protocol {
             Protocol::Tcp => return Some((connection, raw())),
+            Protocol::Application => return Some((connection, AppProtocol::Own)),
             Protocol::FlashPolicy => {
                 let Shared { flash_policy, flash_timeout, .. } = &settings.shared;
                 flash::serve(connection, flash_policy, *flash_timeout).await;

@@ -80,7 +80,7 @@ impl Settings {
         let alpn: &[&str] = match config.protocol {
             Protocol::Http if config.http2 => &["h2", "http/1.1"],
             Protocol::Http => &["http/1.1"],
-            Protocol::Tcp | Protocol::FlashPolicy => &[],
+            Protocol::Tcp | Protocol::FlashPolicy | Protocol::Application => &[],
         };
         let before = before.and_then(|before| before.tls.as_ref());
         let tls = config.tls.as_ref().map(|said| tls::Terms::load(said, alpn, before));

@@ -19,7 +19,7 @@ pub use engine::Engines;
 
 use crate::ending::Stopping;
 use crate::exchange::Core;
-use crate::listener::{AppProtocol, Application, Connection};
+use crate::listener::{AppProtocol, Application, Connection, serve_by};
 
 /// The application behind every listener for traffic.
 pub struct App {
@@ -51,6 +51,12 @@ impl Application for App {
             AppProtocol::Raw(upstream) => {
                 raw::serve(&self.core, connection, upstream.as_deref());
                 Box::pin(ready(()))
+            }
+            AppProtocol::Own => {
+                let application = self.core.snapshot.load().applications.get(&*connection.info.listener).cloned();
+                // A configuration without one is not loaded; this connection may be of one before.
+                let Some(application) = application else { return Box::pin(ready(())) };
+                Box::pin(serve_by(application, connection, stopping))
             }
             AppProtocol::Http1 => Arc::clone(&self.engines.http1).serve_http1(connection, stopping),
             AppProtocol::Http2 => Arc::clone(&self.engines.http2).serve_http2(connection, stopping),

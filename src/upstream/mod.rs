@@ -31,11 +31,11 @@ pub use config::{Config, ServerConfig};
 pub use connect::ServerTls;
 pub(crate) use connect::http2;
 pub use discovery::{Discovery, Inquiries, ServerList, Source};
-pub use health::{Checks, Fault};
+pub use health::{Checks, Fault, HealthCheck};
 pub use pick::PickError;
 pub use running::Running;
-pub use servers::{CheckReport, Endpoint, Findings, Lease, Opening, Server, ServerId, State};
 pub(crate) use servers::Whereabouts;
+pub use servers::{CheckReport, Endpoint, Findings, Lease, Opening, Server, ServerId, State};
 pub use sessions::{AdmissionQueue, LargestClient, Rebalancing};
 
 use balance::Terms;
@@ -49,8 +49,9 @@ use sessions::{Searches, Sessions};
 
 pub(crate) use sessions::{Fields, Questions, Sought, Wanted};
 
-use crate::affinity::{By, CookieAffinity};
+use crate::affinity::{self, Affinity, By, CookieAffinity, stable_hash};
 use crate::metrics::UpstreamMetrics;
+use crate::request::Request;
 use crate::session::SessionProtocol;
 
 /// The servers of one kind of work, with their balance, limits, health and TLS, what is counted of them, and what is open
@@ -81,7 +82,7 @@ pub struct Upstream {
     /// The cookie that names a client's server.
     pub(crate) cookie: Option<CookieAffinity>,
     /// What is hashed in place of the client's address, the first that a request has.
-    pub(crate) keys: Vec<By>,
+    keys: Vec<By>,
     /// The searches for sessions that nobody here knows.
     searches: Arc<Searches>,
     /// What is open on the servers, and who is told to leave.
@@ -93,6 +94,9 @@ static NEXT_GROUP: AtomicU64 = AtomicU64::new(1);
 /// Makes the balance for a set of servers; called again whenever the set changes.
 pub type MakeBalance = Arc<dyn Fn(&[Arc<Server>]) -> Box<dyn Balance> + Send + Sync>;
 
+/// Opens the source of servers that is said; gives `None` where they are listed.
+pub type OpenSource = fn(&config::Servers) -> Result<Option<Source>, String>;
+
 /// What a program brings for an upstream, in place of what the configuration says.
 #[derive(Clone, Default)]
 pub struct Extensions {
@@ -102,11 +106,20 @@ pub struct Extensions {
     pub session_protocol: Option<Arc<dyn SessionProtocol>>,
     /// Tells of the servers, in place of the configuration.
     pub discovery: Option<Arc<dyn Discovery>>,
+    /// Looks at its servers, in place of `health.check`.
+    pub health_check: Option<Arc<dyn HealthCheck>>,
+    /// Says by what clients are placed, before what the configuration says of that.
+    pub affinity: Option<Arc<dyn Affinity>>,
     /// Opens the source that a configuration names for its servers; `None` where it lists them.
-    pub open_source: Option<fn(&config::Servers) -> Result<Option<Source>, String>>,
+    pub open_source: Option<OpenSource>,
 }
 
 impl Extensions {
+    /// What servers are asked; a check of the program's own counts as one of theirs.
+    fn check(&self, config: &Config) -> Check {
+        if self.health_check.is_some() { Check::Tcp } else { config.health_check() }
+    }
+
     /// Who tells of the servers, where the configuration does not list them all.
     fn source(&self, said: &config::Servers) -> Result<Option<Source>, String> {
         match (&self.discovery, self.open_source) {
@@ -185,6 +198,11 @@ impl Upstream {
         let protocol = brought.session_protocol.clone().or_else(|| config.kind.session_protocol());
         check_protocol(protocol.as_deref(), config).map_err(explain)?;
         let own_balance = brought.balance.is_none().then(|| config.balance());
+        if brought.affinity.is_some() && own_balance.is_some_and(|balance| balance != config::Balance::ClientIp) {
+            let what = "the program brings an affinity for it, which balance `client_ip` alone looks at: expected \
+                        `balance: client_ip`, or a balance of the program's";
+            return Err(explain(what.to_owned()));
+        }
         let placing = Terms::of(config, own_balance, protocol.is_some());
         let sessions =
             protocol.map(|protocol| Sessions::build(protocol, config, &placing, before.map(|before| &**before)));
@@ -200,7 +218,7 @@ impl Upstream {
         let same_way = before.filter(|before| config.tls == before.config.tls && same_header(before, config));
         let known = same_way.map(|before| before.all_servers()).unwrap_or_default();
         let terms = servers::Terms {
-            check: config.health_check(),
+            check: brought.check(config),
             sessions: sessions.as_ref().map(|sessions| &*sessions.table),
             tls: tls.as_ref(),
             make_balance: &make_balance,
@@ -314,11 +332,26 @@ impl Upstream {
     /// What its servers have in common.
     fn server_terms(&self) -> servers::Terms<'_> {
         servers::Terms {
-            check: self.config.health_check(),
+            check: self.check(),
             sessions: self.sessions().map(|table| &**table),
             tls: self.tls.as_ref(),
             make_balance: &self.make_balance,
         }
+    }
+
+    /// How its servers are checked.
+    fn check(&self) -> Check {
+        self.brought.check(&self.config)
+    }
+
+    /// A hash of what stands for the client of a request in place of its address; `None` where nothing does.
+    pub(crate) fn value_of(&self, request: &Request<'_>) -> Option<u64> {
+        if let Some(own) = &self.brought.affinity
+            && let Some(key) = own.key(request)
+        {
+            return Some(stable_hash(&key));
+        }
+        self.keys.iter().find_map(|by| affinity::value(request, by)).map(stable_hash)
     }
 
     /// Whether new work has somewhere to go: a server is up, if only one that drains.

@@ -523,3 +523,66 @@ fn silent_raw_tunnels_end_by_themselves_and_websockets_do_not() {
     let said = upstream(json!({ "servers": ["10.0.0.1:1"], "timeouts": { "tunnel_idle": "0s" } }));
     assert_eq!(said.config().timeouts.raw_idle(), Duration::ZERO);
 }
+
+#[tokio::test(start_paused = true)]
+async fn servers_of_a_higher_number_stand_by_until_those_below_are_down_or_full() {
+    for balance in ["client_ip", "round_robin", "least_connections", "random_two"] {
+        let upstream = upstream(json!({ "balance": balance, "servers": [
+            { "address": "10.0.0.3:1", "name": "spare", "priority": 2 },
+            { "address": "10.0.0.1:1", "name": "a", "max_connections": 2 },
+            { "address": "10.0.0.2:1", "name": "b", "priority": 0, "max_connections": 2 },
+            { "address": "10.0.0.4:1", "name": "last", "priority": 7 },
+        ] }));
+        let places: Vec<_> = at_once(async {
+            let mut places = Vec::new();
+            for _ in 0..4 {
+                places.push(pick(&upstream).await.unwrap());
+            }
+            places
+        });
+        let mut first: Vec<_> = places.iter().map(name).collect();
+        first.sort_unstable();
+        assert_eq!(first, ["a", "a", "b", "b"], "{balance}");
+        assert_eq!(name(&at_once(pick(&upstream)).unwrap()), "spare", "both are full");
+        drop(places);
+        for down in ["a", "b"] {
+            let server = upstream.server(ServerId::of(down)).unwrap();
+            server.set_health(Health::Down);
+        }
+        assert_eq!(name(&at_once(pick(&upstream)).unwrap()), "spare");
+        upstream.server(ServerId::of("spare")).unwrap().set_health(Health::Down);
+        assert_eq!(name(&at_once(pick(&upstream)).unwrap()), "last");
+        upstream.server(ServerId::of("b")).unwrap().set_health(Health::Up);
+        assert_eq!(name(&at_once(pick(&upstream)).unwrap()), "b");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn servers_that_stay_while_their_source_is_another_one_keep_their_state() {
+    struct Told;
+    #[async_trait::async_trait]
+    impl Discovery for Told {
+        async fn next(&self) -> Result<ServerList, String> {
+            std::future::pending().await
+        }
+    }
+    let open: OpenSource = |said| {
+        let first = ServerConfig::at("10.0.0.1:1")?.with_weight(2);
+        let found = || Source { discovery: Arc::new(Told), first: Some(vec![first].into()) };
+        Ok(said.are_found().then(found))
+    };
+    let brought = Extensions { open_source: Some(open), ..Extensions::default() };
+    let list = config(json!({ "servers": ["10.0.0.1:1", "10.0.0.2:1"] }));
+    let file = config(json!({ "servers": { "file": "servers.yaml" } }));
+    let listed = Upstream::build_with("test", &list, metrics(), brought).unwrap();
+    let _lease = listed.place_on(ServerId::of("10.0.0.1:1")).unwrap();
+    let found = listed.rebuild(&file).unwrap();
+    assert!(found.findings().is_some() && listed.findings().is_none());
+    assert_eq!((found.servers().len(), found.servers()[0].weight(), found.servers()[0].in_flight()), (1, 2, 1));
+    let again = found.rebuild(&file).unwrap();
+    assert!(Arc::ptr_eq(&found, &again), "the same source is not opened anew");
+    let back = again.rebuild(&list).unwrap();
+    assert!(back.findings().is_none());
+    let in_flight: Vec<_> = back.servers().iter().map(|server| server.in_flight()).collect();
+    assert_eq!(in_flight, [1, 0]);
+}

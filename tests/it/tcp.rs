@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sockgate::{ClientStream, Config, TcpApplication};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Notify;
@@ -339,4 +340,54 @@ upstreams:
     let ipv4 = std::net::SocketAddr::from(([127, 0, 0, 1], gateway.address("both").port()));
     let told = Client::connect(ipv4).await.get("/").await.text().to_ascii_lowercase();
     assert!(told.contains("x-forwarded-for: 127.0.0.1\r\n"), "an IPv4 client is one, on an IPv6 socket too: {told}");
+}
+
+/// Says the name of its listener, and whether the gateway stops.
+struct Namer;
+
+#[async_trait::async_trait]
+impl TcpApplication for Namer {
+    async fn serve(&self, mut client: ClientStream) {
+        let name = format!("{} {}\n", client.listener(), client.client().ip());
+        let _ = client.write_all(name.as_bytes()).await;
+        client.leaving().await;
+        let _ = client.write_all(b"goodbye").await;
+    }
+}
+
+const OWN: &str = "listeners: [{ name: own, address: 127.0.0.1:0, protocol: application }]\n";
+
+#[tokio::test]
+async fn an_application_of_a_program_serves_its_listener_until_the_gateway_stops() {
+    let config = Config::read("test.yaml", OWN, &|_| None).unwrap().config;
+    let gateway = sockgate::Gateway::builder(config).application("own", Namer).build().unwrap();
+    let (address, handle) = (gateway.address("own").unwrap().parse().unwrap(), gateway.handle());
+    let running = std::thread::spawn(move || gateway.run());
+    let mut client = Client::connect(address).await;
+    assert_eq!(within("its name", client.read(14)).await, b"own 127.0.0.1\n");
+    handle.stop();
+    assert_eq!(within("its end", client.read_all()).await, b"goodbye");
+    running.join().unwrap();
+}
+
+#[test]
+fn an_application_and_its_listener_need_each_other() {
+    let http = "listeners: [{ name: own, address: 127.0.0.1:0 }]\nroutes: [{ respond: {} }]\n";
+    let fault = |yaml: &str, names: &[&str]| {
+        let config = Config::read("test.yaml", yaml, &|_| None).unwrap().config;
+        let builder = names.iter().fold(sockgate::Gateway::builder(config), |all, name| all.application(name, Namer));
+        builder.build().err().map(|fault| fault.to_string()).unwrap_or_default()
+    };
+    assert_eq!(fault(OWN, &["own"]), "");
+    for (yaml, names, expected) in [
+        (OWN, &[][..], "listener own: `protocol: application`, and the program brings no application for it"),
+        (
+            OWN,
+            &["own", "own2"],
+            "listener `own2`: the program brings an application for it, and the configuration has no",
+        ),
+        (http, &["own"], "has another protocol for it: expected `protocol: application`"),
+    ] {
+        assert!(fault(yaml, names).contains(expected), "{}", fault(yaml, names));
+    }
 }

@@ -115,7 +115,7 @@ fn protocol(listener: &listener::Config, spot: &Spot<'_>, names: &Names, report:
         (Protocol::Tcp, None) if !upstream.is_given() => {
             report.fault(spot, "expected the key `upstream`, where a `tcp` listener carries its connections");
         }
-        (Protocol::Http | Protocol::FlashPolicy, Some(_)) => report.fault(
+        (Protocol::Http | Protocol::FlashPolicy | Protocol::Application, Some(_)) => report.fault(
             &upstream.as_str(),
             "only for `protocol: tcp`: on `http` the routes decide, and `flash_policy` is answered here",
         ),

@@ -8,6 +8,7 @@ use rand::Rng;
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::own::Own;
 use super::probe::{Grpc, Http, Probe, Session, Target, Tcp};
 use crate::address::ServerAddress;
 use crate::upstream::Upstream;
@@ -135,7 +136,7 @@ async fn look_up(upstream: &Upstream, server: &Server, host: &str, port: u16, fa
         server.wants_check();
     }
     // Where nothing is checked, the name is all that is known of the server.
-    if upstream.config.health_check() == Check::None {
+    if upstream.check() == Check::None {
         match result {
             Ok(()) => upstream.announce(server, Health::Up, "its name resolves"),
             Err(fault) if server.endpoint().is_none() => upstream.announce(server, Health::Down, &fault),
@@ -147,6 +148,10 @@ async fn look_up(upstream: &Upstream, server: &Server, host: &str, port: u16, fa
 }
 
 async fn run_checks(upstream: &Arc<Upstream>, server: &Arc<Server>) {
+    if let Some(check) = &upstream.brought.health_check {
+        let own = Own { check: Arc::clone(check), server: Arc::clone(server) };
+        return check_for_ever(upstream, server, own).await;
+    }
     let target = Target::new(upstream, server);
     match upstream.config.health_check() {
         Check::None => {

@@ -4,11 +4,13 @@
 mod checks;
 mod ejection;
 mod grpc;
+mod own;
 mod probe;
 mod request;
 
 pub use checks::Checks;
 pub use ejection::{Ejected, Fault};
+pub use own::HealthCheck;
 
 pub(crate) use ejection::Faults;
 pub(crate) use request::check as check_request;

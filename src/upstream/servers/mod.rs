@@ -18,6 +18,6 @@ pub use location::Endpoint;
 pub use server::{Server, ServerId};
 
 pub(crate) use condition::Health;
-pub(crate) use location::Whereabouts;
 pub(crate) use live::{Follower, Found, Latest, own};
+pub(crate) use location::Whereabouts;
 pub(crate) use members::{Members, Terms};

@@ -237,7 +237,7 @@ async fn sessions_of_real_clients_stay_on_a_server_that_has_left_dns() {
     let gateway = Gateway::start(&yaml(&names, &format!("srv: {SERVICE}"), upstream)).await;
     let url = format!("http://{}", gateway.address("web"));
     let only = |server: &str| format!("finds 1 servers; new: {server}");
-    let (a_comes, b_comes) = [&a, &b].map(|server| only(&format!("127.0.0.1:{}", server.port()))).into();
+    let [a_comes, b_comes] = [&a, &b].map(|server| only(&format!("127.0.0.1:{}", server.port())));
     for (round, transports) in node::TRANSPORTS.into_iter().enumerate() {
         names.set(SERVICE, &[&at(&a)]).await;
         let arguments = ["--url", &url, "--transports", transports, "--sessions", "20", "--hold", "5000"];

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use async_trait::async_trait;
-use sockgate::{Config, Discovery, Gateway, ServerConfig, ServerList};
+use sockgate::{Affinity, Config, Discovery, Gateway, HealthCheck, ServerConfig, ServerList};
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
@@ -123,8 +123,46 @@ fn parts_for_an_upstream_that_is_none_are_a_fault_at_the_start() {
     for fault in [
         fault(Gateway::builder(config()).discovery("ap", Sent(Mutex::new(receiver)))),
         fault(Gateway::builder(config()).balance("ap", |_| First)),
+        fault(Gateway::builder(config()).health_check("ap", Always)),
+        fault(Gateway::builder(config()).affinity("ap", Nobody)),
     ] {
         assert!(fault.contains("upstream `ap`") && fault.contains("it has `app`"), "{fault}");
+    }
+}
+
+#[test]
+fn parts_that_the_configuration_leaves_no_room_for_are_a_fault_at_the_start() {
+    let build = |upstream: &str, with: fn(sockgate::Builder) -> sockgate::Builder| {
+        let yaml = format!(
+            "listeners: [{{ address: 127.0.0.1:0 }}]\nroutes: [{{ upstream: app }}]\nupstreams: {{ app: {{ {upstream} }} }}\n"
+        );
+        let config = Config::read("test.yaml", &yaml, &|_| None).unwrap().config;
+        with(Gateway::builder(config)).build().err().map(|fault| fault.to_string())
+    };
+    let found = |builder: sockgate::Builder| builder.discovery("app", Sent(Mutex::new(channel(1).1)));
+    let fault = build("servers: { dns: app.internal, port: 80 }", found).unwrap();
+    assert!(fault.contains("found by dns app.internal:80: expected one of them"), "{fault}");
+    let fault = build("servers: [10.0.0.1:80]", |builder| builder.affinity("app", Nobody)).unwrap();
+    assert!(fault.contains("expected `balance: client_ip`"), "{fault}");
+    assert_eq!(build("servers: [10.0.0.1:80], balance: client_ip", |builder| builder.affinity("app", Nobody)), None);
+}
+
+/// Every server is well.
+struct Always;
+
+#[async_trait]
+impl HealthCheck for Always {
+    async fn check(&self, server: &sockgate::Server) -> Result<String, String> {
+        Ok(format!("{} is well", server.name()))
+    }
+}
+
+/// No client is known by anything.
+struct Nobody;
+
+impl Affinity for Nobody {
+    fn key<'a>(&self, _: &'a sockgate::Request<'_>) -> Option<std::borrow::Cow<'a, [u8]>> {
+        None
     }
 }
 
