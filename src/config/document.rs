@@ -14,22 +14,22 @@ const DEEPEST: usize = 24;
 
 /// A line and a column in characters, both from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Position {
-    pub(super) line: usize,
-    pub(super) column: usize,
+pub(crate) struct Position {
+    pub(crate) line: usize,
+    pub(crate) column: usize,
 }
 
 /// A value and its place.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) at: Position,
-    pub(super) value: Value,
+pub(crate) struct Node {
+    pub(crate) at: Position,
+    pub(crate) value: Value,
     /// Found faulty and set aside: readers pass over it, so that its default stands in.
-    pub(super) cut: bool,
+    pub(crate) cut: bool,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Null,
     Scalar(Scalar),
     List(Vec<Node>),
@@ -42,13 +42,13 @@ pub(super) enum Value {
 
 /// A text and what it means: the text is kept because a version `1.2` is a text to some keys and a number to others.
 #[derive(Clone, Debug)]
-pub(super) struct Scalar {
-    pub(super) text: String,
-    pub(super) kind: Kind,
+pub(crate) struct Scalar {
+    pub(crate) text: String,
+    pub(crate) kind: Kind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Text,
     Bool(bool),
     Unsigned(u64),
@@ -58,23 +58,23 @@ pub(super) enum Kind {
 
 /// A key and its value.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
-    pub(super) key: String,
-    pub(super) at: Position,
-    pub(super) node: Node,
+pub(crate) struct Entry {
+    pub(crate) key: String,
+    pub(crate) at: Position,
+    pub(crate) node: Node,
     /// Where the same key was written before.
-    pub(super) first: Option<Position>,
+    pub(crate) first: Option<Position>,
 }
 
 /// Why a text is no YAML document at all; nothing in it can be looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Unreadable {
-    pub(super) at: Position,
-    pub(super) what: String,
+pub(crate) struct Unreadable {
+    pub(crate) at: Position,
+    pub(crate) what: String,
 }
 
 /// Reads one document, expanding `${NAME}` by `env`.
-pub(super) fn read(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Node, Unreadable> {
+pub(crate) fn read(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Node, Unreadable> {
     if text.len() > MOST_BYTES {
         return Err(unreadable(START, "more than 1 MiB, which no configuration needs"));
     }

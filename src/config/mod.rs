@@ -1,7 +1,7 @@
 //! The whole configuration as types: what the operator said, and nothing that was built of it.
 
 mod check;
-mod document;
+pub(crate) mod document;
 mod engine;
 mod environment;
 mod fault;
@@ -9,7 +9,7 @@ mod memory;
 mod print;
 mod reload;
 mod servers;
-mod shape;
+pub(crate) mod shape;
 #[cfg(test)]
 mod tests;
 

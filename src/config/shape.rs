@@ -16,10 +16,10 @@ use super::fault::nearest;
 
 /// One fault of shape: where it is, and what to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Misfit {
-    pub(super) at: Position,
-    pub(super) path: String,
-    pub(super) what: String,
+pub(crate) struct Misfit {
+    pub(crate) at: Position,
+    pub(crate) path: String,
+    pub(crate) what: String,
 }
 
 /// More than this many faults help nobody, and each costs one more reading.
@@ -27,7 +27,7 @@ const MOST_MISFITS: usize = 100;
 const MOST_READINGS: usize = 4 * MOST_MISFITS;
 
 /// Reads a `T` out of the tree, cutting what does not fit. There is no `T` where too much had to go.
-pub(super) fn fit<T: DeserializeOwned>(root: &mut Node) -> (Option<T>, Vec<Misfit>) {
+pub(crate) fn fit<T: DeserializeOwned>(root: &mut Node) -> (Option<T>, Vec<Misfit>) {
     let mut misfits = Vec::new();
     for _ in 0..MOST_READINGS {
         let mut error = match T::deserialize(&*root) {
@@ -45,7 +45,7 @@ pub(super) fn fit<T: DeserializeOwned>(root: &mut Node) -> (Option<T>, Vec<Misfi
 
 /// What serde found, with the way there from the root: the places of entries in their maps and of items in their lists.
 #[derive(Debug)]
-pub(super) struct Error {
+pub(crate) struct Error {
     steps: Vec<usize>,
     what: What,
 }

@@ -6,10 +6,12 @@ use std::path::Path;
 
 type Check = fn(&[u8]);
 
-const TARGETS: [(&str, Check); 15] = [
+const TARGETS: [(&str, Check); 20] = [
     ("answer", checks::answers),
     ("chunks", checks::chunks),
     ("client_hello", checks::client_hellos),
+    ("configurations", checks::configurations),
+    ("cookies", checks::cookies),
     ("engine_io_handshake", checks::engine_io_handshake),
     ("engine_io_request", checks::engine_io_request),
     ("flash", checks::flash_policies),
@@ -21,6 +23,9 @@ const TARGETS: [(&str, Check); 15] = [
     ("request_head", checks::request_heads),
     ("response_head", checks::response_heads),
     ("sniff", checks::sniffing),
+    ("ticket_keys", checks::ticket_keys),
+    ("tls_records", checks::tls_records),
+    ("tls_streams", checks::tls_streams),
     ("websocket_frames", checks::websocket_frames),
 ];
 

@@ -1,7 +1,14 @@
 //! What holds for any bytes at all: one check for each fuzz target, which `cargo test` replays over the corpus.
 
+mod config;
 #[cfg(test)]
 mod corpus;
+mod sealed;
+mod tls;
+
+pub use config::configurations;
+pub use sealed::{cookies, ticket_keys};
+pub use tls::{tls_records, tls_streams};
 
 use std::net::IpAddr;
 

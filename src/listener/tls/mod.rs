@@ -6,7 +6,7 @@ mod clients;
 pub mod config;
 pub(crate) mod ocsp;
 mod passthrough;
-mod tickets;
+pub(crate) mod tickets;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -27,7 +27,7 @@ const LENGTHS: [usize; 2] = [48, 80];
 const AES_256_KEY: usize = 32;
 
 /// Tickets by the keys of a file.
-pub(super) struct KeyFile {
+pub(crate) struct KeyFile {
     keys: Vec<Key>,
     /// What the terms are that tickets stand for.
     terms: Vec<u8>,
@@ -48,8 +48,13 @@ impl KeyFile {
     /// Reads keys; the first seals, each opens.
     pub(super) fn load(file: &Path, terms: Vec<u8>) -> Result<(Self, Vec<u8>), TlsError> {
         let bytes = read(file)?;
-        let keys = keys(&bytes).map_err(|what| TlsError { file: file.to_owned(), what })?;
-        Ok((Self { keys, terms }, bytes))
+        let keys = Self::of(&bytes, terms).map_err(|what| TlsError { file: file.to_owned(), what })?;
+        Ok((keys, bytes))
+    }
+
+    /// The keys that a file holds.
+    pub(crate) fn of(bytes: &[u8], terms: Vec<u8>) -> Result<Self, String> {
+        Ok(Self { keys: keys(bytes)?, terms })
     }
 
     /// The key of one ticket, by the file's and what stands in front of it.
@@ -137,7 +142,7 @@ mod tests {
     }
 
     fn file(text: &[u8], terms: &[u8]) -> KeyFile {
-        KeyFile { keys: keys(text).unwrap(), terms: terms.to_vec() }
+        KeyFile::of(text, terms.to_vec()).unwrap()
     }
 
     #[test]

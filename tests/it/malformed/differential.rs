@@ -453,7 +453,7 @@ fn framing(head: &[u8]) -> Result<Framing, String> {
         ([length], []) if length.bytes().all(|byte| byte.is_ascii_digit()) => {
             length.parse().map(Framing::Length).map_err(|error| format!("{length}: {error}"))
         }
-        ([], [coding]) if coding == "chunked" => Ok(Framing::Chunked),
+        ([], [coding]) if coding.eq_ignore_ascii_case("chunked") => Ok(Framing::Chunked),
         others => Err(format!("{others:?}")),
     }
 }
