@@ -51,7 +51,9 @@ fn with_request<T>(then: impl FnOnce(&Request<'_>) -> T) -> T {
             headers,
             websocket: false,
             listener: "web",
+            port: 80,
             secure: false,
+            server_name: None,
             client: PEER,
         };
         then(&request)
@@ -130,6 +132,28 @@ fn route(criterion: &mut Criterion) {
                 });
             });
         }
+    }
+    group.finish();
+}
+
+/// One rule, said by keys of `match` and as an expression.
+fn expression(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("expression");
+    let said = [
+        ("keys", json!({ "headers": { "user-agent": "*" }, "method": "GET", "not": { "client": "10.0.0.0/8" } })),
+        (
+            "cel",
+            json!({ "when": "'user-agent' in request.headers && request.method == 'GET' && !(client.ip in cidr('10.0.0.0/8'))" }),
+        ),
+        ("regex", json!({ "path_regex": "^/app/[0-9]+/" })),
+        ("cel regex", json!({ "when": "request.path.matches('^/app/[0-9]+/')" })),
+    ];
+    for (name, matches) in said {
+        let config = json!({ "match": matches, "upstream": "app" });
+        let routes = Routes::build(&[serde_json::from_value(config).unwrap()]);
+        with_request(|request| {
+            group.bench_function(name, |bencher| bencher.iter(|| routes.route(black_box(request))));
+        });
     }
     group.finish();
 }
@@ -217,5 +241,5 @@ fn frames(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, head, route, pick, sessions, frames);
+criterion_group!(benches, head, route, expression, pick, sessions, frames);
 criterion_main!(benches);

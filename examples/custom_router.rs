@@ -44,6 +44,7 @@ access_log: {{ format: \"off\" }}
             access: None,
             limits: Vec::new(),
             compression: None,
+            policy: None,
         })
     };
     let gateway = Gateway::builder(config).router(ByPlan { gold: to("gold"), free: to("free") }).build()?;

@@ -12,7 +12,8 @@ use crate::access::{self, Access, Networks};
 use crate::compression::{self, Compression};
 use crate::config::Config;
 use crate::discovery;
-use crate::filter::{Filter, Filters};
+use crate::filter::{Filter, Filters, MessageRules};
+use crate::http::pages::{PageError, Pages};
 use crate::listener::TcpApplication;
 use crate::listener::config::Protocol;
 use crate::listener::tls::config::Challenge;
@@ -42,6 +43,10 @@ pub struct Snapshot {
     pub(crate) limits: Vec<Arc<Limit>>,
     /// What clients have under way.
     pub(crate) open: Arc<rate::Open>,
+    /// Pages in place of the gateway's words, where the route has none.
+    pub(crate) pages: Option<Pages>,
+    /// What is done with the fields of what goes to upstreams and comes from there, by their names.
+    pub(crate) fields: HashMap<Arc<str>, MessageRules, FnvBuildHasher>,
     /// Where requests go.
     pub router: Arc<dyn Router>,
     /// Who serves the listeners of these names.
@@ -114,6 +119,10 @@ impl Snapshot {
             };
             upstreams.insert(Arc::from(name.as_str()), upstream);
         }
+        let fields = config.upstreams.iter().filter_map(|(name, said)| {
+            Some((Arc::from(name.as_str()), MessageRules::build(&said.request_headers, &said.response_headers)?))
+        });
+        let fields = fields.collect();
         let mut session_protocols: Vec<Arc<dyn SessionProtocol>> = Vec::new();
         for protocol in upstreams.values().filter_map(|upstream| upstream.session_protocol()) {
             if !session_protocols.iter().any(|known| Arc::ptr_eq(known, protocol)) {
@@ -134,6 +143,12 @@ impl Snapshot {
         let raw = raw_networks(&config, &mut builder)?;
         let mut all_limits = rate::Limits::default();
         let top_limits = all_limits.build("", &config.limits.rate.0, &known.limits);
+        let pages = Pages::build(&config.error_pages)?;
+        let of_routes: Vec<_> = of_routes
+            .into_iter()
+            .zip(&config.routes)
+            .map(|(access, route)| Ok((access, Pages::build(&route.error_pages)?)))
+            .collect::<Result<_, PageError>>()?;
         let names = router::named(&config.routes).into_iter();
         let limits_of = names.map(|(name, route)| all_limits.build(&name, &route.limits.rate.0, &known.limits));
         let compressing = &known.compressing;
@@ -146,7 +161,7 @@ impl Snapshot {
             .into_iter()
             .zip(limits_of)
             .zip(compressions)
-            .map(|((access, limits), compression)| Rules { access, limits, compression })
+            .map(|(((access, pages), limits), compression)| Rules { access, limits, compression, pages })
             .collect();
         let rules = |place: usize| rules[place].clone();
         let router = brought.router.clone().unwrap_or_else(|| Arc::new(Routes::build_with(&config.routes, rules)));
@@ -156,7 +171,8 @@ impl Snapshot {
         Ok(Self {
             filters: brought.filters.iter().cloned().collect(),
             access,
-            waits: builder.built.iter().any(|(_, _, access)| access.waits()),
+            waits: builder.built.iter().any(|(_, _, access)| access.waits())
+                || config.routes.iter().any(|route| route.files.is_some()),
             known: Known {
                 accesses: builder.built,
                 limits: Arc::new(all_limits),
@@ -167,6 +183,8 @@ impl Snapshot {
             limits: top_limits,
             applications: brought.applications.clone(),
             open: Arc::default(),
+            pages,
+            fields,
             router,
             upstreams,
             local: metrics.upstream("-"),
@@ -220,6 +238,12 @@ impl std::error::Error for BuildError {}
 
 impl From<upstream::BuildError> for BuildError {
     fn from(error: upstream::BuildError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<PageError> for BuildError {
+    fn from(error: PageError) -> Self {
         Self(error.to_string())
     }
 }

@@ -1,6 +1,7 @@
 //! What no single value can know: whether the parts of a configuration fit together. Nothing is looked up outside of it.
 
 mod access;
+mod fields;
 mod listeners;
 mod reach;
 mod routes;
@@ -17,7 +18,8 @@ use super::fault::nearest;
 use super::shape::{Misfit, one_of};
 use super::{Admin, Config};
 use crate::address::BindAddress;
-use crate::http::config::Forwarding;
+use crate::http::config::{ErrorPages, Forwarding};
+use crate::http::pages::Of as PagesOf;
 use crate::listener::config::{FlashPolicy, Protocol, ProxyProtocol};
 use crate::rate::config::Rates;
 use crate::transport::TcpKeepAlive;
@@ -188,7 +190,10 @@ impl Report {
 }
 
 fn unused_upstreams(config: &Config, upstreams: &Spot<'_>, report: &mut Report) {
-    let in_routes = config.routes.iter().filter_map(|route| route.upstream.as_deref());
+    let in_routes = config.routes.iter().flat_map(|route| {
+        let mirror = route.mirror.as_ref().map(|mirror| mirror.upstream.as_str());
+        route.upstream.iter().flat_map(|upstreams| upstreams.names()).chain(mirror)
+    });
     let in_listeners = config.listeners.iter().flat_map(|listener| {
         let detected = listener.detect.as_ref().and_then(|detect| detect.tcp.as_deref());
         let passed = listener.tls.iter().flat_map(|tls| &tls.passthrough).map(|one| one.upstream.as_str());
@@ -270,7 +275,18 @@ fn limits(config: &Config, root: &Spot<'_>, report: &mut Report) {
     }
     for (spot, route) in root.key("routes").each(&config.routes) {
         rates(&route.limits.rate, &spot.key("limits").key("rate"), report);
+        let (most, body) = (limits.body.as_u64(), route.limits.body.map_or(0, |body| body.as_u64()));
+        let longer = route.limits.body.is_some() && most != 0 && (body > most || body == 0);
+        if longer {
+            let found = if body == 0 { "no limit".to_owned() } else { format!("{body} bytes") };
+            let what = format!(
+                "found {found}, expected at most the {most} bytes of `limits.body` at the top level, which holds before"
+            );
+            report.fault(&spot.key("limits").key("body"), what);
+        }
+        error_pages(&route.error_pages, &spot.key("error_pages"), report);
     }
+    error_pages(&config.error_pages, &root.key("error_pages"), report);
     let spot = root.key("timeouts").key("head");
     if config.timeouts.head.is_zero() {
         report.warn(&spot, "without this limit, clients that send a head byte by byte hold their connections for ever");
@@ -280,6 +296,26 @@ fn limits(config: &Config, root: &Spot<'_>, report: &mut Report) {
             &root.key("threads"),
             format!("found {}, expected a whole number from 0 (one for each core) to 1024", config.threads),
         );
+    }
+}
+
+fn error_pages(said: &ErrorPages, spot: &Spot<'_>, report: &mut Report) {
+    for (spot, (statuses, page)) in spot.each_key(&said.0) {
+        if PagesOf::read(statuses).is_none() {
+            let what = format!("found `{statuses}`, expected a status from 400 to 599, `4xx` or `5xx`");
+            report.fault(&spot.as_str(), what);
+        }
+        match (&page.file, &page.body) {
+            (Some(_), Some(_)) => {
+                report.fault(&spot.key("body").as_str(), "found `file` and `body`, expected one of them")
+            }
+            (None, None) if spot.is_intact() => report.fault(&spot, "expected one of the keys `file` and `body`"),
+            _ => {}
+        }
+        report.some_path(&spot.key("file"), page.file.as_deref());
+        if let Some(content_type) = &page.content_type {
+            report.well_formed(&spot.key("content_type"), words::header_value(content_type));
+        }
     }
 }
 

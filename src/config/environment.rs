@@ -1,4 +1,5 @@
-//! Environment variables inside values: `${NAME}`, `${NAME:-default}`, and `$$` for a dollar sign.
+//! Environment variables inside values: `${NAME}`, `${NAME:-default}`, and `$$` for a dollar sign. A name with a dot is no
+//! variable of the environment's: `${client.ip}` is left to whoever reads the value.
 
 use std::borrow::Cow;
 
@@ -19,7 +20,11 @@ pub(super) fn expand<'a>(text: &'a str, env: &dyn Fn(&str) -> Option<String>) ->
             let Some((inside, after)) = after.split_once('}') else {
                 return Err(format!("found `${{{after}`, expected a `}}` that closes it"));
             };
-            expanded.push_str(&variable(inside, env)?);
+            if is_of_requests(inside) {
+                expanded.push_str(&format!("${{{inside}}}"));
+            } else {
+                expanded.push_str(&variable(inside, env)?);
+            }
             rest = after;
         } else {
             expanded.push('$');
@@ -27,6 +32,11 @@ pub(super) fn expand<'a>(text: &'a str, env: &dyn Fn(&str) -> Option<String>) ->
     }
     expanded.push_str(rest);
     Ok(Cow::Owned(expanded))
+}
+
+/// Whether a name is one of those that stand for something else in each request.
+fn is_of_requests(inside: &str) -> bool {
+    inside.starts_with(|c: char| c.is_ascii_lowercase()) && inside.contains('.') && !inside.contains(":-")
 }
 
 /// As in a shell, a variable that is set to nothing counts as not set.
@@ -76,6 +86,7 @@ mod tests {
             ("${NONE:-127.0.0.1:80}", "127.0.0.1:80"),
             ("costs $$5, or $5, or $", "costs $5, or $5, or $"),
             ("$${HOST}", "${HOST}"),
+            ("${client.ip}, ${HOST}", "${client.ip}, 10.0.0.7"),
         ] {
             assert_eq!(expanded(text).as_deref(), Ok(expected), "{text}");
         }
@@ -90,6 +101,7 @@ mod tests {
             ("${}", "expected ${NAME}"),
             ("${1A}", "expected ${NAME}"),
             ("${HOST-x}", "expected ${NAME}"),
+            ("${HOST.x}", "expected ${NAME}"),
         ] {
             let what = expanded(text).unwrap_err();
             assert!(what.contains(fault), "{text}: {what}");

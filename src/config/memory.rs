@@ -42,6 +42,10 @@ pub struct Memory {
     pub compressions: u64,
     /// `access`, here and on routes: tokens and sessions that are known again, and passwords that are computed.
     pub access: u64,
+    /// Copies of requests that `mirror` may have under way.
+    pub copies: u64,
+    /// What `files` may be sent of at once.
+    pub files: u64,
 }
 
 impl Memory {
@@ -60,6 +64,9 @@ impl Memory {
             upstream.sessions.max as u64 * (SESSION + if upstream.sessions.returning.is_zero() { 0 } else { CLIENT })
         });
         let rates = limits.rate.0.iter().chain(config.routes.iter().flat_map(|route| &route.limits.rate.0));
+        let mirrors = config.routes.iter().filter_map(|route| route.mirror.as_ref());
+        let copies = mirrors.map(|mirror| mirror.max_open as u64 * (mirror.body.as_u64() + limits.head.as_u64()));
+        let files = config.routes.iter().any(|route| route.files.is_some());
         Some(Self {
             connections: connections.saturating_mul(each + head),
             streams: connections.saturating_mul(streams),
@@ -72,13 +79,15 @@ impl Memory {
                 0
             },
             access: of_access(config),
+            copies: copies.sum(),
+            files: if files { crate::filter::files::ROOM } else { 0 },
         })
     }
 
     /// All of it but further streams of HTTP/2.
     pub fn sum(&self) -> u64 {
-        let Self { connections, streams: _, buffers, sessions, rates, compressions, access } = self;
-        [connections, buffers, sessions, rates, compressions, access]
+        let Self { connections, streams: _, buffers, sessions, rates, compressions, access, copies, files } = self;
+        [connections, buffers, sessions, rates, compressions, access, copies, files]
             .into_iter()
             .fold(0, |sum: u64, part| sum.saturating_add(*part))
     }
@@ -96,6 +105,8 @@ impl fmt::Display for Memory {
             (self.rates, "rates (limits.rate)"),
             (self.compressions, "answers that are compressed (limits.compressions)"),
             (self.access, "tokens and sessions that are known again, passwords that are computed (access)"),
+            (self.copies, "copies of requests (mirror.max_open, mirror.body)"),
+            (self.files, "files that are being sent"),
         ];
         for (bytes, what) in parts.into_iter().filter(|(bytes, _)| *bytes > 0) {
             write!(f, "\n  {:>10}  {what}", size(bytes))?;
@@ -133,7 +144,7 @@ mod tests {
         let yaml = "
 listeners: [{ address: ':80', http2: false }]
 limits: { connections: 1000, head: 10KiB, buffers: 1MiB, rate: { requests: 5 } }
-routes: [{ match: { path: /socket.io/ }, upstream: chat }, { upstream: web, limits: { rate: { requests: 1, by: route } } }]
+routes: [{ match: { path: /socket.io/ }, upstream: chat }, { upstream: web, mirror: { upstream: web, body: 10KiB, max_open: 5 }, limits: { rate: { requests: 1, by: route } } }]
 upstreams:
   chat: { kind: socket.io, servers: ['127.0.0.1:1'], sessions: { max: 100000, returning: 0s } }
   web: { servers: ['127.0.0.1:2'] }
@@ -141,9 +152,10 @@ upstreams:
         let said = memory(yaml).unwrap();
         assert_eq!((said.connections, said.buffers, said.streams), (1000 * 16 * 1024, 1024 * 1024, 0));
         assert_eq!((said.sessions, said.rates), (9_400_000, (1 << 20) + 16));
-        assert_eq!(said.sum(), said.connections + said.buffers + said.sessions + said.rates);
+        assert_eq!((said.copies, said.files), (5 * 20 * 1024, 0));
+        assert_eq!(said.sum(), said.connections + said.buffers + said.sessions + said.rates + said.copies);
         let text = said.to_string();
-        assert!(text.starts_with("strangers can take some 26.6 MiB, and") && !text.contains("HTTP/2"), "{text}");
+        assert!(text.starts_with("strangers can take some 26.7 MiB, and") && !text.contains("HTTP/2"), "{text}");
     }
 
     #[test]

@@ -43,6 +43,9 @@ pub struct Config {
     /// Who may ask, and from where, for all routes.
     #[serde(default)]
     pub access: Option<access::Config>,
+    /// Pages in place of the gateway's own words, for all routes.
+    #[serde(default)]
+    pub error_pages: http::config::ErrorPages,
     /// What Flash players are told.
     #[serde(default)]
     pub flash_policy: listener::FlashPolicy,
@@ -106,7 +109,9 @@ impl Config {
         let access = access.flat_map(access::Config::files);
         let of_listeners = self.listeners.iter().filter_map(|listener| listener.access.as_ref());
         let of_listeners = of_listeners.flat_map(access::config::OfListener::files);
-        let all = upstreams.chain(&self.flash_policy.file).chain(access).chain(of_listeners);
+        let pages = self.routes.iter().map(|route| &route.error_pages).chain([&self.error_pages]);
+        let pages = pages.flat_map(|pages| pages.0.values()).filter_map(|page| page.file.as_ref());
+        let all = upstreams.chain(&self.flash_policy.file).chain(pages).chain(access).chain(of_listeners);
         certificates.chain(all.cloned()).collect()
     }
 

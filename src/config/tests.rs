@@ -61,16 +61,28 @@ routes:
       host: [api.example.com, "*.eu.example.com"]
       path: [/socket.io/, /node]
       path_exact: /status
+      path_regex: '\.php$'
       method: [GET, POST]
       headers: { x-api-version: 2, cookie: "*" }
       query: { EIO: 4, transport: "*" }
+      headers_regex: { x-user-agent: "(?i)bot" }
+      cookies: { cookie: "*" }
       upgrade: websocket
       listener: "0.0.0.0:443"
+      client: [10.0.0.0/8, 192.0.2.1]
+      server_name: "*.example.com"
+      port: 443
+      when: 'request.headers["x-tenant"] == "a" && client.ip in cidr("10.0.0.0/8")'
+      not: { path: /node/private }
+      any: [{ method: GET }, { query: { EIO: 4 } }]
     upstream: socket_io
     compression: {}
+    rewrite: { regex: '^/node/([0-9]+)', to: '/n/$1' }
+    mirror: { upstream: webapp }
   - { match: { path: /maintenance }, respond: {}, access: { jwt: { jwks: https://login.example.com/.well-known/jwks.json, from: { header: Authorization, query: token }, claims: { x-user: sub } }, basic: { users: { file: users.htpasswd }, user_header: x-auth-user }, forward_auth: { url: "http://127.0.0.1:9000/verify", to_server: [x-user] } } }
   - { match: { host: old.example.com }, redirect: { host: www.example.com } }
   - { match: { path: /api }, upstream: api }
+  - { match: { path: /static }, files: { root: /srv/app } }
   - upstream: webapp
 upstreams:
   api: { servers: { dns: api.internal, port: 8080 } }
@@ -78,6 +90,7 @@ upstreams:
   socket_io: { kind: socket.io, servers: ["10.0.0.21:8000", "10.0.0.22:8000"], tls: {}, sessions: { rebalance: {} } }
   raw_sockets: { kind: tcp, servers: ["10.0.0.31:8000"] }
 access: { deny: [192.0.2.0/24, { file: blocked.txt }], origins: [same, "https://*.example.com"], cors: { origins: "https://app.example.com" } }
+error_pages: { 503: { body: We will be back soon., content_type: text/plain } }
 admin: { address: 127.0.0.1:9901 }
 "#;
 
@@ -102,7 +115,8 @@ fn the_reference_names_every_key_and_its_examples_are_accepted() {
     let full = Config::read("defaults", FULL_WITHOUT_DEFAULTS, &|_| None).unwrap().config;
     let mut keys = BTreeSet::new();
     keys_of_value("", &serde_json::to_value(&full).unwrap(), &mut keys);
-    let of_an_operator = |key: &&str| key.starts_with("x-") || matches!(*key, "*" | "cookie" | "EIO" | "transport");
+    let of_an_operator =
+        |key: &&str| key.starts_with("x-") || matches!(*key, "*" | "cookie" | "EIO" | "transport" | "503");
     for key in keys.iter().filter_map(|path| path.rsplit('.').next()).filter(|key| !of_an_operator(key)) {
         assert!(reference.contains(&format!("`{key}`")), "{key}");
     }

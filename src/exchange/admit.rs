@@ -138,7 +138,7 @@ impl Exchange {
     }
 
     /// What the client has asked for.
-    fn asked<'a>(&self, head: &RequestHead<'a>) -> Asked<'a> {
+    pub(super) fn asked<'a>(&self, head: &RequestHead<'a>) -> Asked<'a> {
         let forwarding = &self.snapshot.config.forwarding;
         forwarding.asked(self.info.peer.ip(), self.secure(), head.authority, head.headers)
     }

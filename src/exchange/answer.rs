@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::request::RequestHead;
 use crate::filter::{FilterAnswer, HeaderEdits};
+use crate::http::pages::Page;
 use crate::http::{Refusal, answers, grpc};
 use crate::router::{Action, Route};
 use crate::session::Goodbye;
@@ -43,10 +44,18 @@ impl<'a> Answer<'a> {
         }
     }
 
+    /// The same with this page in its body.
+    pub(super) fn with_page(mut self, page: &'a Page) -> Self {
+        self.fields.retain(|(name, _)| !name.eq_ignore_ascii_case("content-type"));
+        self.fields.insert(0, ("content-type", page.content_type.as_bytes().into()));
+        Self { body: page.body.clone(), ..self }
+    }
+
     /// What a route answers by itself; `None` where it leads to an upstream.
     pub(super) fn of_route(route: &'a Arc<Route>, request: &RequestHead<'_>, secure: bool) -> Option<Self> {
         match &route.action {
-            Action::Upstream(_) => None,
+            // Those of files have been read before.
+            Action::Upstream(_) | Action::Files(_) => None,
             Action::Respond(respond) => {
                 let mut fields: Vec<(&str, Cow<'_, [u8]>)> = Vec::with_capacity(respond.headers.len() + 1);
                 fields.extend(respond.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes().into())));
@@ -144,7 +153,7 @@ impl AsRef<[u8]> for RouteBody {
     fn as_ref(&self) -> &[u8] {
         match &self.0.action {
             Action::Respond(respond) => respond.body.as_bytes(),
-            Action::Upstream(_) | Action::Redirect(_) => b"",
+            Action::Upstream(_) | Action::Redirect(_) | Action::Files(_) => b"",
         }
     }
 }
@@ -170,6 +179,7 @@ mod tests {
             access: None,
             limits: Vec::new(),
             compression: None,
+            policy: None,
         });
         let answer = Answer::of_route(&route, &request, true)?;
         let fields: Vec<String> =

@@ -8,14 +8,17 @@
 
 mod admit;
 mod answer;
+mod back;
 mod compress;
 mod core;
 mod entry;
 mod fields;
 mod learn;
 mod masking;
+mod mirror;
 mod place;
 mod request;
+mod rules;
 mod tail;
 mod tunnel;
 
@@ -38,6 +41,7 @@ use crate::compression::{Encoder, Offer};
 use crate::config::Config;
 use crate::filter::{Changes, FilterAnswer, HeaderEdits, Response, Verdict};
 use crate::http::Refusal;
+use crate::http::config::HostHeader;
 use crate::http::forwarding::Seen;
 use crate::http::grpc::is_grpc;
 use crate::http::onward::Onward;
@@ -53,12 +57,11 @@ use crate::session::{Cause, Key, Mark, Question, SessionTable};
 use crate::snapshot::Snapshot;
 use crate::transport::cause::is_refusal;
 use crate::transport::shortage::is_shortage;
-use crate::upstream::config::HostHeader;
 use crate::upstream::{Fields, Lease, PickError, Server, ServerId, Tried, Upstream};
 use crate::wire::proxy_protocol::{Header, Subject};
 use learn::Learner;
 use place::Ties;
-use tail::Tail;
+use rules::Ruled;
 
 /// One request on its way through the gateway, from its head to its line in the access log.
 ///
@@ -83,8 +86,10 @@ pub struct Exchange {
     user: Option<Box<Arc<str>>>,
     /// Whether it is a poll of a session, which the server may take its time to answer.
     polls: bool,
-    /// What filters change.
+    /// What filters and rules change.
     changes: Changes,
+    /// What rules have decided beside that, where they have.
+    ruled: Option<Box<Ruled>>,
     /// What is answered in a server's place: by a filter, or as the goodbye to a session.
     own: Option<Box<FilterAnswer>>,
     /// Why the gateway answers by itself.
@@ -103,8 +108,8 @@ pub struct Exchange {
     tried: Tried,
     /// Servers asked so far.
     tries: u32,
-    /// Time spent waiting for a server to have room.
-    queued: Duration,
+    /// Time spent waiting for a server to have room, in microseconds; an hour is as good as for ever.
+    queued: u32,
     /// Its place on the list of those who can be told to leave, for a poll.
     leave: Option<Arc<Leave>>,
     /// See [`Self::can_be_ended`].
@@ -127,8 +132,6 @@ pub struct Exchange {
     started: Instant,
     /// When the first byte of the server's answer came.
     first_byte: Option<Instant>,
-    /// How a poll's answer has ended until now; apart, since most of the time it has not begun.
-    tail: Option<Box<Tail>>,
     /// Its line in the log, where that has been begun already.
     entry: Option<Box<Entry>>,
 }
@@ -210,9 +213,9 @@ impl Exchange {
     ) -> Box<Self> {
         let mut this = Self::of(core, info, request);
         let decided = match this.look(request, announced) {
-            Ok(()) if this.snapshot.filters.is_empty() || this.own.is_some() => this.enter(core, request),
+            Ok(()) if this.snapshot.filters.is_empty() || this.own.is_some() => this.enter(core, request, announced),
             Ok(()) => match this.ask_filters(request).await {
-                Ok(Verdict::Pass) => this.enter(core, request),
+                Ok(Verdict::Pass) => this.enter(core, request, announced),
                 Ok(Verdict::Answer(answer)) => {
                     this.own = Some(Box::new(answer));
                     Ok(())
@@ -223,6 +226,10 @@ impl Exchange {
         };
         let decided = match decided {
             Ok(()) if this.snapshot.waits && this.own.is_none() => Box::pin(this.admit_in_time(core, request)).await,
+            decided => decided,
+        };
+        let decided = match decided {
+            Ok(()) if this.snapshot.waits && this.own.is_none() => Box::pin(this.serve_file(request)).await,
             decided => decided,
         };
         this.decided(core, request, decided);
@@ -240,7 +247,7 @@ impl Exchange {
         if !this.snapshot.filters.is_empty() || this.snapshot.waits {
             return None;
         }
-        let decided = this.look(request, announced).and_then(|()| this.enter(core, request));
+        let decided = this.look(request, announced).and_then(|()| this.enter(core, request, announced));
         this.decided(core, request, decided);
         Some(this)
     }
@@ -259,6 +266,11 @@ impl Exchange {
             self.refuse(core, refusal);
         } else if self.polls && self.own.is_none() {
             self.overdue_goodbye(core, request);
+        } else if let Some(route) = &self.route
+            && let Some(copying) = self.begin_copy(request, route)
+        {
+            self.ruled.get_or_insert_default().copying = Some(copying);
+            self.send_copy();
         }
     }
 
@@ -266,8 +278,8 @@ impl Exchange {
     /// that away meanwhile there is nowhere to go.
     pub(crate) fn begin_raw(core: &Core, info: &Arc<Info>, upstream: &str) -> Box<Self> {
         let mut this = Box::new(Self::new(Form::Raw, core, info));
-        this.ties = Some(Ties::silent(info.peer.ip()));
         this.upstream = this.snapshot.upstreams.get(upstream).cloned();
+        this.ties = Some(Ties::silent(info.peer.ip()));
         this.admit_raw(core);
         this
     }
@@ -285,6 +297,7 @@ impl Exchange {
             user: None,
             polls: false,
             changes: Changes::default(),
+            ruled: None,
             own: None,
             refusal: None,
             called: false,
@@ -294,7 +307,7 @@ impl Exchange {
             lost: false,
             tried: Tried::default(),
             tries: 0,
-            queued: Duration::ZERO,
+            queued: 0,
             leave: None,
             endable: false,
             told: None,
@@ -306,7 +319,6 @@ impl Exchange {
             began: SystemTime::now(),
             started: Instant::now(),
             first_byte: None,
-            tail: None,
             entry: None,
         }
     }
@@ -349,15 +361,15 @@ impl Exchange {
     }
 
     /// Finds the route, and whether whoever asks may go there.
-    fn enter(&mut self, core: &Core, head: &RequestHead<'_>) -> Result<(), Refusal> {
+    fn enter(&mut self, core: &Core, head: &RequestHead<'_>, announced: Option<u64>) -> Result<(), Refusal> {
         if self.own.is_some() {
             return Ok(());
         }
-        self.decide(core, head)?;
+        self.decide(core, head, announced)?;
         self.admit(head)
     }
 
-    fn decide(&mut self, core: &Core, head: &RequestHead<'_>) -> Result<(), Refusal> {
+    fn decide(&mut self, core: &Core, head: &RequestHead<'_>, announced: Option<u64>) -> Result<(), Refusal> {
         let info = Arc::clone(&self.info);
         let request = head.request(&info, self.client)?;
         let route = match self.snapshot.router.route(&request) {
@@ -365,10 +377,16 @@ impl Exchange {
             Decision::Nowhere => return Err(Refusal::NoRoute),
             Decision::Ambiguous => return Err(Refusal::AmbiguousPath),
         };
+        let target = Self::rewritten(&route, &request)?;
         if let Action::Upstream(name) = &route.action {
+            // Sessions are where their servers have them, whatever clients call the place.
+            let onward = target.as_ref().map(|target| rules::with_target(&request, target)).transpose()?;
+            let onward = onward.as_ref().unwrap_or(&request);
+            let chosen = self.side(&route, onward);
+            let name = chosen.as_ref().unwrap_or(name);
             match self.snapshot.upstreams.get(name) {
                 Some(upstream) => {
-                    let ties = Ties::new(upstream, &request);
+                    let ties = Ties::new(upstream, onward);
                     self.polls = self.form == Form::Plain && ties.polls();
                     self.ties = Some(ties);
                     self.upstream = Some(Arc::clone(upstream));
@@ -376,6 +394,8 @@ impl Exchange {
                 None => core.stranger(&route.name, name),
             }
         }
+        self.will_come_back(head, &route, target);
+        self.rule(head, &request, &route);
         self.say_who_asks(head);
         // Nobody comes in any more, and a session has to come again. After a hand-over it does, to the next process.
         let opens = self.ties.as_ref().is_some_and(Ties::opens);
@@ -384,7 +404,11 @@ impl Exchange {
         }
         self.offer_compression(&route, head);
         let lost = self.upstream.is_none() && matches!(route.action, Action::Upstream(_));
+        let most = route.policy.as_ref().and_then(|policy| policy.most_body);
         self.route = Some(route);
+        if most.is_some_and(|most| most != 0 && announced.is_some_and(|length| length > most)) {
+            return Err(Refusal::BodyTooLarge);
+        }
         if lost { Err(Refusal::NoRoute) } else { Ok(()) }
     }
 
@@ -493,11 +517,19 @@ impl Exchange {
             (None, Some(own), _) => own.status.as_u16(),
             (None, None, Some(Action::Respond(respond))) => respond.status,
             (None, None, Some(Action::Redirect(redirect))) => redirect.status,
-            (None, None, Some(Action::Upstream(_)) | None) => return None,
+            (None, None, Some(Action::Upstream(_) | Action::Files(_)) | None) => return None,
         };
         self.filter_answer(status, Headers::Fields(&[]), false);
         let answer = match (self.refusal, &self.own) {
-            (Some(refusal), _) => Answer::refusing(refusal),
+            (Some(refusal), _) => {
+                let answer = Answer::refusing(refusal);
+                // The words of a call's status are the gateway's.
+                match rules::page(self.route.as_deref(), &self.snapshot, status).filter(|_| !is_grpc(&request.headers))
+                {
+                    Some(page) => answer.with_page(page),
+                    None => answer,
+                }
+            }
             (None, Some(own)) => Answer::of_filter(own),
             (None, None) => Answer::of_route(self.route.as_ref()?, request, self.secure())?,
         };
@@ -550,7 +582,8 @@ impl Exchange {
         if let Some(host) = self.changes.to_server.value("host") {
             return Some(host.as_bytes());
         }
-        match self.upstream.as_ref().map(|upstream| &upstream.config().host) {
+        let of_route = self.route.as_ref().and_then(|route| route.policy.as_ref()?.host.as_ref());
+        match of_route.or(self.upstream.as_ref().map(|upstream| &upstream.config().host)) {
             Some(HostHeader::Set(host)) => Some(host.as_bytes()),
             _ => request.authority.map(str::as_bytes),
         }
@@ -558,16 +591,22 @@ impl Exchange {
 
     /// Takes the next bytes of the request's body; `whole` says that they are all of it.
     pub(crate) fn hear_request(&mut self, bytes: &[u8], whole: bool) -> Result<(), Refusal> {
+        self.copy_body(bytes);
         if let (true, Some(upstream), Some(ties)) = (whole, &self.upstream, &self.ties) {
             ties.note_client_goodbye(upstream, bytes);
         }
-        self.count_request(bytes.len() as u64)
+        self.count_body(bytes.len() as u64)
     }
 
     /// The same for bytes that nobody has looked at.
     pub(crate) fn count_request(&mut self, bytes: u64) -> Result<(), Refusal> {
+        self.drop_copy();
+        self.count_body(bytes)
+    }
+
+    fn count_body(&mut self, bytes: u64) -> Result<(), Refusal> {
         self.body_in += bytes;
-        let most = self.snapshot.config.limits.body.as_u64();
+        let most = self.most_body();
         if most != 0 && self.body_in > most { Err(self.fail(Refusal::BodyTooLarge)) } else { Ok(()) }
     }
 
@@ -604,10 +643,12 @@ impl Exchange {
         // A place on a server that could not be reached is given back before another one is looked for.
         self.lease = None;
         self.leave = None;
+        let of_route = self.connect_retries();
         let (Some(upstream), Some(ties)) = (&self.upstream, &mut self.ties) else {
             return Err(self.fail(Refusal::NoRoute));
         };
-        let lease = match ties.place(upstream, &mut self.tried, &self.info.strayed).await {
+        let retries = of_route.unwrap_or(upstream.config().connect_retries);
+        let lease = match ties.place(upstream, &mut self.tried, retries, &self.info.strayed).await {
             Ok(lease) => lease,
             // Enough others were tried: what failed is the connecting.
             Err(PickError::NoServer) if self.tried.in_shortage => return Err(self.fail(Refusal::Shortage)),
@@ -628,7 +669,7 @@ impl Exchange {
 
     fn placed(&mut self, lease: Lease) {
         self.tries += 1;
-        self.queued = lease.waited();
+        self.queued = u32::try_from(lease.waited().as_micros()).unwrap_or(u32::MAX);
         if self.polls
             && let (Some(upstream), Some(ties)) = (&self.upstream, &self.ties)
             && ties.goodbye(upstream).is_some()
@@ -715,6 +756,7 @@ impl Exchange {
             return Err(self.fail(Refusal::BadAnswer));
         }
         self.filter_answer(status, headers, true);
+        self.rule_answer(headers);
         let secure = self.secure();
         let admitted = self.access().and_then(|access| access.sessions().cloned());
         if let (Some(ties), Some(upstream), Some(lease)) = (&self.ties, &self.upstream, &mut self.lease) {
@@ -743,7 +785,9 @@ impl Exchange {
 
     /// Whether the head of an answer matters, and not its status alone.
     pub(crate) fn reads_heads(&self) -> bool {
-        !self.snapshot.filters.is_empty() || self.ties.as_ref().is_some_and(|ties| ties.session.is_some())
+        !self.snapshot.filters.is_empty()
+            || self.comes_back()
+            || self.ties.as_ref().is_some_and(|ties| ties.session.is_some())
     }
 
     fn filter_answer(&mut self, status: u16, headers: Headers<'_>, from_server: bool) {
@@ -755,7 +799,9 @@ impl Exchange {
 
     /// How long the server may be silent in the middle of an answer; zero is no limit.
     pub(crate) fn read_idle_timeout(&self) -> Duration {
-        self.upstream.as_ref().map_or(Duration::ZERO, |upstream| upstream.config().timeouts.read_idle)
+        let said = self.route_timeouts().and_then(|timeouts| timeouts.read_idle);
+        let upstream = self.upstream.as_ref();
+        said.or(upstream.map(|upstream| upstream.config().timeouts.read_idle)).unwrap_or_default()
     }
 
     /// Bytes of the request's body that have come.
@@ -768,7 +814,10 @@ impl Exchange {
     pub(crate) fn first_byte_timeout(&self) -> Option<Duration> {
         let upstream = self.upstream.as_ref()?;
         let session = self.ties.as_ref().and_then(|ties| ties.session.as_ref()).filter(|_| self.polls);
-        let timeout = upstream.config().timeouts.first_byte(session.and_then(|session| session.silence(upstream)));
+        let said = self.route_timeouts().and_then(|timeouts| timeouts.first_byte);
+        let timeout = said.unwrap_or_else(|| {
+            upstream.config().timeouts.first_byte(session.and_then(|session| session.silence(upstream)))
+        });
         (!timeout.is_zero()).then_some(timeout)
     }
 
@@ -783,7 +832,7 @@ impl Exchange {
             self.learner = None;
         }
         if let (true, Some(upstream), Some(ties)) = (self.polls, &self.upstream, &self.ties) {
-            let tail = self.tail.get_or_insert_default();
+            let tail = self.ruled.get_or_insert_default().tail.get_or_insert_default();
             tail.push(bytes);
             if is_end {
                 ties.note_server_goodbye(upstream, tail.bytes(), tail.is_whole());
@@ -814,7 +863,7 @@ impl Exchange {
     /// What tells the server of a goodbye that no broken connection shows.
     fn farewell(&self, head: &RequestHead<'_>) -> Option<Question> {
         let session = self.ties.as_ref()?.session.as_ref()?;
-        let request = head.request(&self.info, self.client).ok()?;
+        let request = self.onward(head).request(&self.info, self.client).ok()?;
         let (_, id) = session.begun.as_ref()?;
         self.upstream.as_ref()?.session_protocol()?.farewell(session.said.dialect, id, &request)
     }
@@ -923,7 +972,7 @@ impl Exchange {
         if let Some(lease) = &self.lease {
             entry.taken(lease);
         }
-        entry.queued = self.queued;
+        entry.queued = Duration::from_micros(self.queued.into());
         entry.search = self.ties.as_ref().and_then(|ties| ties.session.as_ref()?.sought()).unwrap_or("");
     }
 

@@ -26,6 +26,13 @@ pub(super) struct Ties {
     pub(super) session: Option<SessionTie>,
 }
 
+/// Whether the session that a request names is known to live there.
+pub(super) fn lives_in(upstream: &Upstream, request: &Request<'_>) -> bool {
+    let known = upstream.sessions().zip(upstream.session_protocol());
+    let found = known.and_then(|(table, protocol)| table.find(table.key(protocol.read(request).id?)));
+    found.is_some()
+}
+
 /// What a request says of its session, and what was known of that when it came.
 #[derive(Clone, Debug)]
 pub(super) struct SessionTie {
@@ -80,7 +87,8 @@ impl Ties {
         let client = PickKey { client: request.client, value: upstream.value_of(request) };
         let was_on = upstream.cookie.as_ref().and_then(|cookie| cookie.find(request)).map(ServerId::from_bits);
         let session = SessionTie::new(upstream, request);
-        Self { client, was_on, wish: None, cross_site: upstream.cookie.is_some() && is_cross_site(request), session }
+        let cross_site = upstream.cookie.is_some() && is_cross_site(request);
+        Self { client, was_on, wish: None, cross_site, session }
     }
 
     /// A raw connection, which says nothing.
@@ -112,6 +120,11 @@ impl Ties {
     /// Whether the body of its answer is read.
     pub(super) fn reads_answer(&self) -> bool {
         self.session.as_ref().is_some_and(|session| session.said.reads_answer)
+    }
+
+    /// Whether it says anything of a session.
+    pub(super) fn is_of_sessions(&self) -> bool {
+        self.is_of_session() || self.opens() || self.polls()
     }
 
     /// Whether the server may take its time to answer.
@@ -152,6 +165,7 @@ impl Ties {
         &mut self,
         upstream: &Arc<Upstream>,
         tried: &mut Tried,
+        retries: usize,
         strayed: &AtomicBool,
     ) -> Result<Lease, PickError> {
         // What may have to wait is boxed, here and below: the others need no room for it.
@@ -160,7 +174,7 @@ impl Ties {
             return Ok(lease);
         }
         // A session that can't be reached for want of descriptors is on its server all the same.
-        if tried.len() > upstream.config().connect_retries || tried.in_shortage && self.is_of_session() {
+        if tried.len() > retries || tried.in_shortage && self.is_of_session() {
             return Err(PickError::NoServer);
         }
         if self.opens() {
@@ -283,7 +297,7 @@ mod tests {
         let mut ties = Ties::new(&upstream, &request("GET", target, &[]));
         let mut tried = Tried::default();
         let mut tries = 0;
-        while let Ok(lease) = ties.place(&upstream, &mut tried, &AtomicBool::default()).await {
+        while let Ok(lease) = ties.place(&upstream, &mut tried, 3, &AtomicBool::default()).await {
             assert_eq!(lease.server().id(), home);
             tried.in_shortage = true;
             tries += 1;

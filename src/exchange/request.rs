@@ -39,7 +39,9 @@ impl<'a> RequestHead<'a> {
             headers: self.headers,
             websocket: self.websocket,
             listener: &info.listener,
+            port: info.local.port(),
             secure: info.secure(),
+            server_name: info.server_name(),
             client,
         })
     }

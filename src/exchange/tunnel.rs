@@ -63,6 +63,7 @@ impl Exchange {
         } else if let Some(session) = session {
             (held, unsure) = came(&upstream, session, listening);
         }
+        idle = self.tunnel_idle().unwrap_or(idle);
         let place = self.place.take();
         let idle = idle.into();
         Some(Opened { entry, lease, upstream, place, held, unsure, idle })

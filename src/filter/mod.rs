@@ -1,10 +1,20 @@
 //! What looks at every HTTP request before it is routed, and at every answer before its client gets it.
 
+pub mod config;
+pub(crate) mod expression;
+mod fields;
+pub(crate) mod files;
+mod template;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
+
+pub(crate) use expression::Expression;
+pub(crate) use fields::{FieldRule, MessageRules};
+pub(crate) use template::{Facts, Fault as TemplateFault, Template, Variable};
 
 pub use crate::http::edits::HeaderEdits;
 use crate::request::{Headers, Request};

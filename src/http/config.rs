@@ -1,10 +1,13 @@
 //! What the operator says about HTTP towards clients: times, sizes, and what servers are told about the client.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::{self, SeqAccess, Visitor, value::SeqAccessDeserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::rate::config::Rates;
 
@@ -156,7 +159,89 @@ impl Default for Forwarding {
     }
 }
 
+/// `error_pages`: what stands in the answers by which the gateway refuses requests, by status (`404`) or class (`5xx`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct ErrorPages(pub BTreeMap<String, ErrorPage>);
+
+/// One of them: exactly one of `file` and `body`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ErrorPage {
+    /// A file, read when the configuration is loaded; at most 1 MiB.
+    pub file: Option<PathBuf>,
+    /// The page itself.
+    pub body: Option<String>,
+    /// Default: by the ending of the file (`.html`, `.json`, `.txt`), else `text/html; charset=utf-8`.
+    pub content_type: Option<String>,
+}
+
+/// The same as [`exactly`], where there is a size.
+pub(crate) fn exactly_some<S: Serializer>(size: &Option<ByteSize>, serializer: S) -> Result<S::Ok, S::Error> {
+    size.map(|size| size.as_u64()).serialize(serializer)
+}
+
 /// In bytes: the usual form of a size is rounded, and would read as another one.
 pub(crate) fn exactly<S: Serializer>(size: &ByteSize, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u64(size.as_u64())
+}
+
+/// The `Host` that servers see.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(from = "String", into = "String")]
+pub enum HostHeader {
+    /// What the client sent.
+    #[default]
+    Keep,
+    /// Always this.
+    Set(String),
+}
+
+impl From<String> for HostHeader {
+    fn from(text: String) -> Self {
+        if text == "keep" { Self::Keep } else { Self::Set(text) }
+    }
+}
+
+impl From<HostHeader> for String {
+    fn from(host: HostHeader) -> Self {
+        match host {
+            HostHeader::Keep => "keep".to_owned(),
+            HostHeader::Set(value) => value,
+        }
+    }
+}
+
+/// One text, or a list of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
+pub struct OneOrMany(pub Vec<String>);
+
+impl OneOrMany {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = OneOrMany;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a text or a list of texts")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<OneOrMany, E> {
+                Ok(OneOrMany(vec![text.to_owned()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<OneOrMany, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(OneOrMany)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
 }

@@ -46,6 +46,16 @@ impl HeaderEdits {
         }
     }
 
+    /// Passes a field on with other values than those that were sent. What has been said of the field before, and what is
+    /// added beside it, stands.
+    pub(crate) fn amend(&mut self, name: HeaderName, values: Vec<HeaderValue>) {
+        if is_free(&name) && self.keeps(name.as_str()) {
+            let Lists { removed, added } = self.lists();
+            added.splice(..0, values.into_iter().map(|value| (name.clone(), value)));
+            removed.push(name);
+        }
+    }
+
     /// Whether nothing is to be changed.
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
@@ -106,6 +116,19 @@ mod tests {
         assert_eq!(edits.value("x-user"), Some(&value("c")));
         edits.remove(name);
         assert!(!edits.keeps("x-user") && edits.added().next().is_none());
+    }
+
+    #[test]
+    fn a_field_with_other_values_is_still_added_to_and_stays_removed() {
+        let name = HeaderName::from_static("x-user");
+        let mut edits = HeaderEdits::default();
+        edits.append(name.clone(), value("more"));
+        edits.amend(name.clone(), vec![value("a"), value("b")]);
+        assert!(!edits.keeps("x-user"), "what was sent does not pass");
+        assert_eq!(edits.added().map(|(_, value)| value).collect::<Vec<_>>(), ["a", "b", "more"]);
+        edits.remove(name.clone());
+        edits.amend(name, vec![value("c")]);
+        assert_eq!(edits.added().count(), 0);
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub(crate) mod head;
 pub mod hop_by_hop;
 pub mod onward;
 pub mod origin;
+pub(crate) mod pages;
 pub(crate) mod passing;
 pub mod request_id;
 pub(crate) mod response;

@@ -69,6 +69,12 @@ impl Info {
         own.or_else(|| self.told.as_ref()?.authority.as_deref())
     }
 
+    /// The version of TLS that the client speaks, to the gateway or to the proxy that tells of it.
+    pub(crate) fn tls_version(&self) -> Option<&str> {
+        let own = self.tls.as_ref().map(|tls| tls.version);
+        own.or_else(|| self.told.as_ref()?.tls.as_deref())
+    }
+
     /// What browsers are told in `Strict-Transport-Security`.
     pub(crate) fn hsts(&self) -> Option<&HeaderValue> {
         self.tls.as_ref()?.hsts.as_deref()

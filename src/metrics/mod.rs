@@ -5,7 +5,7 @@ mod owned;
 
 use std::ops::Deref;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use futures::FutureExt;
@@ -77,6 +77,8 @@ families! {
         compressed: IntCounterVec = counter_by("compressed_total", "Answers that were compressed", "encoding");
         plain_bytes, compressed_bytes: IntCounter =
             counters("compression_bytes_total", "Bytes before and behind compression", "side", ["before", "behind"]);
+        mirrored: IntCounterVec =
+            counter_by("mirrored_total", "Copies of requests for the upstream, by outcome", "result");
         session_errors: IntCounterVec = counter_by("engine_io_errors_total", "Engine.IO errors by code", "code");
     }
 }
@@ -114,6 +116,16 @@ pub struct Metrics {
     upstreams: Arc<Owners<UpstreamFamilies>>,
 }
 
+/// Expressions that failed, in this process: whoever runs them knows no gateway.
+pub fn expression_failures() -> &'static IntCounter {
+    static FAILURES: LazyLock<IntCounter> = LazyLock::new(|| {
+        let help = "Expressions of routes that failed, and so did not hold";
+        let counter = IntCounter::new("expression_failures_total", help);
+        counter.unwrap_or_else(|_| unreachable!("the name is one of Prometheus'"))
+    });
+    &FAILURES
+}
+
 /// What one listener counts; under its name for as long as anybody holds this.
 #[derive(Clone, Debug)]
 pub struct ListenerMetrics {
@@ -143,6 +155,7 @@ impl Metrics {
         };
         let readers: [Box<dyn Collector>; 2] =
             [Box::new(Reader(Arc::clone(&this.listeners))), Box::new(Reader(Arc::clone(&this.upstreams)))];
+        this.register(Box::new(expression_failures().clone()))?;
         set.into_collectors().into_iter().chain(readers).try_for_each(|families| this.register(families))?;
         Ok(Arc::new(this))
     }

@@ -106,7 +106,7 @@ fn parsed<'a>(head: &'a [u8], fields: &'a mut head::Fields<'a>) -> Option<Head<'
 /// those of the connection and those that say who the client is.
 fn server_head(exchange: &Exchange, head: &Head<'_>, request: &RequestHead<'_>, protocol: &str) -> Vec<u8> {
     let fields = exchange.to_server(request);
-    let mut written = HeadWriter::request(request.method, request.target, 1);
+    let mut written = HeadWriter::request(request.method, exchange.target(request), 1);
     if let Some(host) = exchange.host(request) {
         written.field("Host", host);
     }
@@ -148,8 +148,8 @@ impl Attempt {
                 return None;
             }
         };
-        let timeouts = self.exchange.lease()?.upstream().config().timeouts.clone();
-        let patience = timeouts.first_byte(None);
+        let patience = self.exchange.first_byte_timeout().unwrap_or_default();
+        let read_idle = self.exchange.read_idle_timeout();
         let answer = ask(&mut client, &mut server, &self.asked, (self.opening, &self.protocol), patience).await;
         self.asked = Vec::new();
         match answer {
@@ -183,7 +183,7 @@ impl Attempt {
                     answer.set_head(edited);
                 }
                 let status = answer.status;
-                let relayed = answer.relay(&mut client.transport, &mut server, timeouts.read_idle).await;
+                let relayed = answer.relay(&mut client.transport, &mut server, read_idle).await;
                 // The server has said all it will, which frees its place.
                 drop(server);
                 match relayed {

@@ -72,10 +72,14 @@ impl Gone {
         let listeners = running.listeners.iter().filter(|said| !kept.contains(&said.identity()));
         // A route is the same by what it does, or by its name where it still leads to the same upstream.
         let after = router::named(&new.routes);
-        let by_name: HashSet<_> = after.iter().map(|(name, said)| (&said.upstream, name)).collect();
-        let by_match: HashSet<_> = new.routes.iter().map(|said| (&said.upstream, &said.matches)).collect();
+        // Where several share its clients, one of them has to stay.
+        let by_name: HashSet<_> =
+            after.iter().flat_map(|(name, said)| upstreams(said).map(move |upstream| (upstream, name))).collect();
+        let by_match: HashSet<_> =
+            new.routes.iter().flat_map(|said| upstreams(said).map(move |upstream| (upstream, &said.matches))).collect();
         let routes = router::named(&running.routes).into_iter().filter(|(name, said)| {
-            !by_name.contains(&(&said.upstream, name)) && !by_match.contains(&(&said.upstream, &said.matches))
+            !upstreams(said)
+                .any(|upstream| by_name.contains(&(upstream, name)) || by_match.contains(&(upstream, &said.matches)))
         });
         Self {
             listeners: listeners.map(|said| said.name()).collect(),
@@ -90,6 +94,12 @@ impl Gone {
             || self.listeners.contains(&*origin.listener)
             || origin.route.as_ref().is_some_and(|route| self.routes.contains(&**route))
     }
+}
+
+/// Where a route leads; one that answers by itself leads to `None`.
+fn upstreams(said: &router::Config) -> impl Iterator<Item = Option<&str>> {
+    let names = said.upstream.iter().flat_map(|upstreams| upstreams.names()).map(Some);
+    names.chain(said.upstream.is_none().then_some(None))
 }
 
 /// The servers of a configuration whose upstreams tell those goodbye who are on another one. Where they are found
@@ -405,6 +415,7 @@ fn settings(config: &Config) -> Vec<(&'static str, Value)> {
         routes: _,
         upstreams: _,
         access,
+        error_pages,
         flash_policy,
         forwarding,
         timeouts,
@@ -418,6 +429,7 @@ fn settings(config: &Config) -> Vec<(&'static str, Value)> {
     } = config;
     vec![
         ("access", to_value(access)),
+        ("error_pages", to_value(error_pages)),
         ("flash_policy", to_value(flash_policy)),
         ("forwarding", to_value(forwarding)),
         ("timeouts", to_value(timeouts)),
@@ -477,7 +489,7 @@ mod tests {
         let route = |at: usize| {
             let mut route = route.clone();
             route.matches.host.0 = vec![format!("h{}.example.com", at + version)];
-            route.upstream = Some(format!("u{}", at % (routes / 5)));
+            route.upstream = Some(format!("u{}", at % (routes / 5)).as_str().into());
             route
         };
         let upstreams = (0..routes / 5).map(|at| (format!("u{}", at + version), upstream.clone())).collect();

@@ -29,13 +29,34 @@ pub struct Request<'a> {
     pub websocket: bool,
     /// The listener that it came in by.
     pub listener: &'a str,
+    /// The port that the client reached.
+    pub port: u16,
     /// Whether the client speaks TLS to the gateway.
     pub secure: bool,
+    /// The name that the client asked for in TLS, of the gateway or of the proxy that tells of it.
+    pub server_name: Option<&'a str>,
     /// The client: the peer of the connection, or who a trusted proxy says it is.
     pub client: IpAddr,
 }
 
 impl<'a> Request<'a> {
+    /// One that says nothing, to try rules on.
+    pub(crate) fn nothing() -> Self {
+        Self {
+            method: "",
+            host: None,
+            path: Path { canonical: Cow::Borrowed("/"), loose: Vec::new() },
+            query: None,
+            headers: Headers::Fields(&[]),
+            websocket: false,
+            listener: "",
+            port: 0,
+            secure: false,
+            server_name: None,
+            client: IpAddr::from([0; 4]),
+        }
+    }
+
     /// The first value of a parameter of the query, not decoded.
     pub fn query_value(&self, name: &str) -> Option<&'a str> {
         self.query?.split('&').find_map(|pair| {

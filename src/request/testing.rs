@@ -13,7 +13,9 @@ pub(crate) fn request<'a>(method: &'a str, target: &'a str, fields: &'a [httpars
         headers: Headers::Fields(fields),
         websocket: false,
         listener: "web",
+        port: 80,
         secure: false,
+        server_name: None,
         client: [127, 0, 0, 1].into(),
     }
 }

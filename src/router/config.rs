@@ -1,32 +1,42 @@
 //! What the operator says about routes: what to match, and where a match goes.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use serde::de::{self, SeqAccess, Visitor, value::SeqAccessDeserializer};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{self, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::access;
 use crate::compression;
-use crate::http::config::exactly;
+use crate::filter::config::{Files, HeaderRules};
+use crate::http::config::{ErrorPages, exactly, exactly_some};
+pub use crate::http::config::{HostHeader, OneOrMany};
 use crate::rate::config::Rates;
 
-/// One entry of `routes`: the first whose `match` holds decides. Exactly one of `upstream`, `respond` and `redirect`.
+/// One entry of `routes`: the first whose `match` holds decides. Exactly one of `upstream`, `respond`, `redirect` and `files`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The name in logs and metrics. Default: the upstream, or `respond` or `redirect`, and the route's place in the list.
+    /// The name in logs and metrics. Default: the upstream, or `respond`, `redirect` or `files`, and the route's place in the list.
     pub name: Option<String>,
     /// What has to hold; everything, where it is left out.
     #[serde(rename = "match")]
     pub matches: Match,
     /// Carry the request to this upstream.
-    pub upstream: Option<String>,
+    pub upstream: Option<Upstreams>,
+    /// How clients are told apart where there are several upstreams. Default: by their addresses.
+    pub split: Split,
+    /// Copies of its requests for another upstream.
+    pub mirror: Option<Mirror>,
     /// Answer it here.
     pub respond: Option<Respond>,
     /// Send the client elsewhere.
     pub redirect: Option<Redirect>,
+    /// Serve it a file.
+    pub files: Option<Files>,
     /// Names of protocols that a request may upgrade to, as in its `Upgrade`. A WebSocket it may open anyway.
     pub upgrade: OneOrMany,
     /// Who may ask, and from where. Default: as the top level says.
@@ -35,6 +45,154 @@ pub struct Config {
     pub limits: RouteLimits,
     /// How answers of servers are compressed. Default: as servers send them.
     pub compression: Option<compression::Config>,
+    /// The path that servers get in place of the client's. Default: what the client asks for.
+    pub rewrite: Option<Rewrite>,
+    /// The `Host` that servers see: `keep` (what the client sent) or a fixed value. Default: as the upstream says.
+    pub host: Option<HostHeader>,
+    /// Changes to the fields of requests, on their way to the server.
+    pub request_headers: HeaderRules,
+    /// Changes to the fields of answers, whoever gives them.
+    pub response_headers: HeaderRules,
+    /// Times that rule its requests, in place of those of the upstream.
+    pub timeouts: Timeouts,
+    /// How many other servers are tried after a failed connect. Default: as the upstream says.
+    pub connect_retries: Option<usize>,
+    /// Pages in place of the gateway's own words. A status that is not among them has the page of the top level.
+    pub error_pages: ErrorPages,
+}
+
+/// `routes[].upstream`: the name of one, or a list of several with their shares of the clients.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Upstreams(pub Vec<Share>);
+
+/// One upstream of several.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Share {
+    /// The name.
+    pub name: String,
+    /// Its share beside the others, 0 to 1000; 0 for no new clients. Default 1.
+    #[serde(default = "one")]
+    pub weight: u16,
+}
+
+fn one() -> u16 {
+    1
+}
+
+impl Upstreams {
+    /// The only one, or the first of them.
+    pub fn first(&self) -> &str {
+        self.0.first().map_or("", |share| &share.name)
+    }
+
+    /// Their names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|share| share.name.as_str())
+    }
+}
+
+impl From<&str> for Upstreams {
+    fn from(name: &str) -> Self {
+        Self(vec![Share { name: name.to_owned(), weight: one() }])
+    }
+}
+
+impl Serialize for Upstreams {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.as_slice() {
+            [Share { name, weight: 1 }] => serializer.serialize_str(name),
+            shares => shares.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Upstreams {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Upstreams;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of an upstream, or a list such as `[{ name: a, weight: 9 }, { name: b }]`")
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Upstreams, E> {
+                Ok(Upstreams::from(name))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Upstreams, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(Upstreams)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+/// `routes[].split`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Split {
+    /// The cookie by which a client is known again, and stays where it is when shares change. Default: none.
+    pub cookie: Option<String>,
+}
+
+/// `routes[].mirror`: requests are copied for another upstream, whose answers nobody waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mirror {
+    /// The name of the upstream.
+    pub upstream: String,
+    /// How many of a hundred requests are copied. Default 100.
+    #[serde(default = "all")]
+    pub percent: u8,
+    /// The largest body that is copied. Default 64 KiB.
+    #[serde(default = "most_body", serialize_with = "exactly")]
+    pub body: ByteSize,
+    /// Copies that may be under way at once; there is none of a request that comes meanwhile. Default 100.
+    #[serde(default = "most_open")]
+    pub max_open: usize,
+}
+
+fn all() -> u8 {
+    100
+}
+
+fn most_body() -> ByteSize {
+    ByteSize::kib(64)
+}
+
+fn most_open() -> usize {
+    100
+}
+
+/// `routes[].timeouts`: what is left out is as the upstream says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timeouts {
+    /// From the sent request to the head of its answer.
+    #[serde(with = "humantime_serde")]
+    pub first_byte: Option<Duration>,
+    /// Between two reads of an answer that has begun.
+    #[serde(with = "humantime_serde")]
+    pub read_idle: Option<Duration>,
+    /// How long a tunnel may stay silent in both directions.
+    #[serde(with = "humantime_serde")]
+    pub tunnel_idle: Option<Duration>,
+}
+
+/// `routes[].rewrite`: a prefix is stripped, added or both; or what a regular expression finds is replaced.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rewrite {
+    /// The first segments of the path, which servers do not get. Paths that do not begin with them stay as they are.
+    pub strip_prefix: Option<String>,
+    /// Segments that servers get before the path.
+    pub add_prefix: Option<String>,
+    /// What is looked for in the canonical path.
+    pub regex: Option<String>,
+    /// What stands in place of the first that it finds; `$1` for its first group.
+    pub to: Option<String>,
 }
 
 /// `routes[].limits`.
@@ -43,10 +201,13 @@ pub struct Config {
 pub struct RouteLimits {
     /// How many requests a client may make in a time. Default: any number.
     pub rate: Rates,
+    /// A request body, up to `limits.body` of the top level. Default: as that says.
+    #[serde(serialize_with = "exactly_some")]
+    pub body: Option<ByteSize>,
 }
 
-/// `routes[].match`: every key that is given has to hold, `path` and `path_exact` together as one key; a list holds when
-/// one of its entries does.
+/// `routes[].match`: every key that is given has to hold, `path`, `path_exact` and `path_regex` together as one key; a list
+/// holds when one of its entries does.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Match {
@@ -59,18 +220,115 @@ pub struct Match {
     /// Paths that are exactly these.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub path_exact: OneOrMany,
+    /// Paths in which one of these regular expressions finds something.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    pub path_regex: OneOrMany,
     /// Methods, upper case.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub method: OneOrMany,
     /// Headers: the whole value or one element of its comma-separated list, whatever the case; `*` for any value.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
+    /// Headers in one of whose values a regular expression finds something.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers_regex: BTreeMap<String, String>,
+    /// Cookies: the exact value, or `*` for any.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub cookies: BTreeMap<String, String>,
     /// Parameters of the query: the exact value, or `*` for any.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub query: BTreeMap<String, String>,
+    /// Networks or addresses of clients, as forwarding tells them.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    pub client: OneOrMany,
+    /// Names that were asked for in TLS: `example.com` or `*.example.com`.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    pub server_name: OneOrMany,
+    /// Ports that were connected to.
+    #[serde(skip_serializing_if = "Ports::is_empty")]
+    pub port: Ports,
     /// `websocket`: only requests that open a WebSocket.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<Upgrade>,
     /// Names of listeners.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub listener: OneOrMany,
+    /// An expression in CEL that has to be true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub when: Option<String>,
+    /// None of these may hold.
+    #[serde(skip_serializing_if = "Alternatives::is_empty")]
+    pub not: Alternatives,
+    /// One of these has to hold.
+    #[serde(skip_serializing_if = "Alternatives::is_empty")]
+    pub any: Alternatives,
+}
+
+/// One `match`, or a list of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Alternatives(pub Vec<Match>);
+
+impl Alternatives {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<'de> Deserialize<'de> for Alternatives {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Alternatives;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map with keys of `match`, or a list of them")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Alternatives, A::Error> {
+                Match::deserialize(MapAccessDeserializer::new(map)).map(|one| Alternatives(vec![one]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Alternatives, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(Alternatives)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+/// One port, or a list of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Ports(pub Vec<u16>);
+
+impl Ports {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<'de> Deserialize<'de> for Ports {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Ports;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a port from 1 to 65535, or a list of them")
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Ports, E> {
+                let wrong = |_| E::invalid_value(de::Unexpected::Unsigned(number), &self);
+                u16::try_from(number).map(|port| Ports(vec![port])).map_err(wrong)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Ports, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(Ports)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
 }
 
 /// A protocol to switch to.
@@ -141,38 +399,5 @@ pub struct Redirect {
 impl Default for Redirect {
     fn default() -> Self {
         Self { status: 308, scheme: None, host: None, port: None, path: None }
-    }
-}
-
-/// One text, or a list of them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
-#[serde(transparent)]
-pub struct OneOrMany(pub Vec<String>);
-
-impl OneOrMany {
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl<'de> Deserialize<'de> for OneOrMany {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
-        impl<'de> Visitor<'de> for Either {
-            type Value = OneOrMany;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a text or a list of texts")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<OneOrMany, E> {
-                Ok(OneOrMany(vec![text.to_owned()]))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<OneOrMany, A::Error> {
-                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(OneOrMany)
-            }
-        }
-        deserializer.deserialize_any(Either)
     }
 }

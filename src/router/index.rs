@@ -68,8 +68,9 @@ impl Index {
 
 impl Paths {
     fn add(&mut self, place: u32, matcher: &Matcher) {
-        if matcher.paths.is_empty() {
+        if matcher.paths.is_empty() || matcher.searches_paths() {
             self.any.push(place);
+            return;
         }
         for rule in &matcher.paths {
             match rule {

@@ -6,15 +6,25 @@
 pub mod config;
 mod index;
 mod matcher;
+mod mirror;
+mod policy;
+mod rewrite;
+mod split;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 pub use config::Config;
-pub(crate) use matcher::{HostRule, PathRule};
+pub(crate) use matcher::{HostRule, PathRule, network, regex};
+pub(crate) use mirror::Mirror;
+pub use policy::Policy;
+pub(crate) use rewrite::Rewrite;
+pub(crate) use split::Split;
 
 use crate::access::Access;
 use crate::compression::Compression;
+use crate::filter::config::Files;
+use crate::http::pages::Pages;
 use crate::rate::Limit;
 use crate::request::Request;
 use config::{Redirect, Respond};
@@ -55,6 +65,8 @@ pub struct Route {
     pub limits: Vec<Arc<Limit>>,
     /// How answers of servers are compressed. `None`: they stay as they are.
     pub compression: Option<Arc<Compression>>,
+    /// What the configuration says beside that of the requests that go there. Routes of a program's own have none.
+    pub policy: Option<Arc<Policy>>,
 }
 
 /// What a route asks of its clients, built.
@@ -63,6 +75,7 @@ pub(crate) struct Rules {
     pub(crate) access: Option<Arc<Access>>,
     pub(crate) limits: Vec<Arc<Limit>>,
     pub(crate) compression: Option<Arc<Compression>>,
+    pub(crate) pages: Option<Pages>,
 }
 
 /// What happens to a request.
@@ -74,6 +87,8 @@ pub enum Action {
     Respond(Respond),
     /// The client is sent elsewhere.
     Redirect(Redirect),
+    /// The client is sent a file of the gateway's.
+    Files(Arc<Files>),
 }
 
 /// The routes of the configuration.
@@ -101,14 +116,16 @@ impl Routes {
     fn build_indexed(configs: &[Config], indexed: bool, rules: impl Fn(usize) -> Rules) -> Self {
         let mut routes = Vec::with_capacity(configs.len());
         for (place, (name, config)) in named(configs).into_iter().enumerate() {
-            let action = match (&config.upstream, &config.respond, &config.redirect) {
-                (Some(upstream), ..) => Action::Upstream(upstream.as_str().into()),
+            let action = match (&config.upstream, &config.respond, &config.files) {
+                (Some(upstreams), ..) => Action::Upstream(upstreams.first().into()),
                 (None, Some(respond), _) => Action::Respond(respond.filled()),
-                (None, None, redirect) => Action::Redirect(redirect.clone().unwrap_or_default()),
+                (None, None, Some(files)) => Action::Files(Arc::new(files.clone())),
+                (None, None, None) => Action::Redirect(config.redirect.clone().unwrap_or_default()),
             };
             let upgrades = config.upgrade.0.clone();
-            let Rules { access, limits, compression } = rules(place);
-            let route = Route { name: name.into(), action, upgrades, access, limits, compression };
+            let Rules { access, limits, compression, pages } = rules(place);
+            let policy = Policy::build(&name, config, pages).map(Arc::new);
+            let route = Route { name: name.into(), action, upgrades, access, limits, compression, policy };
             routes.push((Matcher::build(&config.matches), Arc::new(route)));
         }
         let index = indexed.then(|| {
@@ -136,10 +153,11 @@ impl Routes {
 /// Routes with the names that they go by: their own, or the upstream's, or their place in the list.
 pub fn named(configs: &[Config]) -> Vec<(String, &Config)> {
     let name = |(place, config): (usize, &Config)| {
-        config.name.clone().unwrap_or_else(|| match (&config.upstream, &config.respond) {
-            (Some(upstream), _) => upstream.clone(),
-            (None, Some(_)) => format!("respond-{}", place + 1),
-            (None, None) => format!("redirect-{}", place + 1),
+        config.name.clone().unwrap_or_else(|| match (&config.upstream, &config.respond, &config.files) {
+            (Some(upstreams), ..) => upstreams.first().to_owned(),
+            (None, Some(_), _) => format!("respond-{}", place + 1),
+            (None, None, Some(_)) => format!("files-{}", place + 1),
+            (None, None, None) => format!("redirect-{}", place + 1),
         })
     };
     configs.iter().enumerate().map(|(place, config)| (name((place, config)), config)).collect()

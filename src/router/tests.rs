@@ -98,6 +98,71 @@ fn methods_headers_queries_and_listeners_all_have_to_hold() {
 }
 
 #[test]
+fn regular_expressions_find_paths_and_fields_beside_plain_rules() {
+    let routes = routes(
+        r#"[{"match": {"path": "/plain", "path_regex": ["^/v[0-9]+/", "\\.php$"]}, "upstream": "paths"},
+            {"match": {"headers_regex": {"User-Agent": "(?i)bot", "x-any": "."}}, "upstream": "fields"}]"#,
+    );
+    for (line, name) in [
+        ("GET /v12/x", "paths"),
+        ("GET /a/b.php", "paths"),
+        ("GET /plain/x", "paths"),
+        ("GET /x/../v1/", "paths"),
+        ("GET /v/x", "nowhere"),
+        ("GET /x%2F..%2Fv1/", "ambiguous"),
+    ] {
+        assert_eq!(ask(&routes, line, &[]), name, "{line}");
+    }
+    let bot = ("User-Agent", "GoodBot/1.0");
+    assert_eq!(ask(&routes, "GET /", &[bot, ("X-Any", "1")]), "fields");
+    assert_eq!(ask(&routes, "GET /", &[bot]), "nowhere");
+    assert_eq!(
+        ask(&routes, "GET /", &[("User-Agent", "Browser"), ("User-Agent", "a bot"), ("X-Any", "\u{e9}")]),
+        "fields"
+    );
+}
+
+#[test]
+fn clients_cookies_ports_and_names_of_tls_are_looked_at() {
+    let routes = routes(
+        r#"[{"match": {"client": ["10.0.0.0/8", "127.0.0.1"], "cookies": {"beta": "1", "id": "*"}, "port": 80}, "upstream": "all"},
+            {"match": {"client": "127.0.0.0/8", "port": [81, 443]}, "upstream": "port"},
+            {"match": {"server_name": "*.example.com"}, "upstream": "name"}]"#,
+    );
+    assert_eq!(ask(&routes, "GET /", &[("Cookie", "beta=1; id=x")]), "all");
+    assert_eq!(ask(&routes, "GET /", &[("Cookie", "beta=2; id=x")]), "nowhere");
+    assert_eq!(ask(&routes, "GET /", &[("Cookie", "beta=1")]), "nowhere");
+    let plain = request("GET", "/", &[]);
+    let name = |request: &Request<'_>| match routes.route(request) {
+        Decision::To(route) => route.name.to_string(),
+        _ => "nowhere".to_owned(),
+    };
+    assert_eq!(name(&Request { port: 443, ..plain.clone() }), "port");
+    assert_eq!(name(&Request { port: 443, client: [192, 0, 2, 1].into(), ..plain.clone() }), "nowhere");
+    assert_eq!(name(&Request { server_name: Some("A.Example.com"), ..plain.clone() }), "name");
+    assert_eq!(name(&Request { server_name: Some("example.com"), ..plain }), "nowhere");
+}
+
+#[test]
+fn what_is_not_to_hold_and_what_may_hold_lie_in_each_other() {
+    let routes = routes(
+        r#"[{"match": {"path": "/api", "not": [{"method": "GET"}, {"headers": {"x-internal": "*"}}]}, "upstream": "writes"},
+            {"match": {"any": [{"path": "/a"}, {"host": "b.test", "not": {"query": {"c": "*"}}}]}, "upstream": "any"}]"#,
+    );
+    for (line, name) in [
+        ("POST /api/x", "writes"),
+        ("GET /api/x", "nowhere"),
+        ("GET /a", "any"),
+        ("GET b.test/z", "any"),
+        ("GET b.test/z?c=1", "nowhere"),
+        ("GET b.test/a?c=1", "any"),
+    ] {
+        assert_eq!(ask(&routes, line, &[]), name, "{line}");
+    }
+    assert_eq!(ask(&routes, "POST /api", &[("X-Internal", "")]), "nowhere");
+}
+
+#[test]
 fn a_path_with_two_readings_is_refused_only_where_they_part() {
     let routes = routes(r#"[{"match": {"path": "/admin"}, "upstream": "admin"}, {"upstream": "rest"}]"#);
     assert_eq!(ask(&routes, "GET /projects/group%2Fname", &[]), "rest");
@@ -150,7 +215,7 @@ proptest! {
                 path_exact: list(exact),
                 ..config::Match::default()
             },
-            upstream: Some("any".to_owned()),
+            upstream: Some("any".into()),
             ..Config::default()
         }).collect();
         let expected = configs.iter().position(|config| {

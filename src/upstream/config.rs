@@ -9,6 +9,8 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::affinity;
+use crate::filter::config::HeaderRules;
+pub use crate::http::config::HostHeader;
 use crate::http::config::exactly;
 use crate::roster::Pace;
 use crate::session::{EngineIo, SessionProtocol};
@@ -87,6 +89,12 @@ pub struct Config {
     /// The `Host` that servers see: `keep` (what the client sent) or a fixed value. Default `keep`.
     #[serde(default)]
     pub host: HostHeader,
+    /// Changes to the fields of requests, on their way to servers; before those that the route makes.
+    #[serde(default)]
+    pub request_headers: HeaderRules,
+    /// Changes to the fields of answers, whoever gives them; before those that the route makes.
+    #[serde(default)]
+    pub response_headers: HeaderRules,
 }
 
 impl Config {
@@ -591,32 +599,6 @@ pub struct Messages {
     pub rate: u32,
     /// How many of them may come at once. Default: as many as in a second.
     pub burst: Option<u32>,
-}
-
-/// The `Host` that servers see.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(from = "String", into = "String")]
-pub enum HostHeader {
-    /// What the client sent.
-    #[default]
-    Keep,
-    /// Always this.
-    Set(String),
-}
-
-impl From<String> for HostHeader {
-    fn from(text: String) -> Self {
-        if text == "keep" { Self::Keep } else { Self::Set(text) }
-    }
-}
-
-impl From<HostHeader> for String {
-    fn from(host: HostHeader) -> Self {
-        match host {
-            HostHeader::Keep => "keep".to_owned(),
-            HostHeader::Set(value) => value,
-        }
-    }
 }
 
 fn default_retries() -> usize {

@@ -45,6 +45,7 @@ mod rebalance;
 mod refusals;
 mod reload;
 mod routing;
+mod rules;
 mod servers;
 mod session_protocol;
 mod sessions;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 type Check = fn(&[u8]);
 
-const TARGETS: [(&str, Check); 20] = [
+const TARGETS: [(&str, Check); 21] = [
     ("answer", checks::answers),
     ("chunks", checks::chunks),
     ("client_hello", checks::client_hellos),
@@ -14,6 +14,7 @@ const TARGETS: [(&str, Check); 20] = [
     ("cookies", checks::cookies),
     ("engine_io_handshake", checks::engine_io_handshake),
     ("engine_io_request", checks::engine_io_request),
+    ("expression", checks::expressions),
     ("flash", checks::flash_policies),
     ("forwarding", checks::forwarding),
     ("framing", checks::framing),

@@ -16,6 +16,7 @@ use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use httparse::{EMPTY_HEADER, Header, Status};
 
+use crate::filter::Expression;
 use crate::http::Forwarding;
 use crate::http::client::AnswerReader;
 use crate::http::edits::HeaderEdits;
@@ -25,7 +26,7 @@ use crate::http::head::{self, Kind};
 use crate::http::passing::{CHUNK_AHEAD, Passing};
 use crate::http::request_id::RequestId;
 use crate::http::response::{self, Towards};
-use crate::request::{Headers, Path};
+use crate::request::{Headers, Path, Request};
 use crate::wire::client_hello::{self, Hello};
 use crate::wire::engine_io::{HandshakeReader, LONGEST_SID, LONGEST_SILENCE, Progress, RequestInfo, error_code};
 use crate::wire::flash::{self, AllowRule, Policy, PolicyRequest};
@@ -42,6 +43,14 @@ pub fn sniffing(bytes: &[u8]) {
     for end in 0..bytes.len().min(128) {
         let early = sniff(&bytes[..end]);
         assert!(early == Verdict::Incomplete || early == whole, "{early:?} after {end} bytes, then {whole:?}");
+    }
+}
+
+/// An expression is refused, or holds or does not, whatever it says: none ends the process.
+pub fn expressions(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(expression) = Expression::compile(text) {
+        let _ = expression.holds(&Request::nothing(), "/");
     }
 }
 

@@ -49,7 +49,7 @@ const FEW: usize = 8;
 impl<'a> Reach<'a> {
     /// Adds the route at this place, which is behind every other that was added.
     pub(super) fn add(&mut self, place: usize, matches: &'a Match) {
-        let (hosts, paths) = (parts(matches.hosts().map(host_part)), parts(matches.paths().map(path_part)));
+        let (hosts, paths) = (parts(matches.hosts().map(host_part)), path_parts(matches));
         for &host in &hosts {
             for &path in &paths {
                 // The condition that tells it from most of those that were added before.
@@ -93,6 +93,10 @@ fn parts<'a>(given: impl Iterator<Item = Part<'a>>) -> Vec<Part<'a>> {
     parts
 }
 
+fn path_parts(matches: &Match) -> Vec<Part<'_>> {
+    if matches.path_regex.is_empty() { parts(matches.paths().map(path_part)) } else { vec![Part::Many] }
+}
+
 fn host_part(rule: HostRule<&str>) -> Part<'_> {
     match rule {
         HostRule::Under(suffix) if suffix.starts_with('.') => Part::Under(suffix),
@@ -118,7 +122,7 @@ fn covering_hosts(then: &Match) -> Vec<Part<'_>> {
 
 /// The paths of routes that take the first path of this one.
 fn covering_paths(then: &Match) -> Vec<Part<'_>> {
-    let Some(rule) = then.paths().next() else { return vec![Part::Any] };
+    let Some(rule) = then.paths().next() else { return vec![Part::Any, Part::Many] };
     let (PathRule::Exact(path) | PathRule::Prefix(path)) = rule;
     let ends = path.match_indices('/').map(|(slash, _)| slash).chain([path.len()]);
     let wider = ends.map(|end| Part::Under(&path[..end]));
@@ -221,16 +225,13 @@ mod tests {
         let paths = some(&["/", "/x", "/x/", "/x/y", "/xy"]);
         let exact = some(&["/", "/x", "/x/", "/x/y/z"]);
         let rest = (some(&["GET", "POST"]), some(&["l", "m"]), any::<bool>());
-        (hosts, paths, exact, pairs(&["h", "i"]), pairs(&["q"]), rest).prop_map(
-            |(host, path, path_exact, headers, query, (method, listener, websocket))| Match {
-                host,
-                path,
-                path_exact,
-                method,
-                headers,
-                query,
-                upgrade: websocket.then_some(Upgrade::Websocket),
-                listener,
+        let more = (some(&["^/x", "y$"]), some(&["10.0.0.0/8", "10.1.0.0/16", "10.1.0.1"]), pairs(&["c"]));
+        (hosts, paths, exact, pairs(&["h", "i"]), pairs(&["q"]), rest, more).prop_map(
+            |(host, path, path_exact, headers, query, (method, listener, websocket), (path_regex, client, cookies))| {
+                let upgrade = websocket.then_some(Upgrade::Websocket);
+                let plain =
+                    Match { host, path, path_exact, method, headers, query, upgrade, listener, ..Match::default() };
+                Match { path_regex, client, cookies, ..plain }
             },
         )
     }

@@ -5,12 +5,15 @@ use std::collections::{BTreeMap, HashSet};
 use bytesize::ByteSize;
 
 use super::reach::Reach;
-use super::{Names, Report, Spot, words};
+use super::{Names, Report, Spot, fields, words};
 use crate::compression::config::Levels;
 use crate::compression::{self, checked_type};
 use crate::config::Config;
+use crate::config::shape::quoted;
+use crate::filter::Expression;
+use crate::filter::config::Files;
 use crate::listener::{self, config::Protocol};
-use crate::router::config::{Match, OneOrMany, Redirect, Respond};
+use crate::router::config::{HostHeader, Match, Mirror, OneOrMany, Redirect, Respond, Rewrite, Timeouts, Upstreams};
 use crate::router::{self, HostRule, PathRule};
 use crate::upstream::config::Kind;
 
@@ -24,8 +27,10 @@ pub(super) fn check(config: &Config, spot: &Spot<'_>, names: &Names, report: &mu
         if let Some(name) = &route.name {
             report.name(&spot.key("name"), name);
         }
-        matches(&route.matches, &spot.key("match"), names, report);
+        matches(&route.matches, &spot.key("match"), 0, names, report);
         outcome(config, route, &spot, names, report);
+        fields::check(&route.request_headers, &spot.key("request_headers"), fields::Of::Requests, report);
+        fields::check(&route.response_headers, &spot.key("response_headers"), fields::Of::Answers, report);
         if !spot.is_intact() {
             continue;
         }
@@ -46,7 +51,10 @@ pub(super) fn check(config: &Config, spot: &Spot<'_>, names: &Names, report: &mu
     }
 }
 
-fn matches(matches: &Match, spot: &Spot<'_>, names: &Names, report: &mut Report) {
+/// How deep `not` and `any` may lie in each other.
+const DEEPEST: usize = 4;
+
+fn matches(matches: &Match, spot: &Spot<'_>, depth: usize, names: &Names, report: &mut Report) {
     let mut list = |key: &str, values: &OneOrMany, verdict: fn(&str) -> Result<(), String>| {
         for (spot, value) in spot.key(key).each(&values.0) {
             report.well_formed(&spot, verdict(value));
@@ -55,16 +63,44 @@ fn matches(matches: &Match, spot: &Spot<'_>, names: &Names, report: &mut Report)
     list("host", &matches.host, words::host_pattern);
     list("path", &matches.path, words::path);
     list("path_exact", &matches.path_exact, words::path);
+    list("path_regex", &matches.path_regex, words::regex);
     list("method", &matches.method, words::method);
-    for key in ["host", "path", "path_exact", "method", "listener"] {
+    list("client", &matches.client, words::network);
+    list("server_name", &matches.server_name, words::host_pattern);
+    let lists = [
+        "host",
+        "path",
+        "path_exact",
+        "path_regex",
+        "method",
+        "client",
+        "server_name",
+        "port",
+        "listener",
+        "not",
+        "any",
+    ];
+    for key in lists {
         let spot = spot.key(key);
         if spot.is_empty_list() {
             report.fault(&spot, "found an empty list, which nothing would match: leave the key out");
         }
     }
     headers(&matches.headers, &spot.key("headers"), report);
+    for (spot, (name, text)) in spot.key("headers_regex").each_key(&matches.headers_regex) {
+        report.well_formed(&spot.as_str(), words::header_name(name));
+        report.well_formed(&spot, words::regex(text));
+    }
+    for (spot, (name, _)) in spot.key("cookies").each_key(&matches.cookies) {
+        report.well_formed(&spot.as_str(), words::cookie_name(name));
+    }
     for name in matches.query.keys().filter(|name| name.is_empty()) {
         report.fault(&spot.key("query").key(name).as_str(), "expected the name of a parameter");
+    }
+    for (spot, &port) in spot.key("port").each(&matches.port.0) {
+        if port == 0 {
+            report.fault(&spot, "found 0, expected a port from 1 to 65535");
+        }
     }
     for (spot, name) in spot.key("listener").each(&matches.listener.0) {
         if report.reference(&spot, "listener", name, &names.listeners)
@@ -72,6 +108,31 @@ fn matches(matches: &Match, spot: &Spot<'_>, names: &Names, report: &mut Report)
         {
             let what = format!("`{name}` does not speak HTTP: no route applies to what it accepts");
             report.fault(&spot, what);
+        }
+    }
+    if let Some(text) = &matches.when
+        && let Err(fault) = Expression::compile(text)
+    {
+        let place = fault.at.map(|(line, column)| match line {
+            1 => format!(" in column {column}"),
+            _ => format!(" in its line {line}, column {column}"),
+        });
+        let what = format!("the expression{}: {}", place.unwrap_or_default(), fault.what);
+        report.fault(&spot.key("when"), what);
+    }
+    for (key, inner, empty) in [
+        ("not", &matches.not, "which takes everything, so that the route would take nothing"),
+        ("any", &matches.any, "which always holds, so that the others say nothing"),
+    ] {
+        for (spot, inner) in spot.key(key).each_inner(&inner.0) {
+            if *inner == Match::default() && spot.is_intact() {
+                report.fault(&spot, format!("found an empty map, {empty}"));
+            }
+            if depth == DEEPEST {
+                report.fault(&spot, format!("found more than {DEEPEST} of `not` and `any` in each other"));
+            } else {
+                self::matches(inner, &spot, depth + 1, names, report);
+            }
         }
     }
 }
@@ -88,10 +149,10 @@ fn headers(headers: &BTreeMap<String, String>, spot: &Spot<'_>, report: &mut Rep
 }
 
 fn outcome(config: &Config, route: &router::Config, spot: &Spot<'_>, names: &Names, report: &mut Report) {
-    let outcomes = ["upstream", "respond", "redirect"].map(|key| (key, spot.key(key)));
+    let outcomes = ["upstream", "respond", "redirect", "files"].map(|key| (key, spot.key(key)));
     let given: Vec<_> = outcomes.iter().filter(|(_, spot)| spot.is_given()).collect();
     match given.as_slice() {
-        [] => report.fault(spot, "expected one of the keys `upstream`, `respond` and `redirect`"),
+        [] => report.fault(spot, "expected one of the keys `upstream`, `respond`, `redirect` and `files`"),
         [_] => {}
         [(first, _), rest @ ..] => {
             for (key, spot) in rest {
@@ -99,15 +160,32 @@ fn outcome(config: &Config, route: &router::Config, spot: &Spot<'_>, names: &Nam
             }
         }
     }
-    if let Some(name) = &route.upstream {
-        let spot = spot.key("upstream");
-        if report.reference(&spot, "upstream", name, &names.upstreams)
-            && config.upstreams.get(name).is_some_and(|upstream| upstream.kind == Kind::Tcp)
-        {
-            let what = format!(
-                "`{name}` is of kind `tcp`, which carries no HTTP: `detect.tcp` or a `tcp` listener leads there"
-            );
-            report.fault(&spot, what);
+    let said = spot.key("upstream");
+    if let Some(upstreams) = &route.upstream {
+        if said.text().is_some() {
+            upstream(config, upstreams.first(), &said, names, report);
+        } else {
+            for (spot, share) in said.each(&upstreams.0) {
+                upstream(config, &share.name, &spot.key("name"), names, report);
+            }
+            shares(upstreams, &said, report);
+        }
+    }
+    if let Some(cookie) = &route.split.cookie {
+        let spot = spot.key("split").key("cookie");
+        report.well_formed(&spot, words::cookie_name(cookie));
+        if route.upstream.as_ref().is_none_or(|upstreams| upstreams.0.len() < 2) && said.is_intact() {
+            report.fault(&spot.as_str(), "only for a route whose `upstream` is a list of several");
+        }
+    }
+    if let Some(said) = &route.mirror {
+        mirror(config, route, said, &spot.key("mirror"), names, report);
+    }
+    for (key, given) in
+        [("timeouts", route.timeouts != Timeouts::default()), ("connect_retries", route.connect_retries.is_some())]
+    {
+        if given && !said.is_given() {
+            report.fault(&spot.key(key).as_str(), "only for a route with `upstream`: nobody else is asked");
         }
     }
     if !route.upgrade.0.is_empty() && !spot.key("upstream").is_given() {
@@ -123,6 +201,7 @@ fn outcome(config: &Config, route: &router::Config, spot: &Spot<'_>, names: &Nam
         }
         compression(said, &spot, report);
     }
+    onward(route, spot, report);
     for (spot, name) in spot.key("upgrade").each(&route.upgrade.0) {
         report.well_formed(&spot, words::upgrade(name));
     }
@@ -155,6 +234,124 @@ fn compression(said: &compression::Config, spot: &Spot<'_>, report: &mut Report)
         if !levels.contains(&level) {
             report.fault(&spot.key(key), format!("found {level}, expected {} to {}", levels.start(), levels.end()));
         }
+    }
+}
+
+fn upstream(config: &Config, name: &str, spot: &Spot<'_>, names: &Names, report: &mut Report) {
+    if report.reference(spot, "upstream", name, &names.upstreams)
+        && config.upstreams.get(name).is_some_and(|upstream| upstream.kind == Kind::Tcp)
+    {
+        let what =
+            format!("`{name}` is of kind `tcp`, which carries no HTTP: `detect.tcp` or a `tcp` listener leads there");
+        report.fault(spot, what);
+    }
+}
+
+/// Several upstreams with their weights.
+fn shares(upstreams: &Upstreams, spot: &Spot<'_>, report: &mut Report) {
+    if upstreams.0.is_empty() && spot.is_intact() {
+        report.fault(spot, "found an empty list, expected an upstream");
+    }
+    let mut known = HashSet::new();
+    for (spot, share) in spot.each(&upstreams.0) {
+        if !known.insert(&share.name) {
+            report.fault(
+                &spot.key("name"),
+                format!("`{}` is in the list already: `weight` gives a larger share", share.name),
+            );
+        }
+        if share.weight > 1000 {
+            report
+                .fault(&spot.key("weight"), format!("found {}, expected a whole number from 0 to 1000", share.weight));
+        }
+    }
+    if !upstreams.0.is_empty() && upstreams.0.iter().all(|share| share.weight == 0) && spot.is_intact() {
+        report.fault(spot, "no weight is above 0, so that nobody would be given new clients");
+    }
+}
+
+fn mirror(config: &Config, route: &router::Config, said: &Mirror, spot: &Spot<'_>, names: &Names, report: &mut Report) {
+    upstream(config, &said.upstream, &spot.key("upstream"), names, report);
+    if config.upstreams.get(&said.upstream).is_some_and(|upstream| upstream.http2) {
+        report.fault(&spot.key("upstream"), "its servers are asked by HTTP/2 (`http2`), which copies are not sent by");
+    }
+    if route.upstream.is_none() {
+        report.fault(&spot.as_str(), "only for a route with `upstream`: there is nothing to compare with");
+    }
+    if !(1..=100).contains(&said.percent) {
+        report.fault(&spot.key("percent"), format!("found {}, expected 1 to 100", said.percent));
+    }
+    report.some(&spot.key("max_open"), said.max_open);
+    if said.body > LARGEST_COPY {
+        report.fault(&spot.key("body"), format!("found {}, expected at most {LARGEST_COPY}", said.body));
+    }
+}
+
+/// The largest body of a copy: each is in memory until its server has it.
+const LARGEST_COPY: ByteSize = ByteSize::mib(8);
+
+/// What is said of the request on its way to the server.
+fn onward(route: &router::Config, spot: &Spot<'_>, report: &mut Report) {
+    for key in ["rewrite", "host"] {
+        let gets_it = spot.key("upstream").is_given() || key == "rewrite" && spot.key("files").is_given();
+        if spot.key(key).is_given() && !gets_it {
+            report.fault(&spot.key(key).as_str(), "only for a route with `upstream`: nobody else gets the request");
+        }
+    }
+    if let Some(said) = &route.files {
+        files(said, &spot.key("files"), report);
+    }
+    if let Some(HostHeader::Set(host)) = &route.host {
+        report.well_formed(&spot.key("host"), words::authority(host));
+    }
+    if let Some(said) = &route.rewrite {
+        rewrite(said, &spot.key("rewrite"), report);
+    }
+}
+
+fn files(said: &Files, spot: &Spot<'_>, report: &mut Report) {
+    report.some_path(&spot.key("root"), Some(&said.root));
+    for (key, name) in [("index", Some(&said.index)), ("fallback", said.fallback.as_ref())] {
+        let Some(name) = name else { continue };
+        let hidden = name.split('/').any(|part| part.is_empty() || part.starts_with('.'));
+        if hidden || key == "index" && name.contains('/') {
+            report.fault(&spot.key(key), format!("found {}, expected the name of a file in `root`", quoted(name)));
+        }
+    }
+}
+
+fn rewrite(said: &Rewrite, spot: &Spot<'_>, report: &mut Report) {
+    for (key, prefix) in [("strip_prefix", &said.strip_prefix), ("add_prefix", &said.add_prefix)] {
+        let spot = spot.key(key);
+        let Some(prefix) = prefix else { continue };
+        report.well_formed(&spot, words::path(prefix));
+        if prefix == "/" {
+            report.fault(&spot, "found `/`, which changes nothing");
+        }
+        if said.regex.is_some() {
+            report.fault(&spot.as_str(), format!("found `regex` and `{key}`, expected one of them"));
+        }
+    }
+    match (&said.regex, &said.to) {
+        (Some(regex), to) => {
+            report.well_formed(&spot.key("regex"), words::regex(regex));
+            match to {
+                Some(to) if to.contains(['?', '#']) => {
+                    report.fault(&spot.key("to"), format!("found `{to}`, expected a path: the query stays as it is"));
+                }
+                Some(to) if !to.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                    report
+                        .fault(&spot.key("to"), format!("found {}, percent-encode what is no plain ASCII", quoted(to)));
+                }
+                Some(_) => {}
+                None => report.fault(spot, "expected the key `to`, with what stands in place of what `regex` finds"),
+            }
+        }
+        (None, Some(_)) => report.fault(&spot.key("to").as_str(), "only with `regex`"),
+        (None, None) if said.strip_prefix.is_none() && said.add_prefix.is_none() && spot.is_intact() => {
+            report.fault(&spot.as_str(), "expected `strip_prefix`, `add_prefix` or `regex`");
+        }
+        (None, None) => {}
     }
 }
 
@@ -224,7 +421,9 @@ fn comes_back(config: &Config, matches: &Match, redirect: &Redirect) -> Option<S
         let any = matches.path.0.is_empty() && matches.path_exact.0.is_empty();
         any || matches.paths().any(|rule| rule.covers(&PathRule::Exact(path)))
     };
-    let unseen = !matches.headers.is_empty() || !matches.query.is_empty() || redirect.port.is_some();
+    let Match { host, path, path_exact, method, listener, .. } = matches.clone();
+    let seen = Match { host, path, path_exact, method, listener, upgrade: matches.upgrade, ..Match::default() };
+    let unseen = *matches != seen || redirect.port.is_some();
     if unseen || !redirect.host.as_ref().is_none_or(same_host) || !redirect.path.as_ref().is_none_or(same_path) {
         return None;
     }
@@ -252,12 +451,42 @@ pub(super) fn takes_all(first: &Match, then: &Match) -> bool {
         first.iter().all(|(name, value)| then.get(name).is_some_and(|then| value == "*" || value == then))
     };
     every_rule(first.hosts(), then.hosts(), HostRule::covers)
-        && every_rule(first.paths(), then.paths(), PathRule::covers)
+        && takes_paths(first, then)
+        && every_rule(first.server_names(), then.server_names(), HostRule::covers)
+        && takes_clients(&first.client, &then.client)
+        && takes_ports(&first.port.0, &then.port.0)
+        && pairs(&first.cookies, &then.cookies)
+        && first.headers_regex.iter().all(|(name, regex)| then.headers_regex.get(name) == Some(regex))
+        && (first.when.is_none() || first.when == then.when)
+        && first.not.0.iter().all(|not| then.not.0.contains(not))
+        && (first.any.0.is_empty() || first.any == then.any || first.any.0.iter().any(|one| takes_all(one, then)))
         && all(&first.method, &then.method)
         && all(&first.listener, &then.listener)
         && pairs(&first.headers, &then.headers)
         && pairs(&first.query, &then.query)
         && (first.upgrade.is_none() || first.upgrade == then.upgrade)
+}
+
+/// The same for paths. What a regular expression finds is only known to be found by the same one.
+fn takes_paths(first: &Match, then: &Match) -> bool {
+    let any = |matches: &Match| matches.paths().next().is_none() && matches.path_regex.is_empty();
+    let covered = |then: PathRule<&str>| first.paths().any(|first| first.covers(&then));
+    any(first)
+        || !any(then)
+            && then.paths().all(covered)
+            && then.path_regex.0.iter().all(|regex| first.path_regex.0.contains(regex))
+}
+
+/// The same for clients.
+fn takes_clients(first: &OneOrMany, then: &OneOrMany) -> bool {
+    let networks = |said: &OneOrMany| said.0.iter().filter_map(|text| router::network(text)).collect::<Vec<_>>();
+    let (first, then) = (networks(first), networks(then));
+    first.is_empty() || !then.is_empty() && then.iter().all(|then| first.iter().any(|first| first.contains(then)))
+}
+
+/// The same for ports.
+fn takes_ports(first: &[u16], then: &[u16]) -> bool {
+    first.is_empty() || !then.is_empty() && then.iter().all(|port| first.contains(port))
 }
 
 /// Whether each of the later rules is covered by one of the first; no rules at all take everything.

@@ -61,6 +61,14 @@ impl<'a> Spot<'a> {
         })
     }
 
+    /// The same for a list of maps, whose short form is one of them.
+    pub(super) fn each_inner<'v, T>(&self, values: &'v [T]) -> Vec<(Self, &'v T)> {
+        match (self.node.map(|node| &node.value), values) {
+            (Some(Value::Map(_)), [only]) => vec![(self.clone(), only)],
+            _ => self.each(values).collect(),
+        }
+    }
+
     /// The same as [`Self::key`] for every key that the types hold.
     pub(super) fn each_key<'v, T>(
         &self,

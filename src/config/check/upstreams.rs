@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Report, Spot, words};
+use super::{Report, Spot, fields, words};
 use crate::address::{ServerAddress, is_host_name};
 use crate::affinity;
 use crate::upstream::Config;
@@ -45,6 +45,16 @@ pub(super) fn check(name: &str, upstream: &Config, spot: &Spot<'_>, report: &mut
         let what =
             "`header`, `query` and `app_cookie` are hashed only with balance `client_ip`, and have no effect here";
         report.warn(&spot.key("affinity").as_str(), what);
+    }
+    let rules = [
+        ("request_headers", &upstream.request_headers, fields::Of::Requests),
+        ("response_headers", &upstream.response_headers, fields::Of::Answers),
+    ];
+    for (key, rules, of) in rules {
+        if upstream.kind == Kind::Tcp && !rules.is_empty() {
+            report.fault(&spot.key(key).as_str(), "not for kind `tcp`, which carries no HTTP");
+        }
+        fields::check(rules, &spot.key(key), of, report);
     }
     http2(upstream, spot, report);
     if upstream.kind == Kind::Tcp && upstream.host != HostHeader::Keep {

@@ -9,6 +9,7 @@ use crate::config::shape::{quoted, short};
 use crate::http::origin::is_origin;
 use crate::request::is_token;
 use crate::request::path::Path;
+use crate::router;
 use crate::wire::flash;
 
 /// What a route may match: a host name or an address, or `*.` before a name; lower case, without a port.
@@ -122,6 +123,30 @@ pub(super) fn target(text: &str) -> Result<(), String> {
             "found {}, expected a path that begins with one `/`, percent-encoded where it has to be",
             quoted(text)
         )),
+    }
+}
+
+/// A regular expression.
+pub(super) fn regex(text: &str) -> Result<(), String> {
+    router::regex(text).map(drop).map_err(|error| {
+        let told = error.to_string();
+        let why = told.lines().last().unwrap_or_default().trim();
+        let why = why.trim_start_matches("error: ");
+        format!("found {}, expected a regular expression: {why}", quoted(text))
+    })
+}
+
+/// A network or an address.
+pub(super) fn network(text: &str) -> Result<(), String> {
+    let expected = || format!("found {}, expected a network such as 10.0.0.0/8, or an address", quoted(text));
+    router::network(text).map(drop).ok_or_else(expected)
+}
+
+/// The name of a cookie.
+pub(super) fn cookie_name(text: &str) -> Result<(), String> {
+    match is_token(text) {
+        true => Ok(()),
+        false => Err(format!("found {}, expected the name of a cookie: letters, digits and hyphens", quoted(text))),
     }
 }
 

@@ -121,6 +121,7 @@ admin: {{ address: 127.0.0.1:0 }}
         access: None,
         limits: Vec::new(),
         compression: None,
+        policy: None,
     });
     let gateway = sockgate::Gateway::builder(config).router(Fragile(route)).build().unwrap();
     let address = |name: &str| gateway.address(name).unwrap().parse::<std::net::SocketAddr>().unwrap();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::header::{CONTENT_LENGTH, CONTENT_TYPE, TE, TRANSFER_ENCODING};
-use ::http::{HeaderMap, HeaderValue, StatusCode, Version};
+use ::http::{HeaderMap, HeaderValue, StatusCode, Uri, Version};
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -204,6 +204,13 @@ impl ProxyHttp for Balancer {
     ) -> Result<()> {
         let asked = of::request(session.req_header(), false);
         let exchange = begun(ctx)?;
+        let target = exchange.target(&asked);
+        if target != asked.target {
+            let mut uri = request.uri.clone().into_parts();
+            let unfit = |_| of::error(Refusal::BadRequest);
+            uri.path_and_query = Some(target.parse().map_err(unfit)?);
+            request.set_uri(Uri::from_parts(uri).map_err(|_| of::error(Refusal::BadRequest))?);
+        }
         let fields = exchange.to_server(&asked);
         let dropped: Vec<_> = request.headers.keys().filter(|name| !fields.pass(name.as_str())).cloned().collect();
         for name in dropped {

@@ -66,8 +66,12 @@ pub(super) async fn write(session: &mut Session, answer: Answer<'_>) -> Result<(
     for (name, value) in &answer.fields {
         header.append_header((*name).to_owned(), &**value)?;
     }
-    header.insert_header(CONTENT_LENGTH, answer.body.len())?;
-    let bare = session.req_header().method == "HEAD" || answer.body.is_empty();
+    // What a 304 has no body of need not be told, and HTTP/2 clients would wait for as much.
+    let without = answer.status == 304;
+    if !without {
+        header.insert_header(CONTENT_LENGTH, answer.body.len())?;
+    }
+    let bare = session.req_header().method == "HEAD" || answer.body.is_empty() || without;
     session.write_response_header(Box::new(header), bare).await?;
     if !bare {
         session.write_response_body(Some(answer.body), true).await?;

@@ -206,7 +206,7 @@ impl Upload {
         }
         let data = &bytes[part.data.clone()];
         self.framing += (part.taken - data.len()) as u64;
-        let most = exchange.snapshot().config.limits.body.as_u64();
+        let most = exchange.most_body();
         if most != 0 && self.framing > most.max(FRAMING) {
             return Err(Refusal::BodyTooLarge);
         }

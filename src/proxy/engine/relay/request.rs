@@ -108,7 +108,7 @@ pub(super) fn to_server(
     body: Body,
 ) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len() + ADDED);
-    for part in [request.method, " ", request.target, " HTTP/1.1\r\n"] {
+    for part in [request.method, " ", exchange.target(request), " HTTP/1.1\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
     let fields = exchange.to_server(request);

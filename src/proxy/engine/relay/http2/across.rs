@@ -638,7 +638,7 @@ impl<'a> Across<'a> {
         } else if self.is_unanswered() {
             late(after(self.server_moved, self.exchange.first_byte_timeout().unwrap_or_default()))
         } else {
-            late(after(self.server_moved, theirs.read_idle))
+            late(after(self.server_moved, self.exchange.read_idle_timeout()))
         };
         let Some(next) = due.into_iter().chain(look).min() else { return Poll::Pending };
         let timer = self.timer.get_or_insert_with(|| self.client.line.timer());

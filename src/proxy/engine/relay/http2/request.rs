@@ -113,7 +113,7 @@ impl Asked {
     pub(super) fn to_upgrade(&self, exchange: &Exchange, key: &str) -> Vec<u8> {
         let line = self.line();
         let fields = exchange.to_server(&line);
-        let mut head = HeadWriter::request(line.method, line.target, 1);
+        let mut head = HeadWriter::request(line.method, exchange.target(&line), 1);
         if let Some(host) = exchange.host(&line) {
             head.field("host", host);
         }
@@ -145,7 +145,11 @@ impl Asked {
         let mut uri = http::uri::Parts::default();
         uri.scheme = Some(if lease.upstream().tls().is_some() { Scheme::HTTPS } else { Scheme::HTTP });
         uri.authority = Some(authority.ok()?);
-        uri.path_and_query = self.parts.uri.path_and_query().cloned();
+        uri.path_and_query = match exchange.target(&line) {
+            // Not read again where it is the client's.
+            target if std::ptr::eq(target, line.target) => self.parts.uri.path_and_query().cloned(),
+            target => Some(target.parse().ok()?),
+        };
         *request.uri_mut() = Uri::from_parts(uri).ok()?;
         let mut headers = HeaderMap::with_capacity(self.parts.headers.len() + ADDED);
         for (name, value) in &self.parts.headers {
@@ -179,7 +183,7 @@ impl Asked {
     pub(super) fn to_server(&self, exchange: &Exchange) -> Bytes {
         let line = self.line();
         let fields = exchange.to_server(&line);
-        let mut head = HeadWriter::request(line.method, line.target, 1);
+        let mut head = HeadWriter::request(line.method, exchange.target(&line), 1);
         match (exchange.host(&line), exchange.lease()) {
             (Some(host), _) => head.field("host", host),
             (None, Some(lease)) => head.field("host", lease.upstream().own_host(lease.server()).as_bytes()),

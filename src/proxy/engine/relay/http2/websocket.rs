@@ -108,8 +108,8 @@ pub(super) async fn open(
         }
         None => return left(&core, client, exchange, &asked),
     };
-    let timeouts = exchange.lease()?.upstream().config().timeouts.clone();
-    let answered = ask(&mut client, &mut server, &head, (Opening::Hybi, WEBSOCKET), timeouts.first_byte(None)).await;
+    let patience = exchange.first_byte_timeout().unwrap_or_default();
+    let answered = ask(&mut client, &mut server, &head, (Opening::Hybi, WEBSOCKET), patience).await;
     let failed = match answered {
         Ok(Answer::Switched { mut first, head }) => {
             let rest = first.split_off(head);
@@ -133,7 +133,8 @@ pub(super) async fn open(
         Ok(Answer::Refused(refused)) => {
             exchange.lease()?.upstream().metrics.upgrades_refused.inc();
             let status = refused.status;
-            let relayed = relay(client.stream, &mut exchange, refused, server, timeouts.read_idle).await;
+            let read_idle = exchange.read_idle_timeout();
+            let relayed = relay(client.stream, &mut exchange, refused, server, read_idle).await;
             let (bytes, cut_by) = relayed.map_or_else(|side| (0, Some(side)), |bytes| (bytes, None));
             end(&core, exchange, &asked, (status, bytes), cut_by);
             return None;
