@@ -7,11 +7,12 @@ use std::future::poll_fn;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::task::AtomicWaker;
 use rand::Rng;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 /// How fast sessions and tunnels are let go.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -80,6 +81,8 @@ pub enum Why {
     Drain = 1,
     /// Its server has more than its share.
     Rebalance = 2,
+    /// What let its client in is over.
+    Expired = 3,
 }
 
 impl Why {
@@ -88,6 +91,7 @@ impl Why {
         match self {
             Self::Drain => "drain",
             Self::Rebalance => "rebalance",
+            Self::Expired => "expired_token",
         }
     }
 }
@@ -123,6 +127,7 @@ impl Leave {
         match self.told.load(Ordering::Acquire) {
             0 => None,
             told if told == Why::Rebalance as u8 => Some(Why::Rebalance),
+            told if told == Why::Expired as u8 => Some(Why::Expired),
             _ => Some(Why::Drain),
         }
     }
@@ -132,9 +137,36 @@ impl Leave {
         poll_fn(|cx| self.poll_told(cx)).await;
     }
 
+    /// Tells it to leave at this time, unless what is given back is dropped before. Needs a tokio runtime around it.
+    pub fn expires(self: &Arc<Self>, at: SystemTime) -> Expiry {
+        let leave = Arc::downgrade(self);
+        let task = tokio::spawn(async move {
+            // Not for longer, since the time of day may be set meanwhile.
+            while let Some(left) = at.duration_since(SystemTime::now()).ok().filter(|left| !left.is_zero()) {
+                sleep(left.min(LONGEST_SLEEP)).await;
+            }
+            if let Some(leave) = leave.upgrade().filter(|leave| !leave.is_told()) {
+                leave.tell(Why::Expired);
+            }
+        });
+        Expiry(task.abort_handle())
+    }
+
     fn tell(&self, why: Why) {
         self.told.store(why as u8, Ordering::Release);
         self.waker.wake();
+    }
+}
+
+/// Somebody is told to leave at some time; see [`Leave::expires`].
+#[derive(Debug)]
+pub struct Expiry(AbortHandle);
+
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+impl Drop for Expiry {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -374,7 +406,7 @@ mod tests {
                 told.into_inner()
             }
         });
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        sleep(Duration::from_secs(5)).await;
         let late = roster.add(Origin::default(), true);
         late.told().await;
         drop(late);
@@ -394,7 +426,7 @@ mod tests {
                 told.into_inner()
             }
         });
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        sleep(Duration::from_secs(60)).await;
         assert!(!open.iter().any(|leave| leave.is_told()), "the deadline has passed, and still");
         somewhere.store(true, Ordering::Relaxed);
         assert_eq!(emptying.await.unwrap(), 10);

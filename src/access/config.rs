@@ -347,6 +347,8 @@ pub struct Jwt {
     pub claims: BTreeMap<String, String>,
     /// Whether each request of a session has to bring it. Default `each`.
     pub sessions: Sessions,
+    /// What becomes of sockets that are open when it expires. Default `keep`.
+    pub expiry: Expiry,
 }
 
 impl Default for Jwt {
@@ -363,6 +365,7 @@ impl Default for Jwt {
             required: vec!["exp".to_owned()],
             claims: BTreeMap::new(),
             sessions: Sessions::default(),
+            expiry: Expiry::default(),
         }
     }
 }
@@ -483,6 +486,17 @@ pub enum Sessions {
     Each,
     /// The one that opens it: what names a session that came in so passes.
     Once,
+}
+
+/// What becomes of WebSockets and waiting polls when the token expires that they were let in by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Expiry {
+    /// They stay.
+    #[default]
+    Keep,
+    /// They are told goodbye.
+    Close,
 }
 
 /// A text that logs don't show, of 32 bytes or more.

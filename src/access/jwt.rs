@@ -45,6 +45,8 @@ pub(crate) struct Jwt {
     /// Fields towards servers, and the claims that they tell.
     claims: Vec<(HeaderName, String)>,
     leeway: u64,
+    /// Whether sockets end when their token does.
+    ends_sockets: bool,
     /// What good tokens tell, by a hash whose key nobody else knows.
     known: Cache<u128, Arc<Told>>,
     hash_key: [u8; 16],
@@ -123,6 +125,7 @@ impl Jwt {
             required: said.required.clone(),
             claims: claims.collect(),
             leeway: said.leeway.as_secs(),
+            ends_sockets: said.expiry == config::Expiry::Close,
             known: Cache::new(KNOWN),
             hash_key: rand::rng().random(),
         })
@@ -133,11 +136,12 @@ impl Jwt {
         self.claims.iter().for_each(|(field, _)| changes.to_server.remove(field.clone()));
     }
 
-    /// Whether the request brings a good token; what that tells goes to the server.
-    pub(super) fn check(&self, request: &Request<'_>, changes: &mut Changes) -> Result<(), Unfit> {
+    /// Whether the request brings a good token; what that tells goes to the server. Gives when sockets end that it opens, in
+    /// seconds of Unix time, if they do.
+    pub(super) fn check(&self, request: &Request<'_>, changes: &mut Changes) -> Result<Option<u64>, Unfit> {
         let told = self.told(self.find(request)?)?;
         told.fields.iter().for_each(|(field, value)| changes.to_server.append(field.clone(), value.clone()));
-        Ok(())
+        Ok(told.until.filter(|_| self.ends_sockets))
     }
 
     /// The keys that come over the network.
@@ -289,7 +293,7 @@ fn text(value: &Value) -> String {
     }
 }
 
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 

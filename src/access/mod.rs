@@ -225,25 +225,26 @@ impl Access {
         request: &Request<'_>,
         session: Option<Key>,
         changes: &mut Changes,
-    ) -> Result<(), Refusal> {
-        if let Some(jwt) = self.jwt.as_ref().filter(|_| !(self.once.jwt && self.has_admitted(session))) {
+    ) -> Result<Option<u64>, Refusal> {
+        if let Some(jwt) = self.jwt.as_ref().filter(|_| !self.once.jwt || self.admitted(session).is_none()) {
             jwt.renew(request).await;
         }
         self.identify(request, session, changes)
     }
 
     /// Whether the request shows what is asked for; what that tells of the client goes to the server, and nobody else may
-    /// say it. `session` is the one that the request names.
+    /// say it. `session` is the one that the request names. Gives when sockets end that it opens, in seconds of Unix time, if
+    /// they do.
     pub(crate) fn identify(
         &self,
         request: &Request<'_>,
         session: Option<Key>,
         changes: &mut Changes,
-    ) -> Result<(), Refusal> {
-        let Some(jwt) = &self.jwt else { return Ok(()) };
+    ) -> Result<Option<u64>, Refusal> {
+        let Some(jwt) = &self.jwt else { return Ok(None) };
         jwt.strip(changes);
-        if self.once.jwt && self.has_admitted(session) {
-            return Ok(());
+        if let Some(until) = self.admitted(session).filter(|_| self.once.jwt) {
+            return Ok(until);
         }
         jwt.check(request, changes).map_err(|unfit| {
             let challenge = match unfit {
@@ -268,7 +269,7 @@ impl Access {
     ) -> Result<Option<Arc<str>>, Refusal> {
         let Some(basic) = &self.basic else { return Ok(None) };
         basic.strip(changes);
-        if self.once.basic && self.has_admitted(session) {
+        if self.once.basic && self.admitted(session).is_some() {
             return Ok(None);
         }
         basic.check(request, changes).await.map(Some)
@@ -279,7 +280,7 @@ impl Access {
     pub(crate) fn service(&self, session: Option<Key>, changes: &mut Changes) -> Option<&ForwardAuth> {
         let service = self.forward_auth.as_ref()?;
         service.strip(changes);
-        Some(service).filter(|_| !(self.once.forward_auth && self.has_admitted(session)))
+        Some(service).filter(|_| !(self.once.forward_auth && self.admitted(session).is_some()))
     }
 
     /// Whether somebody may have to be waited for.
@@ -287,9 +288,9 @@ impl Access {
         self.basic.is_some() || self.forward_auth.is_some() || self.key_set().is_some()
     }
 
-    /// Whether the session came in with what is asked for.
-    fn has_admitted(&self, session: Option<Key>) -> bool {
-        self.sessions.as_ref().zip(session).is_some_and(|(admitted, session)| admitted.has(session))
+    /// Whether the session came in with what is asked for, and until when that holds, if not for good.
+    fn admitted(&self, session: Option<Key>) -> Option<Option<u64>> {
+        self.sessions.as_ref().zip(session).and_then(|(admitted, session)| admitted.has(session))
     }
 
     /// Where sessions are noted that come in so; `None` where each of their requests is asked.

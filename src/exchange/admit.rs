@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{Core, Exchange, Info, RequestHead};
+use super::{Core, Exchange, Info, RequestHead, Who};
 use ::http::HeaderMap;
 
 use crate::access::Access;
@@ -33,9 +33,10 @@ impl Exchange {
         }
         let session = self.session();
         let mut changes = std::mem::take(&mut self.changes);
-        let shown = self.access().map_or(Ok(()), |access| access.identify(&request, session, &mut changes));
+        let shown = self.access().map_or(Ok(None), |access| access.identify(&request, session, &mut changes));
         self.changes = changes;
-        shown
+        self.note(|who| &mut who.until, shown?);
+        Ok(())
     }
 
     /// Asks what may have to be waited for: keys of tokens, a password, and the service that has to be asked.
@@ -45,11 +46,11 @@ impl Exchange {
         let (info, session) = (Arc::clone(&self.info), self.session());
         let request = head.request(&info, self.client)?;
         if access.key_set().is_some() {
-            access.identify_in_time(&request, session, &mut self.changes).await?;
+            let until = access.identify_in_time(&request, session, &mut self.changes).await?;
+            self.note(|who| &mut who.until, until);
         }
-        if let Some(user) = access.log_in(&request, session, &mut self.changes).await? {
-            self.user = Some(Box::new(user));
-        }
+        let user = access.log_in(&request, session, &mut self.changes).await?;
+        self.note(|who| &mut who.user, user);
         let Some(service) = access.service(session, &mut self.changes) else { return Ok(()) };
         match service.ask(self.told_to_service(head)).await {
             Said::Pass(told) => service.tell(&told, &mut self.changes),
@@ -61,6 +62,13 @@ impl Exchange {
             Said::Late => return Err(Refusal::AuthTimeout),
         }
         Ok(())
+    }
+
+    /// Notes something about who asks, if there is anything.
+    fn note<T>(&mut self, place: impl FnOnce(&mut Who) -> &mut Option<T>, what: Option<T>) {
+        if what.is_some() {
+            *place(self.who.get_or_insert_default()) = what;
+        }
     }
 
     /// The fields that a service is asked with: those that the server would get, and what is asked for.

@@ -27,8 +27,8 @@ pub(super) struct Learner {
     opening: Option<Opening>,
     /// The tunnel that the session opens on, if it does.
     hold: Option<Arc<Hold>>,
-    /// Where it is noted that the session came in with what is asked for.
-    admitted: Option<Arc<Admitted>>,
+    /// Where it is noted that the session came in with what is asked for, and until when that holds.
+    admitted: Option<(Arc<Admitted>, Option<u64>)>,
     /// How long the session may be silent, once that is known.
     silence: Option<Duration>,
 }
@@ -44,7 +44,7 @@ impl Learner {
         (upstream, client, session): (&Arc<Upstream>, PickKey, &SessionTie),
         lease: &mut Lease,
         in_tunnel: bool,
-        admitted: Option<Arc<Admitted>>,
+        admitted: Option<(Arc<Admitted>, Option<u64>)>,
     ) -> Option<Self> {
         if matches!(answered, Answered::Nothing) {
             return None;
@@ -105,8 +105,8 @@ impl Learner {
         let Some(table) = self.upstream.sessions() else { return };
         let Some(key) = opened.id.as_deref().map(|id| table.key(id)).or(self.named) else { return };
         let home = table.home(self.server.to_bits());
-        if let Some(admitted) = &self.admitted {
-            admitted.note(key);
+        if let Some((admitted, until)) = &self.admitted {
+            admitted.note(key, *until);
         }
         if table.learn(key, &home, life, How::Handshake) == Learned::Full {
             return;

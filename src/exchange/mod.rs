@@ -24,7 +24,7 @@ mod tunnel;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ::http::HeaderValue;
 use ::http::header::STRICT_TRANSPORT_SECURITY;
@@ -51,7 +51,7 @@ use crate::listener::Info;
 use crate::listener::tls::challenges;
 use crate::rate::Place;
 use crate::request::Headers;
-use crate::roster::{Leave, Origin, Why};
+use crate::roster::{Expiry, Leave, Origin, Why};
 use crate::router::{Action, Decision, Route};
 use crate::session::{Cause, Key, Mark, Question, SessionTable};
 use crate::snapshot::Snapshot;
@@ -83,7 +83,7 @@ pub struct Exchange {
     /// What it says of its client and session.
     ties: Option<Ties>,
     /// Who asks, where that has to be said.
-    user: Option<Box<Arc<str>>>,
+    who: Option<Box<Who>>,
     /// Whether it is a poll of a session, which the server may take its time to answer.
     polls: bool,
     /// What filters and rules change.
@@ -134,6 +134,24 @@ pub struct Exchange {
     first_byte: Option<Instant>,
     /// Its line in the log, where that has been begun already.
     entry: Option<Box<Entry>>,
+}
+
+/// Who asks, as far as that has to be said.
+#[derive(Debug, Default)]
+struct Who {
+    /// By name.
+    user: Option<Arc<str>>,
+    /// When what let it in is over, in seconds of Unix time, where that ends sockets and polls.
+    until: Option<u64>,
+    /// Tells its poll so.
+    expiry: Option<Expiry>,
+}
+
+impl Who {
+    fn ends(&self) -> Option<SystemTime> {
+        // Good until the last moment of its last second.
+        UNIX_EPOCH.checked_add(Duration::from_secs(self.until?.checked_add(1)?))
+    }
 }
 
 /// What an exchange is carried as.
@@ -294,7 +312,7 @@ impl Exchange {
             route: None,
             upstream: None,
             ties: None,
-            user: None,
+            who: None,
             polls: false,
             changes: Changes::default(),
             ruled: None,
@@ -674,7 +692,11 @@ impl Exchange {
             && let (Some(upstream), Some(ties)) = (&self.upstream, &self.ties)
             && ties.goodbye(upstream).is_some()
         {
-            self.leave = Some(upstream.roster(lease.server().id()).add(self.origin(), true));
+            let leave = upstream.roster(lease.server().id()).add(self.origin(), true);
+            if let Some(who) = &mut self.who {
+                who.expiry = who.ends().map(|at| leave.expires(at));
+            }
+            self.leave = Some(leave);
         }
         self.lease = Some(lease);
     }
@@ -758,7 +780,8 @@ impl Exchange {
         self.filter_answer(status, headers, true);
         self.rule_answer(headers);
         let secure = self.secure();
-        let admitted = self.access().and_then(|access| access.sessions().cloned());
+        let until = self.who.as_ref().and_then(|who| who.until);
+        let admitted = self.access().and_then(|access| access.sessions().cloned()).map(|sessions| (sessions, until));
         if let (Some(ties), Some(upstream), Some(lease)) = (&self.ties, &self.upstream, &mut self.lease) {
             if let (Some(session), Some(protocol)) = (&ties.session, upstream.session_protocol())
                 && self.form != Form::OtherUpgrade
@@ -955,7 +978,7 @@ impl Exchange {
             entry.request(request, &self.snapshot.secrets);
         }
         entry.client = self.client;
-        entry.user = self.user.as_deref().cloned();
+        entry.user = self.who.as_ref().and_then(|who| who.user.clone());
         entry.route = self.route.as_ref().map(|route| Arc::clone(&route.name));
         if let Some(session) = self.ties.as_ref().and_then(|ties| ties.session.as_ref()) {
             entry.session(session.said.transport, session.begun.as_ref());

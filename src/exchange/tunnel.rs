@@ -1,12 +1,14 @@
 //! What an exchange that ends as a tunnel hands over, and what the tunnel means to its session.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::learn::{Hold, overhear_arrival, reached};
 use super::place::SessionTie;
 use super::{Entry, Exchange, Form, RequestHead};
 use crate::deadline::Span;
 use crate::rate::Place;
+use crate::roster::{Expiry, Leave};
 use crate::session::Arrival;
 use crate::tunnel::Listening;
 use crate::upstream::{Lease, Upstream};
@@ -16,14 +18,34 @@ pub(crate) struct Opened {
     pub(crate) entry: Box<Entry>,
     pub(crate) lease: Lease,
     pub(crate) upstream: Arc<Upstream>,
-    /// Its client's place, as of an exchange.
-    pub(crate) place: Option<Box<Place>>,
+    /// What is there in few tunnels.
+    pub(crate) holds: Option<Box<Holds>>,
     /// Its session, where it may have one.
     pub(crate) held: Option<Arc<Hold>>,
     /// Whether that session may go on without it though it came here: see [`Arrival::Unsure`].
     pub(crate) unsure: bool,
     /// How long it may be silent; zero for no limit. For a session that begins here, its first frame will say more.
     pub(crate) idle: Span,
+}
+
+/// What a tunnel holds where its client is counted, or let in for a time.
+#[derive(Debug)]
+pub(crate) struct Holds {
+    /// Its client's place, as of an exchange.
+    _place: Option<Box<Place>>,
+    /// When what let its client in is over.
+    ends: Option<SystemTime>,
+    /// Tells it so.
+    expiry: Option<Expiry>,
+}
+
+impl Opened {
+    /// Has it told to leave when what let its client in is over.
+    pub(crate) fn expires(&mut self, leave: &Arc<Leave>) {
+        if let Some(holds) = &mut self.holds {
+            holds.expiry = holds.ends.map(|at| leave.expires(at));
+        }
+    }
 }
 
 impl Exchange {
@@ -64,9 +86,10 @@ impl Exchange {
             (held, unsure) = came(&upstream, session, listening);
         }
         idle = self.tunnel_idle().unwrap_or(idle);
-        let place = self.place.take();
+        let (place, ends) = (self.place.take(), self.who.as_ref().and_then(|who| who.ends()));
+        let holds = (place.is_some() || ends.is_some()).then(|| Box::new(Holds { _place: place, ends, expiry: None }));
         let idle = idle.into();
-        Some(Opened { entry, lease, upstream, place, held, unsure, idle })
+        Some(Opened { entry, lease, upstream, holds, held, unsure, idle })
     }
 }
 

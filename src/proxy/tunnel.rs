@@ -86,7 +86,7 @@ impl<S: Stream> Tunnel<S> {
     /// Opens it. `first` came from the server with the answer, whose head are its first `head` bytes.
     pub(super) fn open(
         core: Arc<Core>,
-        opened: Opened,
+        mut opened: Opened,
         client: impl Into<Client<S>>,
         server: Transport,
         first: BytesMut,
@@ -101,14 +101,16 @@ impl<S: Stream> Tunnel<S> {
         let Client { stream, held: from_client, deadline, waiting, permit } = client.into();
         let ends = Ends { client: stream, from_client, server, from_server: first, head };
         let leave = upstream.roster(lease.server().id()).add(entry.origin(), held.is_some());
-        let carrying = carry(ends, *idle, (deadline, waiting), leave, listening);
+        let idle = *idle;
+        opened.expires(&leave);
+        let carrying = carry(ends, idle, (deadline, waiting), leave, listening);
         Self { core, opened, permit, open, carrying }
     }
 
     /// Counts and logs, when it has been carried.
     fn end(self, closed: Closed) {
         let Self { core, opened, permit, open, carrying } = self;
-        let Opened { mut entry, lease, upstream, place, held, unsure, .. } = opened;
+        let Opened { mut entry, lease, upstream, holds, held, unsure, .. } = opened;
         let told = carrying.leave().why().filter(|_| closed.end == End::Drained);
         // First the session, then its place on the roster: whoever counts one never misses the other.
         if let Some(held) = held.as_ref().and_then(|hold| hold.get())
@@ -125,7 +127,7 @@ impl<S: Stream> Tunnel<S> {
         if let Some(why) = why {
             upstream.metrics.goodbye(why);
         }
-        drop((open, permit, place, lease));
+        drop((open, permit, holds, lease));
         upstream.metrics.bytes_in.inc_by(closed.bytes_in);
         upstream.metrics.bytes_out.inc_by(closed.bytes_out);
         upstream.metrics.closed(closed_by);

@@ -15,7 +15,7 @@ use super::silence::{Due, Ping, Silence, Who};
 use super::stream::Stream;
 use crate::buffers::Held;
 use crate::deadline::{Deadline, Moment, Span};
-use crate::roster::Leave;
+use crate::roster::{Leave, Why};
 use crate::transport::Transport;
 use crate::wire::ping::OwnPings;
 use crate::wire::websocket::{FrameCounts, FrameTracker, close_frame};
@@ -149,6 +149,8 @@ pub struct Closed {
     pub said: Option<u16>,
 }
 
+/// The status code for a client whose leave to be here is over, as IANA's registry has it: what 401 is to a request.
+const UNAUTHORIZED: u16 = 3000;
 /// How long a client that has been told goodbye may take to leave. What it sends meanwhile is read away: the kernel would
 /// answer it with a reset, which overtakes the goodbye.
 const LINGER: Duration = Duration::from_secs(2);
@@ -330,6 +332,9 @@ impl<Client: Stream, Server: Stream> Carrying<Client, Server> {
         };
         if stopping || told && self.is_between_messages() {
             let end = if stopping { End::Stopped } else { End::Drained };
+            if !stopping && self.leave.why() == Some(Why::Expired) {
+                self.goodbye = UNAUTHORIZED;
+            }
             self.say_goodbye(end, cx);
             return Poll::Ready(end);
         }

@@ -3,6 +3,7 @@
 mod basic;
 mod cors;
 mod forward_auth;
+mod expiry;
 mod jwt;
 mod key_set;
 mod networks;
