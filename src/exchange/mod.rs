@@ -187,6 +187,8 @@ pub(crate) enum Side {
     Client,
     /// The same, by taking nothing of the answer for longer than it may.
     StalledClient,
+    /// The same, by taking less of it than it has to.
+    SlowClient,
     /// Neither: too much waited in the process, and most of it for one of them.
     NoRoom,
     /// Who answers.
@@ -207,6 +209,7 @@ impl Side {
         match self {
             Self::Client => "client",
             Self::StalledClient => "write_timeout",
+            Self::SlowClient => "answer_rate",
             Self::NoRoom => NO_ROOM,
             Self::Server => "server",
         }

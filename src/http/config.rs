@@ -73,6 +73,10 @@ pub struct Limits {
     /// has it; less is answered 408.
     #[serde(serialize_with = "exactly")]
     pub body_rate: ByteSize,
+    /// The least that a client has to take of an answer in a second, on average, while there is something to take; counted
+    /// from `timeouts.write` on. Default 0: none; who takes less is cut. Not for sockets, polls and event streams.
+    #[serde(serialize_with = "exactly")]
+    pub answer_rate: ByteSize,
     /// All bytes that wait until slow clients and servers take them. Default 512 MiB; beyond that whoever has
     /// held most of them for longest, and taken nothing, is cut.
     #[serde(serialize_with = "exactly")]
@@ -95,6 +99,12 @@ impl Timeouts {
         let whole = (!self.request.is_zero()).then_some(self.request);
         by_rate.into_iter().chain(whole).min()
     }
+
+    /// How long after it began to wait for its client an answer has to have brought more than so many bytes; `None` for ever.
+    pub(crate) fn answer_due(&self, limits: &Limits, bytes: u64) -> Option<Duration> {
+        let grace = if self.write.is_zero() { Self::default().write } else { self.write };
+        Some(grace + Duration::from_secs(bytes.checked_div(limits.answer_rate.as_u64())?))
+    }
 }
 
 impl Default for Limits {
@@ -109,6 +119,7 @@ impl Default for Limits {
             headers: 100,
             body: ByteSize::mib(100),
             body_rate: ByteSize::b(500),
+            answer_rate: ByteSize::b(0),
             buffers: ByteSize::mib(512),
             compressions: 128,
         }

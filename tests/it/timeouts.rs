@@ -28,6 +28,7 @@ for_each_engine! {
 // Pingora has one time for both, and looks at a body only when more of it comes.
 for_the_relay! {
     silence_in_an_answer_has_a_time_of_its_own,
+    a_client_that_reads_too_slowly_is_given_up,
     a_body_that_has_stopped_gives_way_to_whoever_waits_for_its_place,
 }
 
@@ -414,6 +415,52 @@ async fn a_client_that_does_not_read_is_given_up() {
     within("the server is let go", writing).await;
     gateway.access_line(&["target=/much", "closed_by=write_timeout"]).await;
     drop(client);
+}
+
+/// Reads a little of an answer without end, again and again, for so long or until there is no more.
+async fn sip(client: &mut Client, time: Duration) -> Duration {
+    let started = Instant::now();
+    while started.elapsed() < time && matches!(tokio::time::timeout(time, client.some()).await, Ok(Some(_))) {
+        tokio::time::sleep(SECOND / 100).await;
+    }
+    started.elapsed()
+}
+
+async fn a_client_that_reads_too_slowly_is_given_up() {
+    let long = SECOND * 60;
+    let (server, gateway) = Gateway::before_puppet("timeouts: { write: 2s }\nlimits: { answer_rate: 1GiB }").await;
+    let answer = async |client: &mut Client, path: &str, field: &str| {
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+        let mut inside = server.accept().await;
+        inside.request().await.unwrap();
+        inside.send(format!("HTTP/1.1 200 OK\r\n{field}Content-Length: 100000000000\r\n\r\n")).await;
+        tokio::spawn(async move { while inside.try_send(vec![b'x'; 1_000_000]).await.is_ok() {} })
+    };
+    let mut client = gateway.client().await;
+    let writing = answer(&mut client, "/slow", "").await;
+    assert!(sip(&mut client, long).await < long, "it is cut");
+    within("the server is let go", writing).await.unwrap();
+    gateway.access_line(&["target=/slow", "closed_by=answer_rate"]).await;
+    // Who listens to events reads as fast as they are to be told.
+    let mut client = gateway.client().await;
+    let writing = answer(&mut client, "/events", "Content-Type: text/event-stream; charset=utf-8\r\n").await;
+    assert!(sip(&mut client, SECOND * 5).await >= SECOND * 5 && !writing.is_finished(), "it goes on");
+    let streams = Http2::over(tcp(gateway.address("web")).await).await;
+    let (head, mut sending) = streams.open(http::Request::get("http://a.test/stream").body(()).unwrap()).await;
+    sending.send_data(bytes::Bytes::new(), true).unwrap();
+    let mut inside = server.accept().await;
+    inside.request().await.unwrap();
+    inside.send("HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n").await;
+    tokio::spawn(async move { while inside.try_send(vec![b'x'; 1_000_000]).await.is_ok() {} });
+    let mut body = within("the answer", head).await.unwrap().into_body();
+    let reading = async {
+        while let Some(Ok(part)) = body.data().await {
+            let _ = body.flow_control().release_capacity(part.len());
+            tokio::time::sleep(SECOND / 100).await;
+        }
+    };
+    within("it is cut, too", reading).await;
+    gateway.access_line(&["target=/stream", "closed_by=answer_rate"]).await;
 }
 
 /// A server whose queue of connections is full answers no SYN: a connect to it goes on and on.

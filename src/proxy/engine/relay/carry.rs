@@ -12,6 +12,7 @@ use tokio::io::AsyncWrite;
 use super::super::{HALF_CLOSED, LOOK};
 use super::buffer::{self, AHEAD, Buffer};
 use super::client::{poll_ended, poll_read, poll_write};
+use super::reading::Reading;
 use super::request::Asked;
 use super::server::Server;
 use super::told::Told;
@@ -99,6 +100,7 @@ struct Download {
     logged_in: bool,
     /// Something has been written that TLS may still hold.
     unflushed: bool,
+    reading: Reading,
 }
 
 /// An exchange under way.
@@ -737,6 +739,7 @@ impl<'a> Carry<'a> {
         let towards = Towards { knows_chunks, keep: download.keep };
         head.write(&mut buffer.head, exchange.answer_edits(), told, towards);
         download.status = head.status;
+        download.reading.begins(exchange, Headers::Fields(head.fields));
         download.body = Some(Passing::new(body, knows_chunks && endless).behind(Headers::Fields(head.fields)));
         download.head = Vec::new();
         // It can't be sent again any more.
@@ -767,7 +770,8 @@ impl<'a> Carry<'a> {
         if self.is_unanswered() && self.told.poll(self.core, self.exchange, cx).is_ready() {
             return Poll::Ready(End::Told);
         }
-        let (due, look, end) = self.due();
+        let slow = self.slow();
+        let (due, look, end) = self.due(slow);
         match due.into_iter().chain(look).min() {
             Some(next) => self.client.deadline.set_at(next),
             None => self.client.deadline.clear(),
@@ -810,12 +814,25 @@ impl<'a> Carry<'a> {
         true
     }
 
+    /// When the client has to have taken more of its answer.
+    fn slow(&mut self) -> Option<Moment> {
+        let waits = self.client_has_to_read();
+        let Download { out, sent, bulk, bytes, reading, .. } = &mut self.download;
+        let behind = out.len() - *sent + bulk.waiting() + self.client.transport.unsent();
+        reading.due(self.exchange, waits, bytes.saturating_sub(behind as u64), self.client.deadline.now())
+    }
+
     /// When it has waited for too long for what it waits for, when that may be so before, and what becomes of it then.
-    fn due(&self) -> (Option<Moment>, Option<Moment>, End) {
+    fn due(&self, slow: Option<Moment>) -> (Option<Moment>, Option<Moment>, End) {
         let Self { upload, times, .. } = self;
         let mut look = None;
         let (due, end) = if self.client_has_to_read() {
-            (times.write.after(self.client_moved), End::Cut(Side::StalledClient))
+            match (times.write.after(self.client_moved), slow) {
+                (stalled, Some(slow)) if stalled.is_none_or(|stalled| slow < stalled) => {
+                    (Some(slow), End::Cut(Side::SlowClient))
+                }
+                (stalled, _) => (stalled, End::Cut(Side::StalledClient)),
+            }
         } else if upload.body.is_over() && upload.is_sent() || upload.broken {
             let time = if self.is_unanswered() { times.first_byte } else { times.read_idle };
             (time.after(self.server_moved), self.refuse(Refusal::AnswerTimeout, Side::Server))

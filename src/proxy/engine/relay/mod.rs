@@ -10,6 +10,7 @@ mod carry;
 mod client;
 mod http2;
 mod kept;
+mod reading;
 mod request;
 mod serve;
 mod server;

@@ -25,6 +25,7 @@ use crate::http::framing::Body;
 use crate::http::hop_by_hop::is_hop_by_hop;
 use crate::http::trailers::{self, announced, may_trail};
 use crate::proxy::engine::LOOK;
+use crate::proxy::engine::relay::reading::Reading;
 use crate::proxy::engine::relay::shared::{Place, Taken};
 use crate::proxy::engine::relay::told::Told;
 use crate::request::Headers;
@@ -82,6 +83,7 @@ pub(super) struct Across<'a> {
     blocked: bool,
     is_grpc: bool,
     timer: Option<Timer>,
+    reading: Reading,
     told: Told,
     behind: Behind,
 }
@@ -158,6 +160,7 @@ impl<'a> Across<'a> {
             paced: (now, 0),
             blocked: false,
             timer: None,
+            reading: Reading::default(),
             told: Told::default(),
             behind,
         })
@@ -521,6 +524,7 @@ impl<'a> Across<'a> {
             self.waiting_ahead.extend_from_slice(&last);
         }
         self.ended = self.over && self.waiting_ahead.is_empty();
+        self.reading.begins(self.exchange, Headers::Map(response.headers()));
         self.status = head.status.as_u16();
         self.receiving = Some(body);
         match self.client.respond.send_response(response, self.ended) {
@@ -609,6 +613,8 @@ impl<'a> Across<'a> {
 
     /// Ready when it has waited for too long for what it waits for.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let waits = !self.waiting.is_empty() && !self.is_grpc;
+        let slow = self.reading.due(self.exchange, waits, self.bytes, self.client.line.now());
         let Config { timeouts, .. } = &self.exchange.snapshot().config;
         let Some(lease) = self.exchange.lease() else { return Poll::Pending };
         let theirs = &lease.upstream().config().timeouts;
@@ -617,7 +623,12 @@ impl<'a> Across<'a> {
         let mut look = None;
         let (due, end) = if !self.waiting.is_empty() {
             let since = self.client.line.waits_since(self.client_moved);
-            (after(since, timeouts.write), End::Cut(Side::StalledClient))
+            match (after(since, timeouts.write), slow) {
+                (stalled, Some(slow)) if stalled.is_none_or(|stalled| slow < stalled) => {
+                    (Some(slow), End::Cut(Side::SlowClient))
+                }
+                (stalled, _) => (stalled, End::Cut(Side::StalledClient)),
+            }
         } else if !self.out.is_empty() {
             late(after(self.server_moved, theirs.write))
         } else if self.is_grpc {

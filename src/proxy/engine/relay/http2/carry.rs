@@ -31,6 +31,7 @@ use crate::http::trailers::{self, Trailers, may_trail};
 use crate::proxy::engine::LOOK;
 use crate::proxy::engine::relay::buffer::{self, AHEAD, Buffer};
 use crate::proxy::engine::relay::client::poll_write;
+use crate::proxy::engine::relay::reading::Reading;
 use crate::proxy::engine::relay::told::Told;
 use crate::request::Headers;
 use crate::transport::Transport;
@@ -80,6 +81,7 @@ pub(super) struct Carry<'a> {
     blocked: bool,
     /// Where it had to wait.
     timer: Option<Timer>,
+    reading: Reading,
     told: Told,
 }
 
@@ -165,6 +167,7 @@ impl<'a> Carry<'a> {
             paced: (now, 0),
             blocked: false,
             timer: None,
+            reading: Reading::default(),
             told: Told::default(),
         }
     }
@@ -508,6 +511,7 @@ impl<'a> Carry<'a> {
         let body = Passing::with_trailers(body).behind(Headers::Fields(head.fields));
         self.ended = body.is_over();
         let sent = self.client.respond.send_response(response, body.is_over());
+        self.reading.begins(self.exchange, Headers::Fields(head.fields));
         (self.status, self.body) = (head.status, Some(body));
         match sent {
             Ok(sending) => self.client.sending = Some(sending),
@@ -518,13 +522,20 @@ impl<'a> Carry<'a> {
 
     /// Ready when it has waited for too long for what it waits for.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let waits = !self.waiting.is_empty();
+        let slow = self.reading.due(self.exchange, waits, self.bytes, self.client.line.now());
         let Config { timeouts, .. } = &self.exchange.snapshot().config;
         let after = |since: Moment, time: Duration| (!time.is_zero()).then(|| since.after(time));
         let late = |time| (after(self.server_moved, time), self.refuse(Refusal::AnswerTimeout, Side::Server));
         let mut look = None;
         let (due, end) = if !self.waiting.is_empty() {
             let since = self.client.line.waits_since(self.client_moved);
-            (after(since, timeouts.write), End::Cut(Side::StalledClient))
+            match (after(since, timeouts.write), slow) {
+                (stalled, Some(slow)) if stalled.is_none_or(|stalled| slow < stalled) => {
+                    (Some(slow), End::Cut(Side::SlowClient))
+                }
+                (stalled, _) => (stalled, End::Cut(Side::StalledClient)),
+            }
         } else if !self.out.is_empty() {
             late(self.exchange.lease().map_or(Duration::ZERO, |lease| lease.upstream().config().timeouts.write))
         } else if self.upload == Upload::Goes {
