@@ -25,6 +25,8 @@ pub struct Record {
     pub client: IpAddr,
     /// Who asked, where a name and a password had to be said.
     pub user: Option<Arc<str>>,
+    /// The subject of the certificate that the client has shown, or its fingerprint where there is none.
+    pub certificate: Option<Arc<str>>,
     /// Where it came in.
     pub listener: Arc<str>,
     /// What was spoken: `HTTP/1.1`, `HTTP/2`, `WebSocket`, `TCP`.
@@ -138,6 +140,7 @@ impl Record {
         text("event", self.event.as_str());
         text("client", &Text::address(self.client));
         text("user", self.user.as_deref().unwrap_or(""));
+        text("certificate", self.certificate.as_deref().unwrap_or(""));
         text("listener", &self.listener);
         text("protocol", self.protocol);
         text("transport", self.transport.unwrap_or(""));
@@ -233,6 +236,7 @@ pub(super) mod tests {
             queued: Duration::ZERO,
             client: [192, 0, 2, 1].into(),
             user: None,
+            certificate: None,
             listener: "web".into(),
             protocol: "WebSocket",
             transport: Some("websocket"),

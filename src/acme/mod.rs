@@ -2,6 +2,7 @@
 //! that share a folder.
 
 mod order;
+mod renewal;
 mod storage;
 
 use std::collections::HashMap;
@@ -16,6 +17,7 @@ use tokio::time::timeout;
 use crate::listener::tls::config::Acme;
 use crate::reload::Reloader;
 use order::OrderError;
+use renewal::Suggested;
 use storage::{Lock, Stored};
 
 /// How often somebody looks whether anything is to be done.
@@ -40,13 +42,15 @@ struct State {
     under_way: bool,
     /// How many attempts in a row have failed.
     failures: u32,
+    /// When the authority has had it renewed before it was time.
+    hurried: Option<Instant>,
 }
 
 /// How it stands with a certificate.
 #[derive(Debug)]
 enum Outcome {
-    /// It has been renewed.
-    Renewed,
+    /// It has been renewed; `hurried`: since the authority wanted it, before it was time.
+    Renewed { hurried: bool },
     /// It is good for so long.
     Good(Duration),
     /// Another gateway renews it.
@@ -66,8 +70,10 @@ pub async fn run(reloader: Arc<Reloader>) {
             let state = states.entry(pem.clone()).or_default();
             if !state.under_way && state.next.is_none_or(|next| next <= Instant::now()) {
                 state.under_way = true;
+                // One that always wants another is not asked again at once.
+                let asks = state.hurried.is_none_or(|at| at.elapsed() >= LOOK_AGAIN);
                 under_way.spawn(async move {
-                    let outcome = see_to(&said).await;
+                    let outcome = see_to(&said, asks).await;
                     (pem, said.domains.join(", "), outcome)
                 });
             }
@@ -85,6 +91,9 @@ pub async fn run(reloader: Arc<Reloader>) {
             continue;
         };
         let Some(state) = states.get_mut(&pem) else { continue };
+        if let Ok(Outcome::Renewed { hurried: true }) = outcome {
+            state.hurried = Some(Instant::now());
+        }
         let wait = conclude(&reloader, &name, outcome, &mut state.failures).await;
         (state.under_way, state.next) = (false, Some(Instant::now() + wait));
     }
@@ -104,7 +113,7 @@ async fn conclude(
             *failures = 0;
             return wait.min(LOOK_AGAIN);
         }
-        Ok(Outcome::Renewed) => {
+        Ok(Outcome::Renewed { .. }) => {
             info!("certificate of {name}: the authority has issued a new one");
             metrics.acme("ok");
             // Whether files are watched or not. The configuration is that in force, so it can be loaded.
@@ -129,19 +138,34 @@ fn pause(error: &OrderError, failures: u32, dice: f64) -> Duration {
     (first * 2u32.saturating_pow(failures.min(16))).min(most).mul_f64(0.8 + 0.4 * dice)
 }
 
-/// Looks at a certificate, and renews it where it is time.
-async fn see_to(said: &Acme) -> Result<Outcome, OrderError> {
+/// Looks at a certificate, and renews it where it is time, or the authority says so, where it `asks` that.
+async fn see_to(said: &Acme, asks: bool) -> Result<Outcome, OrderError> {
     let now = SystemTime::now();
-    if let Some(wait) = Stored::read(said).and_then(|stored| stored.good_for(&said.domains, now)) {
-        return Ok(Outcome::Good(wait));
+    let before = Stored::read(said);
+    let known = before.as_ref().and_then(Stored::identifier);
+    let mut hurried = false;
+    if let Some(wait) = before.as_ref().and_then(|stored| stored.good_for(&said.domains, now)) {
+        let suggested = match known.as_ref().filter(|_| asks) {
+            Some(known) => renewal::suggested(said, known).await,
+            None => None,
+        };
+        match suggested {
+            Some(Suggested::Now) => {
+                hurried = true;
+                info!("certificate of {}: the authority asks for another one", said.domains.join(", "));
+            }
+            Some(Suggested::In(sooner)) => return Ok(Outcome::Good(wait.min(sooner))),
+            None => return Ok(Outcome::Good(wait)),
+        }
     }
     let Some(_lock) = Lock::take(said).map_err(OrderError::Storage)? else { return Ok(Outcome::Busy) };
     // Whoever had the lock before may have done it.
-    if let Some(wait) = Stored::read(said).and_then(|stored| stored.good_for(&said.domains, now)) {
+    let others = Stored::read(said).filter(|stored| stored.identifier() != known);
+    if let Some(wait) = others.and_then(|stored| stored.good_for(&said.domains, now)) {
         return Ok(Outcome::Good(wait));
     }
-    let ordered = timeout(PATIENCE, order::order(said)).await.map_err(|_| OrderError::Late)?;
-    ordered.map(|()| Outcome::Renewed)
+    let ordered = timeout(PATIENCE, order::order(said, known)).await.map_err(|_| OrderError::Late)?;
+    ordered.map(|()| Outcome::Renewed { hurried })
 }
 
 #[cfg(test)]

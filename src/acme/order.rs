@@ -5,14 +5,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use instant_acme::{
-    Account, AccountCredentials, AuthorizationHandle, AuthorizationStatus, ChallengeType, Error, Identifier,
-    NewAccount, NewOrder, Order, OrderStatus, RetryPolicy,
+    Account, AccountCredentials, AuthorizationHandle, AuthorizationStatus, CertificateIdentifier, ChallengeType, Error,
+    ExternalAccountKey, Identifier, NewAccount, NewOrder, Order, OrderStatus, RetryPolicy,
 };
 use rcgen::{CertificateParams, CustomExtension, KeyPair};
 
 use super::storage::{Stored, folder, write};
-use crate::listener::tls::config::{Acme, Challenge};
+use crate::listener::tls::config::{Acme, Challenge, ExternalAccount};
 
 /// Why there is no certificate.
 #[derive(Debug)]
@@ -99,11 +101,20 @@ impl Drop for Placed {
     }
 }
 
-/// Orders a certificate, and puts it in its place.
-pub(super) async fn order(said: &Acme) -> Result<(), OrderError> {
+/// Orders a certificate, in the place of this one where the authority knows it, and puts it in its place.
+pub(super) async fn order(said: &Acme, before: Option<CertificateIdentifier<'_>>) -> Result<(), OrderError> {
     let account = account(said).await?;
     let identifiers: Vec<_> = said.domains.iter().cloned().map(Identifier::Dns).collect();
-    let mut order = account.new_order(&NewOrder::new(&identifiers)).await?;
+    let anew = || NewOrder::new(&identifiers);
+    let replacing = match before {
+        Some(before) => account.new_order(&anew().replaces(before)).await.ok(),
+        None => None,
+    };
+    let mut order = match replacing {
+        Some(order) => order,
+        // It has been replaced already, or the authority does not ask.
+        None => account.new_order(&anew()).await?,
+    };
     // Taken away when the order is over, however it ends.
     let mut placed = Placed::default();
     let mut authorizations = order.authorizations();
@@ -181,13 +192,24 @@ async fn faults(order: &mut Order) -> String {
     if faults.is_empty() { "the order is invalid".to_owned() } else { faults.join("; ") }
 }
 
+/// The key of an account that the authority knows already.
+fn external(said: &ExternalAccount) -> Result<ExternalAccountKey, OrderError> {
+    let text = std::fs::read_to_string(&said.hmac_file).map_err(OrderError::Storage)?;
+    let key = URL_SAFE_NO_PAD.decode(text.trim().trim_end_matches('=')).map_err(|error| {
+        let what = format!("{}: found no key in base64url: {error}", said.hmac_file.display());
+        OrderError::Storage(std::io::Error::other(what))
+    })?;
+    Ok(ExternalAccountKey::new(said.key_id.clone(), &key))
+}
+
 /// The account of this folder with the authority; a new one, where there is none.
-async fn account(said: &Acme) -> Result<Account, OrderError> {
+pub(super) async fn account(said: &Acme) -> Result<Account, OrderError> {
     let builder = || match &said.ca {
         Some(ca) => Account::builder_with_root(ca),
         None => Account::builder(),
     };
-    let number = digest::digest(&digest::SHA256, said.directory.as_bytes());
+    let customer = said.eab.as_ref().map(|eab| format!("#{}", eab.key_id)).unwrap_or_default();
+    let number = digest::digest(&digest::SHA256, format!("{}{customer}", said.directory).as_bytes());
     let number: String = number.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
     let file = said.storage.join(format!("account-{number}.json"));
     folder(&said.storage).map_err(OrderError::Storage)?;
@@ -198,7 +220,8 @@ async fn account(said: &Acme) -> Result<Account, OrderError> {
     let contact = said.email.as_ref().map(|email| format!("mailto:{email}"));
     let contact: Vec<&str> = contact.iter().map(String::as_str).collect();
     let new = NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
-    let (account, credentials) = builder()?.create(&new, said.directory.clone(), None).await?;
+    let external = said.eab.as_ref().map(external).transpose()?;
+    let (account, credentials) = builder()?.create(&new, said.directory.clone(), external.as_ref()).await?;
     let text = serde_json::to_vec_pretty(&credentials).map_err(|error| OrderError::Unreached(error.to_string()))?;
     write(&file, &text).map_err(OrderError::Storage)?;
     Ok(account)

@@ -3,17 +3,21 @@
 //! A file comes whole into the place of the one before, and nobody but the gateway's user can read it. Certificate and key
 //! are in one file, so that no reader ever finds the one without the other.
 
+use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use instant_acme::CertificateIdentifier;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
 use crate::listener::tls::config::Acme;
 
@@ -62,6 +66,9 @@ pub(super) struct Stored {
     begins: u64,
     ends: u64,
     names: Vec<String>,
+    /// The identifier of its authority's key, and its own number, as they are encoded.
+    authority: Vec<u8>,
+    serial: Vec<u8>,
 }
 
 impl Stored {
@@ -82,7 +89,19 @@ impl Stored {
             _ => None,
         });
         let (begins, ends) = (at(validity.not_before.timestamp()), at(validity.not_after.timestamp()));
-        Some(Self { begins, ends, names: names.collect() })
+        let authority = certificate.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::AuthorityKeyIdentifier(authority) => Some(authority.key_identifier.as_ref()?.0.to_vec()),
+            _ => None,
+        });
+        let (authority, serial) = (authority.unwrap_or_default(), certificate.raw_serial().to_vec());
+        Some(Self { begins, ends, names: names.collect(), authority, serial })
+    }
+
+    /// What its authority calls it (RFC 9773 4.1); `None` where it does not say whose it is.
+    pub(super) fn identifier(&self) -> Option<CertificateIdentifier<'static>> {
+        let encoded = |bytes: &[u8]| Cow::Owned(URL_SAFE_NO_PAD.encode(bytes));
+        let (authority_key_identifier, serial) = (encoded(&self.authority), encoded(&self.serial));
+        (!self.authority.is_empty()).then_some(CertificateIdentifier { authority_key_identifier, serial })
     }
 
     /// Whether all of these names are in it.
@@ -104,7 +123,7 @@ impl Stored {
 }
 
 /// The same for the life of the process, from 0 to 1.
-fn jitter() -> f64 {
+pub(super) fn jitter() -> f64 {
     static JITTER: std::sync::OnceLock<f64> = std::sync::OnceLock::new();
     *JITTER.get_or_init(rand::random)
 }
@@ -145,7 +164,13 @@ mod tests {
 
     #[test]
     fn a_certificate_is_renewed_after_two_thirds_of_its_life_or_for_another_name() {
-        let stored = Stored { begins: 1000, ends: 1000 + 90, names: vec!["a.test".to_owned(), "b.test".to_owned()] };
+        let stored = Stored {
+            begins: 1000,
+            ends: 1000 + 90,
+            names: vec!["a.test".to_owned(), "b.test".to_owned()],
+            authority: vec![1],
+            serial: vec![2],
+        };
         let good = |names: &[&str], second| {
             let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
             stored.good_for(&names, UNIX_EPOCH + Duration::from_secs(second)).map(|left| left.as_secs())

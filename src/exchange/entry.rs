@@ -29,6 +29,7 @@ impl Entry {
             queued: Duration::ZERO,
             client: info.peer.ip().to_canonical(),
             user: None,
+            certificate: info.tls.as_ref().and_then(|tls| tls.client.as_ref()).map(|client| Arc::clone(&client.logged)),
             listener: Arc::clone(&info.listener),
             protocol,
             transport: None,

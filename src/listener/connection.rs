@@ -92,6 +92,10 @@ impl Info {
             alpn: alpn.or_else(|| told?.alpn.clone()),
             authority: self.server_name().map(Into::into),
             unique_id: told.and_then(|told| told.unique_id.clone()).or_else(own_id),
+            certificate: match tls {
+                Some(tls) => tls.client.as_ref().map(|client| client.common_name.clone()),
+                None => told.and_then(|told| told.certificate.clone()),
+            },
             tls: version.or_else(|| told?.tls.clone()),
         }
     }

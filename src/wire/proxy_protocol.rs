@@ -54,6 +54,9 @@ pub struct Tlvs {
     pub unique_id: Option<Box<[u8]>>,
     /// Set where the client speaks TLS to the proxy: the version, such as `TLSv1.3`, or an empty text for one untold.
     pub tls: Option<Box<str>>,
+    /// Set where the client has proved who it is by a certificate: the common name in it, or an empty text for none; only
+    /// beside `tls`.
+    pub certificate: Option<Box<str>>,
 }
 
 /// How a header is written.

@@ -223,6 +223,13 @@ fn certificate_entry(certificate: &Certificate, spot: &Spot<'_>, report: &mut Re
         report.fault(&spot.key("email"), "expected an address such as ops@example.com");
     }
     report.some_path(&spot.key("ca"), acme.ca.as_deref());
+    if let Some(eab) = &acme.eab {
+        let spot = spot.key("eab");
+        if eab.key_id.is_empty() {
+            report.fault(&spot.key("key_id"), "found an empty text, expected the id of a key");
+        }
+        report.some_path(&spot.key("hmac_file"), Some(&eab.hmac_file));
+    }
     report.some_path(&spot.key("storage"), Some(&acme.storage));
 }
 

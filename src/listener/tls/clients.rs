@@ -68,6 +68,10 @@ pub struct ClientCertificate {
     pub names: String,
     /// The SHA-256 hash of the certificate, in hexadecimal digits.
     pub fingerprint: String,
+    /// The common name in the subject; an empty text for none.
+    pub(crate) common_name: Box<str>,
+    /// What the log calls it: the subject, or the fingerprint where there is none.
+    pub(crate) logged: Arc<str>,
     /// The certificate, as RFC 9440 writes it, where servers are told all of it.
     encoded: Option<String>,
     told: Vec<ClientFact>,
@@ -88,8 +92,11 @@ impl ClientCertificate {
         let mut fingerprint = String::with_capacity(64);
         hexadecimal(digest::digest(&digest::SHA256, der).as_ref(), &mut fingerprint);
         let encoded = told.contains(&ClientFact::Certificate).then(|| format!(":{}:", STANDARD.encode(der)));
+        let common_name = certificate.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+        let common_name = common_name.filter(|name| !name.chars().any(char::is_control)).unwrap_or_default().into();
         let (subject, names) = (subject(certificate.subject()), names(&certificate));
-        Some(Self { subject, names, fingerprint, encoded, told: told.to_vec() })
+        let logged = if subject.is_empty() { &fingerprint } else { &subject }.as_str().into();
+        Some(Self { subject, names, common_name, logged, fingerprint, encoded, told: told.to_vec() })
     }
 
     /// Hands out the fields that servers get, name and value.

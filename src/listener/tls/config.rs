@@ -113,6 +113,19 @@ pub struct Acme {
     /// How it is proved who serves the names. Default `tls-alpn-01`.
     #[serde(default)]
     pub challenge: Challenge,
+    /// Whose account with the authority it is, where that has one for its customers. Default: nobody's.
+    #[serde(default)]
+    pub eab: Option<ExternalAccount>,
+}
+
+/// `acme.eab`: an account that the authority knows already (RFC 8555 7.3.4).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExternalAccount {
+    /// The id of the key that the authority has given for it.
+    pub key_id: String,
+    /// A file with that key, in base64url.
+    pub hmac_file: PathBuf,
 }
 
 /// How it is proved to an authority who serves a name.
@@ -335,6 +348,7 @@ pub(crate) mod testing {
                 ca: None,
                 storage: storage.to_owned(),
                 challenge: Challenge::default(),
+                eab: None,
             }
         }
     }

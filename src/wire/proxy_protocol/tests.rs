@@ -184,11 +184,21 @@ fn typed_values_are_kept_where_there_is_use_for_them() {
         authority: Some("app.example.com".into()),
         unique_id: Some([0, 0xff].into()),
         tls: Some("TLSv1.3".into()),
+        certificate: None,
     };
     assert_eq!(header.tlvs, expected);
     let over_tls = |value: &[u8]| whole(&with_values(&[(0x20, value)])).tlvs.tls;
     assert_eq!(over_tls(&[0x07, 0, 0, 0, 1]).as_deref(), Some(""), "of no version");
     assert_eq!(over_tls(&[0, 0, 0, 0, 0]), None, "what HAProxy says of a client without TLS");
+    let certificate = |client: u8, verify: u8| {
+        let value = [&[client, 0, 0, 0, verify][..], &tlvs(&[(0x22, b"Ann Example")])].concat();
+        whole(&with_values(&[(0x20, &value)])).tlvs.certificate
+    };
+    for shown in [0x03, 0x05, 0x07] {
+        assert_eq!(certificate(shown, 0).as_deref(), Some("Ann Example"));
+        assert_eq!(certificate(shown, 1), None, "one that does not hold");
+    }
+    assert_eq!((certificate(0x01, 0), certificate(0x06, 0)), (None, None), "none was shown, or not over TLS");
 }
 
 #[test]
@@ -279,14 +289,14 @@ fn subjects() -> impl Strategy<Value = Subject> {
 fn values() -> impl Strategy<Value = Tlvs> {
     use prop::{collection::vec, option::of};
     let name = || "[!-~]{1,255}".prop_map(Box::from);
-    (of(vec(any::<u8>(), 1..=255)), of(name()), of(vec(any::<u8>(), 1..=128)), of("[!-~]{0,20}")).prop_map(
-        |(alpn, authority, unique_id, tls)| Tlvs {
+    (of(vec(any::<u8>(), 1..=255)), of(name()), of(vec(any::<u8>(), 1..=128)), of(("[!-~]{0,20}", of("[ -~]{0,40}"))))
+        .prop_map(|(alpn, authority, unique_id, tls)| Tlvs {
             alpn: alpn.map(Into::into),
             authority,
             unique_id: unique_id.map(Into::into),
-            tls: tls.map(Into::into),
-        },
-    )
+            certificate: tls.as_ref().and_then(|(_, name)| name.as_deref().map(Into::into)),
+            tls: tls.map(|(version, _)| version.into()),
+        })
 }
 
 proptest! {

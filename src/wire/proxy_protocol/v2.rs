@@ -26,10 +26,15 @@ const CRC32C: u8 = 0x03;
 const UNIQUE_ID: u8 = 0x05;
 const SSL: u8 = 0x20;
 const SSL_VERSION: u8 = 0x21;
+const SSL_CN: u8 = 0x22;
 /// In the first byte of `SSL`: the client speaks TLS.
 const CLIENT_SSL: u8 = 0x01;
+/// The same: it has shown a certificate on this connection, or in the session that it resumes.
+const CLIENT_CERT_CONN: u8 = 0x02;
+const CLIENT_CERT_SESS: u8 = 0x04;
 /// The rest of what precedes the typed values in `SSL`: whether the client has shown a good certificate; 0 if so.
 const SSL_VERIFY: [u8; 4] = 1_u32.to_be_bytes();
+const SSL_VERIFIED: [u8; 4] = 0_u32.to_be_bytes();
 
 /// The longest values of their kinds: a host name, the name of a protocol (RFC 7301), and what the specification allows.
 const LONGEST_NAME: usize = 255;
@@ -97,8 +102,9 @@ fn tlvs(whole: &[u8], mut values: &[u8]) -> Result<Tlvs, Fault> {
             CRC32C if checksum(whole, whole.len() - values.len()) != value => return Err(Fault::Checksum),
             CRC32C => checked = true,
             SSL => {
-                if let Some(version) = ssl(value)? {
+                if let Some((version, certificate)) = ssl(value)? {
                     once(&mut tlvs.tls, version)?;
+                    tlvs.certificate = certificate;
                 }
             }
             // What is for padding, for others, or unknown.
@@ -133,16 +139,27 @@ fn text(value: &[u8]) -> Result<&str, Fault> {
     if text.chars().any(|char| char.is_control() || char == ' ') { Err(Fault::Malformed) } else { Ok(text) }
 }
 
-/// The version of TLS that the client speaks; `None` where it doesn't.
-fn ssl(value: &[u8]) -> Result<Option<Box<str>>, Fault> {
-    let (&[client, ..], mut values) = value.split_first_chunk::<5>().ok_or(Fault::Malformed)?;
-    let mut version = None;
+/// The version of TLS that the client speaks, and the common name in the certificate that it has proved who it is by; `None`
+/// where it speaks none.
+#[expect(clippy::type_complexity, reason = "a name for this pair would say no more")]
+fn ssl(value: &[u8]) -> Result<Option<(Box<str>, Option<Box<str>>)>, Fault> {
+    let (&[client, verify @ ..], mut values) = value.split_first_chunk::<5>().ok_or(Fault::Malformed)?;
+    let (mut version, mut name) = (None, None);
     while let Some((kind, value)) = next(&mut values)? {
-        if kind == SSL_VERSION {
-            once(&mut version, text(within(value, LONGEST_NAME)?)?.into())?;
+        match kind {
+            SSL_VERSION => once(&mut version, text(within(value, LONGEST_NAME)?)?.into())?,
+            SSL_CN => once(&mut name, value)?,
+            _ => {}
         }
     }
-    Ok((client & CLIENT_SSL != 0).then(|| version.unwrap_or_default()))
+    if client & CLIENT_SSL == 0 {
+        return Ok(None);
+    }
+    let proved = client & (CLIENT_CERT_CONN | CLIENT_CERT_SESS) != 0 && verify == SSL_VERIFIED;
+    // Of a name that can't be told there is none.
+    let name = name.filter(|name| name.len() <= LONGEST_NAME).and_then(|name| std::str::from_utf8(name).ok());
+    let name = name.filter(|name| !name.chars().any(char::is_control)).unwrap_or_default();
+    Ok(Some((version.unwrap_or_default(), proved.then(|| name.into()))))
 }
 
 /// The checksum of a header with one that ends here, whose own bytes count as zeros.
@@ -185,14 +202,16 @@ pub(super) fn write(header: &Header) -> Vec<u8> {
 }
 
 fn values(tlvs: &Tlvs, out: &mut Vec<u8>) {
-    let Tlvs { alpn, authority, unique_id, tls } = tlvs;
+    let Tlvs { alpn, authority, unique_id, tls, certificate } = tlvs;
     push(out, ALPN, alpn.as_deref().unwrap_or_default(), LONGEST_NAME);
     push(out, AUTHORITY, authority.as_deref().unwrap_or_default().as_bytes(), LONGEST_NAME);
     push(out, UNIQUE_ID, unique_id.as_deref().unwrap_or_default(), LONGEST_ID);
     if let Some(version) = tls {
-        let mut value = vec![CLIENT_SSL];
-        value.extend(SSL_VERIFY);
+        let shown = if certificate.is_some() { CLIENT_CERT_CONN | CLIENT_CERT_SESS } else { 0 };
+        let mut value = vec![CLIENT_SSL | shown];
+        value.extend(if certificate.is_some() { SSL_VERIFIED } else { SSL_VERIFY });
         push(&mut value, SSL_VERSION, version.as_bytes(), LONGEST_NAME);
+        push(&mut value, SSL_CN, certificate.as_deref().unwrap_or_default().as_bytes(), LONGEST_NAME);
         push(out, SSL, &value, value.len());
     }
 }

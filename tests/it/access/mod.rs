@@ -1,9 +1,10 @@
 //! Who may ask, and from where: on plain requests, streams of HTTP/2, polls, upgrades and raw connections.
 
 mod basic;
+mod browser;
 mod cors;
-mod forward_auth;
 mod expiry;
+mod forward_auth;
 mod jwt;
 mod key_set;
 mod networks;

@@ -22,6 +22,7 @@ for_each_engine! {
     a_server_is_told_of_the_client_before_anything_else,
     what_the_proxy_in_front_has_told_goes_on,
     the_clients_tls_is_told_of,
+    who_a_client_has_proved_to_be_is_told,
     the_header_comes_before_tls_to_the_server,
     a_websocket_tells_of_its_client,
     no_two_clients_share_a_connection,
@@ -212,6 +213,27 @@ async fn the_clients_tls_is_told_of() {
         assert_eq!(told.value(ALPN).unwrap(), alpn.as_bytes());
         assert_eq!((told.value(AUTHORITY), told.value(SSL)), (Some(b"a.test".to_vec()), Some(OVER_TLS.to_vec())));
     }
+}
+
+async fn who_a_client_has_proved_to_be_is_told() {
+    let authority = Authority::new();
+    let client = authority.sign_with(&["client.test"], |params| {
+        params.distinguished_name.push(rcgen::DnType::CommonName, "Ann Example");
+    });
+    let mut server = Server::start().await;
+    let asked = format!("client_certificates: {{ ca: {}, mode: optional }}", authority.ca());
+    let tls = format!("tls: {{ certificates: [{}], {asked} }}", authority.sign(&["a.test"]).yaml());
+    let gateway = server.setup("v2").listener(tls).start().await;
+    let shows = authority.client_showing(&client, &[&rustls::version::TLS13]);
+    let stream = shows.connect(gateway.address("web"), "a.test").await.unwrap();
+    assert_eq!(Client::over(stream).get("/").await.status, 200);
+    let value = server.told().await.value(SSL).unwrap();
+    assert_eq!(value[..5], [0x07, 0, 0, 0, 0], "over TLS, with a certificate that holds");
+    let name = [&[0x22, 0, 11][..], b"Ann Example"].concat();
+    assert!(value.windows(name.len()).any(|part| part == name), "{value:x?}");
+    let stream = authority.client(&["http/1.1"]).connect(gateway.address("web"), "a.test").await.unwrap();
+    assert_eq!(Client::over(stream).get("/").await.status, 200);
+    assert_eq!(server.told().await.value(SSL), Some(OVER_TLS.to_vec()), "without one");
 }
 
 async fn the_header_comes_before_tls_to_the_server() {

@@ -30,11 +30,13 @@ pub struct Manner {
     pub validity: u32,
     /// The share of requests, in percent, whose nonce it refuses on purpose.
     pub refused: u32,
+    /// The id and the key, in base64url, of the only account that may order.
+    pub customer: Option<(&'static str, &'static str)>,
 }
 
 impl Manner {
     pub fn asking(http: u16, tls: u16) -> Self {
-        Self { port: free_port(), http, tls, validity: 90 * 24 * 3600, refused: 5 }
+        Self { port: free_port(), http, tls, validity: 90 * 24 * 3600, refused: 5, customer: None }
     }
 
     /// Where certificates are ordered.
@@ -59,7 +61,8 @@ impl Pebble {
             "managementListenAddress": format!("127.0.0.1:{management}"),
             "certificate": shown.cert, "privateKey": shown.key,
             "httpPort": manner.http, "tlsPort": manner.tls,
-            "ocspResponderURL": "", "externalAccountBindingRequired": false,
+            "ocspResponderURL": "", "externalAccountBindingRequired": manner.customer.is_some(),
+            "externalAccountMACKeys": manner.customer.into_iter().collect::<std::collections::BTreeMap<_, _>>(),
             "certificateValidityPeriod": manner.validity,
         }});
         let file = authority.file("pebble.json");

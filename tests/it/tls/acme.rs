@@ -2,14 +2,17 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::time::{sleep, timeout};
 
 use crate::support::pebble::{Manner, Pebble, free_port};
 use crate::support::tls::{Authority, TlsClient, shown};
 use crate::support::websocket::{echoes, opened};
-use crate::support::{Client, Echo, Gateway, PATIENCE, eventually};
+use crate::support::{Client, Echo, Gateway, PATIENCE, Scripted, eventually};
 
 const SOCKETS: usize = 100;
 
@@ -156,4 +159,85 @@ async fn files_beside_an_order_are_shown_until_it_is_there() {
     std::fs::write(authority.file("acme/new"), both).unwrap();
     std::fs::rename(authority.file("acme/new"), authority.file("acme/a.test.pem")).unwrap();
     issued(&gateway, &ours, "a.test").await;
+}
+
+#[tokio::test]
+async fn an_authority_that_knows_its_customers_is_told_who_orders() {
+    const KEY: &str = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W";
+    let authority = Authority::new();
+    let web = Echo::start("web").await;
+    let [plain, tls] = [free_port(), free_port()];
+    let manner = Manner { customer: Some(("customer-7", KEY)), ..Manner::asking(plain, tls) };
+    let Some(pebble) = Pebble::start(&authority, &manner).await else { return };
+    let hmac = authority.file("eab.key");
+    let how = acme(&authority, &manner, "a.test", "challenge: tls-alpn-01");
+    let known = format!("{how}, eab: {{ key_id: customer-7, hmac_file: {hmac} }}");
+    // Somebody else's key, and nobody's.
+    std::fs::write(&hmac, "AAAA").unwrap();
+    for how in [&known, &how] {
+        let gateway = gateway(&web, [free_port(), free_port()], how, "").await;
+        gateway.log_line("certificate of a.test: the authority refuses").await;
+    }
+    std::fs::write(&hmac, format!("{KEY}\n")).unwrap();
+    let gateway = gateway(&web, [plain, tls], &known, "").await;
+    issued(&gateway, &pebble.client(&authority).await, "a.test").await;
+}
+
+#[tokio::test]
+async fn an_authority_may_want_a_certificate_renewed_before_it_is_time() {
+    let authority = Authority::new();
+    let web = Echo::start("web").await;
+    let [plain, tls] = [free_port(), free_port()];
+    let manner = Manner::asking(plain, tls);
+    let Some(pebble) = Pebble::start(&authority, &manner).await else { return };
+    // Debian's Pebble has no renewal information: this stands before it and adds that (RFC 9773).
+    let real = authority.client(&[]).connect(([127, 0, 0, 1], manner.port).into(), "localhost").await.unwrap();
+    let directory: serde_json::Value = serde_json::from_str(&Client::over(real).get("/dir").await.text()).unwrap();
+    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+    let noted = Arc::clone(&asked);
+    let config = authority.server(&authority.sign(&["localhost"]), false);
+    let stand_in = Scripted::start_tls(config, move |mut client, _| {
+        let (asked, mut directory) = (Arc::clone(&noted), directory.clone());
+        async move {
+            while let Some(request) = client.request().await {
+                let head = String::from_utf8_lossy(&request.head).to_lowercase();
+                let host = head.lines().find_map(|line| line.strip_prefix("host: ")).unwrap().to_owned();
+                let target = String::from_utf8_lossy(&request.head).split(' ').nth(1).unwrap().to_owned();
+                let body = match target.strip_prefix("/renewal/") {
+                    None => {
+                        directory["renewalInfo"] = format!("https://{host}/renewal").into();
+                        directory.to_string()
+                    }
+                    Some(certificate) => {
+                        let mut asked = asked.lock().unwrap();
+                        let year = if asked.iter().all(|other| other == certificate) { 2020 } else { 2090 };
+                        asked.push(certificate.to_owned());
+                        let at = |day: u32| format!("{year}-01-{day:02}T00:00:00Z");
+                        serde_json::json!({ "suggestedWindow": { "start": at(1), "end": at(2) } }).to_string()
+                    }
+                };
+                let length = body.len();
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nRetry-After: 21600\r\n\r\n{body}");
+                if client.try_send(answer).await.is_err() {
+                    return;
+                }
+            }
+        }
+    })
+    .await;
+    let how = acme(&authority, &manner, "a.test", "challenge: tls-alpn-01");
+    let how = how.replace(&manner.directory(), &format!("https://localhost:{}/dir", stand_in.address().port()));
+    let gateway = gateway(&web, [plain, tls], &how, "").await;
+    let client = pebble.client(&authority).await;
+    let first = issued(&gateway, &client, "a.test").await;
+    eventually("it is renewed", async || {
+        let stream = client.anew().connect(gateway.address("web"), "a.test").await;
+        stream.is_ok_and(|stream| *shown(&stream) != first)
+    })
+    .await;
+    gateway.log_line("certificate of a.test: the authority asks for another one").await;
+    let (_, certificate) = x509_parser::parse_x509_certificate(&first).unwrap();
+    let serial = URL_SAFE_NO_PAD.encode(certificate.raw_serial());
+    let named = asked.lock().unwrap()[0].clone();
+    assert!(named.ends_with(&format!(".{serial}")) && named.split('.').count() == 2, "{named} is {serial}");
 }

@@ -74,6 +74,7 @@ async fn servers_are_told_who_a_client_has_proved_to_be() {
             assert_eq!(stream.get_ref().1.handshake_kind(), Some(expected), "{version:?}");
             check(&Client::over(stream).get("/").await.text());
         }
+        gateway.access_line(&[r#"certificate="CN=client.test,O=Test\\, Ltd""#, "status=200"]).await;
         let mut socket = client.open(gateway.address("web"), "a.test").await;
         socket.send(upgrade("/")).await;
         assert_eq!(socket.answer().await.status, 101);

@@ -22,7 +22,7 @@ const PAGE: &str = "<!doctype html><script>
 </script>";
 
 /// Starts Chromium at this address; `None` where there is none.
-fn chromium(url: &str, profile: &TempDir) -> Option<Child> {
+pub fn chromium(url: &str, profile: &TempDir) -> Option<Child> {
     let switches = [
         "--headless",
         "--no-sandbox",

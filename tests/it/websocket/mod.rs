@@ -1,6 +1,6 @@
 //! WebSockets from the first byte of their opening to the last line about them.
 
-mod browser;
+pub mod browser;
 mod messages;
 mod opening;
 mod over_http2;
