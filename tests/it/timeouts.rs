@@ -434,16 +434,19 @@ async fn a_client_that_reads_too_slowly_is_given_up() {
         let mut inside = server.accept().await;
         inside.request().await.unwrap();
         inside.send(format!("HTTP/1.1 200 OK\r\n{field}Content-Length: 100000000000\r\n\r\n")).await;
-        tokio::spawn(async move { while inside.try_send(vec![b'x'; 1_000_000]).await.is_ok() {} })
+        inside
     };
+    let flood =
+        |mut inside: Client| tokio::spawn(async move { while inside.try_send(vec![b'x'; 1_000_000]).await.is_ok() {} });
     let mut client = gateway.client().await;
-    let writing = answer(&mut client, "/slow", "").await;
+    let writing = flood(answer(&mut client, "/slow", "").await);
     assert!(sip(&mut client, long).await < long, "it is cut");
     within("the server is let go", writing).await.unwrap();
     gateway.access_line(&["target=/slow", "closed_by=answer_rate"]).await;
     // Who listens to events reads as fast as they are to be told.
     let mut client = gateway.client().await;
-    let writing = answer(&mut client, "/events", "Content-Type: text/event-stream; charset=utf-8\r\n").await;
+    let events = "Content-Type: text/event-stream; charset=utf-8\r\n";
+    let writing = flood(answer(&mut client, "/events", events).await);
     assert!(sip(&mut client, SECOND * 5).await >= SECOND * 5 && !writing.is_finished(), "it goes on");
     let streams = Http2::over(tcp(gateway.address("web")).await).await;
     let (head, mut sending) = streams.open(http::Request::get("http://a.test/stream").body(()).unwrap()).await;

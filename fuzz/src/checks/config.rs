@@ -18,8 +18,8 @@ struct Sample {
     flag: bool,
     #[serde(with = "humantime_serde")]
     time: Duration,
-    list: Vec<Sample>,
-    map: BTreeMap<String, Sample>,
+    list: Vec<Self>,
+    map: BTreeMap<String, Self>,
     word: Option<Word>,
 }
 

@@ -120,12 +120,12 @@ pub fn tls_records(bytes: &[u8]) {
         wire.send(bytes);
         wire.end();
         let verdict = if as_server {
-            match poll(pin!(accept(Arc::clone(server), wire.clone(), b""))) {
+            match poll(pin!(accept(Arc::clone(server), wire, b""))) {
                 Poll::Ready(ended) => ended.map(drop),
                 Poll::Pending => panic!("nothing is left to wait for"),
             }
         } else {
-            match poll(pin!(connect(Arc::clone(client), name(), wire.clone()))) {
+            match poll(pin!(connect(Arc::clone(client), name(), wire))) {
                 Poll::Ready(ended) => ended.map(drop),
                 Poll::Pending => panic!("nothing is left to wait for"),
             }

@@ -426,7 +426,7 @@ fn read_head(head: &[u8]) -> Seen {
         Some("first line")
     } else if !target.bytes().all(|byte| byte.is_ascii_graphic()) || target.contains('#') {
         Some("target")
-    } else if (0..head.len()).any(bare) || head.iter().any(|&byte| byte == 0) {
+    } else if (0..head.len()).any(bare) || head.contains(&0) {
         Some("line ends")
     } else if fields(head).any(|(name, _)| !token(&name)) {
         Some("name of a field")
