@@ -34,6 +34,8 @@ fn everything(folder: &Path) -> Value {
     all["access"]["deny"][1]["file"] = json!(folder.join("blocked.txt"));
     let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/access/vectors/keys.json");
     all["routes"][1]["access"]["jwt"]["jwks"] = json!(keys);
+    let users = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/access/vectors/users.htpasswd");
+    all["routes"][1]["access"]["basic"]["users"][0]["file"] = json!(users);
     // The authorities of the system take their time to load.
     all["upstreams"]["socket_io"]["tls"]["verify"] = json!(false);
     all

@@ -281,7 +281,9 @@ fn mirror(config: &Config, route: &router::Config, said: &Mirror, spot: &Spot<'_
     if !(1..=100).contains(&said.percent) {
         report.fault(&spot.key("percent"), format!("found {}, expected 1 to 100", said.percent));
     }
-    report.some(&spot.key("max_open"), said.max_open);
+    if !(1..=MOST_COPIES).contains(&said.max_open) {
+        report.fault(&spot.key("max_open"), format!("found {}, expected 1 to {MOST_COPIES}", said.max_open));
+    }
     if said.body > LARGEST_COPY {
         report.fault(&spot.key("body"), format!("found {}, expected at most {LARGEST_COPY}", said.body));
     }
@@ -289,6 +291,8 @@ fn mirror(config: &Config, route: &router::Config, said: &Mirror, spot: &Spot<'_
 
 /// The largest body of a copy: each is in memory until its server has it.
 const LARGEST_COPY: ByteSize = ByteSize::mib(8);
+/// The most copies at once: each has a connection of its own.
+const MOST_COPIES: usize = 100_000;
 
 /// What is said of the request on its way to the server.
 fn onward(route: &router::Config, spot: &Spot<'_>, report: &mut Report) {

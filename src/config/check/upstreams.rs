@@ -19,6 +19,7 @@ const SHORT: u64 = 125;
 const LONG_CONNECT: Duration = Duration::from_secs(60);
 /// Name servers are asked no more often than this.
 const SHORTEST_REFRESH: Duration = Duration::from_millis(100);
+const LONGEST_REFRESH: Duration = Duration::from_hours(24);
 
 pub(super) fn check(name: &str, upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
     report.name(&spot.as_str(), name);
@@ -108,6 +109,8 @@ fn lookups(said: &Lookups, spot: &Spot<'_>, report: &mut Report) {
     }
     if said.refresh < said.min_refresh {
         report.fault(&spot.key("refresh"), "shorter than `min_refresh`: expected the same time or more");
+    } else if said.refresh > LONGEST_REFRESH {
+        report.fault(&spot.key("refresh"), "expected 1day or less");
     }
 }
 

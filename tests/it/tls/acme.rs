@@ -192,7 +192,10 @@ async fn an_authority_may_want_a_certificate_renewed_before_it_is_time() {
     let Some(pebble) = Pebble::start(&authority, &manner).await else { return };
     // Debian's Pebble has no renewal information: this stands before it and adds that (RFC 9773).
     let real = authority.client(&[]).connect(([127, 0, 0, 1], manner.port).into(), "localhost").await.unwrap();
-    let directory: serde_json::Value = serde_json::from_str(&Client::over(real).get("/dir").await.text()).unwrap();
+    // Its addresses are those by which it is asked.
+    let host = format!("Host: localhost:{}\r\n", manner.port);
+    let said = Client::over(real).get_with("/dir", &host).await.text();
+    let directory: serde_json::Value = serde_json::from_str(&said).unwrap();
     let asked: Arc<Mutex<Vec<String>>> = Arc::default();
     let noted = Arc::clone(&asked);
     let config = authority.server(&authority.sign(&["localhost"]), false);
