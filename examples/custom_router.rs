@@ -37,15 +37,7 @@ access_log: {{ format: \"off\" }}
     let config = Config::read("example.yaml", &yaml, &|_| None)?.config;
     let to = |upstream: &str| {
         let action = Action::Upstream(upstream.into());
-        Arc::new(Route {
-            name: upstream.into(),
-            action,
-            upgrades: Vec::new(),
-            access: None,
-            limits: Vec::new(),
-            compression: None,
-            policy: None,
-        })
+        Arc::new(Route::new(upstream, action))
     };
     let gateway = Gateway::builder(config).router(ByPlan { gold: to("gold"), free: to("free") }).build()?;
     let (address, handle) = (gateway.address("web").ok_or("a listener")?, gateway.handle());

@@ -172,15 +172,7 @@ mod tests {
             headers: Headers::Fields(&[]),
             websocket: false,
         };
-        let route = Arc::new(Route {
-            name: "test".into(),
-            action,
-            upgrades: Vec::new(),
-            access: None,
-            limits: Vec::new(),
-            compression: None,
-            policy: None,
-        });
+        let route = Arc::new(Route::new("test", action));
         let answer = Answer::of_route(&route, &request, true)?;
         let fields: Vec<String> =
             answer.fields.iter().map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value))).collect();

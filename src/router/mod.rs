@@ -69,6 +69,21 @@ pub struct Route {
     pub policy: Option<Arc<Policy>>,
 }
 
+impl Route {
+    /// A way to go that asks nothing more of its clients: what is to be otherwise is set in its fields.
+    pub fn new(name: impl Into<Arc<str>>, action: Action) -> Self {
+        Self {
+            name: name.into(),
+            action,
+            upgrades: Vec::new(),
+            access: None,
+            limits: Vec::new(),
+            compression: None,
+            policy: None,
+        }
+    }
+}
+
 /// What a route asks of its clients, built.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rules {

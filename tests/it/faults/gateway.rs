@@ -114,15 +114,7 @@ admin: {{ address: 127.0.0.1:0 }}
         server.address()
     );
     let config = Config::read("test.yaml", &yaml, &|_| None).unwrap().config;
-    let route = Arc::new(Route {
-        name: "all".into(),
-        action: Action::Upstream("app".into()),
-        upgrades: Vec::new(),
-        access: None,
-        limits: Vec::new(),
-        compression: None,
-        policy: None,
-    });
+    let route = Arc::new(Route::new("all", Action::Upstream("app".into())));
     let gateway = sockgate::Gateway::builder(config).router(Fragile(route)).build().unwrap();
     let address = |name: &str| gateway.address(name).unwrap().parse::<std::net::SocketAddr>().unwrap();
     let (web, admin, handle) = (address("web"), address("admin"), gateway.handle());

@@ -389,7 +389,7 @@ impl<'a> Across<'a> {
         {
             return Poll::Ready(end);
         }
-        for _ in 0..PARTS_PER_TURN {
+        for turn in 0..PARTS_PER_TURN {
             while !self.waiting.is_empty() {
                 match self.poll_send(cx) {
                     Poll::Ready(Ok(())) => {}
@@ -406,6 +406,10 @@ impl<'a> Across<'a> {
             if !self.waiting_ahead.is_empty() {
                 self.waiting = self.client.line.keep_shared(self.waiting_ahead.split().freeze());
                 continue;
+            }
+            if turn > 0 && self.exchange.compresses() {
+                // Compressing takes its time, for which all others of this thread wait.
+                break;
             }
             match self.read_on(cx, false) {
                 Ok(true) => {}
@@ -432,7 +436,6 @@ impl<'a> Across<'a> {
                         self.unreleased += part.len();
                         let part = self.exchange.compress(&part, self.over).map_err(|_| End::Cut(Side::NoRoom))?;
                         self.waiting_ahead.extend_from_slice(&part);
-                        // It takes its time, for which all others of this thread wait.
                         break;
                     }
                     if first.is_none() && !ahead && self.waiting_ahead.is_empty() {
