@@ -638,9 +638,10 @@ async fn small_parts_that_wait_for_the_server_end_no_connection() {
     let (answered, mut sending) = client.open(Request::post("http://a.test/").body(()).unwrap()).await;
     for number in 0..10_000 {
         sending.send_data("ab".into(), number == 9_999).unwrap();
-    }
-    for _ in 0..3 {
-        assert_eq!(text(&client.get("http://a.test/").await), "0", "the connection lives");
+        // Of so many that are read at one time, none waits for its reader: that is another limit's.
+        if number % 1_000 == 999 {
+            assert_eq!(text(&client.get("http://a.test/").await), "0", "the connection lives");
+        }
     }
     go.add_permits(1);
     assert_eq!(text(&whole(answered).await), "20000");
