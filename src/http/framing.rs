@@ -165,6 +165,13 @@ impl Chunks {
         };
         let mut at = 0;
         while at < bytes.len() && self.state != Done {
+            if let Extension(_) | Trailer = self.state {
+                // They may be long, and nothing in them matters here but their end.
+                at += memchr::memchr2(b'\r', b'\n', &bytes[at..]).unwrap_or(bytes.len() - at);
+                if at == bytes.len() {
+                    break;
+                }
+            }
             let byte = bytes[at];
             let digit = char::from(byte).to_digit(16).map(u64::from);
             self.state = match (self.state, byte) {

@@ -34,6 +34,8 @@ use crate::transport::splice::Bulk;
 const READS_PER_TURN: usize = 16;
 /// Interim answers before one that is meant.
 const MOST_INTERIMS: u8 = 32;
+/// Bytes of framing before other tasks get theirs: to read it takes longer than to pass data on.
+const FRAMING_PER_TURN: u64 = 64 * 1024;
 /// What the framing of a body may take where its data are limited to less.
 const FRAMING: u64 = 64 * 1024;
 
@@ -358,7 +360,11 @@ impl<'a> Carry<'a> {
                 return Poll::Ready(self.refuse(refusal, Side::Client));
             }
         }
+        let framing_before = self.upload.framing;
         for _ in 0..READS_PER_TURN {
+            if self.upload.framing - framing_before > FRAMING_PER_TURN {
+                break;
+            }
             let Upload { out, sent, body, bulk, broken, whole, blocked, .. } = &mut self.upload;
             if !*broken {
                 let before = *sent;
