@@ -68,7 +68,7 @@ enum Read {
 const GAUGE: MetricType = MetricType::GAUGE;
 const COUNTER: MetricType = MetricType::COUNTER;
 
-const FAMILIES: [Family; 27] = [
+const FAMILIES: [Family; 28] = [
     Family {
         name: "server_up",
         kind: GAUGE,
@@ -92,6 +92,12 @@ const FAMILIES: [Family; 27] = [
         kind: COUNTER,
         help: "Requests and tunnels given to the server",
         read: Read::Server(Server::total),
+    },
+    Family {
+        name: "server_connects_total",
+        kind: COUNTER,
+        help: "Connections opened for requests and tunnels",
+        read: Read::Server(Server::connects),
     },
     Family {
         name: "server_connect_failures_total",

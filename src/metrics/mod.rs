@@ -55,6 +55,7 @@ families! {
         answered_1xx, answered_2xx, answered_3xx, answered_4xx, answered_5xx: IntCounter =
             counters("requests_total", "Requests answered", "class", ["1xx", "2xx", "3xx", "4xx", "5xx"]);
         seconds: Histogram = histogram("request_seconds", "Time of requests, long polls included", &REQUEST_TIMES);
+        http2_open: IntGauge = gauge("server_http2_connections", "Connections of HTTP/2 to servers open now");
         tunnels_open: IntGauge = gauge("tunnels_open", "Tunnels open now");
         websockets, upgraded, raw: IntCounter =
             counters("tunnels_total", "Tunnels opened", "kind", ["websocket", "upgrade", "tcp"]);
@@ -137,6 +138,24 @@ pub struct ListenerMetrics {
 #[derive(Clone, Debug)]
 pub struct UpstreamMetrics {
     owner: Arc<Owner<UpstreamFamilies>>,
+}
+
+/// Counts one that is open, for as long as it is there.
+#[derive(Debug)]
+pub(crate) struct OpenGauge(IntGauge);
+
+impl OpenGauge {
+    /// One more in this gauge.
+    pub(crate) fn new(open: &IntGauge) -> Self {
+        open.inc();
+        Self(open.clone())
+    }
+}
+
+impl Drop for OpenGauge {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 impl Metrics {

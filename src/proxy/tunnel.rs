@@ -12,7 +12,7 @@ use crate::buffers::Held;
 use crate::deadline::Deadline;
 use crate::exchange::{Core, Opened};
 use crate::listener::{Connection, Permit};
-use crate::metrics::UpstreamMetrics;
+use crate::metrics::OpenGauge;
 use crate::session::Cause;
 use crate::transport::Transport;
 use crate::tunnel::stream::Stream;
@@ -97,7 +97,7 @@ impl<S: Stream> Tunnel<S> {
             core.access_log.write(&opened.entry.now(Event::Open));
         }
         let Opened { entry, lease, upstream, held, idle, .. } = &opened;
-        let open = OpenGauge::new(&upstream.metrics);
+        let open = OpenGauge::new(&upstream.metrics.tunnels_open);
         let Client { stream, held: from_client, deadline, waiting, permit } = client.into();
         let ends = Ends { client: stream, from_client, server, from_server: first, head };
         let leave = upstream.roster(lease.server().id()).add(entry.origin(), held.is_some());
@@ -165,22 +165,6 @@ pub(super) fn ping(said: &config::WebSocket) -> Option<Ping> {
 /// What clients may send through a WebSocket.
 pub(super) fn bounds(said: &config::Messages) -> Option<Box<Bounds>> {
     Bounds::new(u32::try_from(said.size.as_u64()).unwrap_or(u32::MAX), said.rate, said.burst.unwrap_or(said.rate))
-}
-
-/// Counts a tunnel among the open ones until dropped.
-struct OpenGauge(prometheus::IntGauge);
-
-impl OpenGauge {
-    fn new(metrics: &UpstreamMetrics) -> Self {
-        metrics.tunnels_open.inc();
-        Self(metrics.tunnels_open.clone())
-    }
-}
-
-impl Drop for OpenGauge {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
 }
 
 #[cfg(test)]

@@ -344,6 +344,11 @@ async fn streams_share_a_connection() {
         client.ask(get(), "").await;
     }
     assert!(held.server.accepted() <= accepted.max(16), "they are used again");
+    #[expect(clippy::cast_precision_loss, reason = "they are few")]
+    let accepted = held.server.accepted() as f64;
+    let opened = format!("sockgate_server_connects_total{{upstream=\"app\",server=\"{}\"}}", held.server.address());
+    assert_eq!(gateway.metric(&opened).await, accepted);
+    assert_eq!(gateway.metric(r#"sockgate_server_http2_connections{upstream="app"}"#).await, accepted);
 }
 
 async fn a_server_that_allows_one_stream_gets_a_connection_for_each() {
@@ -693,6 +698,10 @@ async fn idle_connections_are_closed() {
     let gateway = before(&server).upstream("timeouts: { keep_alive: 1s }").unchecked().start().await;
     assert_eq!(gateway.client().await.get("/").await.status, 200);
     within("the end of the connection", ended.recv()).await.unwrap();
+    eventually("none is counted any more", async || {
+        gateway.metric(r#"sockgate_server_http2_connections{upstream="app"}"#).await == 0.0
+    })
+    .await;
     assert_eq!(gateway.client().await.get("/").await.status, 200);
     assert_eq!(server.accepted(), 2);
 }

@@ -15,6 +15,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::tls::HTTP2;
 use super::within;
+use crate::metrics::{OpenGauge, UpstreamMetrics};
 use crate::transport::{self, Transport};
 use crate::upstream::{Server, Upstream};
 use crate::wire::http2::{ControlFrames, may_begin};
@@ -25,6 +26,8 @@ pub(crate) struct Http2 {
     pub(crate) running: Running,
     /// Set whenever the server says something.
     pub(crate) heard: Arc<AtomicBool>,
+    /// To be kept for as long as it is open.
+    pub(crate) open: OpenGauge,
 }
 
 /// What drives it; over when it is.
@@ -66,13 +69,13 @@ impl Upstream {
                     Transport::ToServer(stream)
                 }
             };
-            agree(Io::new(transport, self.config.timeouts.write)).await
+            agree(Io::new(transport, self.config.timeouts.write), &self.metrics).await
         };
         within(self.config.timeouts.connect, connecting).await
     }
 }
 
-async fn agree(io: Io) -> io::Result<Http2> {
+async fn agree(io: Io, metrics: &UpstreamMetrics) -> io::Result<Http2> {
     let heard = Arc::clone(&io.heard);
     let mut builder = Builder::new();
     builder
@@ -91,7 +94,7 @@ async fn agree(io: Io) -> io::Result<Http2> {
         Poll::Pending => Poll::Ready(Ok(())),
     })
     .await?;
-    Ok(Http2 { requests, running, heard })
+    Ok(Http2 { requests, running, heard, open: OpenGauge::new(&metrics.http2_open) })
 }
 
 /// The fault of the socket, where it is one.

@@ -113,6 +113,7 @@ impl Lease {
 
     /// Says that the server took the connection.
     pub fn connected(&self) {
+        self.server.count_connect();
         self.server.connected();
     }
 

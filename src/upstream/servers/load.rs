@@ -10,6 +10,8 @@ use super::Server;
 pub(super) struct Load {
     in_flight: AtomicUsize,
     total: AtomicU64,
+    /// Connections that were opened for them.
+    connects: AtomicU64,
     /// Handshakes placed there that have not opened their session yet.
     opening: AtomicUsize,
 }
@@ -23,6 +25,11 @@ impl Server {
     /// Requests and tunnels that were ever given to it.
     pub fn total(&self) -> u64 {
         self.life.load.total.load(Relaxed)
+    }
+
+    /// Connections that were opened for them; the others went over one that was kept, or shared one.
+    pub fn connects(&self) -> u64 {
+        self.life.load.connects.load(Relaxed)
     }
 
     /// Sessions that live there.
@@ -69,6 +76,11 @@ impl Server {
     pub(crate) fn acquire(&self) {
         self.life.load.in_flight.fetch_add(1, SeqCst);
         self.life.load.total.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a connection that was opened for a request or a tunnel.
+    pub(crate) fn count_connect(&self) {
+        self.life.load.connects.fetch_add(1, Relaxed);
     }
 
     /// Gives a place back.

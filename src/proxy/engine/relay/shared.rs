@@ -18,6 +18,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use super::kept::{Mixed, SHARDS, key, own_shard};
+use crate::metrics::OpenGauge;
 use crate::upstream::http2::{Http2, Running, STREAMS};
 use crate::upstream::{Lease, Server, Upstream, Whereabouts};
 
@@ -129,7 +130,7 @@ impl Shared {
         let opened = lease.upstream().connect_http2(lease.server()).await.map_err(ConnectFault::new)?;
         let link = Link::new(opened.requests, opened.heard, Duration::ZERO);
         let taken = link.take().map_err(|_| ConnectFault::new(io::ErrorKind::ConnectionReset.into()))?;
-        tokio::spawn(drive(link, opened.running, None));
+        tokio::spawn(drive(link, opened.running, opened.open, None));
         Ok(taken)
     }
 
@@ -187,7 +188,7 @@ impl Shard {
 /// Opens a connection, and drives it to its end.
 async fn open(upstream: Arc<Upstream>, server: Arc<Server>, shard: Shard, tell: watch::Sender<Outcome>) {
     let at = server.whereabouts();
-    let Http2 { requests, running, heard } = match upstream.connect_http2(&server).await {
+    let Http2 { requests, running, heard, open } = match upstream.connect_http2(&server).await {
         Ok(opened) => opened,
         Err(error) => {
             tell.send_replace(Some(Err(ConnectFault::new(error))));
@@ -210,11 +211,11 @@ async fn open(upstream: Arc<Upstream>, server: Arc<Server>, shard: Shard, tell: 
     }
     tell.send_replace(Some(Ok(())));
     drop(tell);
-    drive(link, running, Some(shard)).await;
+    drive(link, running, open, Some(shard)).await;
 }
 
 /// Drives a connection until it has ended: by itself, or since nobody has used it for long enough.
-async fn drive(link: Arc<Link>, running: Running, shard: Option<Shard>) {
+async fn drive(link: Arc<Link>, running: Running, _open: OpenGauge, shard: Option<Shard>) {
     let mut running = pin!(running);
     let mut idle = pin!(sleep(link.keep_alive));
     loop {
