@@ -5,6 +5,68 @@
 
 pub mod checks;
 
+#[path = "../../src/access"]
+pub mod access {
+    pub mod config;
+    pub mod cors;
+    pub mod jwt;
+    pub mod origins;
+
+    /// Sets of keys, where none come over a network.
+    pub mod key_set {
+        use std::sync::Arc;
+
+        use jsonwebtoken::jwk::Jwk;
+
+        #[derive(Debug)]
+        pub struct KeySet;
+
+        pub struct Keys {
+            pub number: u64,
+            pub all: Vec<Jwk>,
+        }
+
+        impl KeySet {
+            pub fn current(&self) -> Option<Arc<Keys>> {
+                None
+            }
+
+            pub async fn renewed(&self) {}
+        }
+
+        pub fn read(_: &[u8]) -> Result<(Vec<Jwk>, usize), String> {
+            unreachable!("nothing here reads files")
+        }
+    }
+
+    /// Users, where nobody shows a password.
+    pub mod passwords {
+        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+        pub struct User;
+
+        impl User {
+            pub fn read(_: &str) -> Result<Self, String> {
+                Ok(Self)
+            }
+
+            pub fn text(&self) -> &'static str {
+                ""
+            }
+        }
+    }
+
+    /// As in the gateway.
+    #[derive(Debug)]
+    pub struct BuildError(String);
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Unfit {
+        Missing,
+        Bad,
+        Expired,
+        NoKeys,
+    }
+}
 #[path = "../../src/affinity/mod.rs"]
 pub mod affinity;
 #[path = "../../src/config"]
@@ -40,7 +102,11 @@ pub mod listener {
 #[path = "../../src/filter"]
 pub mod filter {
     pub mod expression;
+    pub mod verdict;
+
+    pub use crate::http::edits::HeaderEdits;
     pub(crate) use expression::Expression;
+    pub use verdict::{Changes, FilterAnswer};
 }
 /// What is counted, where nobody reads it.
 pub mod metrics {

@@ -32,7 +32,7 @@ const MOST_TRIED: usize = 8;
 /// Tokens that have been found good and are known again.
 const KNOWN: usize = 8192;
 /// What they take, with a few claims each.
-pub(super) const MEMORY: u64 = KNOWN as u64 * 512;
+pub(crate) const MEMORY: u64 = KNOWN as u64 * 512;
 
 /// Asks for a token, and knows those that are good.
 pub(crate) struct Jwt {
@@ -90,7 +90,7 @@ impl std::fmt::Debug for Jwt {
 
 impl Jwt {
     /// Reads the keys; `set` finds those that come over the network.
-    pub(super) fn build(
+    pub(crate) fn build(
         said: &config::Jwt,
         set: impl FnOnce(&config::RemoteKeys) -> Result<Arc<KeySet>, BuildError>,
     ) -> Result<Self, BuildError> {
@@ -132,25 +132,25 @@ impl Jwt {
     }
 
     /// Takes what only tokens may tell out of what goes to the server.
-    pub(super) fn strip(&self, changes: &mut Changes) {
+    pub(crate) fn strip(&self, changes: &mut Changes) {
         self.claims.iter().for_each(|(field, _)| changes.to_server.remove(field.clone()));
     }
 
     /// Whether the request brings a good token; what that tells goes to the server. Gives when sockets end that it opens, in
     /// seconds of Unix time, if they do.
-    pub(super) fn check(&self, request: &Request<'_>, changes: &mut Changes) -> Result<Option<u64>, Unfit> {
+    pub(crate) fn check(&self, request: &Request<'_>, changes: &mut Changes) -> Result<Option<u64>, Unfit> {
         let told = self.told(self.find(request)?)?;
         told.fields.iter().for_each(|(field, value)| changes.to_server.append(field.clone(), value.clone()));
         Ok(told.until.filter(|_| self.ends_sockets))
     }
 
     /// The keys that come over the network.
-    pub(super) fn key_set(&self) -> Option<&Arc<KeySet>> {
+    pub(crate) fn key_set(&self) -> Option<&Arc<KeySet>> {
         self.remote.as_ref().map(|remote| &remote.set)
     }
 
     /// Has keys fetched where the request brings a token that names none of those that are there, and waits for them a while.
-    pub(super) async fn renew(&self, request: &Request<'_>) {
+    pub(crate) async fn renew(&self, request: &Request<'_>) {
         let Some(remote) = &self.remote else { return };
         let lacking = {
             let made = remote.made();
@@ -293,7 +293,7 @@ fn text(value: &Value) -> String {
     }
 }
 
-pub(super) fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -351,7 +351,7 @@ impl Key {
 }
 
 /// Whether a key is one to check signatures with.
-pub(super) fn is_for_signatures(jwk: &Jwk) -> bool {
+pub(crate) fn is_for_signatures(jwk: &Jwk) -> bool {
     Key::of(jwk, &config::Jwt::default()).is_some()
 }
 

@@ -2,9 +2,9 @@
 
 mod basic;
 pub mod config;
-mod cors;
+pub(crate) mod cors;
 pub(crate) mod forward;
-mod jwt;
+pub(crate) mod jwt;
 pub(crate) mod key_set;
 mod networks;
 pub(crate) mod origins;

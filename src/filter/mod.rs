@@ -5,12 +5,11 @@ pub(crate) mod expression;
 mod fields;
 pub(crate) mod files;
 mod template;
+mod verdict;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode};
 
 pub(crate) use expression::Expression;
 pub(crate) use fields::{FieldRule, MessageRules};
@@ -18,6 +17,7 @@ pub(crate) use template::{Facts, Fault as TemplateFault, Template, Variable};
 
 pub use crate::http::edits::HeaderEdits;
 use crate::request::{Headers, Request};
+pub use verdict::{Changes, FilterAnswer, Verdict};
 
 /// Looks at requests and answers: lets them pass, changes their fields, or answers in a server's place.
 ///
@@ -62,24 +62,6 @@ pub trait Filter: Send + Sync + 'static {
 /// The filters of a gateway, in their order.
 pub(crate) type Filters = Arc<[Arc<dyn Filter>]>;
 
-/// What becomes of a request.
-#[derive(Clone, Debug)]
-pub enum Verdict {
-    /// The next filter is asked, and then the router.
-    Pass,
-    /// The client gets this answer; no server hears of the request.
-    Answer(FilterAnswer),
-}
-
-/// What a filter changes in the fields of a request that passes, and of its answer.
-#[derive(Clone, Debug, Default)]
-pub struct Changes {
-    /// Fields of the request, as its server gets it.
-    pub to_server: HeaderEdits,
-    /// Fields of the answer, as the client gets it, whoever gives it.
-    pub to_client: HeaderEdits,
-}
-
 /// The head of an answer on its way to the client.
 #[derive(Clone, Copy, Debug)]
 pub struct Response<'a> {
@@ -89,37 +71,4 @@ pub struct Response<'a> {
     pub headers: Headers<'a>,
     /// Whether a server gave it.
     pub from_server: bool,
-}
-
-/// An answer of a filter's own.
-#[derive(Clone, Debug)]
-pub struct FilterAnswer {
-    /// The status, 200 to 599.
-    pub status: StatusCode,
-    /// The fields; the length of the body is added.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// The body.
-    pub body: Bytes,
-}
-
-impl FilterAnswer {
-    /// A plain text that nobody keeps. A `status` that no final answer has (RFC 9110 15) becomes 500.
-    pub fn text(status: u16, text: impl Into<String>) -> Self {
-        let status = StatusCode::from_u16(status).ok().filter(|status| (200..600).contains(&status.as_u16()));
-        Self {
-            status: status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-            headers: vec![
-                (http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
-                (http::header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-            ],
-            body: Bytes::from(text.into()),
-        }
-    }
-
-    /// The same with one more field.
-    #[must_use]
-    pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.push((name, value));
-        self
-    }
 }

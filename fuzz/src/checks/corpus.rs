@@ -6,12 +6,13 @@ use std::path::Path;
 
 type Check = fn(&[u8]);
 
-const TARGETS: [(&str, Check); 21] = [
+const TARGETS: [(&str, Check); 23] = [
     ("answer", checks::answers),
     ("chunks", checks::chunks),
     ("client_hello", checks::client_hellos),
     ("configurations", checks::configurations),
     ("cookies", checks::cookies),
+    ("cross_site", checks::cross_site),
     ("engine_io_handshake", checks::engine_io_handshake),
     ("engine_io_request", checks::engine_io_request),
     ("expression", checks::expressions),
@@ -27,6 +28,7 @@ const TARGETS: [(&str, Check); 21] = [
     ("ticket_keys", checks::ticket_keys),
     ("tls_records", checks::tls_records),
     ("tls_streams", checks::tls_streams),
+    ("tokens", checks::tokens),
     ("websocket_frames", checks::websocket_frames),
 ];
 

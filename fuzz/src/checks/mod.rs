@@ -1,11 +1,13 @@
 //! What holds for any bytes at all: one check for each fuzz target, which `cargo test` replays over the corpus.
 
+mod access;
 mod config;
 #[cfg(test)]
 mod corpus;
 mod sealed;
 mod tls;
 
+pub use access::{cross_site, tokens};
 pub use config::configurations;
 pub use sealed::{cookies, ticket_keys};
 pub use tls::{tls_records, tls_streams};
