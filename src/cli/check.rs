@@ -6,14 +6,14 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::ask::{Answer, ask};
-use crate::config::{Config, Faults, Memory, load_servers};
+use crate::config::{Config, Faults, Loaded, Memory, load_servers};
 use crate::reload::Plan;
 use crate::reload::certificates::Certificates;
 use crate::upstream::config::Servers;
 
 pub(super) fn check(file: &Path, against: Option<&str>) -> ExitCode {
-    let config = match super::load(file) {
-        Ok(config) => config,
+    let Loaded { config, included, .. } = match super::load(file) {
+        Ok(loaded) => loaded,
         Err(code) => return code,
     };
     warn_of_certificates(&config);
@@ -24,12 +24,17 @@ pub(super) fn check(file: &Path, against: Option<&str>) -> ExitCode {
     let counted =
         [(config.listeners.len(), "listener"), (config.routes.len(), "route"), (config.upstreams.len(), "upstream")];
     let counted = counted.map(|(count, what)| format!("{count} {what}{}", if count == 1 { "" } else { "s" }));
+    let with = match included.len() {
+        0 => String::new(),
+        1 => " with 1 other file".to_owned(),
+        others => format!(" with {others} other files"),
+    };
     let memory = Memory::of(&config).map_or_else(
         || "strangers can take any memory: `limits.connections` or `limits.buffers` is 0, which is no limit".to_owned(),
         |memory| memory.to_string(),
     );
     // Who reads no further than the first line has read what counts.
-    let _ = writeln!(std::io::stdout(), "{}: good ({})\n{memory}", file.display(), counted.join(", "));
+    let _ = writeln!(std::io::stdout(), "{}{with}: good ({})\n{memory}", file.display(), counted.join(", "));
     match against.map(|admin| (admin, plan(&config, admin))) {
         None => ExitCode::SUCCESS,
         Some((admin, Ok(plan))) => {
@@ -46,7 +51,7 @@ pub(super) fn check(file: &Path, against: Option<&str>) -> ExitCode {
 /// `--print`: only the configuration goes to standard output, so that it can go to a file.
 pub(super) fn print(file: &Path) -> ExitCode {
     let config = match super::load(file) {
-        Ok(config) => config,
+        Ok(loaded) => loaded.config,
         Err(code) => return code,
     };
     warn_of_certificates(&config);

@@ -76,13 +76,13 @@ pub fn main() -> ExitCode {
 }
 
 /// Loads a file; prints warnings, or every fault.
-fn load(file: &Path) -> Result<Config, ExitCode> {
+fn load(file: &Path) -> Result<Loaded, ExitCode> {
     match Config::load(file) {
-        Ok(Loaded { config, warnings }) => {
-            for warning in warnings {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
                 eprintln!("warning: {warning}");
             }
-            Ok(config)
+            Ok(loaded)
         }
         Err(faults) => {
             eprintln!("{faults}");

@@ -22,7 +22,7 @@ pub(super) fn run(file: &Path) -> ExitCode {
         }
     };
     let config = match super::load(file) {
-        Ok(config) => config,
+        Ok(loaded) => loaded.config,
         Err(code) => return code,
     };
     let engine = match std::env::var(ENGINE).unwrap_or_default().as_str() {

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use super::document::Node;
 use super::fault::nearest;
+use super::include::place;
 use super::shape::{Misfit, one_of};
 use super::{Admin, Config};
 use crate::address::BindAddress;
@@ -36,12 +37,14 @@ const MOST_GOODBYES: f64 = 1_000_000.0;
 pub(super) struct Report {
     pub(super) faults: Vec<Misfit>,
     pub(super) warnings: Vec<Misfit>,
+    /// The files that the configuration was read from.
+    files: Vec<String>,
 }
 
 /// Looks at a whole configuration, and at the tree that it was read from for the places. Where parts of the tree were set
-/// aside as faulty, what would only follow from that is not reported.
-pub(super) fn check(config: &Config, root: &Node) -> Report {
-    let mut report = Report::default();
+/// aside as faulty, what would only follow from that is not reported. `files` are the names of those that it was read from.
+pub(super) fn check(config: &Config, root: &Node, files: Vec<String>) -> Report {
+    let mut report = Report { files, ..Report::default() };
     let root = Spot::root(root);
     let upstreams = root.key("upstreams");
     let names = Names {
@@ -105,6 +108,14 @@ impl Report {
 
     fn warn(&mut self, spot: &Spot<'_>, what: impl Into<String>) {
         self.warnings.push(spot.misfit(what.into()));
+    }
+
+    /// Another spot as a fault of this one names it: with its place, where that is in another file.
+    fn other(&self, spot: &Spot<'_>, other: &Spot<'_>) -> String {
+        if spot.at().file == other.at().file {
+            return other.path().to_owned();
+        }
+        format!("{} in {}", other.path(), place(&self.files, other.at()))
     }
 
     /// A reference to something that has to be defined elsewhere in the file.

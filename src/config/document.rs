@@ -12,9 +12,11 @@ const MOST_BYTES: usize = 1 << 20;
 const MOST_VALUES: usize = 50_000;
 const DEEPEST: usize = 24;
 
-/// A line and a column in characters, both from 1.
+/// A file, counted as they are read, and a line and a column in characters, both from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Position {
+    /// 0 for the file itself, more for those that it includes.
+    pub(crate) file: usize,
     pub(crate) line: usize,
     pub(crate) column: usize,
 }
@@ -94,7 +96,7 @@ pub(crate) fn read(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<N
     Ok(root.unwrap_or(Node::new(START, Value::Null)))
 }
 
-const START: Position = Position { line: 1, column: 1 };
+const START: Position = Position { file: 0, line: 1, column: 1 };
 
 struct Builder<'a> {
     text: &'a str,
@@ -210,6 +212,22 @@ impl Node {
         Self { at, value, cut: false }
     }
 
+    /// Says that all of it stands in this file.
+    pub(super) fn belongs_to(&mut self, file: usize) {
+        self.at.file = file;
+        match &mut self.value {
+            Value::List(items) => items.iter_mut().for_each(|item| item.belongs_to(file)),
+            Value::Map(entries) => {
+                for entry in entries {
+                    entry.at.file = file;
+                    entry.first.iter_mut().for_each(|first| first.file = file);
+                    entry.node.belongs_to(file);
+                }
+            }
+            Value::Null | Value::Scalar(_) | Value::Refused(_) | Value::Hole => {}
+        }
+    }
+
     fn size(&self) -> usize {
         1 + match &self.value {
             Value::List(items) => items.iter().map(Self::size).sum(),
@@ -228,7 +246,7 @@ fn only_printable(text: &str) -> Result<(), Unreadable> {
     for (line, content) in text.split('\n').enumerate() {
         let strange = |c: char| c.is_control() && !matches!(c, '\t' | '\r' | '\u{85}');
         if let Some((column, c)) = content.chars().enumerate().find(|&(_, c)| strange(c)) {
-            let at = Position { line: line + 1, column: column + 1 };
+            let at = Position { line: line + 1, column: column + 1, ..START };
             let what = format!("found the control character U+{:04X}, expected text", u32::from(c));
             return Err(unreadable(at, &what));
         }
@@ -289,7 +307,7 @@ fn not_yaml(error: &ScanError, text: &str) -> Unreadable {
 
 impl From<Marker> for Position {
     fn from(marker: Marker) -> Self {
-        Self { line: marker.line(), column: marker.col() + 1 }
+        Self { line: marker.line(), column: marker.col() + 1, ..START }
     }
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod document;
 mod engine;
 mod environment;
 mod fault;
+pub(crate) mod include;
 mod memory;
 mod print;
 mod reload;
@@ -24,6 +25,8 @@ pub use memory::Memory;
 pub use reload::{Orphans, Reload};
 pub use servers::load_servers;
 
+use include::Sources;
+
 use crate::address::BindAddress;
 use crate::listener::tls::config::Acme;
 use crate::{access, access_log, ending, http, listener, router, upstream};
@@ -32,6 +35,10 @@ use crate::{access, access_log, ending, http, listener, router, upstream};
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// Further files, folders, or names with `*`, whose routes and upstreams belong to this configuration. What they hold
+    /// has been read when there is a `Config`, so it is never written out. Default: none.
+    #[serde(default, skip_serializing)]
+    pub include: http::config::OneOrMany,
     /// Bound addresses and what they accept; at least one.
     pub listeners: Vec<listener::Config>,
     /// The first match wins.
@@ -96,6 +103,8 @@ pub struct Loaded {
     pub config: Config,
     /// What is allowed but hardly meant, in the order of the file.
     pub warnings: Vec<Fault>,
+    /// The files that were included, in their order.
+    pub included: Vec<PathBuf>,
 }
 
 impl Config {
@@ -127,42 +136,45 @@ impl Config {
         all
     }
 
-    /// Reads a file, with the variables of the process's environment.
+    /// Reads a file, and those that it includes, with the variables of the process's environment.
     ///
     /// # Errors
-    /// Everything that is wrong with it, or why it cannot be read.
+    /// Everything that is wrong with them, or why one cannot be read.
     pub fn load(path: &Path) -> Result<Loaded, Faults> {
-        Self::read(&path.display().to_string(), &read_text(path)?, &|variable| std::env::var(variable).ok())
+        let sources = Sources::new(&path.display().to_string(), read_text(path)?);
+        Self::read_sources(sources, Some(path), &|variable| std::env::var(variable).ok())
     }
 
     /// Reads the text of a file called `file_name`, with the variables that `env` knows. Nothing is looked up outside:
-    /// certificates, host names and ports are tried when the gateway is built.
+    /// certificates, host names and ports are tried when the gateway is built, and other files can't be included.
     ///
     /// # Errors
     /// Everything that is wrong with it.
     pub fn read(file_name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Faults> {
-        let lines: Vec<&str> = text.lines().collect();
-        let fault = |at: document::Position, path, what| Fault {
-            place: Place { file: file_name.to_owned(), line: at.line, column: at.column },
-            path,
-            what,
-            source: lines.get(at.line - 1).map(|&line| line.to_owned()),
+        Self::read_sources(Sources::new(file_name, text.to_owned()), None, env)
+    }
+
+    fn read_sources(
+        mut sources: Sources,
+        main: Option<&Path>,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Loaded, Faults> {
+        let alone = |unreadable: document::Unreadable| {
+            let misfit = shape::Misfit { at: unreadable.at, path: String::new(), what: unreadable.what };
+            Faults(sources.tell(vec![misfit]))
         };
-        let mut root = document::read(text, env)
-            .map_err(|unreadable| Faults(vec![fault(unreadable.at, String::new(), unreadable.what)]))?;
-        let (config, mut misfits) = shape::fit::<Self>(&mut root);
-        let report = config.as_ref().map(|config| check::check(config, &root)).unwrap_or_default();
+        let mut root = document::read(sources.main(), env).map_err(alone)?;
+        let mut misfits = sources.include(&mut root, main, env)?;
+        let (config, of_shape) = shape::fit::<Self>(&mut root);
+        misfits.extend(of_shape);
+        let report = config.as_ref().map(|config| check::check(config, &root, sources.names())).unwrap_or_default();
         misfits.extend(report.faults);
-        let in_order = |mut misfits: Vec<shape::Misfit>| -> Vec<Fault> {
-            misfits.sort_by_key(|misfit| misfit.at);
-            misfits.into_iter().map(|misfit| fault(misfit.at, misfit.path, misfit.what)).collect()
-        };
         match config {
             Some(config) if misfits.is_empty() => {
-                let warnings = in_order(report.warnings);
-                Ok(Loaded { config, warnings })
+                let (warnings, included) = (sources.tell(report.warnings), sources.included());
+                Ok(Loaded { config, warnings, included })
             }
-            _ => Err(Faults(in_order(misfits))),
+            _ => Err(Faults(sources.tell(misfits))),
         }
     }
 }

@@ -77,9 +77,7 @@ impl Error {
         let misfit = |at, what| Some(Misfit { at, path: path.clone(), what });
         match (&self.what, entry) {
             (What::UnknownKey(known), Some(entry)) => misfit(entry.at, unknown_key(&entry.key, known)),
-            (What::RepeatedKey(first), Some(entry)) => {
-                misfit(entry.at, format!("written twice, first in line {}: expected one of them", first.line))
-            }
+            (What::RepeatedKey(first), Some(entry)) => misfit(entry.at, written_twice(*first)),
             (What::MissingKey(key), _) if attempted(node, key) => None,
             (What::MissingKey(key), _) => misfit(node.at, format!("expected the key `{key}`, which is missing")),
             (What::Expected(_) | What::Sentence(_), _) if matches!(node.value, Value::Hole) => None,
@@ -127,7 +125,7 @@ fn walk<'a>(root: &'a Node, steps: &[usize]) -> (String, &'a Node, Option<&'a En
     for &step in steps {
         match &node.value {
             Value::List(items) => {
-                path.push_str(&index(step));
+                path.push_str(&index_in_file(items, step));
                 (node, entry) = (&items[step], None);
             }
             Value::Map(entries) => {
@@ -156,6 +154,16 @@ pub(super) fn push_key(path: &mut String, key: &str) {
 /// An item in a path, counted from 0.
 pub(super) fn index(item: usize) -> String {
     format!("[{item}]")
+}
+
+/// The same for an item of a list that may go on from file to file: counted within its own.
+pub(super) fn index_in_file(items: &[Node], item: usize) -> String {
+    let file = items.get(item).map_or(0, |node| node.at.file);
+    index(item - items[..item].partition_point(|before| before.at.file < file))
+}
+
+pub(super) fn written_twice(first: Position) -> String {
+    format!("written twice, first in line {}: expected one of them", first.line)
 }
 
 /// Whether the map has the key, if with a faulty value, or a faulty key that was meant to be it.

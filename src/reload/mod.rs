@@ -268,7 +268,7 @@ impl Reloader {
         };
         info!("{cause}: loading {}", file.display());
         self.load(move || {
-            let Loaded { config, warnings } = Config::load(&file).map_err(failed)?;
+            let Loaded { config, warnings, .. } = Config::load(&file).map_err(failed)?;
             for warning in warnings {
                 warn!("{warning}");
             }

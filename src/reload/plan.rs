@@ -411,6 +411,7 @@ fn to_value<T: Serialize>(said: &T) -> Value {
 /// The sections of a configuration that are no list of named things, in the order of the file.
 fn settings(config: &Config) -> Vec<(&'static str, Value)> {
     let Config {
+        include: _,
         listeners: _,
         routes: _,
         upstreams: _,

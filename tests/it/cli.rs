@@ -65,6 +65,25 @@ async fn check_says_that_a_file_is_good() {
 }
 
 #[tokio::test]
+async fn check_and_print_read_what_a_file_includes() {
+    let (folder, path) = file(
+        &format!("{GOOD}include: team.yaml\n").replace("- upstream: web", "- { match: { path: /w }, upstream: web }"),
+    );
+    let team = folder.path().join("team.yaml");
+    std::fs::write(&team, "routes: [{ match: { path: /x }, respond: { body: of the team } }]\n").unwrap();
+    let output = sockgate(&["check", "-c", &path]).await;
+    let expected = format!("{path} with 1 other file: good (1 listener, 2 routes, 1 upstream)\n");
+    assert!(code(&output) == 0 && out(&output).starts_with(&expected), "{}", out(&output));
+    let output = sockgate(&["check", "-c", &path, "--print"]).await;
+    assert!(out(&output).contains("body: of the team") && !out(&output).contains("include"), "{}", out(&output));
+    std::fs::write(&team, "routes: [{ upstream: wep }]\n").unwrap();
+    let output = sockgate(&["check", "-c", &path]).await;
+    let expected =
+        format!("{}:1:22: routes[0].upstream: unknown upstream `wep`, did you mean `web`?\n", team.display());
+    assert!(code(&output) == 2 && err(&output).starts_with(&expected), "{}", err(&output));
+}
+
+#[tokio::test]
 async fn check_prints_what_it_has_understood() {
     let (_folder, path) = file(&format!("{GOOD}timeouts: {{ head: 0s }}\n"));
     let output = sockgate(&["check", "-c", &path, "--print"]).await;

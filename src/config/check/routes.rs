@@ -1,6 +1,6 @@
 //! Routes: what they match, that each can be reached, and that where they lead exists.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytesize::ByteSize;
 
@@ -23,9 +23,17 @@ const LARGEST_BODY: ByteSize = ByteSize::mib(64);
 pub(super) fn check(config: &Config, spot: &Spot<'_>, names: &Names, report: &mut Report) {
     let mut earlier: Vec<(&router::Config, Spot<'_>)> = Vec::new();
     let mut reach = Reach::default();
+    let mut named: HashMap<&str, Spot<'_>> = HashMap::new();
     for (spot, route) in spot.each(&config.routes) {
         if let Some(name) = &route.name {
             report.name(&spot.key("name"), name);
+            // In one file, routes may share a name; whoever writes another does not know of them.
+            let first = named.entry(name).or_insert_with(|| spot.clone());
+            if first.at().file != spot.at().file {
+                let first = report.other(&spot, first);
+                let what = format!("`{name}` is the name of {first} already: names have to differ between files");
+                report.fault(&spot.key("name"), what);
+            }
         }
         matches(&route.matches, &spot.key("match"), 0, names, report);
         outcome(config, route, &spot, names, report);
@@ -36,7 +44,7 @@ pub(super) fn check(config: &Config, spot: &Spot<'_>, names: &Names, report: &mu
         }
         match reach.first(&route.matches, |place| takes_all(&earlier[place].0.matches, &route.matches)) {
             Some(place) => {
-                let first = earlier[place].1.path();
+                let first = report.other(&spot, &earlier[place].1);
                 report.fault(&spot, format!("never reached: {first} comes first and takes all that this one would"));
             }
             None => {

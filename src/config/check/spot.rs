@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::config::document::{Entry, Node, Position, Value};
-use crate::config::shape::{Misfit, index, push_key};
+use crate::config::shape::{Misfit, index_in_file, push_key};
 
 /// A path, and the nearest place that the file has for it: a default has none of its own.
 #[derive(Clone)]
@@ -54,7 +54,7 @@ impl<'a> Spot<'a> {
             }
             spot.node = None;
             if let Some((written, node)) = kept.next() {
-                spot.path.push_str(&index(written));
+                spot.path.push_str(&index_in_file(items, written));
                 (spot.at, spot.word, spot.node) = (node.at, node.at, Some(node));
             }
             (spot, value)
@@ -98,6 +98,10 @@ impl<'a> Spot<'a> {
         &self.path
     }
 
+    pub(super) fn at(&self) -> Position {
+        self.at
+    }
+
     /// Whether the file has a value there, if a faulty one.
     pub(super) fn is_given(&self) -> bool {
         self.node.is_some_and(|node| !matches!(node.value, Value::Null | Value::Hole))
@@ -135,7 +139,7 @@ impl<'a> Spot<'a> {
             return Vec::new();
         };
         let spot = |(n, node): (usize, &'a Node)| Self {
-            path: self.path.clone() + &index(n),
+            path: self.path.clone() + &index_in_file(items, n),
             at: node.at,
             word: node.at,
             node: Some(node),

@@ -65,16 +65,20 @@ pub(super) fn check(name: &str, upstream: &Config, spot: &Spot<'_>, report: &mut
 
 /// Browsers keep one cookie of a name: two upstreams would take each other's for their own.
 pub(super) fn cookies(upstreams: &BTreeMap<String, Config>, spot: &Spot<'_>, report: &mut Report) {
-    let mut known: BTreeMap<String, &str> = BTreeMap::new();
+    let mut known: BTreeMap<String, (&str, Spot<'_>)> = BTreeMap::new();
     for (spot, (upstream, said)) in spot.each_key(upstreams) {
         let Some(cookie) = &said.affinity.cookie else { continue };
         let name = cookie.name_for(upstream);
         match known.get(&name) {
-            Some(other) => report.fault(
-                &spot.key("affinity").key("cookie").key("name"),
-                format!("`{name}` is the cookie of upstream `{other}` already: names have to differ"),
-            ),
-            None => drop(known.insert(name, upstream)),
+            Some((other, first)) => {
+                let other = match report.other(&spot, first) {
+                    path if path == first.path() => format!("upstream `{other}`"),
+                    elsewhere => elsewhere,
+                };
+                let what = format!("`{name}` is the cookie of {other} already: names have to differ");
+                report.fault(&spot.key("affinity").key("cookie").key("name"), what);
+            }
+            None => drop(known.insert(name, (upstream, spot))),
         }
     }
 }

@@ -3,6 +3,7 @@
 mod change;
 mod counts;
 mod file;
+mod include;
 mod many;
 
 use std::net::SocketAddr;
