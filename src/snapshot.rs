@@ -110,10 +110,14 @@ impl Snapshot {
         let mut upstreams = HashMap::default();
         for (name, said) in &config.upstreams {
             let upstream = match before(name) {
-                Some(before) => before.rebuild(said)?,
+                Some(before) => before.rebuild_in(config.zone.as_deref(), said)?,
                 None => {
                     let brought = brought.upstreams.get(name).cloned().unwrap_or_default();
-                    let brought = upstream::Extensions { open_source: Some(discovery::open), ..brought };
+                    let brought = upstream::Extensions {
+                        open_source: Some(discovery::open),
+                        zone: config.zone.clone(),
+                        ..brought
+                    };
                     Upstream::build_with(name, said, metrics.upstream(name), brought)?
                 }
             };

@@ -16,6 +16,7 @@ use crate::upstream::{self, AdmissionQueue, CheckReport, Findings, Inquiries, La
 #[derive(Serialize)]
 pub(super) struct Status {
     version: &'static str,
+    zone: Option<String>,
     uptime_seconds: u64,
     connections: usize,
     configuration: Configuration,
@@ -127,6 +128,7 @@ struct Server {
     name: String,
     address: String,
     priority: u16,
+    zone: Option<String>,
     state: &'static str,
     removed: bool,
     since: String,
@@ -156,6 +158,7 @@ impl Status {
         let upstreams: BTreeMap<_, _> = snapshot.upstreams.iter().collect();
         Self {
             version: env!("CARGO_PKG_VERSION"),
+            zone: snapshot.config.zone.clone(),
             uptime_seconds: uptime.as_secs(),
             connections,
             configuration: Configuration {
@@ -221,6 +224,7 @@ impl Server {
             name: server.name().to_string(),
             address: server.address().to_string(),
             priority: server.priority(),
+            zone: server.zone().map(ToString::to_string),
             state: status.state.as_str(),
             removed: server.is_removed(),
             since: time(status.since),

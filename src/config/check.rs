@@ -66,6 +66,7 @@ pub(super) fn check(config: &Config, root: &Node, files: Vec<String>) -> Report 
     forwarding(config, &root.key("forwarding"), &mut report);
     leaving(config, &root, &mut report);
     report.pace(&root.key("reload"), config.reload.rate, config.reload.jitter);
+    zones(config, &root, &mut report);
     if let Some(admin) = &config.admin {
         admin_address(config, admin, &root.key("admin").key("address"), &mut report);
         for (spot, host) in root.key("admin").key("hosts").each(&admin.hosts) {
@@ -380,6 +381,19 @@ fn leaving(config: &Config, root: &Spot<'_>, report: &mut Report) {
     report.some_path(&spot, log.file.as_deref());
     if log.format == crate::access_log::Format::Off && log.file.is_some() {
         report.warn(&spot.as_str(), "nothing is written to it: `format` is `off`");
+    }
+}
+
+/// A zone alone means nothing: whoever names those of servers has to name the gateway's own.
+fn zones(config: &Config, root: &Spot<'_>, report: &mut Report) {
+    if let Some(zone) = &config.zone {
+        return report.name(&root.key("zone"), zone);
+    }
+    for (spot, (_, upstream)) in root.key("upstreams").each_key(&config.upstreams) {
+        let mut servers = spot.key("servers").each(upstream.servers.list());
+        if let Some((spot, _)) = servers.find(|(_, server)| server.zone.is_some()) {
+            report.warn(&spot.key("zone"), "means nothing: the gateway has no `zone` of its own at the top level");
+        }
     }
 }
 

@@ -77,6 +77,9 @@ pub struct Config {
     /// Where operators look: `/livez`, `/readyz`, `/metrics`, `/status`. Default: nowhere.
     #[serde(default)]
     pub admin: Option<Admin>,
+    /// Where this gateway stands: servers of the same zone come first. Default: nowhere in particular.
+    #[serde(default)]
+    pub zone: Option<String>,
     /// What carries HTTP. Default `relay`.
     #[serde(default)]
     pub engine: Engine,

@@ -425,6 +425,7 @@ fn settings(config: &Config) -> Vec<(&'static str, Value)> {
         drain,
         reload,
         admin,
+        zone,
         engine,
         threads,
     } = config;
@@ -439,6 +440,7 @@ fn settings(config: &Config) -> Vec<(&'static str, Value)> {
         ("drain", to_value(drain)),
         ("reload", to_value(reload)),
         ("admin", to_value(admin)),
+        ("zone", to_value(zone)),
         ("engine", to_value(engine)),
         ("threads", to_value(threads)),
     ]

@@ -97,7 +97,8 @@ pub type MakeBalance = Arc<dyn Fn(&[Arc<Server>]) -> Box<dyn Balance> + Send + S
 /// Opens the source of servers that is said; gives `None` where they are listed.
 pub type OpenSource = fn(&config::Servers) -> Result<Option<Source>, String>;
 
-/// What a program brings for an upstream, in place of what the configuration says.
+/// What an upstream gets from outside of its own configuration, most of it from a program and in place of what the
+/// configuration says.
 #[derive(Clone, Default)]
 pub struct Extensions {
     /// In place of `balance`.
@@ -112,6 +113,8 @@ pub struct Extensions {
     pub affinity: Option<Arc<dyn Affinity>>,
     /// Opens the source that a configuration names for its servers; `None` where it lists them.
     pub open_source: Option<OpenSource>,
+    /// The zone that the gateway stands in.
+    pub zone: Option<String>,
 }
 
 impl Extensions {
@@ -175,7 +178,13 @@ impl Upstream {
     /// sessions holds from [`Self::start`] on. Where nothing is different, neither in the configuration nor in the files that it
     /// names, this one is given back.
     pub fn rebuild(self: &Arc<Self>, config: &Config) -> Result<Arc<Self>, BuildError> {
-        Self::assemble(&self.name, config, self.metrics.clone(), self.brought.clone(), Some(self))
+        self.rebuild_in(self.brought.zone.as_deref(), config)
+    }
+
+    /// The same, where the gateway stands in this zone now.
+    pub(crate) fn rebuild_in(self: &Arc<Self>, zone: Option<&str>, config: &Config) -> Result<Arc<Self>, BuildError> {
+        let brought = Extensions { zone: zone.map(str::to_owned), ..self.brought.clone() };
+        Self::assemble(&self.name, config, self.metrics.clone(), brought, Some(self))
     }
 
     fn assemble(
@@ -191,7 +200,10 @@ impl Upstream {
             .map(|tls| ServerTls::load(&tls, config.kind, config.http2))
             .transpose()
             .map_err(explain)?;
-        if let Some(before) = before.filter(|before| before.config == *config && before.tls == tls) {
+        let is_same = |before: &&Arc<Self>| {
+            before.config == *config && before.tls == tls && before.brought.zone == brought.zone
+        };
+        if let Some(before) = before.filter(is_same) {
             return Ok(Arc::clone(before));
         }
         check_request(&config.health).map_err(explain)?;
@@ -222,6 +234,7 @@ impl Upstream {
             sessions: sessions.as_ref().map(|sessions| &*sessions.table),
             tls: tls.as_ref(),
             make_balance: &make_balance,
+            zone: brought.zone.as_deref(),
         };
         // What has been found is found, and what is wrong with one of those is no fault of the configuration's.
         let same_source = |before: &&Arc<Self>| brought.discovery.is_some() || before.config.servers == config.servers;
@@ -336,6 +349,7 @@ impl Upstream {
             sessions: self.sessions().map(|table| &**table),
             tls: self.tls.as_ref(),
             make_balance: &self.make_balance,
+            zone: self.brought.zone.as_deref(),
         }
     }
 

@@ -558,6 +558,41 @@ async fn servers_of_a_higher_number_stand_by_until_those_below_are_down_or_full(
 }
 
 #[tokio::test(start_paused = true)]
+async fn servers_of_the_own_zone_come_first_within_a_priority_and_a_gateway_that_moves_asks_others() {
+    let said = config(json!({ "servers": [
+        { "address": "10.0.1.1:1", "name": "b", "zone": "b" },
+        { "address": "10.0.0.1:1", "name": "a", "zone": "a", "max_connections": 1 },
+        { "address": "10.0.2.1:1", "name": "anywhere", "max_connections": 1 },
+        { "address": "10.0.0.9:1", "name": "spare", "zone": "a", "priority": 1 },
+    ] }));
+    let in_zone = |zone: &str| Extensions { zone: Some(zone.to_owned()), ..Extensions::default() };
+    let upstream = Upstream::build_with("test", &said, metrics(), in_zone("a")).unwrap();
+    let (one, other) = (at_once(pick(&upstream)).unwrap(), at_once(pick(&upstream)).unwrap());
+    let mut own = [name(&one), name(&other)];
+    own.sort_unstable();
+    assert_eq!(own, ["a", "anywhere"]);
+    let third = at_once(pick(&upstream)).unwrap();
+    assert_eq!(name(&third), "b", "those of the own zone are full");
+    drop((one, other));
+    for down in ["a", "anywhere"] {
+        upstream.server(ServerId::of(down)).unwrap().set_health(Health::Down);
+    }
+    assert_eq!(name(&at_once(pick(&upstream)).unwrap()), "b", "before the spare of the own zone");
+    upstream.server(ServerId::of("a")).unwrap().set_health(Health::Up);
+    assert_eq!(name(&at_once(pick(&upstream)).unwrap()), "a");
+
+    let moved = upstream.rebuild_in(Some("b"), &said).unwrap();
+    assert_eq!(name(&at_once(pick(&moved)).unwrap()), "b");
+    assert_eq!(moved.server(ServerId::of("b")).unwrap().in_flight(), 1, "who was there is there");
+    let nowhere = moved.rebuild_in(None, &said).unwrap();
+    assert!(Arc::ptr_eq(&nowhere, &nowhere.rebuild(&said).unwrap()));
+    let mut met: Vec<_> = (0..4).map(|_| name(&at_once(pick(&nowhere)).unwrap()).to_owned()).collect();
+    met.sort_unstable();
+    met.dedup();
+    assert_eq!(met, ["a", "b"], "without a zone of its own the gateway knows none");
+}
+
+#[tokio::test(start_paused = true)]
 async fn servers_that_stay_while_their_source_is_another_one_keep_their_state() {
     struct Told;
     #[async_trait::async_trait]

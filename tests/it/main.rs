@@ -58,3 +58,4 @@ mod timeouts;
 mod tls;
 mod upgrade;
 mod websocket;
+mod zones;

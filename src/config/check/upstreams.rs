@@ -138,6 +138,9 @@ fn listed(list: &[ServerConfig], spot: &Spot<'_>, report: &mut Report) {
         if let Some(name) = &server.name {
             report.name(&spot.key("name"), name);
         }
+        if let Some(zone) = &server.zone {
+            report.name(&spot.key("zone"), zone);
+        }
         if let Some(first) = names.insert(server.name(), index) {
             let what = format!("`{}` is the name of servers[{first}] already: names have to differ", server.name());
             report.fault(&spot.key("name"), what);

@@ -250,6 +250,9 @@ pub struct ServerConfig {
     pub weight: u16,
     /// Which it is beside its peers: new work goes to those of the lowest number of whom one is up and has room. Default 0.
     pub priority: u16,
+    /// Where it stands: of those of a priority, the ones in the gateway's own `zone` come first, and those without a zone
+    /// with them. Default: nowhere in particular.
+    pub zone: Option<String>,
     /// Most requests and tunnels in flight at once. Default 0, no limit.
     pub max_connections: usize,
     /// Whether it is to be left: it gets no new work while others can take it, and its sessions are let go as the
@@ -268,7 +271,7 @@ impl ServerConfig {
     }
 
     pub(crate) fn of(address: ServerAddress) -> Self {
-        Self { address, name: None, weight: 1, priority: 0, max_connections: 0, drain: false }
+        Self { address, name: None, weight: 1, priority: 0, zone: None, max_connections: 0, drain: false }
     }
 
     /// Calls it so in logs and metrics, instead of by its address; cookies and sessions go by the name, too.
@@ -289,6 +292,12 @@ impl ServerConfig {
         Self { priority, ..self }
     }
 
+    /// Says where it stands: it stands by for those of the gateway's own zone, if that is another one.
+    #[must_use]
+    pub fn with_zone(self, zone: impl Into<String>) -> Self {
+        Self { zone: Some(zone.into()), ..self }
+    }
+
     /// Gives it at most so many requests and tunnels at once; 0 for no limit.
     #[must_use]
     pub fn with_max_connections(self, max_connections: usize) -> Self {
@@ -303,10 +312,10 @@ impl ServerConfig {
 
     /// Whether it can be a server at all.
     pub(crate) fn check(&self) -> Result<(), String> {
-        match &self.name {
-            Some(name) if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control()) => {
-                Err(format!("found the name {name:?}, expected one without spaces"))
-            }
+        let is_no_name =
+            |name: &&String| name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control());
+        match self.name.as_ref().filter(is_no_name).or(self.zone.as_ref().filter(is_no_name)) {
+            Some(name) => Err(format!("found the name {name:?}, expected one without spaces")),
             _ if !(1..=256).contains(&self.weight) => {
                 Err(format!("server `{}` has weight {}: expected 1 to 256", self.name(), self.weight))
             }
@@ -333,6 +342,8 @@ impl<'de> Deserialize<'de> for ServerConfig {
             #[serde(default)]
             priority: u16,
             #[serde(default)]
+            zone: Option<String>,
+            #[serde(default)]
             max_connections: usize,
             #[serde(default)]
             drain: bool,
@@ -351,9 +362,9 @@ impl<'de> Deserialize<'de> for ServerConfig {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ServerConfig, A::Error> {
-                let Long { address, name, weight, priority, max_connections, drain } =
+                let Long { address, name, weight, priority, zone, max_connections, drain } =
                     Long::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(ServerConfig { address, name, weight, priority, max_connections, drain })
+                Ok(ServerConfig { address, name, weight, priority, zone, max_connections, drain })
             }
         }
         deserializer.deserialize_any(Either)

@@ -16,7 +16,7 @@ use crate::upstream::{Balance, MakeBalance, PickKey, ServerTls};
 /// The servers of the moment and what was derived from them; swapped whole.
 pub(crate) struct Members {
     pub(crate) servers: Arc<[Arc<Server>]>,
-    /// The same by priority, those that are asked first at the front; nearly always there is one.
+    /// The same by rank, those that are asked first at the front; nearly always there is one.
     pub(crate) levels: Box<[Level]>,
     /// Positions in `servers`, sorted by id.
     by_id: Box<[(ServerId, usize)]>,
@@ -30,7 +30,7 @@ pub(crate) struct Members {
     pub(super) left_out: Vec<LeftOut>,
 }
 
-/// Servers of one priority.
+/// Servers of one rank: of one priority, and all in the own zone or all in others.
 pub(crate) struct Level {
     pub(crate) servers: Arc<[Arc<Server>]>,
     pub(crate) balance: Box<dyn Balance>,
@@ -42,6 +42,8 @@ pub(crate) struct Terms<'a> {
     pub(crate) sessions: Option<&'a SessionTable>,
     pub(crate) tls: Option<&'a ServerTls>,
     pub(crate) make_balance: &'a MakeBalance,
+    /// The zone that the gateway stands in.
+    pub(crate) zone: Option<&'a str>,
 }
 
 /// Positions are kept in 16 bits.
@@ -61,7 +63,7 @@ impl Members {
             let fit = || {
                 said.check()?;
                 let same = known_by_id.get(&ServerId::of(&said.name())).copied();
-                let server = Server::adopt(said, terms.check, terms.sessions, same, !known.is_empty());
+                let server = Server::adopt(said, terms.check, terms.sessions, terms.zone, same, !known.is_empty());
                 if by_id.contains_key(&server.id()) {
                     return Err(format!(
                         "two servers are called `{}`: give each its own address or `name`",
@@ -123,9 +125,9 @@ impl Members {
         }
     }
 
-    /// Those of the same priority as this one.
+    /// Those of the same rank as this one.
     pub(crate) fn peers(&self, server: &Server) -> &Arc<[Arc<Server>]> {
-        let is_its = |level: &&Level| level.servers.first().is_some_and(|first| first.priority() == server.priority());
+        let is_its = |level: &&Level| level.servers.first().is_some_and(|first| first.rank() == server.rank());
         let level = self.levels.iter().find(is_its);
         level.map_or(&self.servers, |level| &level.servers)
     }
@@ -169,14 +171,14 @@ impl Members {
     }
 }
 
-/// The servers by priority; all of them where they have the same.
+/// The servers by rank; all of them where they have the same.
 fn levels(servers: &Arc<[Arc<Server>]>) -> Vec<Arc<[Arc<Server>]>> {
-    let mut priorities: Vec<u16> = servers.iter().map(|server| server.priority()).collect();
-    priorities.sort_unstable();
-    priorities.dedup();
-    if let [] | [_] = priorities[..] {
+    let mut ranks: Vec<_> = servers.iter().map(|server| server.rank()).collect();
+    ranks.sort_unstable();
+    ranks.dedup();
+    if let [] | [_] = ranks[..] {
         return vec![Arc::clone(servers)];
     }
-    let of = |priority| servers.iter().filter(move |server| server.priority() == priority).cloned().collect();
-    priorities.into_iter().map(of).collect()
+    let of = |rank| servers.iter().filter(move |server| server.rank() == rank).cloned().collect();
+    ranks.into_iter().map(of).collect()
 }

@@ -20,6 +20,9 @@ pub struct Server {
     address: ServerAddress,
     weight: u32,
     priority: u16,
+    zone: Option<Arc<str>>,
+    /// Whether it stands in another zone than the gateway.
+    away: bool,
     pub(super) max_connections: usize,
     /// What the configuration says; the state is in `life`.
     pub(super) drain: bool,
@@ -67,7 +70,7 @@ impl fmt::Display for ServerId {
 impl Server {
     /// A server that is up and has nothing to do, outside of any upstream: for tests of a [`Balance`](crate::Balance).
     pub fn idle(said: &ServerConfig) -> Arc<Self> {
-        let server = Self::adopt(said, Check::None, None, None, false);
+        let server = Self::adopt(said, Check::None, None, None, None, false);
         // One behind a name would wait for an address.
         server.set_health(super::Health::Up);
         server
@@ -79,17 +82,20 @@ impl Server {
         said: &ServerConfig,
         check: Check,
         sessions: Option<&SessionTable>,
+        own_zone: Option<&str>,
         known: Option<&Arc<Self>>,
         joins: bool,
     ) -> Arc<Self> {
         let name = said.name();
         let weight = u32::from(said.weight);
         let id = ServerId::of(&name);
+        let away = own_zone.is_some_and(|own| said.zone.as_ref().is_some_and(|zone| zone != own));
         let home = sessions.map(|table| table.home(id.to_bits()));
         let same = known.filter(|server| server.id == id && server.address == said.address);
         if let Some(same) = same
             && (same.weight, same.priority, same.max_connections, same.drain)
                 == (weight, said.priority, said.max_connections, said.drain)
+            && (same.zone.as_deref(), same.away) == (said.zone.as_deref(), away)
             && same.home.as_ref().map(Arc::as_ptr) == home.as_ref().map(Arc::as_ptr)
         {
             return same.clone();
@@ -101,6 +107,8 @@ impl Server {
             address: said.address.clone(),
             weight,
             priority: said.priority,
+            zone: said.zone.as_deref().map(Arc::from),
+            away,
             max_connections: said.max_connections,
             drain: said.drain,
             home,
@@ -131,6 +139,17 @@ impl Server {
     /// It stands by while one of a lower number is up and has room.
     pub fn priority(&self) -> u16 {
         self.priority
+    }
+
+    /// Where it stands, if that was said.
+    pub fn zone(&self) -> Option<&Arc<str>> {
+        self.zone.as_ref()
+    }
+
+    /// Its place among its peers: the lower ones are asked first, and among equals there is balance. By priority, and then
+    /// whether it stands in another zone.
+    pub(crate) fn rank(&self) -> (u16, bool) {
+        (self.priority, self.away)
     }
 
     /// Most requests and tunnels in flight at once; 0 for no limit.

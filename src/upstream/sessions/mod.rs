@@ -235,7 +235,13 @@ impl Upstream {
         let members = self.members.load();
         let Some(server) = members.find(id) else { return Return::Gone };
         let peers = members.peers(server);
-        let candidates = Candidates::new(peers, tried, Tier::Healthy, Work::Session, self.terms);
+        let open = |servers| Candidates::new(servers, tried, Tier::Healthy, Work::Session, self.terms);
+        // Who was with those that stand by goes to the first again, as anybody else who comes new.
+        let better = members.levels.iter().take_while(|level| !Arc::ptr_eq(&level.servers, peers));
+        if better.into_iter().any(|level| open(&level.servers).open().next().is_some()) {
+            return Return::Gone;
+        }
+        let candidates = open(peers);
         let here = if Arc::ptr_eq(peers, &members.servers) {
             members.position(id)
         } else {

@@ -41,8 +41,8 @@ impl Upstream {
         }
         let mut taking: Vec<&Arc<Server>> = servers.iter().filter(|server| !server.is_draining()).collect();
         // What those have that stand by is no measure, and nobody moves there while the others are up.
-        let first = taking.iter().map(|server| server.priority()).min();
-        taking.retain(|server| Some(server.priority()) == first);
+        let first = taking.iter().map(|server| server.rank()).min();
+        taking.retain(|server| Some(server.rank()) == first);
         if taking.len() < 2 {
             return Err("there is no other server to move to".to_owned());
         }
