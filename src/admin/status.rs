@@ -142,6 +142,8 @@ struct Server {
     total: u64,
     connect_failures: u64,
     bad_answers: u64,
+    /// What the next answer is expected to take, where that is measured.
+    first_byte_seconds: Option<f64>,
     last_check: Option<Check>,
 }
 
@@ -238,6 +240,7 @@ impl Server {
             total: server.total(),
             connect_failures: server.connect_failures(),
             bad_answers: server.bad_answers(),
+            first_byte_seconds: server.first_byte().map(|time| time.as_secs_f64()),
             last_check: status.last_check.map(Into::into),
         }
     }

@@ -195,6 +195,9 @@ pub(crate) enum Side {
     Server,
 }
 
+/// A longer body takes its client longer than the server its answer.
+const LONG_BODY: u64 = 64 * 1024;
+
 /// What the log says of whoever has been cut to make room.
 pub(crate) const NO_ROOM: &str = "buffers_full";
 
@@ -772,6 +775,12 @@ impl Exchange {
     /// no answer.
     pub(crate) fn answered(&mut self, status: u16, headers: Headers<'_>) -> Result<&HeaderEdits, Refusal> {
         self.first_byte.get_or_insert_with(Instant::now);
+        if let Some(lease) = &self.lease {
+            if self.body_in > LONG_BODY {
+                lease.forget_latency();
+            }
+            lease.first_byte(status < 500);
+        }
         // An answer that has begun can't be taken back. Before the client has it, since the next poll follows it at once.
         self.endable = false;
         self.leave_next_time();

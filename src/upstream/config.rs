@@ -166,6 +166,9 @@ pub enum Balance {
     LeastConnections,
     /// The less loaded of two servers drawn by weight.
     RandomTwo,
+    /// The one of two servers drawn by weight that is expected to answer sooner: the time to the first byte, as it was
+    /// lately, for each request that is on its way. For `http`.
+    PeakEwma,
 }
 
 /// `queue`: requests that wait for a server to have room.

@@ -71,6 +71,8 @@ pub struct Upstream {
     tls: Option<ServerTls>,
     queue: Arc<Queue>,
     terms: Terms,
+    /// Whether the time to the first byte of answers is taken.
+    measures: bool,
     /// Held while it is decided whether a server can be done without.
     ejecting: Mutex<()>,
     /// Where its servers have any.
@@ -200,9 +202,8 @@ impl Upstream {
             .map(|tls| ServerTls::load(&tls, config.kind, config.http2))
             .transpose()
             .map_err(explain)?;
-        let is_same = |before: &&Arc<Self>| {
-            before.config == *config && before.tls == tls && before.brought.zone == brought.zone
-        };
+        let is_same =
+            |before: &&Arc<Self>| before.config == *config && before.tls == tls && before.brought.zone == brought.zone;
         if let Some(before) = before.filter(is_same) {
             return Ok(Arc::clone(before));
         }
@@ -262,6 +263,7 @@ impl Upstream {
             tls,
             queue: before.map(|before| before.queue.clone()).unwrap_or_default(),
             terms: placing,
+            measures: own_balance == Some(config::Balance::PeakEwma),
             ejecting: Mutex::default(),
             sessions,
             metrics,

@@ -182,7 +182,7 @@ impl Upstream {
             return Err(PickError::QueueFull);
         }
         let served = |mut lease: Lease| {
-            lease.waited = since.elapsed();
+            lease.has_waited(since.elapsed());
             lease
         };
         match tokio::time::timeout(timeout, ticket.answer()).await {

@@ -526,7 +526,7 @@ fn silent_raw_tunnels_end_by_themselves_and_websockets_do_not() {
 
 #[tokio::test(start_paused = true)]
 async fn servers_of_a_higher_number_stand_by_until_those_below_are_down_or_full() {
-    for balance in ["client_ip", "round_robin", "least_connections", "random_two"] {
+    for balance in ["client_ip", "round_robin", "least_connections", "random_two", "peak_ewma"] {
         let upstream = upstream(json!({ "balance": balance, "servers": [
             { "address": "10.0.0.3:1", "name": "spare", "priority": 2 },
             { "address": "10.0.0.1:1", "name": "a", "max_connections": 2 },

@@ -16,6 +16,7 @@ for_each_engine! {
     a_request_that_was_sent_is_not_sent_again,
     idle_connections_to_servers_are_let_go_before_the_server_does,
     a_server_that_refuses_connections_is_passed_over,
+    a_slow_server_gets_less_by_peak_ewma,
 }
 
 for_the_relay! {
@@ -214,7 +215,7 @@ async fn a_server_that_refuses_connections_is_passed_over() {
 async fn a_failed_connect_goes_to_another_server() {
     let a = Echo::start("a").await;
     let gone = Echo::start("gone").await.address();
-    for balance in ["round_robin", "least_connections", "random_two", "client_ip"] {
+    for balance in ["round_robin", "least_connections", "random_two", "peak_ewma", "client_ip"] {
         let upstream = format!("balance: {balance}, ejection: {{ failures: 0 }}");
         let gateway = Gateway::before(&[gone, a.address()], &upstream, "").await;
         for last in 1..=10 {
@@ -223,6 +224,28 @@ async fn a_failed_connect_goes_to_another_server() {
             assert_eq!((answer.status, answer.header("x-server")), (200, Some("a")), "{balance}");
         }
     }
+}
+
+async fn a_slow_server_gets_less_by_peak_ewma() {
+    // It takes its time for each answer, and a stall of the other one, as on a busy machine, is shorter.
+    let slow = Scripted::start(|mut client, _| async move {
+        while client.request().await.is_some() {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            client.send("HTTP/1.1 200 OK\r\nX-Server: slow\r\nContent-Length: 0\r\n\r\n").await;
+        }
+    })
+    .await;
+    let fast = Echo::start("fast").await;
+    let gateway = Gateway::before(&[slow.address(), fast.address()], "balance: peak_ewma", "").await;
+    let mut client = gateway.client().await;
+    let mut met = [0; 2];
+    for _ in 0..40 {
+        met[usize::from(client.get("/").await.header("x-server") == Some("fast"))] += 1;
+    }
+    assert!(met[1] >= 25 && met[0] >= 1, "slow and fast got {met:?}");
+    let status: serde_json::Value = serde_json::from_slice(&gateway.admin("/status").await.body).unwrap();
+    let expected = |server: usize| status["upstreams"][0]["servers"][server]["first_byte_seconds"].as_f64().unwrap();
+    assert!(expected(0) > expected(1), "{status}");
 }
 
 /// NTLM logs a connection in (RFC 4559): who comes by it next is taken for the same user. Pingora keeps it for anybody.

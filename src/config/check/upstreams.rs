@@ -42,6 +42,12 @@ pub(super) fn check(name: &str, upstream: &Config, spot: &Spot<'_>, report: &mut
     if upstream.kind == Kind::Tcp && upstream.affinity != affinity::Config::default() {
         report.fault(&spot.key("affinity").as_str(), "not for kind `tcp`, which carries no HTTP");
     }
+    if upstream.balance() == Balance::PeakEwma && upstream.kind != Kind::Http {
+        report.fault(
+            &spot.key("balance"),
+            "found `peak_ewma`, which is for kind `http`: others answer when they have something to say",
+        );
+    }
     if upstream.affinity.hashes_values() && upstream.balance() != Balance::ClientIp {
         let what =
             "`header`, `query` and `app_cookie` are hashed only with balance `client_ip`, and have no effect here";

@@ -1,4 +1,4 @@
-//! How new work is placed: the trait, and the four ways that an operator can name.
+//! How new work is placed: the trait, and the ways that an operator can name.
 
 mod key;
 mod many;
@@ -18,7 +18,7 @@ pub(crate) use ring::Ring;
 use many::{LongRound, MANY, least_loaded};
 
 use crate::upstream::config::{self, Config};
-use crate::upstream::servers::{Health, Server};
+use crate::upstream::servers::{Health, Server, Tick};
 use crate::upstream::{MakeBalance, Reason};
 
 /// Chooses a server for new work.
@@ -302,6 +302,7 @@ pub(crate) fn maker(config: &Config) -> MakeBalance {
         }),
         config::Balance::LeastConnections => Arc::new(|_| Box::new(LeastConnections::default())),
         config::Balance::RandomTwo => Arc::new(|servers| Box::new(RandomTwo::among(servers))),
+        config::Balance::PeakEwma => Arc::new(|servers| Box::new(PeakEwma(RandomTwo::among(servers)))),
     }
 }
 
@@ -396,12 +397,29 @@ impl RandomTwo {
     }
 }
 
-impl Balance for RandomTwo {
-    fn choose(&self, _: &PickKey, candidates: &Candidates<'_>) -> Option<usize> {
+impl RandomTwo {
+    fn choose_by(&self, candidates: &Candidates<'_>, less: impl FnOnce(usize, usize) -> bool) -> Option<usize> {
         let dice = &mut rand::rng();
         let first = draw(candidates, self.most, None, dice)?;
         let second = draw(candidates, self.most, Some(first), dice);
-        Some(second.filter(|&second| compare(candidates, second, first).is_lt()).unwrap_or(first))
+        Some(second.filter(|&second| less(second, first)).unwrap_or(first))
+    }
+}
+
+impl Balance for RandomTwo {
+    fn choose(&self, _: &PickKey, candidates: &Candidates<'_>) -> Option<usize> {
+        self.choose_by(candidates, |one, other| compare(candidates, one, other).is_lt())
+    }
+}
+
+/// `peak_ewma`: of two servers drawn by share, the one that is expected to answer sooner.
+struct PeakEwma(RandomTwo);
+
+impl Balance for PeakEwma {
+    fn choose(&self, _: &PickKey, candidates: &Candidates<'_>) -> Option<usize> {
+        let now = Tick::now();
+        let cost = |position: usize| candidates.servers().get(position).map_or(f32::MAX, |server| server.cost(now));
+        self.0.choose_by(candidates, |one, other| cost(one) < cost(other))
     }
 }
 

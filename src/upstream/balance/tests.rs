@@ -87,6 +87,38 @@ fn random_two_takes_the_less_loaded_of_two_and_draws_by_weight() {
 }
 
 #[test]
+fn peak_ewma_asks_the_one_that_answers_sooner_and_fills_both_under_load() {
+    use std::time::Duration;
+
+    use crate::upstream::servers::Tick;
+
+    let upstream = pool("peak_ewma", &[1, 1]);
+    let servers = upstream.servers();
+    let first = pick_once(&upstream, &client(1));
+    let second = pick_once(&upstream, &client(1));
+    assert_ne!(first.server().id(), second.server().id(), "both are unknown, and each is asked once");
+    let (slow, fast) = (&servers[0], &servers[1]);
+    drop((first, second));
+    slow.note_first_byte(Tick::now(), Duration::from_secs(4));
+    fast.note_first_byte(Tick::now(), Duration::from_secs(1));
+    let before = slow.total();
+    for _ in 0..50 {
+        drop(pick_once(&upstream, &client(1)));
+    }
+    assert_eq!(slow.total(), before, "nobody waits for the slow one");
+    let held: Vec<_> = (0..50).map(|_| pick_once(&upstream, &client(1))).collect();
+    assert!((8..=12).contains(&slow.in_flight()), "a fifth of what is under way: {}", slow.in_flight());
+    drop(held);
+
+    // One that nobody knows is tried, by one request at a time.
+    let upstream = pool("peak_ewma", &[1, 1]);
+    upstream.servers()[1].note_first_byte(Tick::now(), Duration::from_millis(1));
+    let held: Vec<_> = (0..20).map(|_| pick_once(&upstream, &client(1))).collect();
+    assert_eq!(upstream.servers()[0].in_flight(), 1);
+    drop(held);
+}
+
+#[test]
 fn a_client_keeps_its_server_and_its_neighbours_in_the_64_do_too() {
     let upstream = pool("client_ip", &[1, 1, 1, 1]);
     let of = |address: &str| {

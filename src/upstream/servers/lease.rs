@@ -2,10 +2,10 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::Server;
+use super::{Outcome, Server, Tick};
 use crate::upstream::sessions::Placement;
 use crate::upstream::{Fault, PickKey, Upstream};
 
@@ -13,7 +13,10 @@ use crate::upstream::{Fault, PickKey, Upstream};
 pub struct Lease {
     upstream: Arc<Upstream>,
     server: Arc<Server>,
-    pub(crate) waited: Duration,
+    /// In microseconds; an hour is as good as for ever.
+    waited: u32,
+    /// When it was taken, while the first byte is measured and has not come; else 0.
+    taken: AtomicU32,
     opening: Option<Opening>,
 }
 
@@ -53,7 +56,8 @@ impl Lease {
             let (upstream, server) = (upstream.clone(), server.clone());
             Opening { upstream, server, placement, over: AtomicBool::new(false) }
         });
-        Self { upstream, server, waited: Duration::ZERO, opening }
+        let taken = AtomicU32::new(if upstream.measures { Tick::now().short() } else { 0 });
+        Self { upstream, server, waited: 0, taken, opening }
     }
 
     /// The client wished itself to another server, which has its share.
@@ -80,7 +84,36 @@ impl Lease {
 
     /// How long the request waited for it.
     pub fn waited(&self) -> Duration {
-        self.waited
+        Duration::from_micros(self.waited.into())
+    }
+
+    /// Says how long it was waited for.
+    pub(crate) fn has_waited(&mut self, waited: Duration) {
+        self.waited = u32::try_from(waited.as_micros()).unwrap_or(u32::MAX);
+    }
+
+    /// The first byte of the answer has come, which is an error of the server's or not.
+    pub(crate) fn first_byte(&self, is_good: bool) {
+        self.measured(if is_good { Outcome::Answered } else { Outcome::Failed });
+    }
+
+    /// Notes the time until now, once.
+    fn measured(&self, outcome: Outcome) {
+        if self.taken.load(Relaxed) != 0 {
+            self.note_latency(self.taken.swap(0, Relaxed), outcome);
+        }
+    }
+
+    /// The time to the first byte says nothing of the server: its client was still speaking.
+    pub(crate) fn forget_latency(&self) {
+        self.taken.store(0, Relaxed);
+    }
+
+    fn note_latency(&self, taken: u32, outcome: Outcome) {
+        if taken != 0 {
+            let now = Tick::now();
+            self.server.life.latency.note(now, now.since(taken), outcome);
+        }
     }
 
     /// As [`Opening::learned`], of a lease that [`Upstream::pick_new`] gave.
@@ -106,6 +139,7 @@ impl Lease {
     }
 
     fn failed_to_connect(&self, refused: bool) {
+        self.measured(Outcome::Failed);
         self.server.connect_failed(refused);
         self.upstream.doubts_its_servers();
         self.upstream.hold_against(&self.server, Fault::Connect);
@@ -129,6 +163,7 @@ impl Lease {
     /// Says that the server took a request and owes a proper answer to it: it closed the connection, spoke gibberish,
     /// stopped halfway or was silent for too long. As bad as a bad status.
     pub fn gave_no_answer(&self) {
+        self.measured(Outcome::Failed);
         self.upstream.hold_against(&self.server, Fault::Answer);
     }
 }
@@ -136,6 +171,8 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.opening = None;
+        // The server would have taken longer.
+        self.measured(Outcome::GivenUp);
         self.server.release();
         self.upstream.queue.dispatch();
     }

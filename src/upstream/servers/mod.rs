@@ -3,6 +3,7 @@
 
 mod condition;
 pub(crate) mod config;
+mod latency;
 mod lease;
 mod live;
 mod load;
@@ -18,6 +19,7 @@ pub use location::Endpoint;
 pub use server::{Server, ServerId};
 
 pub(crate) use condition::Health;
+pub(crate) use latency::{Outcome, Tick};
 pub(crate) use live::{Follower, Found, Latest, own};
 pub(crate) use location::Whereabouts;
 pub(crate) use members::{Members, Terms};

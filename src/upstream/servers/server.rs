@@ -3,10 +3,12 @@
 use std::fmt;
 use std::hash::Hasher;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fnv::FnvHasher;
 
 use super::condition::Condition;
+use super::latency::{Latency, Tick};
 use super::load::Load;
 use super::location::Location;
 use crate::address::ServerAddress;
@@ -35,6 +37,7 @@ pub struct Server {
 pub(super) struct Life {
     pub(super) condition: Condition,
     pub(super) load: Load,
+    pub(super) latency: Latency,
     pub(super) location: Location,
 }
 
@@ -157,11 +160,37 @@ impl Server {
         self.max_connections
     }
 
+    /// How long it is expected to take to the first byte of an answer; `None` where nobody knows, or nobody has asked
+    /// lately. Only balance `peak_ewma` has it measured.
+    pub fn first_byte(&self) -> Option<Duration> {
+        let expected = self.life.latency.expected(Tick::now());
+        (expected >= 1.0).then(|| Duration::from_micros(expected as u64))
+    }
+
+    /// An answer of it took this long.
+    #[cfg(test)]
+    pub(crate) fn note_first_byte(&self, now: Tick, took: Duration) {
+        self.life.latency.note(now, took, super::Outcome::Answered);
+    }
+
+    /// What one more request would have to expect there: the time to the first byte, for each that is on its way. While
+    /// that is unknown one is sent, and others wait for what it says.
+    pub(crate) fn cost(&self, now: Tick) -> f32 {
+        let in_flight = self.in_flight() as f32;
+        match self.life.latency.expected(now) {
+            expected if expected >= 1.0 => expected * (in_flight + 1.0),
+            _ => UNKNOWN * in_flight,
+        }
+    }
+
     /// The sessions that live there; `None` where the upstream has none.
     pub fn home(&self) -> Option<&Arc<Home>> {
         self.home.as_ref()
     }
 }
+
+/// What is expected of a server whose first answer is on its way, in microseconds: more than of any that is well.
+const UNKNOWN: f32 = 10e6;
 
 impl Life {
     fn new(said: &ServerConfig, check: Check, joined: bool) -> Self {
@@ -170,6 +199,7 @@ impl Life {
         Self {
             condition: Condition::new(known_up, said.drain, joined),
             load: Load::default(),
+            latency: Latency::default(),
             location: Location::of(&said.address),
         }
     }

@@ -41,7 +41,7 @@ impl Upstream {
         let pause = (failing / 2).clamp(PAUSE.0, PAUSE.1).mul_f64(rand::rng().random_range(0.75..1.25));
         sleep(pause.min(grace - waited)).await;
         let mut lease = self.return_to(id)?;
-        lease.waited = waited + pause;
+        lease.has_waited(waited + pause);
         Some(lease)
     }
 

@@ -177,7 +177,7 @@ impl Upstream {
             }
             Return::Gone => self.place(Work::Session, key, tried).await?,
         };
-        lease.waited += waited;
+        lease.has_waited(lease.waited() + waited);
         Ok(lease)
     }
 
