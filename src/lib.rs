@@ -41,6 +41,7 @@ mod filter;
 mod gateway;
 mod http;
 mod listener;
+mod logging;
 mod metrics;
 mod proxy;
 mod rate;

@@ -3,7 +3,11 @@
 //! A [`Roster`] lists what is open on one server: tunnels, and polls that wait for an answer. A [`Pace`] says how fast
 //! they are told. How a tunnel or a poll says goodbye is its own affair; here is only whose turn it is.
 
+use std::fmt;
 use std::future::poll_fn;
+use std::net::IpAddr;
+#[cfg(test)]
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
@@ -64,10 +68,9 @@ struct List {
 /// One that can be told to leave; whoever serves it holds it for as long as it is open.
 #[derive(Debug)]
 pub struct Leave {
-    origin: Origin,
+    visitor: Visitor,
     /// A [`Why`], or 0.
     told: AtomicU8,
-    of_session: bool,
     waker: AtomicWaker,
     /// The list that it is on.
     list: Option<Arc<List>>,
@@ -83,6 +86,8 @@ pub enum Why {
     Rebalance = 2,
     /// What let its client in is over.
     Expired = 3,
+    /// An operator has said so, of this one alone.
+    Operator = 4,
 }
 
 impl Why {
@@ -92,6 +97,7 @@ impl Why {
             Self::Drain => "drain",
             Self::Rebalance => "rebalance",
             Self::Expired => "expired_token",
+            Self::Operator => "operator",
         }
     }
 }
@@ -105,10 +111,61 @@ pub struct Origin {
     pub route: Option<Arc<str>>,
 }
 
+/// Who is open, for people: where it came from, and what it belongs to.
+#[derive(Clone, Debug)]
+pub struct Visitor {
+    /// The way by which it came in.
+    pub origin: Origin,
+    /// The address of the client.
+    pub client: IpAddr,
+    /// Its session, which ends with it, so that its client opens another one.
+    pub session: OfSession,
+}
+
+/// The session of somebody who is open.
+#[derive(Clone, Debug)]
+pub enum OfSession {
+    /// It has none.
+    None,
+    /// It has this one.
+    Known(u64),
+    /// It has one, or will have, and this tells which.
+    Learned(Weak<dyn NamesSession>),
+}
+
+/// Knows which session somebody belongs to, once it has begun.
+pub trait NamesSession: fmt::Debug + Send + Sync {
+    /// What its table calls it.
+    fn session(&self) -> Option<u64>;
+}
+
+impl Visitor {
+    /// Nobody in particular.
+    #[cfg(test)]
+    pub(crate) fn nobody(origin: Origin, of_session: bool) -> Self {
+        let session = if of_session { OfSession::Known(0) } else { OfSession::None };
+        Self { origin, client: Ipv4Addr::UNSPECIFIED.into(), session }
+    }
+
+    /// What the table calls its session; `None` where it has none, or it has not begun.
+    pub fn session(&self) -> Option<u64> {
+        match &self.session {
+            OfSession::None => None,
+            OfSession::Known(name) => Some(*name),
+            OfSession::Learned(learned) => learned.upgrade()?.session(),
+        }
+    }
+}
+
 impl Leave {
     /// The way by which it came in.
     pub fn origin(&self) -> &Origin {
-        &self.origin
+        &self.visitor.origin
+    }
+
+    /// Who it is.
+    pub fn visitor(&self) -> &Visitor {
+        &self.visitor
     }
 
     /// Ready once it has been told; else the task is woken when it is.
@@ -128,6 +185,7 @@ impl Leave {
             0 => None,
             told if told == Why::Rebalance as u8 => Some(Why::Rebalance),
             told if told == Why::Expired as u8 => Some(Why::Expired),
+            told if told == Why::Operator as u8 => Some(Why::Operator),
             _ => Some(Why::Drain),
         }
     }
@@ -206,11 +264,16 @@ impl List {
 }
 
 impl Roster {
-    /// Puts one more on the list, until its last holder drops it. `of_session`: the session that it belongs to ends with
-    /// it, and its client opens another one.
-    pub fn add(&self, origin: Origin, of_session: bool) -> Arc<Leave> {
+    /// Puts nobody in particular on the list.
+    #[cfg(test)]
+    pub(crate) fn add(&self, origin: Origin, of_session: bool) -> Arc<Leave> {
+        self.enter(Visitor::nobody(origin, of_session))
+    }
+
+    /// Puts one more on the list, until its last holder drops it.
+    pub fn enter(&self, visitor: Visitor) -> Arc<Leave> {
         let (told, waker) = (AtomicU8::default(), AtomicWaker::default());
-        let leave = Arc::new(Leave { origin, told, of_session, waker, list: Some(Arc::clone(&self.0)) });
+        let leave = Arc::new(Leave { visitor, told, waker, list: Some(Arc::clone(&self.0)) });
         self.0.present().push(Arc::downgrade(&leave));
         leave
     }
@@ -218,8 +281,23 @@ impl Roster {
     /// Those who are open now and came in by a way like this.
     pub fn those(&self, is_meant: impl Fn(&Origin) -> bool) -> Vec<Weak<Leave>> {
         let present = self.0.present();
-        let meant = |entry: &&Weak<Leave>| entry.upgrade().is_some_and(|leave| is_meant(&leave.origin));
+        let meant = |entry: &&Weak<Leave>| entry.upgrade().is_some_and(|leave| is_meant(leave.origin()));
         present.iter().filter(meant).cloned().collect()
+    }
+
+    /// Shows everybody who is open.
+    pub fn each(&self, mut show: impl FnMut(&Visitor)) {
+        self.0.present().iter().filter_map(Weak::upgrade).for_each(|leave| show(&leave.visitor));
+    }
+
+    /// Tells whoever is of this session to leave, since an operator says so; gives their number.
+    pub fn tell_those_of(&self, session: u64) -> usize {
+        let mut told = 0;
+        let is_meant = |leave: &Leave| leave.visitor.session() == Some(session);
+        while self.tell(Why::Operator, is_meant).is_some() {
+            told += 1;
+        }
+        told
     }
 
     /// A list of these alone.
@@ -245,7 +323,7 @@ impl Roster {
 
     /// Tells any session to leave; `None` when there is none. What is given is gone when the session has left.
     pub fn tell_session(&self, why: Why) -> Option<Weak<Leave>> {
-        self.tell(why, |leave| leave.of_session)
+        self.tell(why, |leave| !matches!(leave.visitor.session, OfSession::None))
     }
 
     fn tell(&self, why: Why, may: impl Fn(&Leave) -> bool) -> Option<Weak<Leave>> {

@@ -19,7 +19,7 @@ use crate::listener::config::Protocol;
 use crate::listener::tls::config::Challenge;
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::rate::{self, Limit};
-use crate::router::{self, Router, Routes, Rules};
+use crate::router::{self, Route, Router, Routes, Rules};
 use crate::session::SessionProtocol;
 use crate::upstream::{self, Upstream};
 
@@ -49,6 +49,10 @@ pub struct Snapshot {
     pub(crate) fields: HashMap<Arc<str>, MessageRules, FnvBuildHasher>,
     /// Where requests go.
     pub router: Arc<dyn Router>,
+    /// The routes of the configuration, in their order; none where a program routes.
+    pub(crate) routes: Vec<Arc<Route>>,
+    /// Hashes of the tokens that the admin address takes; none where it asks for none.
+    pub(crate) admin_tokens: Vec<[u8; 32]>,
     /// Who serves the listeners of these names.
     pub(crate) applications: HashMap<String, Arc<dyn TcpApplication>>,
     /// The upstreams by name.
@@ -168,7 +172,12 @@ impl Snapshot {
             .map(|(((access, pages), limits), compression)| Rules { access, limits, compression, pages })
             .collect();
         let rules = |place: usize| rules[place].clone();
-        let router = brought.router.clone().unwrap_or_else(|| Arc::new(Routes::build_with(&config.routes, rules)));
+        let mut routes = Vec::new();
+        let router = brought.router.clone().unwrap_or_else(|| {
+            let built = Routes::build_with(&config.routes, rules);
+            routes = built.all().cloned().collect();
+            Arc::new(built)
+        });
         let all = config.access.iter().chain(config.routes.iter().filter_map(|route| route.access.as_ref()));
         let secrets = config.access_log.mask.iter().map(String::as_str).chain(all.flat_map(access::Config::secrets));
         let secrets = secrets.map(Box::from);
@@ -190,7 +199,9 @@ impl Snapshot {
             pages,
             fields,
             router,
+            routes,
             upstreams,
+            admin_tokens: Vec::new(),
             local: metrics.upstream("-"),
             challenges: by_http.map(|acme| acme.challenges()).collect(),
             asks_clients: tls.flatten().any(|tls| tls.client_certificates.is_some()),

@@ -384,17 +384,17 @@ fn homes(upstream: &Upstream) -> Vec<(Arc<Server>, Arc<Home>)> {
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
-    use std::time::{Duration, SystemTime};
+    use std::time::Duration;
 
     use futures::FutureExt;
     use serde_json::{Value, json};
 
     use super::*;
     use crate::access_log::AccessLog;
-    use crate::admin::status::Status;
+    use crate::admin::rates::Rates;
+    use crate::admin::status::UpstreamStatus;
     use crate::config::Config;
     use crate::metrics::Metrics;
-    use crate::reload::Outcome;
     use crate::session::{How, Mark};
     use crate::snapshot::Extensions;
     use crate::upstream::{PickKey, Tried};
@@ -456,12 +456,11 @@ access_log: { format: off }
         }
         assert!(!text.contains(r#"sockgate_sessions_placed_total{upstream="web""#));
 
-        let outcome = Outcome { loaded: SystemTime::UNIX_EPOCH, tried: SystemTime::UNIX_EPOCH, fault: None };
-        let status = json!(Status::of(&snapshot, outcome, 0, Duration::ZERO));
-        let sessions = &status["upstreams"][0]["sessions"];
+        let status = json!(UpstreamStatus::of(&Rates::default(), upstream));
+        let sessions = &status["sessions"];
         assert_eq!((&sessions["live"], &sessions["refused_to_open"]), (&json!(1), &json!(1)));
         assert_eq!(sessions["largest_client"], json!({ "address": "192.0.2.7", "share": 1.0 }));
-        assert_eq!(status["upstreams"][1]["sessions"], Value::Null);
+        assert_eq!(json!(UpstreamStatus::of(&Rates::default(), &snapshot.upstreams["web"]))["sessions"], Value::Null);
     }
 
     /// The rows of the tables of docs/metrics.md: name, type, labels.

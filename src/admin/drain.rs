@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use ::http::StatusCode;
-use percent_encoding::percent_decode_str;
-use serde::Serialize;
 
-use super::endpoints::Answer;
+use super::Admin;
+use super::endpoints::{Answer, Request};
+use super::shape::told;
+use super::state::no_upstream;
 use crate::snapshot::Snapshot;
 use crate::upstream::config::Drain;
 use crate::upstream::{Server, Upstream};
@@ -17,33 +18,44 @@ const HELP: &str = "expected ?upstream=NAME&server=NAME, and with POST also &rat
                     &jitter=0.3 (0 to 1), &deadline=5m, or &goodbye=false";
 
 /// Answers a request to `/drain`.
-pub(super) fn answer(snapshot: &Snapshot, method: &str, query: &str) -> Answer {
-    let said = read(query);
-    let (upstream, server) = match find(snapshot, &said) {
-        Ok(found) => found,
-        Err((status, fault)) => return Answer::fault(status, fault),
+pub(super) fn answer(admin: &Arc<Admin>, request: &Request) -> Answer {
+    let said = request.said();
+    let (Some(named), Some(name)) = (said.get("upstream"), said.get("server")) else {
+        return Answer::fault(StatusCode::BAD_REQUEST, HELP);
     };
-    match method {
+    let (upstream, server) = match find(&admin.core.snapshot.load(), named, name) {
+        Ok(found) => found,
+        Err(answer) => return answer,
+    };
+    match request.method.as_str() {
         "POST" => match pace(&said, &upstream.config().drain) {
             Ok(said) => upstream.drain(&server, said.pace()),
-            Err(fault) => return Answer::fault(StatusCode::BAD_REQUEST, fault),
+            Err(fault) => return Answer::fault(StatusCode::BAD_REQUEST, format!("{fault}; {HELP}")),
         },
-        "DELETE" if !upstream.undrain(&server) => {
-            let fault = format!("server `{}` was removed from the configuration: put it back there", server.name());
-            return Answer::fault(StatusCode::CONFLICT, fault);
-        }
+        "DELETE" if !upstream.undrain(&server) => return is_removed(&server),
         _ => {}
     }
     Answer::json(&Progress::of(&upstream, &server))
 }
 
-/// The drain of a server as `/drain` and `/status` tell it.
-#[derive(Serialize)]
-pub(super) struct Progress {
-    open: usize,
-    sessions: usize,
-    told_goodbye: usize,
-    over: bool,
+/// The answer to whoever wants a server back that the configuration has no longer.
+pub(super) fn is_removed(server: &Server) -> Answer {
+    let fault = format!("server `{}` was removed from the configuration: put it back there", server.name());
+    Answer::fault(StatusCode::CONFLICT, fault).hint("add it to the file and reload")
+}
+
+told! {
+    /// How far the drain of a server has come.
+    Progress {
+        /// Tunnels and pending polls that are open.
+        open: usize,
+        /// Sessions that live there.
+        sessions: usize,
+        /// Goodbyes said so far.
+        told_goodbye: usize,
+        /// Whether the last one has been said.
+        over: bool,
+    }
 }
 
 impl Progress {
@@ -59,42 +71,28 @@ impl Progress {
     }
 }
 
-/// What the query says.
-type Said<'a> = HashMap<&'a str, Cow<'a, str>>;
-
-/// Takes a query apart; tools that build one write `%3A` for the colon in the name of a server.
-fn read(query: &str) -> Said<'_> {
-    let decoded = |text| percent_decode_str(text).decode_utf8_lossy();
-    query.split('&').filter_map(|pair| pair.split_once('=')).map(|(key, value)| (key, decoded(value))).collect()
-}
-
 type Found = (Arc<Upstream>, Arc<Server>);
 
-fn find(snapshot: &Snapshot, said: &Said<'_>) -> Result<Found, (StatusCode, String)> {
-    let (Some(named), Some(name)) = (said.get("upstream"), said.get("server")) else {
-        return Err((StatusCode::BAD_REQUEST, HELP.to_owned()));
-    };
-    let upstream = snapshot.upstreams.get(&**named).ok_or_else(|| {
-        let mut names: Vec<&str> = snapshot.upstreams.keys().map(|name| &**name).collect();
-        names.sort_unstable();
-        (StatusCode::NOT_FOUND, format!("there is no upstream `{named}`, only {}", names.join(", ")))
-    })?;
+/// The server of this name, or the answer that says which there are.
+pub(super) fn find(snapshot: &Snapshot, named: &str, name: &str) -> Result<Found, Answer> {
+    let upstream = snapshot.upstreams.get(named).ok_or_else(|| no_upstream(snapshot, named))?;
     let servers = upstream.all_servers();
-    let server = servers.iter().find(|server| **server.name() == **name);
+    let server = servers.iter().find(|server| **server.name() == *name);
     let server = server.ok_or_else(|| {
         let names: Vec<&str> = servers.iter().map(|server| &**server.name()).collect();
-        (StatusCode::NOT_FOUND, format!("upstream `{named}` has no server `{name}`, only {}", names.join(", ")))
+        let fault = format!("upstream `{named}` has no server `{name}`, only {}", names.join(", "));
+        Answer::fault(StatusCode::NOT_FOUND, fault).hint("GET /api/v1/servers lists them")
     })?;
     Ok((Arc::clone(upstream), Arc::clone(server)))
 }
 
-/// The drain that the query asks for; what it does not say, the configuration of the upstream does.
-fn pace(said: &Said<'_>, configured: &Drain) -> Result<Drain, String> {
+/// The drain that somebody asks for; what is not said, the configuration of the upstream says.
+pub(super) fn pace(said: &HashMap<&str, Cow<'_, str>>, configured: &Drain) -> Result<Drain, String> {
     let mut drain = configured.clone();
     let number = |key: &str, expected: &str, fits: fn(f64) -> bool| -> Result<Option<f64>, String> {
         let Some(text) = said.get(key) else { return Ok(None) };
         let value = text.parse().ok().filter(|&value| fits(value));
-        value.map(Some).ok_or_else(|| format!("{key}: found `{text}`, expected {expected}; {HELP}"))
+        value.map(Some).ok_or_else(|| format!("{key}: found `{text}`, expected {expected}"))
     };
     if let Some(rate) = number("rate", "a number above 0", |rate| rate > 0.0 && rate <= 1_000_000.0)? {
         drain.rate = rate;
@@ -104,11 +102,10 @@ fn pace(said: &Said<'_>, configured: &Drain) -> Result<Drain, String> {
     }
     if let Some(text) = said.get("deadline") {
         drain.deadline = humantime::parse_duration(text)
-            .map_err(|_| format!("deadline: found `{text}`, expected a time with its unit, such as 30s; {HELP}"))?;
+            .map_err(|_| format!("deadline: found `{text}`, expected a time with its unit, such as 30s"))?;
     }
     if let Some(text) = said.get("goodbye") {
-        drain.goodbye =
-            text.parse().map_err(|_| format!("goodbye: found `{text}`, expected `true` or `false`; {HELP}"))?;
+        drain.goodbye = text.parse().map_err(|_| format!("goodbye: found `{text}`, expected `true` or `false`"))?;
     } else if ["rate", "jitter", "deadline"].iter().any(|key| said.contains_key(key)) {
         // Who names a pace wants it.
         drain.goodbye = true;
@@ -126,13 +123,16 @@ mod tests {
     fn a_pace_is_read_or_told_what_is_wrong_with_it() {
         let configured = Drain { rate: 7.0, ..Drain::default() };
         let silent = Drain { goodbye: false, ..Drain::default() };
-        let read = |query| pace(&read(query), &configured);
+        let pace_of = |query: &str, configured: &Drain| {
+            pace(&Request { query: query.to_owned(), ..Request::default() }.said(), configured)
+        };
+        let read = |query| pace_of(query, &configured);
         assert_eq!(read(""), Ok(configured.clone()));
         let said = Drain { goodbye: true, rate: 5.0, jitter: 0.0, deadline: Duration::from_secs(90) };
         assert_eq!(read("rate=5&jitter=0&deadline=1m30s"), Ok(said));
         assert!(!read("goodbye=false").unwrap().goodbye);
-        assert!(!pace(&super::read(""), &silent).unwrap().goodbye);
-        assert!(pace(&super::read("deadline=1m"), &silent).unwrap().goodbye);
+        assert!(!pace_of("", &silent).unwrap().goodbye);
+        assert!(pace_of("deadline=1m", &silent).unwrap().goodbye);
         for (query, told) in [
             ("rate=fast", "rate: found `fast`"),
             ("rate=0", "above 0"),

@@ -1,13 +1,24 @@
-//! Where operators look, and what they ask for: liveness, readiness, metrics, status, drains and reloads over HTTP.
+//! Where operators look, and what they ask for: liveness, readiness, metrics, the API and the dashboard, over HTTP.
 
 mod body;
 mod collector;
+mod config;
+mod dashboard;
 mod drain;
 mod endpoints;
+mod feed;
 mod guard;
+mod log;
+mod openapi;
 mod places;
+mod rates;
+mod readiness;
 mod reload;
 mod server;
+mod servers;
+mod sessions;
+mod shape;
+mod state;
 mod status;
 
 use std::sync::Arc;
@@ -15,10 +26,13 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use futures::future::BoxFuture;
+use tokio::sync::watch;
 
 use body::Budget;
 use collector::StateCollector;
+use feed::Feed;
 use places::Places;
+use rates::Rates;
 
 use crate::ending::Stopping;
 use crate::exchange::Core;
@@ -33,6 +47,8 @@ pub struct Admin {
     started: Instant,
     places: Places,
     bodies: Budget,
+    rates: Rates,
+    feed: Feed,
 }
 
 impl Admin {
@@ -50,7 +66,14 @@ impl Admin {
             started: Instant::now(),
             places: Places::default(),
             bodies: Budget::default(),
+            rates: Rates::default(),
+            feed: watch::channel(Arc::from("")).0,
         })
+    }
+
+    /// Looks at what is counted, for rates and for those who watch; never ends.
+    pub async fn look(self: Arc<Self>) {
+        feed::run(self).await;
     }
 
     /// What `/readyz` says; to be cleared when the gateway begins to stop.

@@ -1,5 +1,6 @@
 //! The HTTP/1.1 server of the admin address: small limits and short times of its own, whatever the traffic is allowed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::StatusCode;
@@ -9,9 +10,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::body::{Kept, pass_over};
-use super::endpoints::{Answer, Endpoint, Purpose, Request};
+use super::endpoints::{Answer, Endpoint, Found, Handler, Purpose, Request};
+use super::guard::{self, Objection, Terms, Way};
 use super::places::Place;
-use super::{Admin, guard};
+use super::{Admin, feed};
 use crate::ending::Stopping;
 use crate::http::Refusal;
 use crate::http::answers::write_refusal;
@@ -29,10 +31,10 @@ const MOST_HEAD: usize = 8 * 1024;
 /// How long a connection is kept between two requests; those who collect metrics seldom let more than a minute pass.
 const IDLE_TIME: Duration = Duration::from_secs(75);
 /// How long a client may take to read an answer.
-const ANSWER_TIME: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(10);
 
 /// Serves a connection to its end, or until somebody else needs its place more.
-pub(super) async fn serve(admin: &Admin, connection: Connection, stopping: &Stopping) {
+pub(super) async fn serve(admin: &Arc<Admin>, connection: Connection, stopping: &Stopping) {
     let Some(place) = admin.places.take() else { return };
     tokio::select! {
         biased;
@@ -41,22 +43,31 @@ pub(super) async fn serve(admin: &Admin, connection: Connection, stopping: &Stop
     }
 }
 
-async fn converse(admin: &Admin, mut connection: Connection, place: &Place<'_>, stopping: &Stopping) {
+async fn converse(admin: &Arc<Admin>, mut connection: Connection, place: &Place<'_>, stopping: &Stopping) {
     connection.deadline.set(HEAD_TIME);
     let mut idle = None;
     while let Some(head) = next_head(&mut connection, idle, stopping).await {
-        let over_unix = matches!(connection.transport.socket(), Socket::Unix(_));
-        let asked = head.and_then(|head| Asked::read(&head, admin, over_unix));
+        let way = Way {
+            over_unix: matches!(connection.transport.socket(), Socket::Unix(_)),
+            certified: connection.info.tls.as_ref().is_some_and(|tls| tls.client.is_some()),
+        };
+        let asked = head.and_then(|head| Asked::read(&head, admin, way));
         let asked = match asked {
             Ok(asked) => asked,
             Err(refusal) => return connection.answer_and_close(&write_refusal(refusal)).await,
         };
         let bodiless = asked.bodiless;
+        let is_feed =
+            !bodiless && asked.found.as_ref().is_ok_and(|found| matches!(found.operation.handler, Handler::Feed));
         let mut reply = respond(admin, &mut connection, asked, place).await;
         reply.last |= *stopping.borrow() || admin.core.ending.is_handed_over();
         let written = reply.answer.write(bodiless, reply.last);
         if !matches!(timeout(ANSWER_TIME, send(&mut connection, &written)).await, Ok(Ok(()))) {
             return;
+        }
+        if is_feed && reply.answer.status == StatusCode::OK {
+            place.wait();
+            return feed::follow(admin, connection, stopping).await;
         }
         if reply.last {
             return connection.close().await;
@@ -102,7 +113,7 @@ async fn next_head(
 /// What a head asks for.
 struct Asked {
     /// Of whom; or the answer, where nobody has to be asked.
-    endpoint: Result<&'static Endpoint, Answer>,
+    found: Result<Found, Answer>,
     method: String,
     query: String,
     framing: Body,
@@ -115,7 +126,7 @@ struct Asked {
 }
 
 impl Asked {
-    fn read(bytes: &BytesMut, admin: &Admin, over_unix: bool) -> Result<Self, Refusal> {
+    fn read(bytes: &BytesMut, admin: &Admin, way: Way) -> Result<Self, Refusal> {
         let mut fields = head::room();
         let head = head::parse(bytes, &mut fields, 0)?;
         let framing = match head.kind(0)? {
@@ -124,13 +135,14 @@ impl Asked {
         };
         let headers = Headers::Fields(head.fields);
         let (path, query) = head.path_and_query().split_once('?').unwrap_or((head.path_and_query(), ""));
-        let objection = if Endpoint::is_probe(path) { None } else { objection(admin, &head, over_unix) };
-        let refused = |told: String| {
+        let objection = objection(admin, &head, Endpoint::purpose(path), way);
+        let refused = |Objection { status, told }: Objection| {
             debug!("admin: {} {path}: {}", head.method, told.trim_end());
-            Answer::text(told).with_status(StatusCode::FORBIDDEN)
+            let answer = Answer::text(told).with_status(status);
+            if status == StatusCode::UNAUTHORIZED { answer.with("www-authenticate", "Bearer") } else { answer }
         };
         Ok(Self {
-            endpoint: objection.map_or_else(|| Endpoint::find(head.method, path), |told| Err(refused(told))),
+            found: objection.map_or_else(|| Endpoint::find(head.method, path), |objection| Err(refused(objection))),
             method: head.method.to_owned(),
             query: query.to_owned(),
             framing,
@@ -141,10 +153,15 @@ impl Asked {
     }
 }
 
-fn objection(admin: &Admin, head: &head::Head<'_>, over_unix: bool) -> Option<String> {
+fn objection(admin: &Admin, head: &head::Head<'_>, purpose: Purpose, way: Way) -> Option<Objection> {
     let snapshot = admin.core.snapshot.load();
-    let hosts = snapshot.config.admin.as_ref().map_or(&[][..], |admin| &admin.hosts);
-    guard::objection(head, hosts, over_unix)
+    let said = snapshot.config.admin.as_ref();
+    let terms = Terms {
+        hosts: said.map_or(&[][..], |admin| &admin.hosts),
+        tokens: &snapshot.admin_tokens,
+        certificates: said.and_then(|admin| admin.tls.as_ref()).is_some_and(|tls| tls.client_certificates.is_some()),
+    };
+    guard::objection(head, purpose, &terms, way)
 }
 
 /// An answer, and what follows it.
@@ -155,11 +172,11 @@ struct Reply {
 
 /// Reads what the request brings and answers it. Its place is at work only while the gateway is: those who send or read
 /// slowly can be made to go.
-async fn respond(admin: &Admin, connection: &mut Connection, asked: Asked, place: &Place<'_>) -> Reply {
+async fn respond(admin: &Arc<Admin>, connection: &mut Connection, asked: Asked, place: &Place<'_>) -> Reply {
     let has_body = asked.framing != Body::None;
     let refused = |answer| Reply { answer, last: true };
-    let endpoint = match asked.endpoint {
-        Ok(endpoint) => endpoint,
+    let Found { operation, purpose, parts } = match asked.found {
+        Ok(found) => found,
         // What it would have sent is not looked at.
         Err(answer) => return Reply { answer, last: asked.last || has_body },
     };
@@ -167,9 +184,9 @@ async fn respond(admin: &Admin, connection: &mut Connection, asked: Asked, place
         // A client that is gone is noticed by whoever reads the body.
         let _ = timeout(ANSWER_TIME, send(connection, b"HTTP/1.1 100 Continue\r\n\r\n")).await;
     }
-    let mut request = Request { method: asked.method, query: asked.query, body: Vec::new() };
+    let mut request = Request { method: asked.method, query: asked.query, body: Vec::new(), parts };
     let mut kept = None;
-    let read = if endpoint.purpose == Purpose::OperationOnBody {
+    let read = if operation.takes.is_some() {
         Kept::read(connection, asked.framing, &admin.bodies).await.map(|body| kept = Some(body))
     } else {
         pass_over(connection, asked.framing).await
@@ -177,9 +194,9 @@ async fn respond(admin: &Admin, connection: &mut Connection, asked: Asked, place
     if let Err(fault) = read {
         return refused(fault);
     }
-    let _at_work = match endpoint.purpose {
+    let _at_work = match purpose {
         Purpose::Probe => None,
-        Purpose::Operation | Purpose::OperationOnBody => match place.work() {
+        Purpose::Page | Purpose::Operation => match place.work() {
             Some(at_work) => Some(at_work),
             None => {
                 let answer = Answer::text("too many requests at once\n");
@@ -190,10 +207,15 @@ async fn respond(admin: &Admin, connection: &mut Connection, asked: Asked, place
     if let Some(body) = &mut kept {
         request.body = std::mem::take(&mut body.bytes);
     }
-    Reply { answer: endpoint.answer(admin, request).await, last: asked.last }
+    let answer = match operation.handler {
+        Handler::AtOnce(handler) => handler(admin, &request),
+        Handler::Waiting(handler) => handler(Arc::clone(admin), request).await,
+        Handler::Feed => feed::begin(admin),
+    };
+    Reply { answer, last: asked.last }
 }
 
-async fn send(connection: &mut Connection, bytes: &[u8]) -> std::io::Result<()> {
+pub(super) async fn send(connection: &mut Connection, bytes: &[u8]) -> std::io::Result<()> {
     connection.transport.write_all(bytes).await?;
     connection.transport.flush().await
 }
@@ -203,8 +225,12 @@ impl Answer {
         let mut head = HeadWriter::answer(self.status.as_u16());
         head.field("content-type", self.content_type);
         head.field("cache-control", "no-store");
-        if let Some(allow) = &self.allow {
-            head.field("allow", allow);
+        for (name, value) in &self.fields {
+            head.field(name, value.as_bytes());
+        }
+        if self.is_endless() {
+            head.field("connection", "close");
+            return head.end();
         }
         head.field("content-length", Text::number(self.body.len() as u64).as_bytes());
         if last {

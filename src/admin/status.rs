@@ -1,198 +1,255 @@
-//! `/status`: the state of upstreams and servers, as JSON for people.
+//! Upstreams and servers as operators see them: how each fares and why, what it carries, and how fast.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use serde::{Serialize, Serializer};
+use std::time::SystemTime;
 
 use super::drain::Progress;
-use crate::reload::Outcome;
-use crate::session::{Cause, SessionTable, Totals};
-use crate::snapshot::Snapshot;
-use crate::upstream::{self, AdmissionQueue, CheckReport, Findings, Inquiries, LargestClient, Rebalancing, Upstream};
+use super::rates::{Counted, Rates};
+use super::shape::{Moment, told};
+use crate::session::{Cause, SessionTable};
+use crate::upstream::{
+    self, AdmissionQueue, CheckReport, DrainedBy, Findings, Inquiries, LargestClient, Rebalancing, State, Upstream,
+};
 
-/// Everything that `/status` tells.
-#[derive(Serialize)]
-pub(super) struct Status {
-    version: &'static str,
-    zone: Option<String>,
-    uptime_seconds: u64,
-    connections: usize,
-    configuration: Configuration,
-    certificates: Vec<Certificate>,
-    upstreams: Vec<UpstreamStatus>,
-}
-
-#[derive(Serialize)]
-struct Configuration {
-    loaded: String,
-    tried: String,
-    error: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Certificate {
-    file: String,
-    ends: String,
-    /// Below zero where it has.
-    ends_in_seconds: i64,
-}
-
-#[derive(Serialize)]
-struct UpstreamStatus {
-    name: String,
-    ready: bool,
-    /// Only where there are any.
-    sessions: Option<Sessions>,
-    waiting: usize,
-    rebalance: Option<Rebalance>,
-    /// Only where the configuration does not list the servers.
-    discovery: Option<Discovery>,
-    servers: Vec<Server>,
-}
-
-#[derive(Serialize)]
-struct Discovery {
-    source: String,
-    servers: usize,
-    looked: Option<String>,
-    found: Option<String>,
-    found_seconds_ago: Option<f64>,
-    fault: Option<String>,
-    answers: u64,
-    failures: u64,
-    changes: u64,
-    left_out: Vec<LeftOut>,
-}
-
-#[derive(Serialize)]
-struct LeftOut {
-    name: String,
-    fault: String,
-}
-
-#[derive(Serialize)]
-struct Sessions {
-    live: usize,
-    learned: u64,
-    rescued: u64,
-    unknown: u64,
-    ended: Ended,
-    upgrades: Upgrades,
-    placed: Placed,
-    waiting_to_open: Option<usize>,
-    refused_to_open: Option<u64>,
-    largest_client: Option<Client>,
-}
-
-/// Sessions that ended, by why.
-struct Ended(Totals);
-
-#[derive(Serialize)]
-struct Upgrades {
-    offered: u64,
-    reached: u64,
-    last_minute: LastMinute,
-}
-
-#[derive(Serialize)]
-struct LastMinute {
-    offered: u64,
-    reached: u64,
-    ratio: Option<f64>,
-}
-
-#[derive(Serialize)]
-struct Placed {
-    by_balance: u64,
-    returning: u64,
-    spilled: u64,
-}
-
-#[derive(Serialize)]
-struct Client {
-    address: String,
-    share: f64,
-}
-
-#[derive(Serialize)]
-struct Rebalance {
-    shed: u64,
-    under_way: bool,
-    waits: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Server {
-    name: String,
-    address: String,
-    priority: u16,
-    zone: Option<String>,
-    state: &'static str,
-    removed: bool,
-    since: String,
-    ejected_for_seconds: Option<f64>,
-    ejected_because_of: Option<String>,
-    ejections: u64,
-    in_flight: usize,
-    sessions: usize,
-    sessions_on_websocket: Option<usize>,
-    drain: Option<Progress>,
-    total: u64,
-    connect_failures: u64,
-    bad_answers: u64,
-    /// What the next answer is expected to take, where that is measured.
-    first_byte_seconds: Option<f64>,
-    last_check: Option<Check>,
-}
-
-#[derive(Serialize)]
-struct Check {
-    good: bool,
-    text: String,
-    at: String,
-    took_seconds: f64,
-}
-
-impl Status {
-    pub(super) fn of(snapshot: &Snapshot, outcome: Outcome, connections: usize, uptime: Duration) -> Self {
-        let upstreams: BTreeMap<_, _> = snapshot.upstreams.iter().collect();
-        Self {
-            version: env!("CARGO_PKG_VERSION"),
-            zone: snapshot.config.zone.clone(),
-            uptime_seconds: uptime.as_secs(),
-            connections,
-            configuration: Configuration {
-                loaded: time(outcome.loaded),
-                tried: time(outcome.tried),
-                error: outcome.fault,
-            },
-            certificates: snapshot.certificates_end.iter().map(Certificate::of).collect(),
-            upstreams: upstreams.into_values().map(|upstream| UpstreamStatus::of(upstream)).collect(),
-        }
+told! {
+    /// An upstream and its servers.
+    UpstreamStatus {
+        /// Its name.
+        name: String,
+        /// `http`, `socket.io` or `tcp`.
+        kind: String,
+        /// Its balance.
+        balance: String,
+        /// Whether a server is up.
+        ready: bool,
+        /// Whether the gateway is ready without it.
+        optional: bool,
+        /// What is known of its sessions; null where it has none.
+        sessions: Option<Sessions>,
+        /// Requests that wait for a server.
+        waiting: usize,
+        /// How sessions are moved for the sake of balance; null where they aren't.
+        rebalance: Option<Rebalance>,
+        /// How its servers are found; null where the configuration lists them.
+        discovery: Option<Discovery>,
+        /// Tunnels that are open.
+        tunnels: i64,
+        /// Answers so far.
+        answered: u64,
+        /// Answers in a second.
+        answered_per_second: Option<f64>,
+        /// Of those, the ones with a status of 500 or more.
+        failed_per_second: Option<f64>,
+        /// Its servers, with those that were removed and still have work.
+        servers: Vec<Server>,
     }
-}
 
-impl Certificate {
-    fn of((file, ends): &(PathBuf, i64)) -> Self {
-        let at = UNIX_EPOCH + Duration::from_secs(u64::try_from(*ends).unwrap_or(0));
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let ends_in_seconds = ends.saturating_sub(i64::try_from(now).unwrap_or(i64::MAX));
-        Self { file: file.display().to_string(), ends: time(at), ends_in_seconds }
+    /// How the servers of an upstream are found.
+    Discovery {
+        /// Who tells of them.
+        source: String,
+        /// How many there are.
+        servers: usize,
+        /// When it was last asked.
+        looked: Option<Moment>,
+        /// When it last told of any.
+        found: Option<Moment>,
+        /// How long ago that is.
+        found_seconds_ago: Option<f64>,
+        /// Why the last question failed, if it did.
+        fault: Option<String>,
+        /// Answers so far.
+        answers: u64,
+        /// Questions that failed.
+        failures: u64,
+        /// Answers that changed something.
+        changes: u64,
+        /// Those that were found and can't be servers.
+        left_out: Vec<LeftOut>,
+    }
+
+    /// One that was found and can't be a server.
+    LeftOut {
+        /// Its name.
+        name: String,
+        /// Why not.
+        fault: String,
+    }
+
+    /// What is known of the sessions of an upstream.
+    Sessions {
+        /// Those that live.
+        live: usize,
+        /// Learned from handshakes.
+        learned: u64,
+        /// Found by asking servers.
+        rescued: u64,
+        /// Look-ups that found none.
+        unknown: u64,
+        /// Those that ended, by why.
+        ended: BTreeMap<&'static str, u64>,
+        /// Those that were offered a WebSocket.
+        upgrades: Upgrades,
+        /// What chose the servers of new ones.
+        placed: Placed,
+        /// Handshakes that wait for their turn; null where they aren't paced.
+        waiting_to_open: Option<usize>,
+        /// Handshakes that could not wait.
+        refused_to_open: Option<u64>,
+        /// The client address that opened the most of the latest ones.
+        largest_client: Option<Client>,
+    }
+
+    /// Sessions that were offered a WebSocket, and those of them that reached it.
+    Upgrades {
+        /// Offered, so far.
+        offered: u64,
+        /// Reached, so far.
+        reached: u64,
+        /// The same in the last minute.
+        last_minute: LastMinute,
+    }
+
+    /// Sessions that were offered a WebSocket in the last minute.
+    LastMinute {
+        /// How many.
+        offered: u64,
+        /// How many of them reached it.
+        reached: u64,
+        /// The share of those; null while there are none.
+        ratio: Option<f64>,
+    }
+
+    /// What chose the servers of new sessions.
+    Placed {
+        /// The balance.
+        by_balance: u64,
+        /// Where the client was before.
+        returning: u64,
+        /// Another one, since the first had too many.
+        spilled: u64,
+    }
+
+    /// A client address, and its share of the latest sessions.
+    Client {
+        /// The address; for IPv6 that of the /64.
+        address: String,
+        /// Its share, 0 to 1.
+        share: f64,
+    }
+
+    /// How sessions are moved for the sake of balance.
+    Rebalance {
+        /// Sessions told goodbye for it so far.
+        shed: u64,
+        /// Whether some are to be moved now.
+        under_way: bool,
+        /// What it waits for.
+        waits: Option<String>,
+    }
+
+    /// A server.
+    Server {
+        /// Its upstream.
+        upstream: String,
+        /// Its name.
+        name: String,
+        /// Its address.
+        address: String,
+        /// It stands by while one of a lower number is up and has room.
+        priority: u16,
+        /// Where it stands; null where nothing is said of that.
+        zone: Option<String>,
+        /// Its share of new work beside its peers.
+        weight: u32,
+        /// The same, as the configuration says.
+        configured_weight: u32,
+        /// `starting`, `up`, `down` or `draining`.
+        state: &'static str,
+        /// Why, in a few words.
+        why: String,
+        /// Whether it was taken out of its upstream, and is gone when its work is.
+        removed: bool,
+        /// Since when the checks have had the verdict of now.
+        since: Moment,
+        /// How long it is still passed over; null where it isn't.
+        ejected_for_seconds: Option<f64>,
+        /// What it failed at before that.
+        ejected_because_of: Option<String>,
+        /// How often it was passed over.
+        ejections: u64,
+        /// Requests and tunnels in flight.
+        in_flight: usize,
+        /// Most of them; 0 for no limit.
+        max_connections: usize,
+        /// Tunnels and pending polls that are open and could be told goodbye.
+        open: usize,
+        /// Sessions that live there.
+        sessions: usize,
+        /// Of those, the ones on a WebSocket; null where there are no sessions.
+        sessions_on_websocket: Option<usize>,
+        /// How far its drain has come; null where it does not drain.
+        drain: Option<Progress>,
+        /// Requests and tunnels that were given to it.
+        total: u64,
+        /// The same in a second.
+        per_second: Option<f64>,
+        /// Sessions opened there in a second.
+        sessions_per_second: Option<f64>,
+        /// Faults in a second.
+        faults_per_second: Option<f64>,
+        /// Connects that failed.
+        connect_failures: u64,
+        /// Answers that were bad, late or none.
+        bad_answers: u64,
+        /// What the next answer is expected to take; null where that is not measured.
+        first_byte_seconds: Option<f64>,
+        /// Its last check.
+        last_check: Option<Check>,
+        /// What became of it lately, the oldest first.
+        history: Vec<Lately>,
+    }
+
+    /// A check that has ended.
+    Check {
+        /// Whether the server passed.
+        good: bool,
+        /// What was seen.
+        text: String,
+        /// When it ended.
+        at: Moment,
+        /// How long it took.
+        took_seconds: f64,
+    }
+
+    /// A state that a server came to.
+    Lately {
+        /// When.
+        at: Moment,
+        /// `starting`, `up`, `down` or `draining`.
+        state: &'static str,
     }
 }
 
 impl UpstreamStatus {
-    fn of(upstream: &Upstream) -> Self {
+    pub(super) fn of(rates: &Rates, upstream: &Upstream) -> Self {
+        let (config, name) = (upstream.config(), upstream.name());
+        let word = |said: serde_json::Value| said.as_str().unwrap_or_default().to_owned();
         Self {
-            name: upstream.name().to_string(),
+            name: name.to_string(),
+            kind: word(serde_json::to_value(config.kind).unwrap_or_default()),
+            balance: word(serde_json::to_value(config.balance()).unwrap_or_default()),
             ready: upstream.ready(),
+            optional: config.optional,
             sessions: upstream.sessions().map(|table| Sessions::of(upstream, table)),
             waiting: upstream.waiting(),
             rebalance: upstream.rebalancing().map(Into::into),
             discovery: upstream.findings().map(Into::into),
-            servers: upstream.all_servers().iter().map(|server| Server::of(upstream, server)).collect(),
+            tunnels: upstream.metrics.tunnels_open.get(),
+            answered: super::rates::answered(&upstream.metrics),
+            answered_per_second: rates.of(&Counted::Answered(name.clone())),
+            failed_per_second: rates.of(&Counted::Failed(name.clone())),
+            servers: upstream.all_servers().iter().map(|server| Server::of(rates, upstream, server)).collect(),
         }
     }
 }
@@ -205,7 +262,7 @@ impl Sessions {
             learned: totals.learned,
             rescued: totals.rescued,
             unknown: totals.unknown,
-            ended: Ended(totals),
+            ended: Cause::ALL.iter().map(|&cause| (cause.as_str(), totals.ended(cause))).collect(),
             upgrades: Upgrades {
                 offered: upstream.metrics.upgrades_offered.get(),
                 reached: upstream.metrics.upgrades_reached.get(),
@@ -220,35 +277,63 @@ impl Sessions {
 }
 
 impl Server {
-    fn of(upstream: &Upstream, server: &upstream::Server) -> Self {
+    pub(super) fn of(rates: &Rates, upstream: &Upstream, server: &upstream::Server) -> Self {
         let status = server.status();
+        let rate = |make: fn(std::sync::Arc<str>, std::sync::Arc<str>) -> Counted| {
+            rates.of(&make(upstream.name().clone(), server.name().clone()))
+        };
         Self {
+            upstream: upstream.name().to_string(),
             name: server.name().to_string(),
             address: server.address().to_string(),
             priority: server.priority(),
             zone: server.zone().map(ToString::to_string),
+            weight: server.weight(),
+            configured_weight: server.configured_weight(),
             state: status.state.as_str(),
+            why: why(&status),
             removed: server.is_removed(),
-            since: time(status.since),
+            since: Moment(status.since),
             ejected_for_seconds: status.ejected.map(|ejected| ejected.left.as_secs_f64()),
             ejected_because_of: status.ejected.map(|ejected| ejected.fault.to_string()),
             ejections: server.ejections(),
             in_flight: server.in_flight(),
+            max_connections: server.max_connections(),
+            open: upstream.roster(server.id()).len(),
             sessions: upstream.sessions_on(server.id()),
             sessions_on_websocket: server.home().map(|home| home.websockets()),
             drain: Progress::of(upstream, server),
             total: server.total(),
+            per_second: rate(Counted::Taken),
+            sessions_per_second: rate(Counted::Opened),
+            faults_per_second: rate(Counted::Faults),
             connect_failures: server.connect_failures(),
             bad_answers: server.bad_answers(),
             first_byte_seconds: server.first_byte().map(|time| time.as_secs_f64()),
             last_check: status.last_check.map(Into::into),
+            history: status
+                .history
+                .into_iter()
+                .map(|(at, state)| Lately { at: Moment(at), state: state.as_str() })
+                .collect(),
         }
     }
 }
 
-impl Serialize for Ended {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(Cause::ALL.iter().map(|&cause| (cause.as_str(), self.0.ended(cause))))
+/// Why a server is in its state, in a few words.
+fn why(status: &upstream::Status) -> String {
+    let check = status.last_check.as_ref().map(|check| check.text.as_str());
+    match (status.state, status.drained_by) {
+        (State::Down, _) => check.unwrap_or("its checks fail").to_owned(),
+        (_, Some(DrainedBy::Configuration)) => "the file has it drain".to_owned(),
+        (_, Some(DrainedBy::Removal)) => "it was taken out of its upstream".to_owned(),
+        (_, Some(DrainedBy::Operator)) => "an operator has asked for it".to_owned(),
+        (State::Starting, _) => "no check has ended yet".to_owned(),
+        (State::Up | State::Draining, None) => match (status.ejected, check) {
+            (Some(ejected), _) => format!("passed over for a while: {}", ejected.fault),
+            (None, Some(check)) => check.to_owned(),
+            (None, None) => "nobody checks it".to_owned(),
+        },
     }
 }
 
@@ -271,8 +356,8 @@ impl From<Findings> for Discovery {
         Self {
             source,
             servers,
-            looked: looked.map(time),
-            found: found.map(time),
+            looked: looked.map(Moment),
+            found: found.map(Moment),
             found_seconds_ago: ago.map(|ago| ago.as_secs_f64()),
             fault,
             answers,
@@ -285,11 +370,6 @@ impl From<Findings> for Discovery {
 
 impl From<CheckReport> for Check {
     fn from(CheckReport { good, text, at, took }: CheckReport) -> Self {
-        let at = humantime::format_rfc3339_millis(at).to_string();
-        Self { good, text, at, took_seconds: took.as_secs_f64() }
+        Self { good, text, at: Moment(at), took_seconds: took.as_secs_f64() }
     }
-}
-
-fn time(at: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(at).to_string()
 }

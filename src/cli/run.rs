@@ -7,6 +7,7 @@ use log::{error, info, warn};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::gateway::{Gateway, Signals};
+use crate::logging;
 
 /// The variable that names the HTTP engine, whatever the configuration says: who works on one runs the tests with it.
 const ENGINE: &str = "SOCKGATE_ENGINE";
@@ -51,9 +52,7 @@ pub(super) fn run(file: &Path) -> ExitCode {
 /// The log for operators. Pingora tells about each client that leaves, and rustls about what each one says wrong in its
 /// handshake; the first is the access log's to tell, and by the second strangers would fill a disk.
 fn start_log() {
-    let usual = "info,rustls=error,pingora=warn,pingora_core=off,pingora_proxy=off";
-    let filter = env_logger::Env::default().default_filter_or(usual);
-    env_logger::Builder::from_env(filter).target(env_logger::Target::Stderr).init();
+    logging::start("info,rustls=error,pingora=warn,pingora_core=off,pingora_proxy=off");
 }
 
 /// Every socket takes two descriptors; the usual soft limit of 1024 would end at 500.

@@ -69,9 +69,7 @@ pub(super) fn check(config: &Config, root: &Node, files: Vec<String>) -> Report 
     zones(config, &root, &mut report);
     if let Some(admin) = &config.admin {
         admin_address(config, admin, &root.key("admin").key("address"), &mut report);
-        for (spot, host) in root.key("admin").key("hosts").each(&admin.hosts) {
-            report.well_formed(&spot, words::plain_host(host));
-        }
+        admin_terms(admin, &root.key("admin"), &names, &mut report);
     }
     report
 }
@@ -403,10 +401,42 @@ fn admin_address(config: &Config, admin: &Admin, spot: &Spot<'_>, report: &mut R
             report.fault(spot, format!("{} is the address of listeners[{index}] already", admin.address));
         }
     }
-    if let BindAddress::Inet(address) = &admin.address
-        && address.ip().is_unspecified()
-    {
-        report.warn(spot, format!("{address} is every address of this host: see to it that no stranger reaches it"));
+    if !admin.is_local() && !admin.asks_who() {
+        report.fault(
+            spot,
+            format!(
+                "found {}, which others than this host can reach: expected the loopback or a Unix socket, or beside it \
+                 `token_file`, or `client_certificates` in `tls`",
+                admin.address
+            ),
+        );
+    }
+}
+
+fn admin_terms(admin: &Admin, spot: &Spot<'_>, names: &Names, report: &mut Report) {
+    for (spot, host) in spot.key("hosts").each(&admin.hosts) {
+        report.well_formed(&spot, words::plain_host(host));
+    }
+    for (spot, name) in spot.key("ready").each(&admin.ready) {
+        report.reference(&spot, "upstream", name, &names.upstreams);
+    }
+    report.some_path(&spot.key("token_file"), admin.token_file.as_deref());
+    let Some(tls) = &admin.tls else {
+        if admin.token_file.is_some() && !admin.is_local() {
+            report
+                .warn(&spot.key("token_file"), "tokens pass in plain without `tls` beside it: whoever sees one has it");
+        }
+        return;
+    };
+    let spot = spot.key("tls");
+    listeners::tls_terms(tls, false, &spot, report);
+    for (spot, certificate) in spot.key("certificates").each(&tls.certificates) {
+        if certificate.acme.is_some() {
+            report.fault(&spot.key("acme").as_str(), "not for the admin address: expected `cert` and `key`");
+        }
+    }
+    if !tls.passthrough.is_empty() {
+        report.fault(&spot.key("passthrough").as_str(), "not for the admin address, which speaks TLS itself");
     }
 }
 

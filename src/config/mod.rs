@@ -28,7 +28,7 @@ pub use servers::load_servers;
 use include::Sources;
 
 use crate::address::BindAddress;
-use crate::listener::tls::config::Acme;
+use crate::listener::tls::config::{Acme, Tls};
 use crate::{access, access_log, ending, http, listener, router, upstream};
 
 /// One configuration file.
@@ -92,11 +92,37 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Admin {
-    /// Where to bind; never where strangers reach it.
+    /// Where to bind: the loopback or a Unix socket, or with `token_file` or client certificates wherever operators are.
     pub address: BindAddress,
     /// Names by which it may be asked, besides addresses and `localhost`. Default: none.
     #[serde(default)]
     pub hosts: Vec<String>,
+    /// The upstreams that have to have a server for `/readyz` to say yes. Default: any one of those that routes and
+    /// listeners need and that are not `optional`.
+    #[serde(default)]
+    pub ready: Vec<String>,
+    /// A file of tokens, one a line, of which requests have to show one. Default: none is asked for.
+    #[serde(default)]
+    pub token_file: Option<PathBuf>,
+    /// Certificates; without them it is plain. Whoever shows a client certificate that holds needs no token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+}
+
+impl Admin {
+    /// Whether nobody comes there who is not on this host.
+    pub(crate) fn is_local(&self) -> bool {
+        match &self.address {
+            BindAddress::Inet(address) => address.ip().to_canonical().is_loopback(),
+            BindAddress::Unix(_) => true,
+        }
+    }
+
+    /// Whether those who come there are asked who they are.
+    pub(crate) fn asks_who(&self) -> bool {
+        let certificates = self.tls.as_ref().and_then(|tls| tls.client_certificates.as_ref());
+        self.token_file.is_some() || certificates.is_some()
+    }
 }
 
 /// A configuration that can be built, and what its operator should look at all the same.
@@ -113,8 +139,10 @@ pub struct Loaded {
 impl Config {
     /// Every file that this configuration names and that is read when it is loaded.
     pub fn files(&self) -> Vec<PathBuf> {
-        let certificates =
-            self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| tls.files());
+        let of_admin = self.admin.iter().filter_map(|admin| admin.tls.as_ref());
+        let tls = self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).chain(of_admin);
+        let certificates = tls.flat_map(|tls| tls.files());
+        let tokens = self.admin.iter().filter_map(|admin| admin.token_file.as_ref());
         let upstreams = self.upstreams.values().filter_map(|upstream| upstream.tls.as_ref());
         let upstreams = upstreams.flat_map(|tls| [&tls.ca, &tls.cert, &tls.key]).flatten();
         let access = self.access.iter().chain(self.routes.iter().filter_map(|route| route.access.as_ref()));
@@ -123,7 +151,7 @@ impl Config {
         let of_listeners = of_listeners.flat_map(access::config::OfListener::files);
         let pages = self.routes.iter().map(|route| &route.error_pages).chain([&self.error_pages]);
         let pages = pages.flat_map(|pages| pages.0.values()).filter_map(|page| page.file.as_ref());
-        let all = upstreams.chain(&self.flash_policy.file).chain(pages).chain(access).chain(of_listeners);
+        let all = upstreams.chain(&self.flash_policy.file).chain(pages).chain(access).chain(of_listeners).chain(tokens);
         certificates.chain(all.cloned()).collect()
     }
 

@@ -13,6 +13,16 @@ impl Config {
     /// # Errors
     /// Names of files that are no text.
     pub(crate) fn to_yaml(&self) -> Result<String, Error> {
+        let mut config = self.without_secrets()?;
+        double_dollars(&mut config);
+        serde_yaml::to_string(&config)
+    }
+
+    /// The configuration as a tree, but for secrets, which are hidden.
+    ///
+    /// # Errors
+    /// Names of files that are no text.
+    pub(crate) fn without_secrets(&self) -> Result<Value, Error> {
         let mut config = serde_yaml::to_value(self)?;
         for (_, upstream) in config.get_mut("upstreams").and_then(Value::as_mapping_mut).into_iter().flatten() {
             let cookie = upstream.get_mut("affinity").and_then(|affinity| affinity.get_mut("cookie"));
@@ -25,8 +35,7 @@ impl Config {
         for route in config.get_mut("routes").and_then(Value::as_sequence_mut).into_iter().flatten() {
             hide_secrets_of(route.get_mut("access"));
         }
-        double_dollars(&mut config);
-        serde_yaml::to_string(&config)
+        Ok(config)
     }
 }
 

@@ -91,7 +91,7 @@ upstreams:
   raw_sockets: { kind: tcp, servers: ["10.0.0.31:8000"] }
 access: { deny: [192.0.2.0/24, { file: blocked.txt }], origins: [same, "https://*.example.com"], cors: { origins: "https://app.example.com" } }
 error_pages: { 503: { body: We will be back soon., content_type: text/plain } }
-admin: { address: 127.0.0.1:9901 }
+admin: { address: 127.0.0.1:9901, token_file: admin.token }
 "#;
 
 #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::place::SessionTie;
 use crate::access::Admitted;
+use crate::roster::{NamesSession, OfSession};
 use crate::session::{Answered, Cause, Held, How, Key, Learned, Mark, NewSession, Reader};
 use crate::tunnel::Overhear;
 use crate::upstream::{Lease, Opening, PickKey, ServerId, Upstream};
@@ -35,6 +36,18 @@ pub(super) struct Learner {
 
 /// A tunnel's hold of its session, empty until the session is known.
 pub(crate) type Hold = OnceLock<Held>;
+
+impl NamesSession for Hold {
+    fn session(&self) -> Option<u64> {
+        self.get().map(|held| held.key().name())
+    }
+}
+
+/// The session that a tunnel holds, whether it is known by now or not.
+pub(crate) fn of_session(hold: &Arc<Hold>) -> OfSession {
+    let hold: Arc<dyn NamesSession> = Arc::clone(hold) as _;
+    OfSession::Learned(Arc::downgrade(&hold))
+}
 
 impl Learner {
     /// For the answer of the server of this lease, whose head has said this; `None` where nothing is to be learned.

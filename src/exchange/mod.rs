@@ -24,6 +24,7 @@ mod tunnel;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ::http::HeaderValue;
@@ -34,6 +35,7 @@ pub(crate) use admit::marks_of_refusal;
 pub(crate) use answer::Answer;
 pub(crate) use entry::Entry;
 pub(crate) use fields::{ServerFields, with_edits};
+pub(crate) use learn::of_session;
 pub(crate) use request::RequestHead;
 pub(crate) use tunnel::Opened;
 
@@ -51,7 +53,7 @@ use crate::listener::Info;
 use crate::listener::tls::challenges;
 use crate::rate::Place;
 use crate::request::Headers;
-use crate::roster::{Expiry, Leave, Origin, Why};
+use crate::roster::{Expiry, Leave, OfSession, Origin, Visitor, Why};
 use crate::router::{Action, Decision, Route};
 use crate::session::{Cause, Key, Mark, Question, SessionTable};
 use crate::snapshot::Snapshot;
@@ -429,6 +431,7 @@ impl Exchange {
         self.offer_compression(&route, head);
         let lost = self.upstream.is_none() && matches!(route.action, Action::Upstream(_));
         let most = route.policy.as_ref().and_then(|policy| policy.most_body);
+        route.taken.fetch_add(1, Ordering::Relaxed);
         self.route = Some(route);
         if most.is_some_and(|most| most != 0 && announced.is_some_and(|length| length > most)) {
             return Err(Refusal::BodyTooLarge);
@@ -698,7 +701,10 @@ impl Exchange {
             && let (Some(upstream), Some(ties)) = (&self.upstream, &self.ties)
             && ties.goodbye(upstream).is_some()
         {
-            let leave = upstream.roster(lease.server().id()).add(self.origin(), true);
+            let begun = ties.session.as_ref().and_then(|session| session.begun.as_ref());
+            let session = OfSession::Known(begun.map_or(0, |(key, _)| key.name()));
+            let visitor = Visitor { origin: self.origin(), client: self.client, session };
+            let leave = upstream.roster(lease.server().id()).enter(visitor);
             if let Some(who) = &mut self.who {
                 who.expiry = who.ends().map(|at| leave.expires(at));
             }
@@ -891,7 +897,12 @@ impl Exchange {
             if let (Some(server), Some(farewell)) = (server, self.farewell(request)) {
                 upstream.say_farewell(server, farewell, self.own_fields(request));
             }
-            self.say_goodbye(core, if drains { Why::Drain } else { Why::Rebalance }, request);
+            let why = match upstream.rebalancing() {
+                _ if drains => Why::Drain,
+                Some(_) => Why::Rebalance,
+                None => Why::Operator,
+            };
+            self.say_goodbye(core, why, request);
         }
     }
 

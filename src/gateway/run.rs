@@ -151,7 +151,9 @@ struct AdminService {
 impl Service for AdminService {
     async fn start_service(&mut self, _fds: Option<ListenFds>, shutdown: ShutdownWatch, _listeners_per_fd: usize) {
         if let (Some(listeners), Some(admin)) = (self.listeners.take(), self.admin.take()) {
-            run_all(listeners, &Arc::new(admin), &self.stopping, shutdown).await;
+            let admin = Arc::new(admin);
+            tokio::spawn(Arc::clone(&admin).look());
+            run_all(listeners, &admin, &self.stopping, shutdown).await;
         }
     }
 

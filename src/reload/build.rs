@@ -7,7 +7,7 @@ use std::time::Instant;
 use log::warn;
 
 use super::certificates::{Certificates, Reminder};
-use super::{ReloadError, Running, failed};
+use super::{ReloadError, Running, failed, tokens};
 use crate::buffers::Buffers;
 use crate::config::{self, Config};
 use crate::deadline::Deadlines;
@@ -95,6 +95,8 @@ impl Context {
             bind(&said, shared, &existing.admin)
         });
         let admin = admin.transpose()?;
+        let tokens = config.admin.as_ref().and_then(|admin| admin.token_file.as_deref());
+        let tokens = tokens.map(tokens::load).transpose().map_err(ReloadError)?.unwrap_or_default();
         let known = |name: &str| existing.upstreams.get(name).cloned();
         let certificates = Certificates::of(&config);
         let mut snapshot =
@@ -104,6 +106,7 @@ impl Context {
         self.reminder.lock().unwrap_or_else(PoisonError::into_inner).due(certificates.warnings.clone(), Instant::now());
         certificates.warnings.iter().for_each(|warning| warn!("{warning}"));
         snapshot.certificates_end = certificates.ends;
+        snapshot.admin_tokens = tokens;
         Ok(Built { snapshot, listeners, admin })
     }
 }
@@ -141,6 +144,7 @@ fn admin_listener(said: &config::Admin, config: &Config) -> listener::Config {
         // Handed on as it was accepted: what comes is read there, where those who are slow may lose their places.
         protocol: listener::config::Protocol::Tcp,
         max_connections: MOST_ADMIN_CONNECTIONS,
+        tls: said.tls.clone(),
         ..listener::Config::at(said.address.clone())
     }
 }

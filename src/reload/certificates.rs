@@ -32,7 +32,9 @@ pub(crate) struct Certificates {
 impl Certificates {
     /// Looks at every file of a configuration. What can't be read is for whoever loads it to complain about.
     pub(crate) fn of(config: &Config) -> Self {
-        let tls: Vec<_> = config.listeners.iter().filter_map(|listener| listener.tls.as_ref()).collect();
+        let of_admin = config.admin.iter().filter_map(|admin| admin.tls.as_ref());
+        let tls = config.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+        let tls: Vec<_> = tls.chain(of_admin).collect();
         let pairs: Vec<_> = tls.iter().flat_map(|tls| &tls.certificates).map(Certificate::pair).collect();
         let shown = pairs.iter().map(|(cert, key)| (Some(cert), Some(key)));
         let asked = tls.iter().filter_map(|tls| tls.client_certificates.as_ref());

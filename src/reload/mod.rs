@@ -8,6 +8,7 @@ pub(crate) mod certificates;
 mod open;
 mod plan;
 mod retire;
+pub(crate) mod tokens;
 mod watch;
 
 use std::collections::HashMap;
@@ -92,6 +93,12 @@ pub struct Outcome {
     pub tried: SystemTime,
     /// Why the last attempt failed, if it did.
     pub fault: Option<String>,
+    /// The number of the configuration in force: 1 for the first.
+    pub generation: u64,
+    /// What asked for the one in force.
+    pub cause: String,
+    /// What it changed; `None` for the first.
+    pub plan: Option<Plan>,
 }
 
 /// Why a configuration can't be loaded; nothing has changed.
@@ -108,6 +115,10 @@ impl std::error::Error for ReloadError {}
 
 fn failed(error: impl fmt::Display) -> ReloadError {
     ReloadError(error.to_string())
+}
+
+fn no_file() -> ReloadError {
+    ReloadError("this configuration comes from a program, which has to bring another".to_owned())
 }
 
 fn prepare_log(config: &Config) -> Result<Prepared, ReloadError> {
@@ -178,7 +189,14 @@ impl Reloader {
             file,
             running: tokio::sync::Mutex::default(),
             addresses: Mutex::default(),
-            last: Mutex::new(Outcome { loaded: now, tried: now, fault: None }),
+            last: Mutex::new(Outcome {
+                loaded: now,
+                tried: now,
+                fault: None,
+                generation: 1,
+                cause: "start".to_owned(),
+                plan: None,
+            }),
             files_at_start,
             stopping: AtomicBool::new(false),
             runtime: OnceLock::new(),
@@ -263,11 +281,9 @@ impl Reloader {
     /// # Errors
     /// Every fault of the file, or the first of what it names; then nothing has changed.
     pub async fn reload(self: &Arc<Self>, cause: &str) -> Result<Plan, ReloadError> {
-        let Some(file) = self.file.clone() else {
-            return Err(ReloadError("this configuration comes from a program, which has to bring another".to_owned()));
-        };
+        let file = self.file.clone().ok_or_else(no_file)?;
         info!("{cause}: loading {}", file.display());
-        self.load(move || {
+        self.load(cause, move || {
             let Loaded { config, warnings, .. } = Config::load(&file).map_err(failed)?;
             for warning in warnings {
                 warn!("{warning}");
@@ -282,7 +298,7 @@ impl Reloader {
     /// # Errors
     /// The first of what it names that can't be used; then nothing has changed.
     pub async fn replace(self: &Arc<Self>, config: Config) -> Result<Plan, ReloadError> {
-        self.load(move || Ok(config)).await
+        self.load("the program", move || Ok(config)).await
     }
 
     /// Reads the files that the configuration in force names anew, whatever its own file holds by now.
@@ -291,21 +307,21 @@ impl Reloader {
     /// The first of them that can't be used; then nothing has changed.
     pub async fn refresh(self: &Arc<Self>) -> Result<Plan, ReloadError> {
         let config = self.core.snapshot.load().config.clone();
-        self.replace(config).await
+        self.load("a renewed certificate", move || Ok(config)).await
     }
 
     /// One at a time, and to its end even where whoever asked for it has gone; all of it where it holds up no traffic,
     /// since thousands of routes take their time.
-    async fn load<F>(self: &Arc<Self>, read: F) -> Result<Plan, ReloadError>
+    async fn load<F>(self: &Arc<Self>, cause: &str, read: F) -> Result<Plan, ReloadError>
     where
         F: FnOnce() -> Result<Config, ReloadError> + Send + 'static,
     {
         let runtime = self.runtime.get().ok_or_else(|| ReloadError("the gateway does not run yet".to_owned()))?;
-        let this = Arc::clone(self);
+        let (this, cause) = (Arc::clone(self), cause.to_owned());
         let loading = runtime.spawn_blocking(move || {
             let mut running = this.running.blocking_lock();
             let result = read().and_then(|config| this.apply(&mut running, config));
-            this.note(&result);
+            this.note(cause, &result);
             result
         });
         loading.await.unwrap_or_else(|error| Err(failed(error)))
@@ -397,7 +413,26 @@ impl Reloader {
         before.into_values().chain(admin_before.into_values()).collect()
     }
 
-    fn note(&self, result: &Result<Plan, ReloadError>) {
+    /// What loading the file anew would change now; nothing is.
+    ///
+    /// # Errors
+    /// Every fault of the file.
+    pub async fn plan_of_file(self: &Arc<Self>) -> Result<Plan, ReloadError> {
+        let file = self.file.clone().ok_or_else(no_file)?;
+        let this = Arc::clone(self);
+        let planning = tokio::task::spawn_blocking(move || {
+            let Loaded { config, .. } = Config::load(&file).map_err(failed)?;
+            Ok(this.plan(&config))
+        });
+        planning.await.unwrap_or_else(|error| Err(failed(error)))
+    }
+
+    /// Where the configuration comes from; `None` where a program made it.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    fn note(&self, cause: String, result: &Result<Plan, ReloadError>) {
         let now = SystemTime::now();
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.tried = now;
@@ -405,6 +440,9 @@ impl Reloader {
             Ok(plan) => {
                 last.loaded = now;
                 last.fault = None;
+                last.generation += 1;
+                last.cause = cause;
+                last.plan = Some(plan.clone());
                 self.context.metrics.loaded(now);
                 for line in plan.to_string().lines() {
                     info!("reloaded: {line}");

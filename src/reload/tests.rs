@@ -10,7 +10,7 @@ use super::*;
 use crate::snapshot::Extensions;
 
 /// Keys whose values name what only the system knows.
-const OF_THE_SYSTEM: [&str; 8] = ["address", "cert", "key", "keys", "ca", "file", "jwks", "public_key"];
+const OF_THE_SYSTEM: [&str; 9] = ["address", "cert", "key", "keys", "ca", "file", "jwks", "public_key", "token_file"];
 
 /// The configuration with every key, on ports of the kernel's choice and with certificates that there are.
 fn everything(folder: &Path) -> Value {
@@ -30,6 +30,8 @@ fn everything(folder: &Path) -> Value {
     }
     all["routes"][0]["match"]["listener"] = json!(["l0"]);
     all["admin"]["address"] = json!("127.0.0.1:0");
+    fs::write(folder.join("token"), "0123456789abcdef\n").unwrap();
+    all["admin"]["token_file"] = json!(folder.join("token"));
     fs::write(folder.join("blocked.txt"), "192.0.2.0/24\n").unwrap();
     all["access"]["deny"][1]["file"] = json!(folder.join("blocked.txt"));
     let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/access/vectors/keys.json");

@@ -13,6 +13,7 @@ mod split;
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use config::Config;
 pub(crate) use matcher::{HostRule, PathRule, network, regex};
@@ -67,6 +68,8 @@ pub struct Route {
     pub compression: Option<Arc<Compression>>,
     /// What the configuration says beside that of the requests that go there. Routes of a program's own have none.
     pub policy: Option<Arc<Policy>>,
+    /// How many requests went there, for operators.
+    pub(crate) taken: Arc<AtomicU64>,
 }
 
 impl Route {
@@ -80,7 +83,13 @@ impl Route {
             limits: Vec::new(),
             compression: None,
             policy: None,
+            taken: Arc::default(),
         }
+    }
+
+    /// How many requests went there since it was built.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
     }
 }
 
@@ -140,7 +149,8 @@ impl Routes {
             let upgrades = config.upgrade.0.clone();
             let Rules { access, limits, compression, pages } = rules(place);
             let policy = Policy::build(&name, config, pages).map(Arc::new);
-            let route = Route { name: name.into(), action, upgrades, access, limits, compression, policy };
+            let taken = Arc::default();
+            let route = Route { name: name.into(), action, upgrades, access, limits, compression, policy, taken };
             routes.push((Matcher::build(&config.matches), Arc::new(route)));
         }
         let index = indexed.then(|| {
@@ -151,6 +161,11 @@ impl Routes {
             index
         });
         Self { routes, index }
+    }
+
+    /// All of them, in their order.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.routes.iter().map(|(_, route)| route)
     }
 
     fn first(&self, request: &Request<'_>, path: &str) -> Option<&Arc<Route>> {

@@ -17,6 +17,6 @@ pub use protocol::{
     SessionRequest,
 };
 pub(crate) use returning::Returning;
-pub(crate) use table::{Found, Held, How, Key, Learned, Mark, Moving, SessionTable};
-pub(crate) use totals::{Cause, Totals};
+pub(crate) use table::{Found, Held, How, Key, Learned, Listed, Mark, Moving, SessionTable};
+pub(crate) use totals::Cause;
 pub(crate) use upgrades::Recent;

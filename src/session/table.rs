@@ -20,6 +20,10 @@ use super::shards::{AsIs, Clock, LAG, Shard, sweeping};
 use super::totals::{Cause, Totals};
 use super::upgrades::{Recent, Upgrades};
 
+mod listing;
+
+pub use listing::Listed;
+
 /// Session → server, for one upstream. It outlives reloads.
 pub struct SessionTable {
     /// What makes the hashes; the process that takes over has the same.
@@ -582,6 +586,11 @@ impl Found {
 }
 
 impl Held {
+    /// What the table calls the session.
+    pub fn key(&self) -> Key {
+        self.key
+    }
+
     /// Notes that the session went on to this tunnel for good, see [`SessionTable::upgrade`].
     pub fn upgraded(&self) -> Option<Upgrade> {
         self.table.upgrade(self.key)

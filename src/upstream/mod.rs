@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 pub use balance::{Balance, Candidates, PickKey, Tried};
 pub use config::{Config, ServerConfig};
@@ -35,7 +35,7 @@ pub use health::{Checks, Fault, HealthCheck};
 pub use pick::PickError;
 pub use running::Running;
 pub(crate) use servers::Whereabouts;
-pub use servers::{CheckReport, Endpoint, Findings, Lease, Opening, Server, ServerId, State};
+pub use servers::{CheckReport, DrainedBy, Endpoint, Findings, Lease, Opening, Server, ServerId, State, Status};
 pub use sessions::{AdmissionQueue, LargestClient, Rebalancing};
 
 use balance::Terms;
@@ -65,6 +65,8 @@ pub struct Upstream {
     found: Arc<Found>,
     /// Tells the checks that the set of servers is another one.
     members_changed: watch::Sender<()>,
+    /// Tells the owner of the set that a server is to have another weight.
+    reweighed: Notify,
     make_balance: MakeBalance,
     /// What a program brought, which outlives what the configuration says of it.
     brought: Extensions,
@@ -258,6 +260,7 @@ impl Upstream {
             members: ArcSwap::from_pointee(members),
             found,
             members_changed: watch::channel(()).0,
+            reweighed: Notify::new(),
             make_balance,
             brought,
             tls,
@@ -313,6 +316,11 @@ impl Upstream {
     /// The server with this id, if it is still one of ours.
     pub fn server(&self, id: ServerId) -> Option<Arc<Server>> {
         self.members.load().find(id).cloned()
+    }
+
+    /// The same, even if it was removed and still has work.
+    pub(crate) fn server_ever(&self, id: ServerId) -> Option<Arc<Server>> {
+        self.members.load().find_ever(id)
     }
 
     /// Servers that were taken out of the set and still have sessions, tunnels or requests in flight. They get no new
@@ -400,6 +408,15 @@ impl Upstream {
         }
     }
 
+    /// Gives a server another weight, until the configuration says something new of that; `None` gives it the configured
+    /// one. It holds a moment later.
+    pub fn set_weight(&self, server: &Server, weight: Option<u32>) {
+        server.wish_weight(weight);
+        let weight = weight.unwrap_or(server.configured_weight());
+        log::info!("upstream {}: server {} gets weight {weight}", self.name, server.name());
+        self.reweighed.notify_one();
+    }
+
     /// Does what a running upstream shares with the one that it was rebuilt from, and so can't be done before it runs.
     fn settle(&self) {
         if let Some(table) = self.sessions() {
@@ -408,6 +425,7 @@ impl Upstream {
         self.tell_left_out();
         let members = self.members.load();
         for server in members.servers.iter() {
+            server.settle_weight();
             if server.come_back() {
                 log::info!("upstream {}: server {} is back", self.name, server.name());
             }

@@ -69,11 +69,19 @@ fn parse(text: &str) -> Samples {
     samples
 }
 
+/// The same, ready by these upstreams.
+fn ready_by(yaml: &str, names: &str) -> String {
+    format!("{yaml}admin: {{ address: 127.0.0.1:0, ready: [{names}] }}\n")
+}
+
+async fn nobody() -> std::net::SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
 #[tokio::test]
-async fn a_gateway_is_ready_once_every_upstream_has_a_server() {
-    let nobody = async || TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+async fn a_gateway_is_ready_once_every_upstream_that_is_named_has_a_server() {
     let (web, raw) = (nobody().await, nobody().await);
-    let gateway = Gateway::start_unready(&yaml(web, raw)).await;
+    let gateway = Gateway::start_unready(&ready_by(&yaml(web, raw), "web, raw")).await;
     assert_eq!(gateway.admin("/livez").await.status, 200);
     eventually("both upstreams are told", async || {
         let ready = gateway.admin("/readyz").await;
@@ -91,6 +99,26 @@ async fn a_gateway_is_ready_once_every_upstream_has_a_server() {
     let _raw = Scripted::start_at(raw, |client, _| greet(client)).await;
     eventually("it is ready", async || gateway.admin("/readyz").await.status == 200).await;
     assert_eq!(gateway.admin("/readyz").await.text(), "ready\n");
+}
+
+#[tokio::test]
+async fn one_pool_that_is_down_does_not_take_a_gateway_out_of_rotation() {
+    let (web, raw) = (nobody().await, nobody().await);
+    let gateway = Gateway::start_unready(&yaml(web, raw)).await;
+    eventually("both are down", async || {
+        let ready = gateway.admin("/readyz").await;
+        assert_eq!(ready.status, 503);
+        ready.text() == "upstream raw: no server is up\nupstream web: no server is up\n"
+    })
+    .await;
+    let _web = Echo::start_at(web, "web").await;
+    eventually("it is ready by one", async || gateway.admin("/readyz").await.status == 200).await;
+    assert_eq!(gateway.admin("/readyz").await.text(), "ready\nupstream raw: no server is up\n");
+    let gateway = Gateway::start_unready(&ready_by(&yaml(web, raw), "web")).await;
+    eventually("that one is enough", async || gateway.admin("/readyz").await.status == 200).await;
+    let gateway = Gateway::start_unready(&ready_by(&yaml(web, raw), "raw")).await;
+    gateway.log_line("upstream web: server first is up").await;
+    assert_eq!(gateway.admin("/readyz").await.status, 503, "the other one is what counts");
 }
 
 #[tokio::test]
@@ -221,7 +249,7 @@ async fn strange_questions_are_answered() {
     let gateway = Gateway::start(&yaml(web.address(), raw.address())).await;
     let mut client = Client::connect(gateway.address("admin")).await;
     for _ in 0..3 {
-        let nothing = client.get("/").await;
+        let nothing = client.get("/nothing").await;
         assert_eq!(nothing.status, 404);
         assert!(nothing.text().contains("/metrics"), "it says what there is: {}", nothing.text());
         for path in ["/livez", "/readyz", "/metrics", "/status"] {
@@ -245,6 +273,9 @@ async fn strange_questions_are_answered() {
         ("HEAD /drain?upstream=web&server=first", 200, None),
         ("HEAD /drain", 400, None),
         ("GET /reload", 405, Some("POST")),
+        ("DELETE /api/v1/sessions", 405, Some("GET, HEAD")),
+        ("GET /api/v1/servers/web/first/enable", 405, Some("POST")),
+        ("HEAD /api/v1/events", 200, None),
         ("HEAD /plan", 405, Some("POST")),
         ("PUT /nowhere", 404, None),
     ] {
@@ -265,28 +296,40 @@ async fn pages_of_other_sites_and_names_of_strangers_are_not_obeyed() {
     let (_web, gateway) = Gateway::before_echo("").await;
     let own = format!("Host: {}\r\n", gateway.address("admin"));
     let form = "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 3\r\n\r\na=b";
-    for (request, told) in [
+    let drain = format!("POST /api/v1/servers/app/a/drain HTTP/1.1\r\n{own}");
+    for (request, status, told) in [
         (
             format!("POST /drain?upstream=app&server=x HTTP/1.1\r\n{own}Origin: https://evil.example\r\n{form}"),
-            "Origin",
+            403,
+            "pages of other sites may not ask this address (Origin: https://evil.example)\n",
         ),
-        (format!("POST /drain HTTP/1.1\r\n{own}Origin: null\r\n{form}"), "Origin: null"),
-        (format!("POST /reload HTTP/1.1\r\n{own}Sec-Fetch-Site: cross-site\r\n{form}"), "Sec-Fetch-Site"),
-        (format!("POST /plan HTTP/1.1\r\n{own}Sec-Fetch-Site: same-site\r\n{form}"), "Sec-Fetch-Site"),
-        (format!("GET /status HTTP/1.1\r\n{own}Sec-Fetch-Site: cross-site\r\n\r\n"), "Sec-Fetch-Site"),
-        ("GET /status HTTP/1.1\r\nHost: evil.example\r\n\r\n".to_owned(), "`evil.example`"),
-        ("GET /metrics HTTP/1.1\r\nHost: evil.example:9901\r\n\r\n".to_owned(), "admin.hosts"),
-        ("GET http://evil.example/drain HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), "`evil.example`"),
-        ("GET /nothing HTTP/1.1\r\nHost: evil.example\r\n\r\n".to_owned(), "`evil.example`"),
+        (format!("POST /drain HTTP/1.1\r\n{own}Origin: null\r\n{form}"), 403, "Origin: null"),
+        (format!("{drain}Origin: http://{}.evil.example\r\n{form}", gateway.address("admin")), 403, "evil.example"),
+        (format!("{drain}Origin: http://127.0.0.1\r\n{form}"), 403, "(Origin: http://127.0.0.1)"),
+        (
+            format!("POST /reload HTTP/1.1\r\n{own}Sec-Fetch-Site: cross-site\r\n{form}"),
+            403,
+            "pages of other sites may not ask this address (Sec-Fetch-Site: cross-site)\n",
+        ),
+        (format!("POST /plan HTTP/1.1\r\n{own}Sec-Fetch-Site: same-site\r\n{form}"), 403, "Sec-Fetch-Site"),
+        (format!("GET /status HTTP/1.1\r\n{own}Sec-Fetch-Site: cross-site\r\n\r\n"), 403, "Sec-Fetch-Site"),
+        (format!("GET /api/v1/events HTTP/1.1\r\n{own}Sec-Fetch-Site: same-site\r\n\r\n"), 403, "Sec-Fetch-Site"),
+        ("GET /status HTTP/1.1\r\nHost: evil.example\r\n\r\n".to_owned(), 421, "`evil.example`"),
+        ("GET /api/v1/config HTTP/1.1\r\nHost: evil.example\r\n\r\n".to_owned(), 421, "`evil.example`"),
+        ("GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n".to_owned(), 421, "`evil.example`"),
+        ("GET /metrics HTTP/1.1\r\nHost: evil.example:9901\r\n\r\n".to_owned(), 421, "admin.hosts"),
+        ("GET http://evil.example/drain HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 421, "`evil.example`"),
+        ("GET /nothing HTTP/1.1\r\nHost: evil.example\r\n\r\n".to_owned(), 421, "`evil.example`"),
     ] {
         let answer = ask(&gateway, &request).await;
-        assert_eq!(answer.status, 403, "{request}");
+        assert_eq!(answer.status, status, "{request}");
         assert!(answer.text().contains(told), "{request}: {}", answer.text());
     }
     for (path, fields) in [
         ("/livez", "Host: evil.example\r\n"),
         ("/readyz", "Host: 10-0-0-7.pods.internal\r\nSec-Fetch-Site: cross-site\r\n"),
         ("/status", "Host: localhost:1\r\nSec-Fetch-Site: none\r\n"),
+        ("/", "Host: localhost\r\nSec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\n"),
         ("/metrics", "Host: [::1]\r\nOrigin: http://[::1]\r\nSec-Fetch-Site: same-origin\r\n"),
     ] {
         let answer = ask(&gateway, format!("GET {path} HTTP/1.1\r\n{fields}\r\n")).await;
@@ -304,12 +347,12 @@ async fn names_are_believed_when_the_configuration_lists_them() {
         ask(gateway, format!("GET /status HTTP/1.1\r\nHost: {host}\r\n\r\n")).await.status
     };
     assert_eq!(status(&gateway, "Gateway.Internal:9901").await, 200);
-    assert_eq!(status(&gateway, "other.internal").await, 403);
+    assert_eq!(status(&gateway, "other.internal").await, 421);
     let yaml = std::fs::read_to_string(gateway.file()).unwrap();
     let answer = gateway.reload(&yaml.replace("gateway.internal", "other.internal")).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(status(&gateway, "other.internal").await, 200);
-    assert_eq!(status(&gateway, "gateway.internal").await, 403);
+    assert_eq!(status(&gateway, "gateway.internal").await, 421);
     drop(web);
 }
 

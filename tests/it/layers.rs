@@ -22,7 +22,19 @@ const FLOORS: [&[&str]; 18] = [
     &["filter"],
     &["http", "access_log", "session", "ending"],
     &["rate"],
-    &["wire", "request", "address", "transport", "metrics", "buffers", "deadline", "roster", "text", "watch"],
+    &[
+        "wire",
+        "request",
+        "address",
+        "transport",
+        "metrics",
+        "buffers",
+        "deadline",
+        "roster",
+        "text",
+        "watch",
+        "logging",
+    ],
 ];
 
 fn floor(module: &str) -> usize {

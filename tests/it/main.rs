@@ -11,12 +11,14 @@
 mod access;
 mod access_log;
 mod admin;
+mod admin_api;
 mod affinity;
 mod backpressure;
 mod bench;
 mod bounds;
 mod classic;
 mod cli;
+mod dashboard;
 mod detect;
 mod discovery;
 mod docs;

@@ -152,10 +152,13 @@ fn protocol(listener: &listener::Config, spot: &Spot<'_>, names: &Names, report:
 }
 
 fn tls(listener: &listener::Config, spot: &Spot<'_>, report: &mut Report) {
-    let Some(tls) = &listener.tls else {
-        return;
-    };
-    let spot = spot.key("tls");
+    if let Some(tls) = &listener.tls {
+        tls_terms(tls, listener.protocol == Protocol::Http, &spot.key("tls"), report);
+    }
+}
+
+/// What is said of TLS towards clients, who may speak HTTP.
+pub(super) fn tls_terms(tls: &Tls, is_http: bool, spot: &Spot<'_>, report: &mut Report) {
     let certificates = spot.key("certificates");
     if certificates.is_intact() && tls.certificates.is_empty() {
         report.fault(&certificates, "found an empty list, expected at least one certificate");
@@ -165,10 +168,10 @@ fn tls(listener: &listener::Config, spot: &Spot<'_>, report: &mut Report) {
     }
     report.some_time(&spot.key("handshake_timeout"), tls.handshake_timeout);
     report.some_path(&spot.key("tickets").key("keys"), tls.tickets.keys.as_deref());
-    agreement(tls, &spot, report);
+    agreement(tls, spot, report);
     if let Some(hsts) = &tls.hsts {
         strict_transport(hsts, &spot.key("hsts"), report);
-        if listener.protocol != Protocol::Http {
+        if !is_http {
             report.fault(&spot.key("hsts").as_str(), "only for `protocol: http`");
         }
     }
@@ -176,7 +179,7 @@ fn tls(listener: &listener::Config, spot: &Spot<'_>, report: &mut Report) {
         let spot = spot.key("client_certificates");
         report.some_path(&spot.key("ca"), Some(&asked.ca));
         report.some_path(&spot.key("crl"), asked.crl.as_deref());
-        if listener.protocol != Protocol::Http && spot.key("forward").is_given() {
+        if !is_http && spot.key("forward").is_given() {
             report.fault(&spot.key("forward").as_str(), "only for `protocol: http`: raw bytes have no fields");
         }
     }

@@ -1,5 +1,6 @@
 //! How a server fares: what its checks say, what the operator wishes, whether it warms up, and what it failed at.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -48,7 +49,25 @@ pub struct Status {
     pub ejected: Option<Ejected>,
     /// The last check, if one has ended.
     pub last_check: Option<CheckReport>,
+    /// What became of it lately, the oldest first: each state, and since when.
+    pub history: Vec<(SystemTime, State)>,
+    /// Who has it drain, while it does.
+    pub drained_by: Option<DrainedBy>,
 }
+
+/// Who has a server drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DrainedBy {
+    /// The configuration says so.
+    Configuration,
+    /// The configuration, or discovery, has it no longer.
+    Removal,
+    /// An operator has asked for it.
+    Operator,
+}
+
+/// Changes of a server's state that are kept for operators.
+const HISTORY: usize = 48;
 
 /// One check that has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +112,17 @@ pub(super) struct Condition {
 struct Report {
     since: SystemTime,
     last_check: Option<CheckReport>,
+    history: VecDeque<(SystemTime, State)>,
+}
+
+impl Health {
+    fn state(self) -> State {
+        match self {
+            Self::Starting => State::Starting,
+            Self::Up => State::Up,
+            Self::Down => State::Down,
+        }
+    }
 }
 
 impl Condition {
@@ -108,7 +138,11 @@ impl Condition {
             joined,
             came_up: AtomicU64::new(u64::from(known_up && joined)),
             faults: Faults::new(),
-            report: Mutex::new(Report { since: SystemTime::now(), last_check: None }),
+            report: Mutex::new(Report {
+                since: SystemTime::now(),
+                last_check: None,
+                history: VecDeque::from([(SystemTime::now(), if drain { State::Draining } else { health.state() })]),
+            }),
             check_now: Notify::new(),
         }
     }
@@ -142,7 +176,36 @@ impl Server {
             since: report.since,
             ejected: self.life.condition.faults.ejection(),
             last_check: report.last_check.clone(),
+            history: report.history.iter().copied().collect(),
+            drained_by: self.drained_by(),
         }
+    }
+
+    /// Who has it drain, while it does.
+    pub(crate) fn drained_by(&self) -> Option<DrainedBy> {
+        self.is_draining().then(|| match (self.is_removed(), self.drain) {
+            (true, _) => DrainedBy::Removal,
+            (false, true) => DrainedBy::Configuration,
+            (false, false) => DrainedBy::Operator,
+        })
+    }
+
+    /// Whether an operator has said of draining what the configuration does not say.
+    pub(crate) fn drains_otherwise(&self) -> bool {
+        !self.is_removed() && self.is_draining() != self.drain
+    }
+
+    /// Notes for operators what it has become.
+    fn remember(&self) {
+        let state = self.state();
+        let history = &mut self.life.condition.report().history;
+        if history.back().is_some_and(|&(_, last)| last == state) {
+            return;
+        }
+        if history.len() == HISTORY {
+            history.pop_front();
+        }
+        history.push_back((SystemTime::now(), state));
     }
 
     /// Whether new work may go there: up, neither draining nor ejected.
@@ -169,6 +232,7 @@ impl Server {
         let changed = self.life.condition.health.swap(health as u8, SeqCst) != health as u8;
         if changed {
             self.life.condition.report().since = SystemTime::now();
+            self.remember();
         }
         match health {
             Health::Down => self.life.condition.faults.starts_failing(),
@@ -208,7 +272,11 @@ impl Server {
 
     /// Sets or lifts draining. False if nothing changed.
     pub(crate) fn set_draining(&self, draining: bool) -> bool {
-        self.life.condition.draining.swap(draining, Relaxed) != draining
+        let changed = self.life.condition.draining.swap(draining, Relaxed) != draining;
+        if changed {
+            self.remember();
+        }
+        changed
     }
 
     /// Does what the configuration says of draining, if that is news: an operator may have said otherwise since.
@@ -223,7 +291,7 @@ impl Server {
 
     /// It was taken out of the upstream. False if it was before.
     pub(crate) fn remove(&self) -> bool {
-        self.life.condition.draining.store(true, Relaxed);
+        self.set_draining(true);
         !self.life.condition.removed.swap(true, Relaxed)
     }
 
@@ -232,7 +300,7 @@ impl Server {
         let was_removed = self.life.condition.removed.swap(false, Relaxed);
         if was_removed {
             self.life.condition.drain_said.store(self.drain, Relaxed);
-            self.life.condition.draining.store(self.drain, Relaxed);
+            self.set_draining(self.drain);
         }
         was_removed
     }

@@ -182,6 +182,27 @@ impl Upstream {
         self.queue.dispatch();
     }
 
+    /// Builds the set anew where an operator wishes another weight for one of its servers.
+    pub(crate) fn reweigh(&self) {
+        let before = self.members.load_full();
+        if !before.servers.iter().any(|server| server.wants_weight()) {
+            return;
+        }
+        let (known, terms) = (self.all_servers(), self.server_terms());
+        let members = match self.found.latest() {
+            Some(latest) => Members::build_of_found(&latest, &known, &terms),
+            None => match Members::build_all(self.config.servers.list(), &known, &terms) {
+                Ok(members) => members,
+                // It was built of the same list before.
+                Err(fault) => return log::error!("upstream {}: {fault}", self.name),
+            },
+        };
+        self.members.store(Arc::new(members));
+        self.settle();
+        self.members_changed.send_replace(());
+        self.queue.dispatch();
+    }
+
     /// Replaces the set, as its owner does when this list is found.
     #[cfg(test)]
     pub(crate) fn set_servers(&self, list: &[crate::upstream::config::ServerConfig]) {
@@ -243,8 +264,10 @@ pub(crate) async fn own(upstream: Arc<Upstream>) {
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         upstream.take_up_found();
+        upstream.reweigh();
         upstream.reconcile();
         tokio::select! {
+            () = upstream.reweighed.notified() => {}
             _ = looks.tick() => upstream.sweep(),
             changed = found.changed() => if changed.is_err() {
                 return;

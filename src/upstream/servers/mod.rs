@@ -12,7 +12,7 @@ mod members;
 pub(crate) mod resolve;
 mod server;
 
-pub use condition::{CheckReport, State};
+pub use condition::{CheckReport, DrainedBy, State, Status};
 pub use lease::{Lease, Opening};
 pub use live::Findings;
 pub use location::Endpoint;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::hash::Hasher;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fnv::FnvHasher;
@@ -21,6 +21,8 @@ pub struct Server {
     name: Arc<str>,
     address: ServerAddress,
     weight: u32,
+    /// What the configuration says of it; an operator may have said otherwise.
+    configured_weight: u32,
     priority: u16,
     zone: Option<Arc<str>>,
     /// Whether it stands in another zone than the gateway.
@@ -39,6 +41,15 @@ pub(super) struct Life {
     pub(super) load: Load,
     pub(super) latency: Latency,
     pub(super) location: Location,
+    /// The weight that an operator wishes, and what the configuration said when he did.
+    wished_weight: Mutex<Option<WishedWeight>>,
+}
+
+/// A weight that holds for as long as the configuration says of it what it said then.
+#[derive(Clone, Copy)]
+struct WishedWeight {
+    weight: u32,
+    configured: u32,
 }
 
 /// Names a server over reloads, in session tables and cookies: a hash of its name.
@@ -90,12 +101,14 @@ impl Server {
         joins: bool,
     ) -> Arc<Self> {
         let name = said.name();
-        let weight = u32::from(said.weight);
+        let configured_weight = u32::from(said.weight);
         let id = ServerId::of(&name);
         let away = own_zone.is_some_and(|own| said.zone.as_ref().is_some_and(|zone| zone != own));
         let home = sessions.map(|table| table.home(id.to_bits()));
         let same = known.filter(|server| server.id == id && server.address == said.address);
+        let weight = same.map_or(configured_weight, |same| same.life.weight(configured_weight));
         if let Some(same) = same
+            && same.configured_weight == configured_weight
             && (same.weight, same.priority, same.max_connections, same.drain)
                 == (weight, said.priority, said.max_connections, said.drain)
             && (same.zone.as_deref(), same.away) == (said.zone.as_deref(), away)
@@ -109,6 +122,7 @@ impl Server {
             name: name.into(),
             address: said.address.clone(),
             weight,
+            configured_weight,
             priority: said.priority,
             zone: said.zone.as_deref().map(Arc::from),
             away,
@@ -137,6 +151,31 @@ impl Server {
     /// Its share of new work beside its peers.
     pub fn weight(&self) -> u32 {
         self.weight
+    }
+
+    /// The same, as far as the configuration goes: an operator may have said otherwise since.
+    pub fn configured_weight(&self) -> u32 {
+        self.configured_weight
+    }
+
+    /// Wishes it another weight until the configuration says something new of that, or with `None` the configured one.
+    /// It has it when the set of servers is built again.
+    pub(crate) fn wish_weight(&self, weight: Option<u32>) {
+        let configured = self.configured_weight;
+        *self.life.wished_weight() = weight.map(|weight| WishedWeight { weight, configured });
+    }
+
+    /// Whether it is to have another weight than it has.
+    pub(crate) fn wants_weight(&self) -> bool {
+        self.life.weight(self.configured_weight) != self.weight
+    }
+
+    /// Forgets a wish that the configuration has spoken after.
+    pub(crate) fn settle_weight(&self) {
+        let mut wished = self.life.wished_weight();
+        if wished.is_some_and(|wished| wished.configured != self.configured_weight) {
+            *wished = None;
+        }
     }
 
     /// It stands by while one of a lower number is up and has room.
@@ -201,7 +240,18 @@ impl Life {
             load: Load::default(),
             latency: Latency::default(),
             location: Location::of(&said.address),
+            wished_weight: Mutex::default(),
         }
+    }
+
+    fn wished_weight(&self) -> MutexGuard<'_, Option<WishedWeight>> {
+        self.wished_weight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The weight of a server of which the configuration says this.
+    fn weight(&self, configured: u32) -> u32 {
+        let wished = self.wished_weight().filter(|wished| wished.configured == configured);
+        wished.map_or(configured, |wished| wished.weight)
     }
 }
 

@@ -65,6 +65,17 @@ impl HeavyHitters {
         self.lock().largest()
     }
 
+    /// Those with the largest parts, the largest first.
+    pub(crate) fn all(&self) -> Vec<LargestClient> {
+        let counters = self.lock();
+        let total = counters.total.max(1) as f64;
+        let share = |counter: &Counter| counter.count.saturating_sub(counter.error) as f64 / total;
+        let all = counters.entries.iter().map(|one| LargestClient { address: one.address, share: share(one) });
+        let mut all: Vec<_> = all.collect();
+        all.sort_by(|one, other| other.share.total_cmp(&one.share));
+        all
+    }
+
     fn lock(&self) -> MutexGuard<'_, Counters> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -203,6 +203,11 @@ impl Upstream {
         self.sessions.as_ref()?.heavy_hitters.largest()
     }
 
+    /// The client addresses that opened the most of the latest sessions, the first of them first.
+    pub fn largest_clients(&self) -> Vec<LargestClient> {
+        self.sessions.as_ref().map(|sessions| sessions.heavy_hitters.all()).unwrap_or_default()
+    }
+
     /// The line of handshakes; `None` where they aren't paced.
     pub fn line(&self) -> Option<AdmissionQueue> {
         let admission = self.sessions.as_ref()?.admission.as_ref()?;

@@ -65,13 +65,18 @@ impl Node {
 
 /// Runs a client of a version to its end; gives its summary. `patience` is in seconds.
 pub async fn client(version: &str, arguments: &[&str], patience: u64) -> Value {
-    let run = command("client.js").arg(version).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
+    run("client.js", &[&[version], arguments].concat(), patience).await
+}
+
+/// Runs a program of `tests/node` to its end; gives the JSON of its last line. `patience` is in seconds.
+pub async fn run(program: &str, arguments: &[&str], patience: u64) -> Value {
+    let run = command(program).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
     let output = tokio::time::timeout(std::time::Duration::from_secs(patience), run).await;
-    let output = output.unwrap_or_else(|_| panic!("client {version} {arguments:?}: not within {patience} s")).unwrap();
+    let output = output.unwrap_or_else(|_| panic!("{program} {arguments:?}: not within {patience} s")).unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     let summary = text.lines().last().unwrap_or("");
     serde_json::from_str(summary)
-        .unwrap_or_else(|_| panic!("client {version}: {text}\n{}", String::from_utf8_lossy(&output.stderr)))
+        .unwrap_or_else(|_| panic!("{program} {arguments:?}: {text}\n{}", String::from_utf8_lossy(&output.stderr)))
 }
 
 /// The folder of the Node.js programs.
