@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::ask::{Answer, ask};
+use super::ask::{Answer, Door, run};
 use crate::config::{Config, Faults, Loaded, Memory, load_servers};
 use crate::reload::Plan;
 use crate::reload::certificates::Certificates;
@@ -87,7 +87,8 @@ fn check_server_files(config: &Config) -> Result<(), Faults> {
 /// What a running gateway says to this configuration.
 fn plan(config: &Config, admin: &str) -> Result<Plan, String> {
     let asked = serde_json::to_vec(config).map_err(|error| error.to_string())?;
-    let Answer { status, body } = ask(admin, "POST", "/plan", &asked).map_err(|error| error.to_string())?;
+    let asking = run(Door::at(admin)?.ask("POST", "/plan", &asked)).and_then(|answer| answer);
+    let Answer { status, body } = asking.map_err(|error| error.to_string())?;
     if status != 200 {
         return Err(format!("answered {status}: {}", body.trim()));
     }

@@ -2,10 +2,17 @@
 
 use std::process::ExitCode;
 
-use super::ask::{Answer, ask};
+use super::ask::{Answer, Door, run};
 
 pub(super) fn health(admin: &str) -> ExitCode {
-    match ask(admin, "GET", "/readyz", b"") {
+    let door = match Door::at(admin) {
+        Ok(door) => door,
+        Err(fault) => {
+            eprintln!("{admin}: {fault}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match run(door.ask("GET", "/readyz", b"")).and_then(|answer| answer) {
         Ok(Answer { status: 200, .. }) => {
             println!("ready");
             ExitCode::SUCCESS

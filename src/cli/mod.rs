@@ -2,8 +2,12 @@
 
 mod ask;
 mod check;
+mod explain;
 mod health;
+mod operate;
 mod run;
+mod table;
+mod top;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,6 +15,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, Loaded};
+use ask::At;
+use operate::{Listing, Pace, Which};
+use top::Sort;
 
 /// A programmable load balancer for web apps that live with sockets.
 ///
@@ -33,7 +40,14 @@ Examples:
   sockgate run -c sockgate.yaml        serve; SIGHUP loads the file anew, SIGTERM stops cleanly, SIGUSR2 upgrades the
                                        binary, SIGUSR1 reopens the access log
   sockgate health 127.0.0.1:9901       ask a running gateway whether it is ready
+  sockgate status                      how a running gateway is; `servers`, `sessions` and `top` tell more
+  sockgate drain node1 --rate 50       let go of a server's sessions, and wait until that is done
+  sockgate weight node1 3              give a server another share of new work, until the file says otherwise
+  sockgate explain -c sockgate.yaml 'GET https://app.example.com/socket.io/?EIO=4&transport=websocket' -H 'Upgrade: websocket'
+                                       say what would become of a request, and why
+  sockgate reload --plan               what loading its file anew would change
 
+The address of a running gateway is that of --admin, of SOCKGATE_ADMIN, or of the configuration file.
 The log goes to standard error; RUST_LOG chooses what it tells (error, warn, info, debug).
 Exit codes: 0 all is well, 1 it can't be done, 2 the arguments or the file are wrong.";
 
@@ -63,6 +77,80 @@ enum Command {
         #[arg(value_name = "ADDRESS", default_value = "127.0.0.1:9901")]
         admin: String,
     },
+    /// Tell how a running gateway is, with its upstreams, and what is not as in its file.
+    Status {
+        #[command(flatten)]
+        at: At,
+    },
+    /// List the servers: state and why, weight, sessions, rates, faults.
+    Servers {
+        #[command(flatten)]
+        at: At,
+    },
+    /// List sessions, look one up, or end one.
+    Sessions {
+        #[command(flatten)]
+        which: Listing,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Let go of a server's sessions at a pace, and watch them leave.
+    Drain {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        pace: Pace,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Take a server back that drains.
+    Undrain {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Give a server another weight, which holds over reloads until the file says something new of it.
+    Weight {
+        #[command(flatten)]
+        which: Which,
+        /// 1 to 256, or `file` for what the file says.
+        #[arg(value_parser = weight, value_name = "WEIGHT")]
+        weight: Weight,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Have a running gateway load its file anew, and say what that changed.
+    Reload {
+        /// Only say what it would change.
+        #[arg(long)]
+        plan: bool,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Say what would become of a request, by a file alone: listener, route and why not those before it, upstream, times, and
+    /// what its server would see.
+    Explain(explain::Asked),
+    /// Show the servers live, until Ctrl-C.
+    Top {
+        /// What comes first.
+        #[arg(long, value_enum, default_value_t = Sort::Rate)]
+        sort: Sort,
+        #[command(flatten)]
+        at: At,
+    },
+}
+
+/// A weight on the command line; `None` is the file's.
+#[derive(Clone, Copy, Debug)]
+struct Weight(Option<u32>);
+
+fn weight(text: &str) -> Result<Weight, String> {
+    match text.parse() {
+        Ok(weight @ 1..=256) => Ok(Weight(Some(weight))),
+        _ if text == "file" => Ok(Weight(None)),
+        _ => Err("expected 1 to 256, or `file`".to_owned()),
+    }
 }
 
 /// Runs the command that the arguments name.
@@ -72,6 +160,23 @@ pub fn main() -> ExitCode {
         Command::Check { config, print: true, .. } => check::print(&config),
         Command::Check { config, against, .. } => check::check(&config, against.as_deref()),
         Command::Health { admin } => health::health(&admin),
+        Command::Status { at } => operate::with(&at, async |door| operate::status(door, at.json).await),
+        Command::Servers { at } => operate::with(&at, async |door| operate::servers(door, at.json).await),
+        Command::Sessions { which, at } => {
+            operate::with(&at, async |door| operate::sessions(door, &which, at.json).await)
+        }
+        Command::Drain { which, pace, at } => {
+            operate::with(&at, async |door| operate::drain(door, &which, &pace, at.json).await)
+        }
+        Command::Undrain { which, at } => {
+            operate::with(&at, async |door| operate::undrain(door, &which, at.json).await)
+        }
+        Command::Weight { which, weight: Weight(weight), at } => {
+            operate::with(&at, async |door| operate::weight(door, &which, weight, at.json).await)
+        }
+        Command::Reload { plan, at } => operate::with(&at, async |door| operate::reload(door, plan, at.json).await),
+        Command::Explain(asked) => explain::explain(&asked),
+        Command::Top { sort, at } => operate::with(&at, async |door| top::top(door, sort, at.json).await),
     }
 }
 

@@ -12,6 +12,7 @@ mod back;
 mod compress;
 mod core;
 mod entry;
+mod explain;
 mod fields;
 mod learn;
 mod masking;

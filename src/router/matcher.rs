@@ -1,5 +1,7 @@
 //! One route's conditions, compiled for matching.
 
+mod why;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;

@@ -168,6 +168,15 @@ impl Routes {
         self.routes.iter().map(|(_, route)| route)
     }
 
+    /// Why each of them does not match, by name; nothing for one that does. `said` is what they were built of.
+    pub(crate) fn why_not(&self, said: &[Config], request: &Request<'_>) -> Vec<(String, Vec<String>)> {
+        let path = &request.path.canonical;
+        let routes = self.routes.iter().zip(said);
+        routes
+            .map(|((matcher, route), said)| (route.name.to_string(), matcher.why_not(&said.matches, request, path)))
+            .collect()
+    }
+
     fn first(&self, request: &Request<'_>, path: &str) -> Option<&Arc<Route>> {
         let found = match &self.index {
             None => self.routes.iter().find(|(matcher, _)| matcher.matches(request, path)),

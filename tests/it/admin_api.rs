@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::client::Answer;
 use crate::support::cluster::{Cluster, is_up};
+use crate::support::tls::{Authority, TlsClient};
 use crate::support::websocket::upgrade;
 use crate::support::{Client, Echo, Gateway, Setup, eventually, within};
 
@@ -376,4 +377,30 @@ async fn sessions_are_listed_in_pages_found_by_their_id_and_ended_politely() {
     let ended = told(gateway, "DELETE", &format!("/api/v1/sessions/{quiet}"), "").await;
     assert_eq!((&ended["told"], &ended["session"]["connected"]), (&json!("with_its_next_request"), &json!(false)));
     assert_eq!(get(gateway, &format!("/api/v1/sessions/{quiet}")).await["leaving"], true);
+}
+
+#[tokio::test]
+async fn over_tls_a_client_certificate_does_in_place_of_a_token() {
+    let authority = Authority::new();
+    let (own, operator) = (authority.sign(&["localhost"]), authority.sign(&["operator.test"]));
+    let clients = format!("client_certificates: {{ ca: {}, mode: optional }}", authority.ca());
+    let admin = format!("admin: {{ address: 127.0.0.1:0, tls: {{ certificates: [{}], {clients} }} }}", own.yaml());
+    let yaml = Setup::before(&["127.0.0.1:1".parse().unwrap()]).more(format!("\n{admin}")).yaml();
+    let gateway = Gateway::start_unready(&yaml).await;
+    let address = gateway.address("admin");
+    let status = async |client: TlsClient, path: &str| client.open(address, "localhost").await.get(path).await.status;
+    assert_eq!(status(authority.client(&[]), "/livez").await, 200, "probes need nothing");
+    assert_eq!(status(authority.client(&[]), "/api/v1/status").await, 401);
+    let showing = || authority.client_showing(&operator, rustls::DEFAULT_VERSIONS);
+    assert_eq!(status(showing(), "/api/v1/status").await, 200);
+    let ask = async |more: &[&str]| {
+        let url = format!("https://localhost:{}", address.port());
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_sockgate"));
+        command.args(["status", "--admin", &url, "--ca", &authority.ca()]).args(more);
+        within("the command ends", command.output()).await.unwrap()
+    };
+    let told = ask(&["--cert", &operator.cert, "--key", &operator.key]).await;
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    let refused = String::from_utf8(ask(&[]).await.stderr).unwrap();
+    assert!(refused.contains("expected a client certificate"), "{refused}");
 }
