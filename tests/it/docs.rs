@@ -174,3 +174,32 @@ fn promises_of_security_have_their_tests() {
         assert!(tested || line.contains("there is no "), "{number}");
     }
 }
+
+/// The guide shows nothing that doesn't load, and no Rust that no example has.
+#[test]
+fn what_the_guide_shows_works() {
+    let page = std::fs::read_to_string(root().join("docs/programming.md")).unwrap();
+    let shown = |language: &str| -> Vec<String> {
+        let fence = format!("```{language}\n");
+        let parts = page.split(&fence).skip(1);
+        parts.map(|part| part.split("```").next().unwrap().to_owned()).collect()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sockgate.yaml");
+    let all = shown("yaml");
+    assert!(all.len() >= 7, "{}", all.len());
+    for yaml in all {
+        std::fs::write(&file, &yaml).unwrap();
+        let mut check = std::process::Command::new(env!("CARGO_BIN_EXE_sockgate"));
+        let said = check.args(["check", "-c"]).arg(&file).output().unwrap();
+        let fault = String::from_utf8_lossy(&said.stderr);
+        assert!(said.status.success() && fault.is_empty(), "{fault}\n{yaml}");
+    }
+    let examples = std::fs::read_dir(root().join("examples")).unwrap();
+    let examples: String =
+        examples.map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap_or_default()).collect();
+    // The first shows what a program of one's own begins with; it stands so in none of them.
+    for rust in shown("rust,ignore").iter().skip(1) {
+        assert!(examples.contains(rust.trim_end()), "no example has\n{rust}");
+    }
+}
