@@ -19,7 +19,7 @@
 //! * a [`Discovery`] tells which servers there are (`examples/own_discovery.rs`), a [`HealthCheck`] whether they are well
 //!   (`examples/own_health_check.rs`); what was written for Pingora's load balancer fits in by [`PingoraDiscovery`] and
 //!   [`PingoraHealthCheck`];
-//! * a [`SessionProtocol`] knows the sessions of a protocol that the gateway does not;
+//! * a [`SessionProtocol`] knows the sessions of a protocol that the gateway does not (`examples/own_session_protocol.rs`);
 //! * a [`TcpApplication`] serves a listener by itself (`examples/tcp_application.rs`);
 //! * a `ProxyHttp` of Pingora's wraps the [`Balancer`] (`examples/own_proxy.rs`).
 

@@ -60,8 +60,8 @@ impl Memory {
         let each = if http().any(|listener| listener.tls.is_some()) { TLS_CONNECTION } else { CONNECTION };
         let head = if http().next().is_some() { limits.head.as_u64() } else { 0 };
         let streams = if http().any(|listener| listener.http2) { (STREAMS - 1) * STREAM + SMALL_FRAMES } else { 0 };
-        let sessions = config.upstreams.values().filter(|upstream| upstream.kind.has_sessions()).map(|upstream| {
-            upstream.sessions.max as u64 * (SESSION + if upstream.sessions.returning.is_zero() { 0 } else { CLIENT })
+        let sessions = config.upstreams.values().filter(|upstream| upstream.has_sessions()).map(|upstream| {
+            upstream.sessions.max as u64 * (SESSION + if upstream.returning().is_zero() { 0 } else { CLIENT })
         });
         let rates = limits.rate.0.iter().chain(config.routes.iter().flat_map(|route| &route.limits.rate.0));
         let mirrors = config.routes.iter().filter_map(|route| route.mirror.as_ref());

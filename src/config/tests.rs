@@ -82,12 +82,18 @@ routes:
   - { match: { path: /maintenance }, respond: {}, access: { jwt: { jwks: https://login.example.com/.well-known/jwks.json, from: { header: Authorization, query: token }, claims: { x-user: sub } }, basic: { users: { file: users.htpasswd }, user_header: x-auth-user }, forward_auth: { url: "http://127.0.0.1:9000/verify", to_server: [x-user] } } }
   - { match: { host: old.example.com }, redirect: { host: www.example.com } }
   - { match: { path: /api }, upstream: api }
+  - { match: { path: /rooms }, upstream: own_sessions }
+  - { match: { path: /mcp }, upstream: tools }
   - { match: { path: /static }, files: { root: /srv/app } }
   - upstream: webapp
 upstreams:
   api: { servers: { dns: api.internal, port: 8080 } }
   webapp: { servers: ["10.0.0.11:3000", "10.0.0.12:3000"], health: { check: http }, affinity: { cookie: {} } }
-  socket_io: { kind: socket.io, servers: ["10.0.0.21:8000", "10.0.0.22:8000"], tls: {}, sessions: { rebalance: {} } }
+  socket_io: { kind: socket.io, servers: ["10.0.0.21:8000", "10.0.0.22:8000"], tls: {}, sessions: { returning: 2m, rebalance: {} } }
+  own_sessions:
+    servers: ["10.0.0.41:8000", "10.0.0.42:8000"]
+    sessions: { rule: { route: { header: X-Session, query: session, cookie: SESSION, path: "/rooms/{id}" }, learn: { json: /session/id }, over: [404], question: { path: "/sessions/{id}" } } }
+  tools: { kind: mcp, servers: ["10.0.0.51:3000", "10.0.0.52:3000"] }
   raw_sockets: { kind: tcp, servers: ["10.0.0.31:8000"] }
 access: { deny: [192.0.2.0/24, { file: blocked.txt }], origins: [same, "https://*.example.com"], cors: { origins: "https://app.example.com" } }
 error_pages: { 503: { body: We will be back soon., content_type: text/plain } }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::place::SessionTie;
 use crate::access::Admitted;
 use crate::roster::{NamesSession, OfSession};
-use crate::session::{Answered, Cause, Held, How, Key, Learned, Mark, NewSession, Reader};
+use crate::session::{Answered, Arrival, Cause, Held, How, Key, Learned, Mark, NewSession, Reader};
 use crate::tunnel::Overhear;
 use crate::upstream::{Lease, Opening, PickKey, ServerId, Upstream};
 use crate::wire::websocket::{FrameCounts, FrameTracker};
@@ -26,12 +26,15 @@ pub(super) struct Learner {
     path: Option<Box<str>>,
     /// The session is on its way until it is known.
     opening: Option<Opening>,
-    /// The tunnel that the session opens on, if it does.
+    /// The tunnel that the session opens on, if it does; and whether the session goes on without it.
     hold: Option<Arc<Hold>>,
+    goes_on: bool,
     /// Where it is noted that the session came in with what is asked for, and until when that holds.
     admitted: Option<(Arc<Admitted>, Option<u64>)>,
     /// How long the session may be silent, once that is known.
     silence: Option<Duration>,
+    /// The session that ends with this answer.
+    ends: Option<Held>,
 }
 
 /// A tunnel's hold of its session, empty until the session is known.
@@ -51,12 +54,12 @@ pub(crate) fn of_session(hold: &Arc<Hold>) -> OfSession {
 
 impl Learner {
     /// For the answer of the server of this lease, whose head has said this; `None` where nothing is to be learned.
-    /// `in_tunnel`: what is learned opens on a tunnel.
+    /// `in_tunnel`: what is learned opens on a tunnel, and whether it comes to that for good.
     pub(super) fn new(
         answered: Answered,
         (upstream, client, session): (&Arc<Upstream>, PickKey, &SessionTie),
         lease: &mut Lease,
-        in_tunnel: bool,
+        in_tunnel: Option<Arrival>,
         admitted: Option<(Arc<Admitted>, Option<u64>)>,
     ) -> Option<Self> {
         if matches!(answered, Answered::Nothing) {
@@ -70,9 +73,11 @@ impl Learner {
             named: session.begun.as_ref().map(|(key, _)| *key),
             path: session.path.clone(),
             opening: lease.take_opening(),
-            hold: in_tunnel.then(Arc::default),
+            hold: in_tunnel.map(|_| Arc::default()),
+            goes_on: in_tunnel == Some(Arrival::Never),
             admitted,
             silence: None,
+            ends: None,
         };
         this.take(answered);
         Some(this)
@@ -84,7 +89,7 @@ impl Learner {
             self.reader = None;
             self.take(answered);
         }
-        self.reader.is_some()
+        self.reader.is_some() || self.ends.is_some()
     }
 
     fn take(&mut self, answered: Answered) {
@@ -98,6 +103,11 @@ impl Learner {
                 }
                 if let Some(opening) = &self.opening {
                     opening.learned(&self.client);
+                }
+            }
+            Answered::Ended => {
+                if let (Some(table), Some(key)) = (self.upstream.sessions(), self.named) {
+                    table.goodbye(key, Cause::Client);
                 }
             }
             Answered::Refused { code, unknown } => {
@@ -124,10 +134,21 @@ impl Learner {
         if table.learn(key, &home, life, How::Handshake) == Learned::Full {
             return;
         }
+        if opened.ends_with_answer
+            && let Some(mut held) = table.hold(key)
+        {
+            held.ends(Cause::Client);
+            self.ends = Some(held);
+        }
         if let Some(hold) = &self.hold {
             // A session that begins on its WebSocket ends with it.
-            table.mark(key, Mark::Upgraded);
-            if let Some(held) = table.hold(key) {
+            if !self.goes_on {
+                table.mark(key, Mark::Upgraded);
+            }
+            if let Some(mut held) = table.hold(key) {
+                if self.goes_on {
+                    held.goes_on();
+                }
                 let _ = hold.set(held);
             }
         } else if opened.websocket && table.offer(key) {
@@ -153,7 +174,7 @@ impl Learner {
 
     /// How long the tunnel may be silent by what was learned.
     pub(super) fn idle(&self) -> Option<Duration> {
-        self.silence.map(|silence| self.upstream.config().timeouts.tunnel_idle(Some(silence)))
+        self.silence.filter(|_| !self.goes_on).map(|silence| self.upstream.config().timeouts.tunnel_idle(Some(silence)))
     }
 }
 

@@ -414,6 +414,9 @@ impl Exchange {
             match self.snapshot.upstreams.get(name) {
                 Some(upstream) => {
                     let ties = Ties::new(upstream, onward);
+                    if ties.is_ambiguous() {
+                        return Err(Refusal::AmbiguousSession);
+                    }
                     self.polls = self.form == Form::Plain && ties.polls();
                     self.ties = Some(ties);
                     self.upstream = Some(Arc::clone(upstream));
@@ -541,6 +544,8 @@ impl Exchange {
     /// What the gateway answers by itself; `None` where a server is to be asked. To be called once, when it is written.
     pub(crate) fn own_answer(&mut self, request: &RequestHead<'_>) -> Option<Answer<'_>> {
         let status = match (self.refusal, &self.own, self.route.as_ref().map(|route| &route.action)) {
+            // The protocol of the session has words of its own for it.
+            (Some(Refusal::SessionOver), Some(own), _) => own.status.as_u16(),
             (Some(refusal), ..) => refusal.status(),
             (None, Some(own), _) => own.status.as_u16(),
             (None, None, Some(Action::Respond(respond))) => respond.status,
@@ -549,6 +554,7 @@ impl Exchange {
         };
         self.filter_answer(status, Headers::Fields(&[]), false);
         let answer = match (self.refusal, &self.own) {
+            (Some(Refusal::SessionOver), Some(own)) => Answer::of_filter(own),
             (Some(refusal), _) => {
                 let answer = Answer::refusing(refusal);
                 // The words of a call's status are the gateway's.
@@ -684,6 +690,15 @@ impl Exchange {
             Err(PickError::NoServer) if self.tries > 0 => return Err(self.fail(Refusal::ConnectFailed)),
             Err(error) => return Err(self.fail(refusal_of(error))),
         };
+        if upstream.has_let_go_of(lease.server())
+            && let Some(over) = ties.over(upstream)
+        {
+            self.own = Some(Box::new(answer::goodbye(over, None)));
+            self.with_session(|table, key| {
+                table.goodbye(key, Cause::Drain);
+            });
+            return Err(self.fail(Refusal::SessionOver));
+        }
         self.placed(lease);
         Ok(())
     }
@@ -806,7 +821,7 @@ impl Exchange {
                 && self.form != Form::OtherUpgrade
             {
                 let answered = protocol.answered(session.said.dialect, status, headers);
-                let in_tunnel = self.form == Form::Upgrade;
+                let in_tunnel = (self.form == Form::Upgrade).then(|| protocol.arrival(session.said.dialect));
                 self.learner =
                     Learner::new(answered, (upstream, ties.client, session), lease, in_tunnel, admitted).map(Box::new);
             }
@@ -816,8 +831,21 @@ impl Exchange {
                 self.changes.to_client.append(::http::header::SET_COOKIE, cookie);
             }
         }
+        if (200..=299).contains(&status) && self.ties.as_ref().is_some_and(Ties::streams) {
+            self.hold_session();
+        }
         self.begin_compressing(status, &headers);
         Ok(&self.changes.to_client)
+    }
+
+    /// Keeps the session for as long as the answer is under way.
+    fn hold_session(&mut self) {
+        let mut held = None;
+        self.with_session(|table, key| held = table.hold(key));
+        if let Some(mut held) = held {
+            held.goes_on();
+            self.ruled.get_or_insert_default().held = Some(held);
+        }
     }
 
     /// What is changed in the answer's head, or has been.
@@ -929,7 +957,7 @@ impl Exchange {
     }
 
     /// Tells the table something of the session that the request names.
-    fn with_session(&self, tell: impl FnOnce(&SessionTable, Key)) {
+    fn with_session(&self, tell: impl FnOnce(&Arc<SessionTable>, Key)) {
         let begun = self.ties.as_ref().and_then(|ties| ties.session.as_ref()?.begun.as_ref());
         let table = self.upstream.as_ref().and_then(|upstream| upstream.sessions());
         if let (Some(table), Some((key, _))) = (table, begun) {
@@ -979,6 +1007,9 @@ impl Exchange {
         self.leave = None;
         self.lease = None;
         self.place = None;
+        if let Some(ruled) = &mut self.ruled {
+            ruled.held = None;
+        }
         let told = |refusal: Refusal| if self.called { 200 } else { refusal.status() };
         ended.cut_by.is_none() || self.refusal.is_some_and(|refusal| told(refusal) == ended.status)
     }

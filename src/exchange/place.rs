@@ -8,8 +8,9 @@ use std::time::Duration;
 use http::HeaderValue;
 use rand::Rng;
 
+use crate::affinity::stable_hash;
 use crate::request::{Request, host_name};
-use crate::session::{Cause, Found, Goodbye, Key, SessionProtocol, SessionRequest};
+use crate::session::{Arrival, Cause, Found, Goodbye, Key, SessionProtocol, SessionRequest};
 use crate::upstream::{Lease, PickError, PickKey, Questions, ServerId, Sought, Tried, Upstream, Wanted};
 
 /// What ties a request to a server, as far as the request says.
@@ -59,6 +60,11 @@ impl SessionTie {
             return None;
         }
         let said = protocol.read(request);
+        if said.is_ambiguous {
+            // Nobody is asked about either.
+            let said = SessionRequest { is_ambiguous: true, ..SessionRequest::default() };
+            return Some(Self { begun: None, said, found: None, path: None, questions: None, sought: None });
+        }
         let begun = said.id.map(|id| (table.key(id), Box::from(id)));
         let found = begun.as_ref().and_then(|(key, _)| table.find(*key));
         let lost = said.id.filter(|_| found.is_none() && upstream.expects_sessions_at(path));
@@ -74,6 +80,12 @@ impl SessionTie {
         self.sought.map(Sought::as_str)
     }
 
+    /// Whether its session is more than a WebSocket, however that ends.
+    pub(super) fn goes_on_without_tunnels(&self, upstream: &Upstream) -> bool {
+        let arrival = upstream.session_protocol().map(|protocol| protocol.arrival(self.said.dialect));
+        arrival == Some(Arrival::Never)
+    }
+
     /// How long its session may be silent, as far as its handshake was seen.
     pub(super) fn silence(&self, upstream: &Upstream) -> Option<Duration> {
         let (key, _) = self.begun.as_ref()?;
@@ -84,9 +96,15 @@ impl SessionTie {
 impl Ties {
     /// What a request says; everything that placing it looks at.
     pub(super) fn new(upstream: &Upstream, request: &Request<'_>) -> Self {
-        let client = PickKey { client: request.client, value: upstream.value_of(request) };
+        let mut client = PickKey { client: request.client, value: upstream.value_of(request) };
         let was_on = upstream.cookie.as_ref().and_then(|cookie| cookie.find(request)).map(ServerId::from_bits);
         let session = SessionTie::new(upstream, request);
+        if let Some(SessionTie { begun: Some((_, id)), said, .. }) = &session
+            && said.opens
+        {
+            // Where clients choose ids, every gateway places them alike.
+            client.value.get_or_insert_with(|| stable_hash(id.as_bytes()));
+        }
         let cross_site = upstream.cookie.is_some() && is_cross_site(request);
         Self { client, was_on, wish: None, cross_site, session }
     }
@@ -112,9 +130,25 @@ impl Ties {
         self.session.as_ref().is_some_and(|session| session.begun.is_some())
     }
 
-    /// Whether this request may open a session.
+    /// Whether this request may open a session; one that is known is open.
     pub(super) fn opens(&self) -> bool {
-        self.session.as_ref().is_some_and(|session| session.said.opens)
+        self.session.as_ref().is_some_and(|session| session.said.opens && session.found.is_none())
+    }
+
+    /// Whether it names two sessions.
+    pub(super) fn is_ambiguous(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.said.is_ambiguous)
+    }
+
+    /// Whether its session lives for as long as its answer is under way.
+    pub(super) fn streams(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.said.streams)
+    }
+
+    /// The answer that says that its session is over, where there is one.
+    pub(super) fn over(&self, upstream: &Upstream) -> Option<Goodbye> {
+        let session = self.session.as_ref().filter(|session| session.begun.is_some())?;
+        upstream.session_protocol()?.over(session.said.dialect)
     }
 
     /// Whether the body of its answer is read.
@@ -207,6 +241,9 @@ impl Ties {
             && let Some((key, _)) = &session.begun
         {
             let lease = upstream.return_to(ServerId::from_bits(session.found?.server))?;
+            if upstream.has_let_go_of(lease.server()) {
+                return None;
+            }
             if session.said.ends
                 && let Some(table) = upstream.sessions()
             {
@@ -253,6 +290,7 @@ impl Ties {
         if back.is_none() && !tried.in_shortage {
             // Another server will not know it, and its client begins anew.
             table.forget(key, Cause::ServerDown);
+            session.found = None;
         } else if session.said.ends {
             table.goodbye(key, Cause::Client);
         }

@@ -17,6 +17,7 @@ use crate::http::pages::Page;
 use crate::request::{Headers, Path, Request};
 use crate::router::config::Timeouts;
 use crate::router::{Action, Policy, Rewrite, Route};
+use crate::session::Held;
 use crate::snapshot::Snapshot;
 
 /// What few exchanges need: what rules have decided when the request came, and what passes of bodies.
@@ -30,6 +31,8 @@ pub(super) struct Ruled {
     late: Vec<FieldRule>,
     /// How a poll's answer has ended until now; here, since most of the time it has not begun.
     pub(super) tail: Option<Tail>,
+    /// Its session, where that lives for as long as the answer is under way.
+    pub(super) held: Option<Held>,
     /// A copy of it for another upstream, while its body comes.
     pub(super) copying: Option<Copying>,
 }

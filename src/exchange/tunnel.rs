@@ -72,7 +72,8 @@ impl Exchange {
             Form::Plain | Form::Raw => metrics.raw.inc(),
         }
         let session = ties.session.as_ref().filter(|_| self.form != Form::OtherUpgrade);
-        let silence = session.and_then(|session| session.silence(&upstream));
+        let goes_on = |session: &SessionTie| session.goes_on_without_tunnels(&upstream);
+        let silence = session.filter(|session| !goes_on(session)).and_then(|session| session.silence(&upstream));
         let timeouts = &upstream.config().timeouts;
         let raw = self.form == Form::Raw;
         let mut idle = if raw { timeouts.raw_idle() } else { timeouts.tunnel_idle(silence) };
@@ -99,9 +100,10 @@ fn came(upstream: &Arc<Upstream>, session: &SessionTie, listening: &mut Listenin
     let known = upstream.sessions().zip(upstream.session_protocol()).zip(session.begun.as_ref());
     let Some(((table, protocol), (key, _))) = known else { return (None, false) };
     let arrival = protocol.arrival(session.said.dialect);
-    let held = table.hold(*key).map(|held| {
+    let held = table.hold(*key).map(|mut held| {
         let hold = Arc::new(Hold::new());
         match arrival {
+            Arrival::Never => held.goes_on(),
             Arrival::AtOnce | Arrival::Unsure => reached(upstream, &held),
             Arrival::Message(number) => {
                 listening.overhear_client = Some(overhear_arrival(Arc::clone(upstream), Arc::clone(&hold), number));

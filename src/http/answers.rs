@@ -18,8 +18,12 @@ pub enum Refusal {
     BadPath(path::Refused),
     /// Two readings of the path lead to different routes.
     AmbiguousPath,
+    /// The request names two sessions.
+    AmbiguousSession,
     /// No route matches.
     NoRoute,
+    /// The session is over, and its client has to begin anew.
+    SessionOver,
     /// The client's network may not ask.
     Network,
     /// The page of another site may not ask.
@@ -76,10 +80,12 @@ impl Refusal {
     /// The status of the answer (RFC 9110 15, RFC 6585).
     pub fn status(self) -> u16 {
         match self {
-            Self::BadRequest | Self::Malformed(_) | Self::BadPath(_) | Self::AmbiguousPath => 400,
+            Self::BadRequest | Self::Malformed(_) | Self::BadPath(_) | Self::AmbiguousPath | Self::AmbiguousSession => {
+                400
+            }
             Self::NoCredentials | Self::BadCredentials | Self::ExpiredToken => 401,
             Self::Network | Self::Origin => 403,
-            Self::NoRoute => 404,
+            Self::NoRoute | Self::SessionOver => 404,
             Self::Method => 405,
             Self::HeadTimeout | Self::BodyTimeout => 408,
             Self::BodyTooLarge => 413,
@@ -115,7 +121,9 @@ impl Refusal {
             Self::Malformed(_) => "malformed",
             Self::BadPath(_) => "bad_path",
             Self::AmbiguousPath => "ambiguous_path",
+            Self::AmbiguousSession => "ambiguous_session",
             Self::NoRoute => "no_route",
+            Self::SessionOver => "session_over",
             Self::Network => "network",
             Self::Origin => "origin",
             Self::NoCredentials => "no_credentials",
@@ -152,7 +160,9 @@ impl fmt::Display for Refusal {
             Self::Malformed(fault) => write!(f, "The request can't be read safely: {fault}."),
             Self::BadPath(fault) => write!(f, "The request can't be routed safely: {fault}."),
             Self::AmbiguousPath => f.write_str("The path can be read in two ways that lead to different places."),
+            Self::AmbiguousSession => f.write_str("The request names two sessions."),
             Self::NoRoute => f.write_str("Nothing is served here."),
+            Self::SessionOver => f.write_str("The session is over: a new one has to begin."),
             Self::Network => f.write_str("Nothing is served to this network."),
             Self::Origin => f.write_str("Nothing is served to pages of this site."),
             Self::NoCredentials => f.write_str("Something has to show who you are."),

@@ -40,6 +40,7 @@ impl SessionProtocol for EngineIo {
             ends: info.goodbye,
             transport: info.transport.map(Transport::as_str),
             dialect: dialect.pack(),
+            ..SessionRequest::default()
         }
     }
 
@@ -192,7 +193,7 @@ impl Reader for HandshakeReader {
             Progress::NeedMore => None,
             Progress::NotOne => Some(Answered::Nothing),
             Progress::Found(Handshake { sid, ping_interval, ping_timeout, websocket }) => {
-                Some(Answered::Opened(NewSession { id: Some(sid), silence: ping_interval + ping_timeout, websocket }))
+                Some(Answered::Opened(NewSession { websocket, ..NewSession::new(sid, ping_interval + ping_timeout) }))
             }
         }
     }

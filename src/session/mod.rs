@@ -3,8 +3,11 @@
 
 mod engine_io;
 mod home;
+mod mcp;
+mod named;
 mod protocol;
 mod returning;
+mod rules;
 mod shards;
 pub(crate) mod table;
 mod totals;
@@ -12,11 +15,15 @@ mod upgrades;
 
 pub use engine_io::EngineIo;
 pub(crate) use home::Home;
+pub use mcp::Mcp;
+pub(crate) use named::Named;
 pub use protocol::{
-    Answered, Arrival, CheckedSession, Goodbye, Known, NewSession, Question, Reader, SessionCheck, SessionProtocol,
-    SessionRequest,
+    Answered, Arrival, CheckedSession, Departure, Goodbye, Known, NewSession, Question, Reader, SessionCheck,
+    SessionProtocol, SessionRequest,
 };
 pub(crate) use returning::Returning;
+pub(crate) use rules::config;
+pub(crate) use rules::{ID, Rules};
 pub(crate) use table::{Found, Held, How, Key, Learned, Listed, Mark, Moving, SessionTable};
 pub(crate) use totals::Cause;
 pub(crate) use upgrades::Recent;

@@ -113,6 +113,12 @@ pub trait SessionProtocol: Send + Sync + 'static {
         None
     }
 
+    /// Whether servers are asked one after the other, the likeliest first, since one that is asked in vain may take the session
+    /// up for its own.
+    fn asks_one_by_one(&self) -> bool {
+        false
+    }
+
     /// What the answer to a [question](Self::question) says of the session. Only a clear yes should be one: a session that
     /// is sent to the wrong server is lost. The question is the one that was asked, to which the gateway has added fields.
     fn is_known(&self, _dialect: u64, _question: &Question, _status: u16, _body: &[u8]) -> Known {
@@ -129,6 +135,18 @@ pub trait SessionProtocol: Send + Sync + 'static {
     /// The answer to a pending [poll](SessionRequest::polls) on which the client opens a new session by itself. `None`
     /// where there is none: such a poll is left alone.
     fn goodbye(&self, _dialect: u64) -> Option<Goodbye> {
+        None
+    }
+
+    /// How sessions come to leave a server that drains.
+    fn departure(&self) -> Departure {
+        Departure::Told
+    }
+
+    /// The answer that tells a client that its session is over, and that it has to begin anew. It is what requests of sessions
+    /// get whose server drains and has come to the deadline of that. `None` where there is no such answer: they go on to their
+    /// server.
+    fn over(&self, _dialect: u64) -> Option<Goodbye> {
         None
     }
 
@@ -164,6 +182,10 @@ pub struct SessionRequest<'r> {
     pub polls: bool,
     /// Whether the request itself ends the session.
     pub ends: bool,
+    /// Whether the session lives for as long as the answer is under way, as that to a request for events is.
+    pub streams: bool,
+    /// Whether it names two sessions, which may live on different servers: it is refused.
+    pub is_ambiguous: bool,
     /// How the session travels, for the access log: `polling`, `websocket`.
     pub transport: Option<&'static str>,
     /// What the other methods are given of this request.
@@ -183,6 +205,8 @@ pub enum Answered {
         /// Whether it says that the server does not know the session: nothing happened there.
         unknown: bool,
     },
+    /// The session that the request has named is over, as its client has asked for.
+    Ended,
     /// The body has to be read; where a reader says so, the rest of it by another one.
     Body(Box<dyn Reader>),
 }
@@ -204,12 +228,19 @@ pub struct NewSession {
     pub silence: Duration,
     /// Whether the client may go on to a WebSocket.
     pub websocket: bool,
+    /// Whether it ends with the answer that opens it, which is a stream.
+    pub ends_with_answer: bool,
 }
 
 impl NewSession {
     /// A session without a WebSocket.
     pub fn new(id: impl Into<String>, silence: Duration) -> Self {
-        Self { id: Some(id.into()), silence, websocket: false }
+        Self { id: Some(id.into()), silence, websocket: false, ends_with_answer: false }
+    }
+
+    /// The session that the request has named, without a WebSocket of its own.
+    pub fn named(silence: Duration) -> Self {
+        Self { id: None, silence, websocket: false, ends_with_answer: false }
     }
 }
 
@@ -223,6 +254,18 @@ pub enum Arrival {
     Unsure,
     /// With this message of the client, counted from 1: what comes before is only a trial.
     Message(u64),
+    /// Never: it goes on without it, for as long as it may be silent.
+    Never,
+}
+
+/// How the sessions of a server that drains come to leave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// They are told, one after the other, at the pace of the drain.
+    Told,
+    /// Nothing that could be said makes their clients begin anew: they stay until the deadline of the drain, and are
+    /// [over](SessionProtocol::over) then. What is under way at that time, and can be ended, ends after that.
+    AtDeadline,
 }
 
 /// A request that the gateway makes on its own account. `Host`, unless a field brings it, and the length of the body are
@@ -233,8 +276,8 @@ pub struct Question {
     pub method: &'static str,
     /// Path and query.
     pub target: String,
-    /// Header fields.
-    pub fields: Vec<(&'static str, Vec<u8>)>,
+    /// Header fields, with names in lower case.
+    pub fields: Vec<(Cow<'static, str>, Vec<u8>)>,
     /// The body; `None` for none at all.
     pub body: Option<Cow<'static, [u8]>>,
 }
@@ -247,8 +290,24 @@ impl Question {
 
     /// A `POST` of a body of this type.
     pub fn post(target: impl Into<String>, content_type: &str, body: impl Into<Cow<'static, [u8]>>) -> Self {
-        let fields = vec![("content-type", content_type.into())];
-        Self { method: "POST", target: target.into(), fields, body: Some(body.into()) }
+        let question = Self { method: "POST", target: target.into(), fields: Vec::new(), body: Some(body.into()) };
+        question.with("content-type", content_type)
+    }
+
+    /// The same with one more header field.
+    #[must_use]
+    pub fn with(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Vec<u8>>) -> Self {
+        self.fields.push((name.into(), value.into()));
+        self
+    }
+
+    /// The same with those of the client's header fields that have these names, in lower case: what shows who asks.
+    #[must_use]
+    pub fn with_those_of(mut self, request: &Request<'_>, names: &[&'static str]) -> Self {
+        for &name in names {
+            self.fields.extend(request.headers.all(name).map(|value| (name.into(), value.to_vec())));
+        }
+        self
     }
 }
 

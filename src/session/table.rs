@@ -145,6 +145,18 @@ pub struct Held {
     key: Key,
     /// Why the tunnel ended, as a place in [`Cause::ALL`]; beyond it while nobody has said.
     cause: AtomicU8,
+    after: After,
+}
+
+/// What becomes of a session that nothing holds any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    /// It ends with a tunnel that it has come to for good; if it has not, it has a little time for its next request.
+    ByTunnel,
+    /// It may be silent for as long as after any request.
+    GoesOn,
+    /// It is over, for this reason.
+    Ends(Cause),
 }
 
 /// Parts of the table with a lock each. A sweep holds one for some microseconds, everything else for nanoseconds.
@@ -369,7 +381,7 @@ impl SessionTable {
         entry.holds = entry.holds.checked_add(1)?;
         entry.marks &= !UNUSED;
         entry.regain();
-        Some(Held { table: self.clone(), key, cause: AtomicU8::new(u8::MAX) })
+        Some(Held { table: self.clone(), key, cause: AtomicU8::new(u8::MAX), after: After::ByTunnel })
     }
 
     /// Notes that the client of a session has lost its connections: until it is heard of again, the session is in nobody's
@@ -451,6 +463,13 @@ impl SessionTable {
     /// Changes the limit; sessions beyond a lower one stay until they end.
     pub fn set_max(&self, max: usize) {
         self.max.store(max, Relaxed);
+    }
+
+    fn renew(&self, key: Key) {
+        let now = self.clock.now();
+        if let Some(entry) = self.shard(key).live(key, now) {
+            entry.renew(now);
+        }
     }
 
     fn release(&self, key: Key, cause: Option<Cause>) {
@@ -596,6 +615,16 @@ impl Held {
         self.table.upgrade(self.key)
     }
 
+    /// The session goes on when this is dropped, as if it had been asked for then.
+    pub fn goes_on(&mut self) {
+        self.after = After::GoesOn;
+    }
+
+    /// The session is over when this is dropped.
+    pub fn ends(&mut self, cause: Cause) {
+        self.after = After::Ends(cause);
+    }
+
     /// Says why the tunnel has ended: a session that is on it for good ends with it. Without a word, such a session is
     /// left some seconds in which it can be heard of.
     pub fn ended(&self, cause: Cause) {
@@ -606,6 +635,11 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         let cause = Cause::ALL.get(usize::from(*self.cause.get_mut())).copied();
+        match self.after {
+            After::ByTunnel => {}
+            After::GoesOn => self.table.renew(self.key),
+            After::Ends(cause) => drop(self.table.goodbye(self.key, cause)),
+        }
         self.table.release(self.key, cause);
     }
 }

@@ -1,19 +1,20 @@
 //! What the operator says about an upstream: its servers, how to choose among them and how to know that they live.
 
 use std::path::PathBuf;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use serde::de::{self, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::de::{self, EnumAccess, VariantAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::affinity;
 use crate::filter::config::HeaderRules;
 pub use crate::http::config::HostHeader;
 use crate::http::config::exactly;
 use crate::roster::Pace;
-use crate::session::{EngineIo, SessionProtocol};
+use crate::session::config::Rule;
+use crate::session::{Named, Rules, SessionProtocol};
 use crate::transport::TcpKeepAlive;
 use crate::wire::proxy_protocol::Version;
 
@@ -39,10 +40,10 @@ pub struct Config {
     /// What ties a client to a server beside sessions; not for kind `tcp`.
     #[serde(default)]
     pub affinity: affinity::Config,
-    /// How sessions are remembered and spread; only for kind `socket.io`.
+    /// How sessions are remembered and spread; for kinds that have sessions, and for kind `http` with a `rule`.
     #[serde(default)]
     pub sessions: Sessions,
-    /// How fast new sessions may come; only for kind `socket.io`.
+    /// How fast new sessions may come; where there are any.
     #[serde(default)]
     pub new_sessions: NewSessions,
     /// How long a server that came up takes to get its whole share of new work, from a tenth of it onwards. Default 0 s:
@@ -109,7 +110,8 @@ impl Config {
     /// The chosen balance, or the default of the kind; values that are hashed need the consistent hash.
     pub fn balance(&self) -> Balance {
         self.balance.unwrap_or(match self.kind {
-            Kind::SocketIo => Balance::ClientIp,
+            Kind::Of(protocol) if protocol.comes_back() => Balance::ClientIp,
+            Kind::Of(_) => Balance::LeastConnections,
             Kind::Http | Kind::Tcp if self.affinity.hashes_values() => Balance::ClientIp,
             Kind::Http | Kind::Tcp => Balance::RoundRobin,
         })
@@ -118,39 +120,106 @@ impl Config {
     /// The chosen check, or the default of the kind.
     pub fn health_check(&self) -> Check {
         self.health.check.unwrap_or(match self.kind {
-            Kind::SocketIo => Check::Session,
-            Kind::Http | Kind::Tcp => Check::Tcp,
+            Kind::Of(protocol) if protocol.protocol().check().is_some() => Check::Session,
+            Kind::Of(_) | Kind::Http | Kind::Tcp => Check::Tcp,
         })
+    }
+
+    /// How long clients are remembered that may come back: as said, or the default of the kind.
+    pub(crate) fn returning(&self) -> Duration {
+        self.sessions.returning.unwrap_or(match self.kind {
+            Kind::Of(protocol) if protocol.comes_back() => Duration::from_secs(120),
+            Kind::Of(_) | Kind::Http | Kind::Tcp => Duration::ZERO,
+        })
+    }
+
+    /// Whether the servers have sessions.
+    pub(crate) fn has_sessions(&self) -> bool {
+        match self.kind {
+            Kind::Of(_) => true,
+            Kind::Http => self.sessions.rule.is_some(),
+            Kind::Tcp => false,
+        }
+    }
+
+    /// The protocol of the sessions that the servers have; `None` where they have none.
+    ///
+    /// # Errors
+    /// What is wrong with the operator's own.
+    pub(crate) fn session_protocol(&self) -> Result<Option<Arc<dyn SessionProtocol>>, String> {
+        match (self.kind, &self.sessions.rule) {
+            (Kind::Of(protocol), _) => Ok(Some(protocol.protocol())),
+            (Kind::Http, Some(rule)) => {
+                let rules = Rules::new(rule).map_err(|(key, what)| format!("`sessions.rule.{key}`: {what}"))?;
+                Ok(Some(Arc::new(rules)))
+            }
+            (Kind::Http | Kind::Tcp, _) => Ok(None),
+        }
     }
 }
 
 /// What the servers of an upstream speak.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Kind {
     /// HTTP and WebSocket.
     #[default]
-    #[serde(rename = "http")]
     Http,
-    /// Socket.IO or bare Engine.IO: sessions belong to servers.
-    #[serde(rename = "socket.io")]
-    SocketIo,
+    /// A protocol whose sessions belong to servers.
+    Of(Named),
     /// Raw TCP.
-    #[serde(rename = "tcp")]
     Tcp,
 }
 
 impl Kind {
-    /// The protocol of the sessions that servers of this kind have; `None` where they have none.
-    pub(crate) fn session_protocol(self) -> Option<Arc<dyn SessionProtocol>> {
+    /// The word for it in configurations.
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Self::SocketIo => Some(Check::protocol()),
-            Self::Http | Self::Tcp => None,
+            Self::Http => "http",
+            Self::Of(protocol) => protocol.as_str(),
+            Self::Tcp => "tcp",
         }
     }
+}
 
-    /// Whether servers of this kind have sessions.
-    pub(crate) fn has_sessions(self) -> bool {
-        self == Self::SocketIo
+impl Serialize for Kind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Kind {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const ALL: [&str; Named::ALL.len() + 2] = {
+            let mut all = ["http"; Named::ALL.len() + 2];
+            let mut at = 0;
+            while at < Named::ALL.len() {
+                all[at + 1] = Named::ALL[at].as_str();
+                at += 1;
+            }
+            all[at + 1] = "tcp";
+            all
+        };
+        /// Whatever shape the word comes in.
+        struct Word;
+        impl<'de> Visitor<'de> for Word {
+            type Value = Kind;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a kind of server")
+            }
+
+            fn visit_enum<A: EnumAccess<'de>>(self, word: A) -> Result<Kind, A::Error> {
+                let (word, rest) = word.variant::<String>()?;
+                rest.unit_variant()?;
+                let named = || Named::ALL.into_iter().find(|protocol| protocol.as_str() == word).map(Kind::Of);
+                match word.as_str() {
+                    "http" => Ok(Kind::Http),
+                    "tcp" => Ok(Kind::Tcp),
+                    _ => named().ok_or_else(|| de::Error::unknown_variant(&word, &ALL)),
+                }
+            }
+        }
+        deserializer.deserialize_enum("Kind", &ALL, Word)
     }
 }
 
@@ -188,7 +257,7 @@ impl Default for Queue {
     }
 }
 
-/// `sessions`: how an upstream of kind `socket.io` remembers and spreads them.
+/// `sessions`: how an upstream whose servers have any remembers and spreads them.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sessions {
@@ -209,14 +278,16 @@ pub struct Sessions {
     /// clients behind one address stay together, and find their server again when all of them come back. Default 256.
     pub bounded_from: u32,
     /// How long after it was last seen a client that comes back is placed on the server that it was on; 0 s for not at
-    /// all. Default 2 min, as long as Socket.IO recovers the state of a connection.
+    /// all. Default 2 min for `socket.io`, as long as Socket.IO recovers the state of a connection, else 0 s.
     #[serde(with = "humantime_serde")]
-    pub returning: Duration,
+    pub returning: Option<Duration>,
     /// Whether, and how, sessions are shed from servers that have more than their share. Default: they stay.
     pub rebalance: Option<Rebalance>,
     /// Where sessions are opened: at these paths and below them, and nowhere else. Default: wherever a server opens one;
     /// servers are asked for sessions only at the usual paths, that of the check, and where one has been opened.
     pub paths: Vec<String>,
+    /// How sessions are told, for kind `http`; other kinds have a protocol for that. Default: there are none.
+    pub rule: Option<Rule>,
 }
 
 impl Default for Sessions {
@@ -227,9 +298,10 @@ impl Default for Sessions {
             grace: Duration::from_secs(10),
             bounded_load: 1.25,
             bounded_from: 256,
-            returning: Duration::from_secs(120),
+            returning: None,
             rebalance: None,
             paths: Vec::new(),
+            rule: None,
         }
     }
 }
@@ -406,9 +478,7 @@ pub enum Check {
 impl Check {
     /// What the check `engine.io` speaks with servers that have no sessions of another protocol.
     pub(super) fn protocol() -> Arc<dyn SessionProtocol> {
-        // One for all: who goes through the protocols in use does so for each request.
-        static ENGINE_IO: LazyLock<Arc<dyn SessionProtocol>> = LazyLock::new(|| Arc::new(EngineIo));
-        Arc::clone(&ENGINE_IO)
+        Named::CHECKED.protocol()
     }
 }
 
@@ -519,7 +589,7 @@ pub struct Timeouts {
     /// To open a connection, TLS included. Default 5 s.
     #[serde(with = "humantime_serde")]
     pub connect: Duration,
-    /// From the sent request to the head of its answer. Default 2 min; for a poll of a Socket.IO session, what its handshake
+    /// From the sent request to the head of its answer. Default 2 min; for a poll of a session, what its handshake
     /// allows.
     #[serde(with = "humantime_serde")]
     pub first_byte: Option<Duration>,

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::sessions::shedding::Shedding;
 use super::{Server, ServerId, Upstream};
 use crate::roster::{Pace, Roster};
+use crate::session::Departure;
 
 /// What is open on the servers of an upstream, and who is told to leave. It outlives reloads.
 #[derive(Default)]
@@ -59,6 +60,8 @@ pub struct Progress {
 /// How long those who come are told at once when the deadline has come: who was between two polls has its turn too.
 const AFTER_DEADLINE: Duration = Duration::from_secs(3);
 const AFTER_DEADLINE_LOOK: Duration = Duration::from_millis(100);
+/// How often it is looked whether those who stay until the deadline have gone by themselves.
+const GONE_LOOK: Duration = Duration::from_millis(500);
 
 impl Upstream {
     /// What is open on a server and can be told to leave.
@@ -101,6 +104,12 @@ impl Upstream {
         Some(Progress { open, sessions, told, over })
     }
 
+    /// Whether a server drains, and has come to the deadline of that: sessions that can't be told goodbye are over there.
+    pub(crate) fn has_let_go_of(&self, server: &Server) -> bool {
+        let can_be_over = || self.session_protocol().is_some_and(|protocol| protocol.over(0).is_some());
+        server.is_draining() && can_be_over() && self.drains.begun().get(&server.id()).is_some_and(Drain::is_expired)
+    }
+
     /// Whether goodbyes of a drain are still to be said.
     pub(super) fn is_draining(&self) -> bool {
         self.drains.begun().values().any(|drain| !drain.is_over())
@@ -109,12 +118,16 @@ impl Upstream {
     /// Begins a drain. With `elsewhere` nobody is told while that says that there is nowhere to go.
     fn begin(&self, server: &Arc<Server>, pace: Option<Pace>, elsewhere: Option<Arc<AtomicBool>>) {
         let said = Arc::new(Said::default());
+        let departure = self.session_protocol().map_or(Departure::Told, |protocol| protocol.departure());
         let task = pace.map(|pace| {
             let (upstream, server) = (Arc::clone(&self.name), Arc::clone(server));
             let (roster, said) = (self.roster(server.id()), Arc::clone(&said));
             let task = tokio::spawn(async move {
                 let may_go = || elsewhere.as_ref().is_none_or(|elsewhere| elsewhere.load(Ordering::Relaxed));
-                say_goodbyes(&server, &roster, pace, may_go, &said).await;
+                match departure {
+                    Departure::Told => say_goodbyes(&server, &roster, pace, may_go, &said).await,
+                    Departure::AtDeadline => wait_out(&server, &roster, pace, may_go, &said).await,
+                }
                 let (name, told) = (server.name(), said.told.load(Ordering::Relaxed));
                 info!("upstream {upstream}: server {name} is drained: {told} told goodbye");
             });
@@ -183,6 +196,25 @@ async fn say_goodbyes(server: &Server, roster: &Roster, pace: Pace, may_go: impl
         said.told.fetch_add(roster.tell_all(), Ordering::Relaxed);
     }
     said.expired.store(true, Ordering::Relaxed);
+}
+
+/// Leaves everybody alone until the deadline, and lets go of those who are left then: first nothing is served any more, then
+/// what is under way is told to end, so that nobody asks for it again in vain.
+async fn wait_out(server: &Server, roster: &Roster, pace: Pace, mut may_go: impl FnMut() -> bool, said: &Said) {
+    let gone = || if server.is_removed() { !server.is_busy() } else { server.sessions() == 0 };
+    let due = Instant::now() + pace.deadline;
+    while Instant::now() < due || !may_go() {
+        if gone() {
+            return;
+        }
+        sleep(GONE_LOOK).await;
+    }
+    said.expired.store(true, Ordering::Relaxed);
+    let end = Instant::now() + AFTER_DEADLINE;
+    while !gone() && Instant::now() < end {
+        said.told.fetch_add(roster.tell_all(), Ordering::Relaxed);
+        sleep(AFTER_DEADLINE_LOOK).await;
+    }
 }
 
 impl Drains {

@@ -210,7 +210,10 @@ impl Upstream {
             return Ok(Arc::clone(before));
         }
         check_request(&config.health).map_err(explain)?;
-        let protocol = brought.session_protocol.clone().or_else(|| config.kind.session_protocol());
+        let protocol = match &brought.session_protocol {
+            Some(own) => Some(Arc::clone(own)),
+            None => config.session_protocol().map_err(explain)?,
+        };
         check_protocol(protocol.as_deref(), config).map_err(explain)?;
         let own_balance = brought.balance.is_none().then(|| config.balance());
         if brought.affinity.is_some() && own_balance.is_some_and(|balance| balance != config::Balance::ClientIp) {

@@ -2,8 +2,11 @@
 
 pub mod client_hello;
 pub mod engine_io;
+pub mod events;
 pub mod flash;
 pub mod http2;
+pub mod json;
+pub mod mcp;
 pub mod ping;
 pub mod proxy_protocol;
 pub mod sniff;

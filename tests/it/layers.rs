@@ -102,25 +102,25 @@ fn what_decides_knows_no_engine() {
     assert!(PINGORAS.iter().all(|place| named.iter().any(|file| file.starts_with(place))), "each is needed: {named:?}");
 }
 
-/// Where Engine.IO is named beside the protocol itself and its readers: where a kind chooses its protocol and its
-/// defaults, and in the name of a counter that operators know.
-const ENGINE_IOS: [&str; 4] = ["session/", "wire/", "upstream/config", "metrics"];
+/// Where a protocol of sessions is named: in its own file and its readers, and in the name of a counter that operators know.
+const PROTOCOLS: [&str; 3] = ["session/", "wire/", "metrics"];
 
 #[test]
-fn only_its_protocol_knows_engine_io() {
+fn only_sessions_and_their_readers_name_a_protocol() {
     let mut named = BTreeSet::new();
     for (inside, code) in code() {
         let code = code.lines().filter(|line| !line.trim_start().starts_with("//"));
-        let names = ["engine_io", "EngineIo", "SocketIo", "Engine.IO"];
+        let names =
+            ["engine_io", "EngineIo", "SocketIo", "Engine.IO", "Mcp", "mcp", "SockJs", "sockjs", "SignalR", "signalr"];
         if code.into_iter().any(|line| names.iter().any(|name| line.contains(name))) {
             named.insert(inside);
         }
     }
-    let allowed = |file: &&String| ENGINE_IOS.iter().any(|place| file.starts_with(place));
+    let allowed = |file: &&String| PROTOCOLS.iter().any(|place| file.starts_with(place));
     let strangers: Vec<_> = named.iter().filter(|file| !allowed(file)).collect();
-    assert!(strangers.is_empty(), "{strangers:?} name Engine.IO");
+    assert!(strangers.is_empty(), "{strangers:?} name a protocol");
     assert!(
-        ENGINE_IOS.iter().all(|place| named.iter().any(|file| file.starts_with(place))),
+        PROTOCOLS.iter().all(|place| named.iter().any(|file| file.starts_with(place))),
         "each is needed: {named:?}"
     );
 }

@@ -42,6 +42,7 @@ mod limits;
 mod malformed;
 mod operate;
 mod other_upgrades;
+mod own_sessions;
 mod proxy_protocol;
 mod queue;
 mod rates;

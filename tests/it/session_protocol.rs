@@ -32,12 +32,9 @@ impl SessionProtocol for ByHeader {
     }
 
     fn question(&self, _dialect: u64, id: &str, request: &Request<'_>) -> Option<Question> {
-        let mut question =
-            Question::post(&*request.path.canonical, "application/json", &b"{\"method\":\"cancelled\"}"[..]);
-        question.fields.push(("mcp-session-id", id.into()));
-        let credentials = request.headers.get("authorization");
-        question.fields.extend(credentials.map(|value| ("authorization", value.to_vec())));
-        Some(question)
+        let cancelled = &b"{\"method\":\"cancelled\"}"[..];
+        let question = Question::post(&*request.path.canonical, "application/json", cancelled);
+        Some(question.with("mcp-session-id", id).with_those_of(request, &["authorization"]))
     }
 
     fn is_known(&self, _dialect: u64, _question: &Question, status: u16, _body: &[u8]) -> Known {

@@ -6,16 +6,30 @@ use std::time::Duration;
 use super::{Report, Spot, fields, words};
 use crate::address::{ServerAddress, is_host_name};
 use crate::affinity;
+use crate::session::config::{Asked, Farewell, Rule};
+use crate::session::{self, Rules};
 use crate::upstream::Config;
 use crate::upstream::config::{
     Balance, Check, Drain, Ejection, Health, HostHeader, Kind, Lookups, Messages, NewSessions, Queue, Rebalance,
     ServerConfig, Servers, Sessions, Timeouts, Tls, WebSocket, frames_a_body,
 };
 
-/// The heartbeat of Socket.IO 3 and 4 with their defaults: `pingInterval` 25 s and `pingTimeout` 20 s.
-const HEARTBEAT: Duration = Duration::from_secs(45);
 /// The longest message that is not looked at for its length.
 const SHORT: u64 = 125;
+/// What the memory of sessions can count.
+const LONGEST_LIFE: Duration = Duration::from_hours(18);
+/// Fields that never reach a server, or say nothing of a session in any request.
+const NEVER_PASS: [&str; 9] = [
+    "connection",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "content-length",
+    "host",
+    "proxy-connection",
+];
 const LONG_CONNECT: Duration = Duration::from_secs(60);
 /// Name servers are asked no more often than this.
 const SHORTEST_REFRESH: Duration = Duration::from_millis(100);
@@ -31,7 +45,7 @@ pub(super) fn check(name: &str, upstream: &Config, spot: &Spot<'_>, report: &mut
         self::tls(upstream, tls, &spot.key("tls"), report);
     }
     health(upstream, &upstream.health, &spot.key("health"), report);
-    timeouts(upstream.kind, &upstream.timeouts, &spot.key("timeouts"), report);
+    timeouts(upstream, &upstream.timeouts, &spot.key("timeouts"), report);
     report.tcp_keepalive(&spot.key("tcp_keepalive"), &upstream.tcp_keepalive);
     websocket(upstream, spot, report);
     messages(upstream, spot, report);
@@ -169,19 +183,27 @@ fn ejection(ejection: &Ejection, spot: &Spot<'_>, report: &mut Report) {
 
 fn sessions(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
     let (sessions, new_sessions) = (&upstream.sessions, &upstream.new_sessions);
-    if !upstream.kind.has_sessions() {
-        let kind = if upstream.kind == Kind::Tcp { "tcp" } else { "http" };
+    let spot_of = |key| spot.key("sessions").key(key);
+    if !upstream.has_sessions() {
+        let wrong = match upstream.kind {
+            // A rule that could not be read is a fault already.
+            Kind::Http if !spot_of("rule").is_intact() => None,
+            Kind::Tcp => Some("not for kind `tcp`, which has no sessions"),
+            _ => Some(
+                "kind `http` has no sessions until `sessions.rule` says how they are told: expected that, or another kind",
+            ),
+        };
         let given =
             [("sessions", *sessions != Sessions::default()), ("new_sessions", *new_sessions != NewSessions::default())];
-        for (key, _) in given.iter().filter(|(_, given)| *given && spot.key("kind").is_intact()) {
-            report.fault(
-                &spot.key(key).as_str(),
-                format!("not for kind `{kind}`, which has no sessions: only for `socket.io`"),
-            );
+        let wrong = wrong.filter(|_| spot.key("kind").is_intact());
+        for ((key, _), what) in given.iter().filter(|(_, given)| *given).zip(wrong.into_iter().cycle()) {
+            report.fault(&spot.key(key).as_str(), what);
         }
         return;
     }
-    let spot_of = |key| spot.key("sessions").key(key);
+    if let Some(said) = &sessions.rule {
+        rule(upstream, said, &spot_of("rule"), report);
+    }
     report.some(&spot_of("max"), sessions.max);
     let bound = sessions.bounded_load;
     if bound != 0.0 && !(1.0..=100.0).contains(&bound) {
@@ -206,6 +228,110 @@ fn sessions(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
     }
 }
 
+/// A rule by which nothing could ever be told is a fault.
+fn rule(upstream: &Config, said: &Rule, spot: &Spot<'_>, report: &mut Report) {
+    if let Kind::Of(protocol) = upstream.kind {
+        let what = format!("not for kind `{protocol}`, which has a protocol for that: expected kind `http`");
+        report.fault(&spot.as_str(), what);
+        return;
+    }
+    let (route, learn) = (spot.key("route"), spot.key("learn"));
+    if said.route.is_empty() && route.is_intact() {
+        let what = "expected one or more of `header`, `query`, `cookie` and `path`: where requests name their session";
+        report.fault(&if route.is_given() { route } else { spot.as_str() }, what);
+        return;
+    }
+    let of_learn = said.learn.as_ref().and_then(|learn| learn.header.as_ref());
+    for (spot, name) in [(route.key("header"), said.route.header.as_ref()), (learn.key("header"), of_learn)] {
+        let Some(name) = name else { continue };
+        report.well_formed(&spot, words::header_name(name));
+        if NEVER_PASS.iter().any(|never| name.eq_ignore_ascii_case(never)) {
+            report.fault(
+                &spot,
+                format!("`{name}` belongs to a connection, and names no session: expected another field"),
+            );
+        }
+    }
+    for (key, name) in [("query", &said.route.query), ("cookie", &said.route.cookie)] {
+        if let Some(name) = name
+            && (name.is_empty() || name.contains(['&', '=', ';', ' ', '?', '#']))
+        {
+            report.fault(&route.key(key), format!("found `{name}`, expected the name of a parameter or cookie"));
+        }
+    }
+    if let Err((key, what)) = Rules::new(said) {
+        report.fault(&spot.key(key), what);
+    }
+    if let Some(path) = &said.route.path
+        && !upstream.sessions.paths.is_empty()
+        && !upstream.sessions.paths.iter().any(|base| may_lie_below(path, base))
+    {
+        let what = format!("`{path}` lies below none of `sessions.paths`, and sessions are nowhere else");
+        report.fault(&route.key("path"), what);
+    }
+    report.some_time(&spot.key("lifetime"), said.lifetime);
+    if said.lifetime > LONGEST_LIFE {
+        report.fault(&spot.key("lifetime"), "expected 18h or less");
+    }
+    for (spot, status) in spot.key("over").each(&said.over) {
+        if !(400..=599).contains(status) {
+            report.fault(&spot, format!("found {status}, expected a status that refuses, such as 404 or 410"));
+        }
+    }
+    if said.goodbye == Farewell::None && said.over.is_empty() {
+        let what = "nobody is told goodbye, and no status in `over` says that a session is over: those of a server that \
+                    drains stay there for as long as they like";
+        report.warn(&spot.key("goodbye"), what);
+    }
+    if let Some(asked) = &said.question {
+        question(upstream, said, asked, &spot.key("question"), report);
+    }
+}
+
+fn question(upstream: &Config, rule: &Rule, said: &Asked, spot: &Spot<'_>, report: &mut Report) {
+    if said.path.is_empty() {
+        report.fault(spot, "expected the key `path`");
+    } else {
+        report.well_formed(&spot.key("path"), words::target(&said.path.replace(session::ID, "id")));
+    }
+    let holds = |text: &String| text.contains(session::ID);
+    let names = holds(&said.path)
+        || said.headers.values().any(holds)
+        || said.body.as_ref().is_some_and(holds)
+        || rule.route.cookie.is_some();
+    if !names {
+        let what = "the question names no session: expected `{id}` in its path, its headers or its body";
+        report.fault(spot, what);
+    }
+    for (spot, (name, value)) in spot.key("headers").each_key(&said.headers) {
+        report.well_formed(&spot.as_str(), words::header_name(name));
+        report.well_formed(&spot, words::header_value(value));
+        if frames_a_body(name) {
+            report.fault(&spot.as_str(), "a question says itself how long its request is");
+        }
+    }
+    if said.known.is_empty() {
+        report.fault(&spot.key("known"), "expected one status or more: else no session would ever be found");
+    }
+    for (spot, status) in spot.key("unknown").each(&said.unknown) {
+        if said.known.contains(status) {
+            report.fault(&spot, format!("{status} says in `known` that the server knows the session"));
+        }
+    }
+    if upstream.servers.list().len() == 1 {
+        report.warn(&spot.as_str(), "nobody is ever asked: there is one server");
+    }
+}
+
+/// Whether something may match a path with places in it that lies at another one or below it.
+fn may_lie_below(pattern: &str, base: &str) -> bool {
+    let segments = |path: &str| {
+        path.trim_matches('/').split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let fits = |(pattern, base): (&String, &String)| pattern == session::ID || pattern == "*" || pattern == base;
+    segments(pattern).iter().zip(&segments(base)).all(fits)
+}
+
 fn rebalance(said: &Rebalance, spot: &Spot<'_>, report: &mut Report) {
     report.pace(spot, said.rate, said.jitter);
     let bound = said.bound;
@@ -228,9 +354,9 @@ fn websocket(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
         return;
     }
     let not_here = match upstream.kind {
-        Kind::Tcp => Some("not for kind `tcp`, which has no frames"),
-        kind if kind.has_sessions() => Some("not for kind `socket.io`, whose servers ask their clients themselves"),
-        _ => None,
+        Kind::Tcp => Some("not for kind `tcp`, which has no frames".to_owned()),
+        Kind::Of(protocol) => Some(format!("not for kind `{protocol}`, {}", protocol.why_no_pings())),
+        Kind::Http => None,
     };
     let spot_of = |key| spot.key("websocket").key(key);
     if let Some(what) = not_here {
@@ -284,9 +410,12 @@ fn http2(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
         return;
     }
     let not_here = match upstream.kind {
-        Kind::Tcp => Some("not for kind `tcp`, which carries no HTTP"),
-        kind if kind.has_sessions() => Some("not for kind `socket.io`, whose servers speak HTTP/1.1"),
-        _ => None,
+        Kind::Tcp => Some("not for kind `tcp`, which carries no HTTP".to_owned()),
+        Kind::Of(protocol) => Some(format!("not for kind `{protocol}`, whose servers speak HTTP/1.1")),
+        Kind::Http if upstream.sessions.rule.as_ref().is_some_and(|rule| rule.question.is_some()) => {
+            Some("not with `sessions.rule.question`, which is asked by HTTP/1.1".to_owned())
+        }
+        Kind::Http => None,
     };
     if let Some(what) = not_here.filter(|_| spot.key("kind").is_intact()) {
         report.fault(&spot.key("http2").as_str(), what);
@@ -360,6 +489,13 @@ fn health(upstream: &Config, health: &Health, spot: &Spot<'_>, report: &mut Repo
     report.share(&spot.key("jitter"), health.jitter, 0.5);
     report.some(&spot.key("rise"), health.rise);
     report.some(&spot.key("fall"), health.fall);
+    if let Kind::Of(protocol) = upstream.kind
+        && health.check == Some(Check::Session)
+        && protocol.protocol().check().is_none()
+    {
+        let what = format!("not for kind `{protocol}`: expected `tcp`, `http` or `none`");
+        report.fault(&spot.key("check"), what);
+    }
     check_keys(upstream, health, spot, report);
     report.well_formed(&spot.key("method"), words::method(&health.method));
     if let Some(path) = &health.path {
@@ -405,18 +541,17 @@ fn check_keys(upstream: &Config, health: &Health, spot: &Spot<'_>, report: &mut 
     }
 }
 
-fn timeouts(kind: Kind, timeouts: &Timeouts, spot: &Spot<'_>, report: &mut Report) {
+fn timeouts(upstream: &Config, timeouts: &Timeouts, spot: &Spot<'_>, report: &mut Report) {
     if timeouts.connect > LONG_CONNECT {
         report.warn(
             &spot.key("connect"),
             "a server that is gone is waited for that long before another one is tried: 5s will do",
         );
     }
-    if !kind.has_sessions() {
-        return;
-    }
+    let Kind::Of(protocol) = upstream.kind else { return };
+    let Some(heartbeat) = protocol.heartbeat() else { return };
     for (key, time) in [("first_byte", timeouts.first_byte), ("tunnel_idle", timeouts.tunnel_idle)] {
-        if time.is_some_and(|time| !time.is_zero() && time < HEARTBEAT) {
+        if time.is_some_and(|time| !time.is_zero() && time < heartbeat) {
             report.warn(
                 &spot.key(key),
                 "shorter than 45s, the heartbeat of Socket.IO (`pingInterval` and `pingTimeout` with their defaults): \

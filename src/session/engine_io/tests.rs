@@ -54,7 +54,16 @@ fn requests_say_what_they_are_to_their_session() {
         let target = target.replace("{}", SID);
         reading(method, &target, |said, _| {
             let dialect = said.dialect;
-            let expected = SessionRequest { id, opens, reads_answer, polls, ends, transport, dialect };
+            let expected = SessionRequest {
+                id,
+                opens,
+                reads_answer,
+                polls,
+                ends,
+                transport,
+                dialect,
+                ..SessionRequest::default()
+            };
             assert_eq!(said, expected, "{method} {target}");
         });
     }
@@ -67,7 +76,7 @@ fn a_handshake_opens_a_session_wherever_its_answer_is_cut() {
     for at in 0..body.len() {
         let Answered::Opened(opened) = answer(polling, 200, &[&body[..at], &body[at..]]) else { panic!("{at}") };
         let silence = Duration::from_secs(45);
-        assert_eq!(opened, NewSession { id: Some("a".to_owned()), silence, websocket: true });
+        assert_eq!(opened, NewSession { websocket: true, ..NewSession::new("a", silence) });
     }
     let socket = dialect("/socket.io/?EIO=4&transport=websocket");
     assert!(matches!(answer(socket, 101, &[body]), Answered::Opened(_)));
@@ -174,7 +183,7 @@ fn only_an_objection_to_the_transport_of_a_session_is_a_yes() {
 #[test]
 fn a_server_that_allows_polling_only_is_asked_in_another_way() {
     let mut first = Question::get("/socket.io/?EIO=4&transport=websocket&sid=a");
-    first.fields.push(("host", b"a".to_vec()));
+    first.fields.push(("host".into(), b"a".to_vec()));
     let only_polling = br#"{"code":0,"message":"Transport unknown"}"#;
     let Known::Ask(second) = EngineIo.is_known(0, &first, 400, only_polling) else { panic!("no other question") };
     assert_eq!((second.method, &*second.target), ("PUT", "/socket.io/?EIO=4&transport=polling&sid=a"));

@@ -24,12 +24,10 @@ impl SessionProtocol for ByHeader {
 
     fn question(&self, _dialect: u64, id: &str, request: &Request<'_>) -> Option<Question> {
         let cancelled = br#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"sockgate"}}"#;
-        let mut question = Question::post(&*request.path.canonical, "application/json", &cancelled[..]);
-        question.fields.push(("mcp-session-id", id.into()));
-        question.fields.push(("accept", b"application/json, text/event-stream".to_vec()));
-        let credentials = request.headers.get("authorization");
-        question.fields.extend(credentials.map(|value| ("authorization", value.to_vec())));
-        Some(question)
+        let question = Question::post(&*request.path.canonical, "application/json", &cancelled[..])
+            .with("mcp-session-id", id)
+            .with("accept", "application/json, text/event-stream");
+        Some(question.with_those_of(request, &["authorization"]))
     }
 
     fn is_known(&self, _dialect: u64, _question: &Question, status: u16, _body: &[u8]) -> Known {
@@ -56,7 +54,7 @@ impl SessionProtocol for ByClient {
 
     fn answered(&self, dialect: u64, status: u16, _headers: Headers<'_>) -> Answered {
         match (dialect, status) {
-            (1, 200) => Answered::Opened(NewSession { id: None, silence: Duration::from_secs(5), websocket: false }),
+            (1, 200) => Answered::Opened(NewSession::named(Duration::from_secs(5))),
             (0, 404) => Answered::Refused { code: None, unknown: true },
             _ => Answered::Nothing,
         }
@@ -98,7 +96,7 @@ fn a_question_can_carry_what_the_client_brought() {
     let fields = named("1868a90c");
     let question = ByHeader.question(0, "1868a90c", &request("GET", "/mcp", &fields)).unwrap();
     assert_eq!((question.method, &*question.target), ("POST", "/mcp"));
-    assert!(question.fields.contains(&("authorization", b"Bearer x".to_vec())));
+    assert!(question.fields.contains(&("authorization".into(), b"Bearer x".to_vec())));
     assert_eq!(ByHeader.is_known(0, &question, 202, b""), Known::Yes);
     assert_eq!(ByHeader.is_known(0, &question, 401, b""), Known::Untold);
 }

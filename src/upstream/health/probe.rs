@@ -1,5 +1,6 @@
 //! What a check asks a server: a connection, an HTTP answer, or a session.
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -89,7 +90,7 @@ impl Target {
         stream: &mut Transport,
         method: &str,
         target: &str,
-        fields: &[(&'static str, Vec<u8>)],
+        fields: &[(Cow<'static, str>, Vec<u8>)],
         body: Option<&[u8]>,
     ) -> Result<Answer, Unwell> {
         let request = request(method, target, &self.host, &self.upstream.config().health, fields, body);

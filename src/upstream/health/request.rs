@@ -1,5 +1,7 @@
 //! The request of a health check: what `health` says of it, and what it says by itself.
 
+use std::borrow::Cow;
+
 use crate::http::write::HeadWriter;
 use crate::request::is_token;
 use crate::text::Text;
@@ -11,7 +13,7 @@ pub(crate) fn request(
     target: &str,
     host: &str,
     health: &config::Health,
-    fields: &[(&'static str, Vec<u8>)],
+    fields: &[(Cow<'static, str>, Vec<u8>)],
     body: Option<&[u8]>,
 ) -> Vec<u8> {
     let mut head = HeadWriter::request(method, target, 1);
@@ -71,7 +73,7 @@ mod tests {
         for (name, value) in [("HOST", "b"), ("User-Agent", "c"), ("Accept", "d")] {
             health.headers.insert(name.to_owned(), value.to_owned());
         }
-        let fields = [("content-type", b"text/plain".to_vec())];
+        let fields = [("content-type".into(), b"text/plain".to_vec())];
         let said = String::from_utf8(request("POST", "/", "a:1", &health, &fields, Some(b"1"))).unwrap();
         let expected = "POST / HTTP/1.1\r\nAccept: d\r\nHOST: b\r\nUser-Agent: c\r\n\
                         content-type: text/plain\r\ncontent-length: 1\r\n\r\n1";

@@ -28,7 +28,7 @@ use heavy_hitters::HeavyHitters;
 use crate::address::standing_for;
 use crate::session::{Returning, SessionProtocol, SessionTable};
 use crate::upstream::balance::{Candidates, Terms, Tier, Work};
-use crate::upstream::config::{self, Config};
+use crate::upstream::config::Config;
 use crate::upstream::{Lease, PickError, PickKey, Server, ServerId, State, Tried, Upstream};
 
 /// What an upstream knows of its sessions, where its servers have any; a rebuilt one takes it over.
@@ -92,11 +92,14 @@ impl Sessions {
     ) -> Self {
         let said = &config.sessions;
         let known = before.and_then(|before| before.sessions.as_ref());
-        let form = |said: &config::Sessions, terms: &Terms| (said.max, said.returning, wishes(terms));
-        let same = before.is_some_and(|before| form(&before.config.sessions, &before.terms) == form(said, terms));
+        let form = |said: &Config, terms: &Terms| (said.sessions.max, said.returning(), wishes(terms));
+        let same = before.is_some_and(|before| form(&before.config, &before.terms) == form(config, terms));
         let returning = match known.and_then(|known| known.returning.clone()) {
             Some(known) if same => Some(known),
-            _ => (!said.returning.is_zero()).then(|| Returning::new(said.max, said.returning, wishes(terms))),
+            _ => {
+                let keep = config.returning();
+                (!keep.is_zero()).then(|| Returning::new(said.max, keep, wishes(terms)))
+            }
         };
         Self {
             protocol,

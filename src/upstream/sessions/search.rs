@@ -273,6 +273,7 @@ impl Upstream {
         // Where the cookie points is more likely still.
         servers.sort_by_key(|server| Some(server.id()) != wanted.was_on);
         servers.truncate(MOST_ASKED);
+        servers.retain(|server| !self.has_let_go_of(server));
         let answers = |server: &Arc<Server>| server.health() != Health::Down && !self.witness(server).is_silent();
         let (first, mut last): (Vec<_>, Vec<_>) = servers.into_iter().partition(answers);
         let doubt = match self.ask_these(wanted, first, HEAD_START).await {
@@ -294,6 +295,8 @@ impl Upstream {
         head_start: Duration,
     ) -> Result<Arc<Server>, Doubt> {
         let (tell, mut heard) = mpsc::unbounded_channel();
+        let one_by_one = self.session_protocol().is_some_and(|protocol| protocol.asks_one_by_one());
+        let many = if one_by_one { 1 } else { SIDE_BY_SIDE };
         let (mut servers, mut asked, mut most, mut doubt) = (servers.into_iter(), 0, 1, Doubt::None);
         let hurry = sleep(head_start);
         tokio::pin!(hurry);
@@ -309,7 +312,7 @@ impl Upstream {
             }
             tokio::select! {
                 Some((server, testimony)) = heard.recv() => {
-                    (asked, most) = (asked - 1, SIDE_BY_SIDE);
+                    (asked, most) = (asked - 1, many);
                     match testimony {
                         Testimony::Yes => return Ok(server),
                         Testimony::No => {}
@@ -317,7 +320,7 @@ impl Upstream {
                         Testimony::Shortage => doubt = Doubt::Shortage,
                     }
                 }
-                () = &mut hurry, if most == 1 => most = SIDE_BY_SIDE,
+                () = &mut hurry, if most < many => most = many,
             }
         }
     }

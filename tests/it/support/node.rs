@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use super::within;
@@ -17,8 +18,8 @@ pub const TRANSPORTS: [&str; 3] = ["polling", "websocket", "polling,websocket"];
 /// A Node.js program that prints one line of JSON when it is ready, and ends when its standard input does.
 pub struct Node {
     child: Child,
-    _stdin: Option<ChildStdin>,
-    _lines: Lines<BufReader<ChildStdout>>,
+    stdin: Option<ChildStdin>,
+    lines: Lines<BufReader<ChildStdout>>,
     /// The first line.
     pub ready: Value,
 }
@@ -43,7 +44,16 @@ impl Node {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let first = within("the Node.js program is ready", lines.next_line()).await.unwrap();
         let first = first.unwrap_or_else(|| panic!("{program} {arguments:?} ended before it was ready"));
-        Self { child, _stdin: stdin, _lines: lines, ready: serde_json::from_str(&first).expect("a line of JSON") }
+        Self { child, stdin, lines, ready: serde_json::from_str(&first).expect("a line of JSON") }
+    }
+
+    /// Has it do something, and gives what it says of that.
+    pub async fn ask(&mut self, what: &str) -> Value {
+        let stdin = self.stdin.as_mut().expect("the program listens");
+        stdin.write_all(format!("{what}\n").as_bytes()).await.unwrap();
+        let line = tokio::time::timeout(Duration::from_secs(60), self.lines.next_line()).await;
+        let line = line.unwrap_or_else(|_| panic!("{what}: no answer within a minute")).unwrap();
+        serde_json::from_str(&line.unwrap_or_else(|| panic!("{what}: the program ended"))).unwrap()
     }
 
     /// The port that it listens on.
@@ -71,7 +81,7 @@ pub async fn client(version: &str, arguments: &[&str], patience: u64) -> Value {
 /// Runs a program of `tests/node` to its end; gives the JSON of its last line. `patience` is in seconds.
 pub async fn run(program: &str, arguments: &[&str], patience: u64) -> Value {
     let run = command(program).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
-    let output = tokio::time::timeout(std::time::Duration::from_secs(patience), run).await;
+    let output = tokio::time::timeout(Duration::from_secs(patience), run).await;
     let output = output.unwrap_or_else(|_| panic!("{program} {arguments:?}: not within {patience} s")).unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     let summary = text.lines().last().unwrap_or("");

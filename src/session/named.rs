@@ -1,0 +1,74 @@
+//! The protocols that the gateway knows by name, and what upstreams of such a kind do where the operator says nothing.
+
+use std::fmt;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use super::engine_io::EngineIo;
+use super::mcp::Mcp;
+use super::protocol::SessionProtocol;
+
+/// A protocol that a configuration can name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// Engine.IO, with or without Socket.IO.
+    EngineIo,
+    /// The Model Context Protocol, by Streamable HTTP and by its older transport.
+    Mcp,
+}
+
+impl Named {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::EngineIo, Self::Mcp];
+
+    /// The one that a check for sessions speaks where nothing else is said.
+    pub const CHECKED: Self = Self::EngineIo;
+
+    /// Its name in configurations.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::EngineIo => "socket.io",
+            Self::Mcp => "mcp",
+        }
+    }
+
+    /// What it says of sessions. One for all: who goes through the protocols in use does so for each request.
+    pub fn protocol(self) -> Arc<dyn SessionProtocol> {
+        static ENGINE_IO: LazyLock<Arc<dyn SessionProtocol>> = LazyLock::new(|| Arc::new(EngineIo));
+        static MCP: LazyLock<Arc<dyn SessionProtocol>> = LazyLock::new(|| Arc::new(Mcp));
+        Arc::clone(match self {
+            Self::EngineIo => &ENGINE_IO,
+            Self::Mcp => &MCP,
+        })
+    }
+
+    /// Whether a client that comes back had better be where it was, since its server keeps something beyond the session.
+    pub fn comes_back(self) -> bool {
+        match self {
+            Self::EngineIo => true,
+            Self::Mcp => false,
+        }
+    }
+
+    /// How often its servers and clients speak to each other at least, with the defaults of those.
+    pub fn heartbeat(self) -> Option<Duration> {
+        match self {
+            Self::EngineIo => Some(Duration::from_secs(45)),
+            Self::Mcp => None,
+        }
+    }
+
+    /// Why the gateway sends no Pings of its own through its WebSockets.
+    pub fn why_no_pings(self) -> &'static str {
+        match self {
+            Self::EngineIo => "whose servers ask their clients themselves",
+            Self::Mcp => "which has no WebSockets",
+        }
+    }
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
