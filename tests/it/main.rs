@@ -40,6 +40,7 @@ mod http2_servers;
 mod layers;
 mod limits;
 mod malformed;
+mod mcp;
 mod operate;
 mod other_upgrades;
 mod own_sessions;

@@ -122,4 +122,4 @@ function count(histogram, name, by = 1) {
   histogram[name] = (histogram[name] ?? 0) + by;
 }
 
-module.exports = { args, count, createServer, listen, load, readBody, say, web };
+module.exports = { args, count, createServer, json, listen, load, readBody, say, web };

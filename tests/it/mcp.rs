@@ -1,0 +1,231 @@
+//! Real servers and clients of the Model Context Protocol, by the official SDKs: each session stays with the server that opened
+//! it, over gateways that share nothing, restarts and drains.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::engine::for_each_engine;
+use crate::support::node::Node;
+use crate::support::{Client, Setup, eventually};
+
+for_each_engine! {
+    sessions_of_every_sdk_meet_their_server,
+    gateways_that_share_nothing_find_each_others_sessions,
+    a_gateway_that_is_killed_and_started_again_loses_no_session,
+    a_drained_server_keeps_its_sessions_to_the_deadline_and_a_new_one_gets_new_ones,
+    clients_of_revisions_without_sessions_go_to_any_server,
+    the_older_transport_is_followed_by_its_first_event,
+    made_up_ids_cost_servers_little_and_known_sessions_nothing,
+}
+
+/// Servers called `a`, `b` and so on, by these versions of the SDK.
+async fn servers(versions: &[&str]) -> Vec<Node> {
+    let mut servers = Vec::new();
+    for (version, id) in versions.iter().zip(["a", "b", "c", "d"]) {
+        servers.push(Node::start("mcp_server.js", &[version, "--id", id]).await);
+    }
+    servers
+}
+
+fn before(servers: &[Node]) -> Setup {
+    let named: Vec<_> = servers
+        .iter()
+        .map(|server| (server.ready["id"].as_str().unwrap(), SocketAddr::from(([127, 0, 0, 1], server.port()))))
+        .collect();
+    Setup::before_named(named).unchecked().upstream("kind: mcp, balance: round_robin")
+}
+
+async fn clients(version: &str, gateways: &[SocketAddr], path: &str, sessions: usize, more: &[&str]) -> Node {
+    let urls: Vec<String> = gateways.iter().map(|gateway| format!("http://{gateway}{path}")).collect();
+    let (urls, number) = (urls.join(","), sessions.to_string());
+    let client =
+        Node::start("mcp_client.js", &[&[version, "--url", &urls, "--sessions", &number], more].concat()).await;
+    assert_eq!(client.ready, json!({ "opened": sessions, "faults": {} }), "{version}");
+    client
+}
+
+/// Has each session call its tool, which tells of its progress; gives how many calls each server had.
+async fn call(client: &mut Node, sessions: usize) -> Value {
+    let said = client.ask("call").await;
+    let expected = json!({ "called": sessions, "moved": 0, "lost": 0, "progress": 2 * sessions, "faults": {} });
+    let mut seen = said.clone();
+    seen.as_object_mut().unwrap().remove("servers");
+    assert_eq!(seen, expected);
+    said["servers"].clone()
+}
+
+async fn stats(server: &Node) -> Value {
+    let mut client = Client::connect(([127, 0, 0, 1], server.port()).into()).await;
+    serde_json::from_slice(&client.get("/__stats").await.body).unwrap()
+}
+
+/// What all servers have counted of something.
+async fn counted(servers: &[Node], what: &str) -> u64 {
+    let mut sum = 0;
+    for server in servers {
+        sum += stats(server).await[what].as_u64().unwrap();
+    }
+    sum
+}
+
+async fn sessions_of_every_sdk_meet_their_server() {
+    let servers = servers(&["mcp1", "mcp2", "mcp1"]).await;
+    let gateway = before(&servers).start().await;
+    let web = [gateway.address("web")];
+    let (mut one, mut two) =
+        tokio::join!(clients("mcp1", &web, "/mcp", 100, &[]), clients("mcp2", &web, "/mcp", 100, &[]));
+    for _ in 0..3 {
+        let (one, two) = tokio::join!(call(&mut one, 100), call(&mut two, 100));
+        let of = |server: &str| one[server].as_u64().unwrap() + two[server].as_u64().unwrap();
+        assert!(["a", "b", "c"].into_iter().all(|server| (60..=73).contains(&of(server))), "{one} {two}");
+    }
+    assert_eq!(counted(&servers, "unknown").await, 0);
+    assert_eq!(counted(&servers, "questions").await, 0, "nobody had to be asked");
+    assert_eq!(gateway.metric("sockgate_session_events_total{upstream=\"app\",event=\"learned\"}").await, 200.0);
+    assert_eq!(one.ask("close").await, json!({ "closed": 100, "faults": {} }));
+    let ended = "sockgate_sessions_ended_total{upstream=\"app\",cause=\"client\"}";
+    eventually("those that were closed count no more", async || gateway.metric(ended).await == 100.0).await;
+    call(&mut two, 100).await;
+}
+
+async fn gateways_that_share_nothing_find_each_others_sessions() {
+    let servers = servers(&["mcp1", "mcp2", "mcp1"]).await;
+    let gateways = [before(&servers).start().await, before(&servers).start().await];
+    let web: Vec<SocketAddr> = gateways.iter().map(|gateway| gateway.address("web")).collect();
+    let mut both = clients("mcp1", &web, "/mcp", 60, &[]).await;
+    for _ in 0..3 {
+        call(&mut both, 60).await;
+    }
+    // Servers that are asked in vain count those as unknown, and no client has heard of it.
+    let asked = counted(&servers, "questions").await;
+    assert!((60..=60 * 3 + 10).contains(&asked), "{asked} questions for 60 sessions");
+}
+
+async fn a_gateway_that_is_killed_and_started_again_loses_no_session() {
+    let servers = servers(&["mcp1", "mcp2", "mcp1"]).await;
+    let first = before(&servers).start().await;
+    let web = first.address("web");
+    let mut all = clients("mcp1", &[web], "/mcp", 60, &[]).await;
+    call(&mut all, 60).await;
+    drop(first);
+    let _second = before(&servers).at(web).start().await;
+    for _ in 0..2 {
+        call(&mut all, 60).await;
+    }
+    let before = counted(&servers, "opened").await;
+    assert_eq!(before, 60, "nobody has begun anew");
+}
+
+async fn a_drained_server_keeps_its_sessions_to_the_deadline_and_a_new_one_gets_new_ones() {
+    let mut servers = servers(&["mcp1", "mcp2", "mcp1", "mcp2"]).await;
+    let added = servers.pop().unwrap();
+    let mut gateway = before(&servers).start().await;
+    let web = [gateway.address("web")];
+    let mut old = clients("mcp1", &web, "/mcp", 60, &[]).await;
+    let spread = call(&mut old, 60).await;
+    servers.push(added);
+    assert_eq!(gateway.reload(&before(&servers).yaml()).await.status, 200);
+    let mut admin = Client::connect(gateway.address("admin")).await;
+    assert_eq!(admin.post("/drain?upstream=app&server=a&deadline=10m", b"").await.status, 200);
+    let mut new = clients("mcp2", &web, "/mcp", 30, &[]).await;
+    let servers_of_new = call(&mut new, 30).await;
+    assert_eq!(servers_of_new["a"], Value::Null, "{servers_of_new}");
+    assert_eq!(call(&mut old, 60).await, spread, "nobody is moved before the deadline");
+    assert_eq!(admin.post("/drain?upstream=app&server=a&deadline=1s", b"").await.status, 200);
+    let is_over = async || {
+        let said = gateway.admin("/drain?upstream=app&server=a").await;
+        serde_json::from_slice::<Value>(&said.body).unwrap()["over"] == true
+    };
+    eventually("the deadline has come", is_over).await;
+    let of_a = spread["a"].as_u64().unwrap();
+    let said = old.ask("call").await;
+    assert_eq!((said["called"].as_u64(), said["moved"].as_u64()), (Some(60 - of_a), Some(0)), "{said}");
+    let faults = said["faults"].to_string();
+    assert!(faults.contains("Session not found"), "{faults}");
+    assert_eq!(counted(&servers[..1], "unknown").await, 0, "the gateway said so");
+    assert_eq!(old.ask("renew").await["opened"].as_u64(), Some(of_a));
+    let all = old.ask("call").await;
+    assert_eq!(
+        (all["called"].as_u64(), &all["servers"]["a"], all["faults"].clone()),
+        (Some(60), &Value::Null, json!({}))
+    );
+}
+
+async fn clients_of_revisions_without_sessions_go_to_any_server() {
+    let servers = servers(&["mcp2", "mcp2", "mcp2"]).await;
+    let gateway = before(&servers).start().await;
+    let web = [gateway.address("web")];
+    let mut new = clients("mcp2", &web, "/mcp", 20, &["--mode", "auto"]).await;
+    let mut old = clients("mcp2", &web, "/mcp", 20, &[]).await;
+    for _ in 0..3 {
+        let said = new.ask("call").await;
+        assert_eq!((said["called"].as_u64(), said["faults"].clone()), (Some(20), json!({})));
+        let servers = said["servers"].as_object().unwrap();
+        assert_eq!(servers.len(), 3, "{said}");
+        call(&mut old, 20).await;
+    }
+    assert!(counted(&servers, "modern").await >= 80);
+    assert_eq!(gateway.metric("sockgate_session_events_total{upstream=\"app\",event=\"learned\"}").await, 20.0);
+}
+
+async fn the_older_transport_is_followed_by_its_first_event() {
+    let servers = servers(&["mcp1", "mcp1", "mcp1"]).await;
+    let gateway = before(&servers).start().await;
+    let mut old = clients("mcp1", &[gateway.address("web")], "/sse", 30, &["--sse"]).await;
+    for _ in 0..2 {
+        let said = old.ask("call").await;
+        assert_eq!(
+            (said["called"].as_u64(), said["moved"].as_u64(), said["faults"].clone()),
+            (Some(30), Some(0), json!({}))
+        );
+        assert_eq!(said["servers"].as_object().unwrap().len(), 3);
+    }
+    assert_eq!(counted(&servers, "unknown").await, 0);
+    drop(old);
+    let live = async || {
+        let mut live = 0.0;
+        for server in ["a", "b", "c"] {
+            live += gateway.metric(&format!("sockgate_sessions{{upstream=\"app\",server=\"{server}\"}}")).await;
+        }
+        live
+    };
+    eventually("sessions end with their streams", async || live().await == 0.0).await;
+}
+
+async fn made_up_ids_cost_servers_little_and_known_sessions_nothing() {
+    let servers = servers(&["mcp1", "mcp1", "mcp1"]).await;
+    let gateway = before(&servers).start().await;
+    let web = gateway.address("web");
+    let mut known = clients("mcp1", &[web], "/mcp", 10, &[]).await;
+    let before = gateway.memory();
+    let mut stranger = Client::connect(web).await;
+    let body = br#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
+    let fields = "Content-Type: application/json\r\nAccept: application/json, text/event-stream\r\n";
+    let ask = |id: &str| {
+        let head = format!(
+            "POST /mcp HTTP/1.1\r\nHost: a\r\n{fields}Mcp-Session-Id: {id}\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        [head.as_bytes(), body].concat()
+    };
+    let began = Instant::now();
+    for number in 0..700 {
+        stranger.send(ask(&format!("made-up-{number}"))).await;
+        assert_eq!(stranger.answer().await.status, 404);
+    }
+    let asked = counted(&servers, "questions").await;
+    // An address may look for so many in vain, and for some more in each second; three servers are asked for each.
+    let most = 600 + 30 * (began.elapsed().as_secs() + 1);
+    assert!(asked <= 3 * most, "{asked} questions for 700 ids in {:?}", began.elapsed());
+    call(&mut known, 10).await;
+    assert!(gateway.memory() < before + 32 * 1024 * 1024);
+    // Twice the same is one; two are none; and what is too long for an id is none.
+    stranger.send(ask("x\r\nMcp-Session-Id: y")).await;
+    assert_eq!(stranger.answer().await.status, 400);
+    let long = "x".repeat(20_000);
+    stranger.send(ask(&long)).await;
+    assert_eq!(stranger.answer().await.status, 404);
+    tokio::time::timeout(Duration::from_secs(30), call(&mut known, 10)).await.unwrap();
+}
