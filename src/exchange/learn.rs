@@ -127,7 +127,13 @@ impl Learner {
         self.silence = Some(life);
         let Some(table) = self.upstream.sessions() else { return };
         let Some(key) = opened.id.as_deref().map(|id| table.key(id)).or(self.named) else { return };
-        let home = table.home(self.server.to_bits());
+        let server = self.server.to_bits();
+        if self.named != Some(key) && table.lives_elsewhere(key, server) {
+            // Ids are made up anew: whoever names that of a session that lives would have its client.
+            log::warn!("upstream {}: an answer names a session that lives on another server", self.upstream.name());
+            return;
+        }
+        let home = table.home(server);
         if let Some((admitted, until)) = &self.admitted {
             admitted.note(key, *until);
         }

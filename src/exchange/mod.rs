@@ -831,7 +831,8 @@ impl Exchange {
                 self.changes.to_client.append(::http::header::SET_COOKIE, cookie);
             }
         }
-        if (200..=299).contains(&status) && self.ties.as_ref().is_some_and(Ties::streams) {
+        let is_stream = || headers.get("content-type").is_some_and(|said| said.starts_with(b"text/event-stream"));
+        if status == 200 && self.ties.as_ref().is_some_and(Ties::streams) && is_stream() {
             self.hold_session();
         }
         self.begin_compressing(status, &headers);

@@ -182,7 +182,7 @@ pub struct SessionRequest<'r> {
     pub polls: bool,
     /// Whether the request itself ends the session.
     pub ends: bool,
-    /// Whether the session lives for as long as the answer is under way, as that to a request for events is.
+    /// Whether the session lives for as long as the answer is under way, where that is a stream of events.
     pub streams: bool,
     /// Whether it names two sessions, which may live on different servers: it is refused.
     pub is_ambiguous: bool,

@@ -329,6 +329,12 @@ impl SessionTable {
         Some(found)
     }
 
+    /// Whether a session lives, and on another server.
+    pub fn lives_elsewhere(&self, key: Key, server: u64) -> bool {
+        let now = self.clock.now();
+        self.shard(key).live(key, now).is_some_and(|entry| entry.home.server() != server)
+    }
+
     /// How long a session may be silent before it is over: what it was learned with from its handshake, in whole seconds.
     /// `None` if it isn't known, or its handshake was not seen.
     pub fn silence(&self, key: Key) -> Option<Duration> {

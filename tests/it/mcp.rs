@@ -2,19 +2,23 @@
 //! it, over gateways that share nothing, restarts and drains.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::process::Command;
 
 use crate::support::engine::for_each_engine;
 use crate::support::node::Node;
-use crate::support::{Client, Setup, eventually};
+use crate::support::{Client, Gateway, Setup, eventually};
 
 for_each_engine! {
     sessions_of_every_sdk_meet_their_server,
+    sessions_of_the_python_sdks_meet_their_server_too,
     gateways_that_share_nothing_find_each_others_sessions,
     a_gateway_that_is_killed_and_started_again_loses_no_session,
     a_drained_server_keeps_its_sessions_to_the_deadline_and_a_new_one_gets_new_ones,
+    the_file_that_comes_along_serves_clients_of_both_transports,
     clients_of_revisions_without_sessions_go_to_any_server,
     the_older_transport_is_followed_by_its_first_event,
     made_up_ids_cost_servers_little_and_known_sessions_nothing,
@@ -90,6 +94,34 @@ async fn sessions_of_every_sdk_meet_their_server() {
     call(&mut two, 100).await;
 }
 
+/// A program of the Python SDK of a version, 1 or 2; `None` where that is not installed.
+async fn python(version: u8, arguments: &[&str]) -> Option<Node> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/mcp_peer.py");
+    let python = script.with_file_name(format!("mcp{version}/.venv/bin/python"));
+    if !python.exists() {
+        eprintln!("skipped: version {version} of the Python SDK is not installed, see scripts/node-deps");
+        return None;
+    }
+    Some(Node::launch(Command::new(python).arg(script).args(arguments)).await)
+}
+
+async fn sessions_of_the_python_sdks_meet_their_server_too() {
+    for version in [1, 2] {
+        let (a, b) = tokio::join!(python(version, &["server", "a"]), python(version, &["server", "b"]));
+        let (Some(a), Some(b)) = (a, b) else { continue };
+        let servers = [a, b];
+        let first = before(&servers).start().await;
+        let web = first.address("web");
+        let mut clients = python(version, &["client", &format!("http://{web}/mcp"), "12"]).await.unwrap();
+        assert_eq!(clients.ready, json!({ "opened": 12, "faults": [] }), "version {version}");
+        let called = json!({ "called": 12, "moved": 0, "progress": 24, "servers": { "a": 6, "b": 6 }, "faults": [] });
+        assert_eq!(clients.ask("call").await, called, "version {version}");
+        drop(first);
+        let _second = before(&servers).at(web).start().await;
+        assert_eq!(clients.ask("call").await, called, "version {version}, by another gateway");
+    }
+}
+
 async fn gateways_that_share_nothing_find_each_others_sessions() {
     let servers = servers(&["mcp1", "mcp2", "mcp1"]).await;
     let gateways = [before(&servers).start().await, before(&servers).start().await];
@@ -151,6 +183,37 @@ async fn a_drained_server_keeps_its_sessions_to_the_deadline_and_a_new_one_gets_
         (all["called"].as_u64(), &all["servers"]["a"], all["faults"].clone()),
         (Some(60), &Value::Null, json!({}))
     );
+}
+
+async fn the_file_that_comes_along_serves_clients_of_both_transports() {
+    let servers = servers(&["mcp1", "mcp1", "mcp1"]).await;
+    let mut yaml = include_str!("../../conf/mcp.yaml").replace("0.0.0.0:8080", "127.0.0.1:0\n    name: web");
+    for (server, port) in servers.iter().zip(["3001", "3002", "3003"]) {
+        yaml = yaml.replace(&format!("127.0.0.1:{port}"), &format!("127.0.0.1:{}", server.port()));
+    }
+    let gateway = Gateway::start(&yaml.replace("127.0.0.1:9901", "127.0.0.1:0")).await;
+    let web = [gateway.address("web")];
+    let (mut new, mut old) =
+        tokio::join!(clients("mcp1", &web, "/mcp", 15, &[]), clients("mcp1", &web, "/sse", 15, &["--sse"]));
+    let spread = call(&mut new, 15).await;
+    assert!(
+        ["a", "b", "c"].into_iter().all(|server| spread[server].as_u64().is_some_and(|calls| calls > 2)),
+        "{spread}"
+    );
+    assert_eq!(old.ask("call").await["faults"], json!({}));
+    // A page of another site may read the id of its session.
+    let mut page = Client::connect(web[0]).await;
+    let body = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"page","version":"1"}}}"#;
+    let head = format!(
+        "POST /mcp HTTP/1.1\r\nHost: a\r\nOrigin: https://page.example\r\nContent-Type: application/json\r\n\
+         Accept: application/json, text/event-stream\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    page.send(head + body).await;
+    let answer = page.answer().await;
+    assert!(answer.header("mcp-session-id").is_some() && answer.header("access-control-allow-origin").is_some());
+    let exposed = answer.header("access-control-expose-headers").unwrap_or("");
+    assert!(exposed.contains("mcp-session-id"), "{}", answer.head);
 }
 
 async fn clients_of_revisions_without_sessions_go_to_any_server() {

@@ -16,6 +16,7 @@ for_each_engine! {
     a_request_that_names_two_sessions_is_refused,
     sessions_that_another_gateway_opened_are_found_by_the_question_of_the_rule,
     when_the_drain_of_their_server_is_over_sessions_are_told_so,
+    an_answer_that_names_a_session_of_another_server_moves_nobody,
     a_session_is_over_when_its_server_says_so_or_takes_its_cookie_away,
 }
 
@@ -67,6 +68,10 @@ impl App {
                             open(&id);
                             let json = format!("{{\"x\":[1],\"session\":{{\"id\":\"{id}\"}}}}");
                             body(&json, &format!("X-Session: {id}\r\nSet-Cookie: session={id}; Path=/\r\n"), "200 OK")
+                        }
+                        // A session of somebody else's, as if it had been opened here.
+                        (path, _) if path.starts_with("/steal/") => {
+                            body("{}", &format!("X-Session: {}\r\n", &path[7..]), "200 OK")
                         }
                         ("/logout", _) => body("{}", "Set-Cookie: session=; Max-Age=0\r\n", "200 OK"),
                         (path, Some(id)) if path.starts_with("/make") => {
@@ -255,6 +260,19 @@ async fn when_the_drain_of_their_server_is_over_sessions_are_told_so() {
     }
     assert!(open(&gateway).await.starts_with('b'));
     gateway.access_line(&["status=410", "closed_by=session_over"]).await;
+}
+
+async fn an_answer_that_names_a_session_of_another_server_moves_nobody() {
+    let apps = apps().await;
+    let gateway = before(&apps, &format!("{EVERYWHERE}, learn: {{ header: X-Session }}")).start().await;
+    let id = open(&gateway).await;
+    let mut thieves = HashSet::new();
+    for _ in 0..4 {
+        let answer = ask(&gateway, "GET", &format!("/steal/{id}"), "").await;
+        thieves.insert(answer.header("x-server").unwrap().to_owned());
+    }
+    assert_eq!(thieves.len(), 2);
+    assert_eq!(servers_of(&gateway, &id).await, [id.split('-').next().unwrap(); 4]);
 }
 
 async fn a_session_is_over_when_its_server_says_so_or_takes_its_cookie_away() {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 type Check = fn(&[u8]);
 
-const TARGETS: [(&str, Check); 23] = [
+const TARGETS: [(&str, Check); 25] = [
     ("answer", checks::answers),
     ("chunks", checks::chunks),
     ("client_hello", checks::client_hellos),
@@ -16,9 +16,11 @@ const TARGETS: [(&str, Check); 23] = [
     ("engine_io_handshake", checks::engine_io_handshake),
     ("engine_io_request", checks::engine_io_request),
     ("expression", checks::expressions),
+    ("first_event", checks::first_events),
     ("flash", checks::flash_policies),
     ("forwarding", checks::forwarding),
     ("framing", checks::framing),
+    ("json_pointer", checks::json_pointers),
     ("passing", checks::passing),
     ("path", checks::paths),
     ("proxy_protocol", checks::proxy_headers),

@@ -5,11 +5,13 @@ mod config;
 #[cfg(test)]
 mod corpus;
 mod sealed;
+mod sessions;
 mod tls;
 
 pub use access::{cross_site, tokens};
 pub use config::configurations;
 pub use sealed::{cookies, ticket_keys};
+pub use sessions::{first_events, json_pointers};
 pub use tls::{tls_records, tls_streams};
 
 use std::net::IpAddr;

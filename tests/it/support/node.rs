@@ -32,18 +32,22 @@ impl Node {
 
     /// Starts a program of `tests/node` that says when it is ready.
     pub async fn start(program: &str, arguments: &[&str]) -> Self {
-        let mut child = command(program)
-            .args(arguments)
+        Self::launch(command(program).args(arguments)).await
+    }
+
+    /// The same for a program of any kind.
+    pub async fn launch(command: &mut Command) -> Self {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()
-            .expect("node is installed");
+            .expect("the program is installed");
         let stdin = child.stdin.take();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let first = within("the Node.js program is ready", lines.next_line()).await.unwrap();
-        let first = first.unwrap_or_else(|| panic!("{program} {arguments:?} ended before it was ready"));
+        let first = within("the program is ready", lines.next_line()).await.unwrap();
+        let first = first.unwrap_or_else(|| panic!("{command:?} ended before it was ready"));
         Self { child, stdin, lines, ready: serde_json::from_str(&first).expect("a line of JSON") }
     }
 

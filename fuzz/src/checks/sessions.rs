@@ -1,0 +1,51 @@
+//! What holds for the readers of what servers say of sessions.
+
+use serde_json::Value;
+
+use crate::wire::events::{self, FirstEvent};
+use crate::wire::json::{self, PointerReader, Progress};
+use crate::wire::mcp::{LONGEST_ID, id_of_endpoint, is_id};
+
+/// An event is the same however its stream is cut, and the session in it is one that may stand in a query.
+pub fn first_events(bytes: &[u8]) {
+    let read = |piece: usize| {
+        let mut reader = FirstEvent::default();
+        let mut answers = bytes.chunks(piece).map(|part| reader.push(part));
+        answers.find(|answer| *answer != events::Progress::NeedMore).unwrap_or(events::Progress::NeedMore)
+    };
+    let whole = read(bytes.len().max(1));
+    assert_eq!(read(1), whole);
+    assert_eq!(read(7), whole);
+    if let events::Progress::Event { name, data } = whole {
+        assert!(name.len() + data.len() <= events::MOST && !name.is_empty());
+        if let Some(id) = id_of_endpoint(&data) {
+            assert!(data.contains(id) && is_id(id) && id.len() <= LONGEST_ID && !id.contains(['&', '#']));
+        }
+    }
+}
+
+/// What is found behind a pointer, which is the first line, is what a parser of the whole document finds; it is the same however
+/// the document is cut.
+pub fn json_pointers(bytes: &[u8]) {
+    let Some(at) = bytes.iter().position(|&byte| byte == b'\n') else { return };
+    let (pointer, document) = (&bytes[..at], &bytes[at + 1..]);
+    let Ok(pointer) = std::str::from_utf8(pointer) else { return };
+    let Some(new) = PointerReader::new(pointer) else { return };
+    let read = |piece: usize| {
+        let mut reader = new.clone();
+        let mut answers = document.chunks(piece).map(|part| reader.push(part));
+        answers.find(|answer| *answer != Progress::NeedMore).unwrap_or(Progress::NeedMore)
+    };
+    let whole = read(document.len().max(1));
+    assert_eq!(read(1), whole);
+    assert_eq!(read(7), whole);
+    if let Progress::Found(text) = &whole {
+        assert!(text.len() <= json::LONGEST);
+    }
+    // A name that stands twice has its first value here, and its last one there.
+    let (Ok(parsed), Progress::Found(found)) = (serde_json::from_slice::<Value>(document), whole) else { return };
+    if serde_json::to_vec(&parsed).is_ok_and(|written| written == document) {
+        let there = parsed.pointer(pointer);
+        assert!(there.is_some_and(|there| there.as_str() == Some(&*found) || there.is_number()), "{there:?}");
+    }
+}
