@@ -55,10 +55,10 @@ access_log: {{ format: \"off\" }}
         let gateway = Gateway::builder(config).session_protocol("shop", Carts).build()?;
         let (address, handle) = (gateway.address("web").ok_or("a listener")?, gateway.handle());
         let asking = thread::spawn(move || {
-            let carts =
-                if known.is_empty() { (0..9).map(|_| ask(&address, "POST /carts")).collect() } else { Ok(known) };
-            let looks = carts.and_then(|carts: Vec<String>| {
-                carts.iter().map(|cart| ask(&address, &format!("GET /carts/{cart}"))).collect::<Result<Vec<_>, _>>()?;
+            let open = || (0..9).map(|_| ask(&address, "POST /carts")).collect();
+            let carts: std::io::Result<Vec<String>> = if known.is_empty() { open() } else { Ok(known) };
+            let looks = carts.and_then(|carts| {
+                carts.iter().try_for_each(|cart| ask(&address, &format!("GET /carts/{cart}")).map(drop))?;
                 Ok(carts)
             });
             handle.stop();
