@@ -40,6 +40,7 @@ mod exchange;
 mod filter;
 mod gateway;
 mod http;
+mod import;
 mod listener;
 mod logging;
 mod metrics;

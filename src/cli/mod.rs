@@ -5,6 +5,7 @@ mod check;
 mod explain;
 mod health;
 mod operate;
+mod import;
 mod run;
 mod table;
 mod top;
@@ -18,6 +19,7 @@ use crate::config::{Config, Loaded};
 use ask::At;
 use operate::{Listing, Pace, Which};
 use top::Sort;
+use crate::import::Source;
 
 /// A programmable load balancer for web apps that live with sockets.
 ///
@@ -39,6 +41,7 @@ Examples:
                                        print it with every default
   sockgate run -c sockgate.yaml        serve; SIGHUP loads the file anew, SIGTERM stops cleanly, SIGUSR2 upgrades the
                                        binary, SIGUSR1 reopens the access log
+  sockgate import haproxy haproxy.cfg  make a configuration of HAProxy's; of nginx's, Traefik's and stunnel's, too
   sockgate health 127.0.0.1:9901       ask a running gateway whether it is ready
   sockgate status                      how a running gateway is; `servers`, `sessions` and `top` tell more
   sockgate drain node1 --rate 50       let go of a server's sessions, and wait until that is done
@@ -70,6 +73,17 @@ enum Command {
         /// Print the configuration as it was understood, as YAML: with every default, and with variables expanded.
         #[arg(long, conflicts_with = "against")]
         print: bool,
+    },
+    /// Turn the configuration of another proxy into one of Sockgate's, on standard output.
+    ///
+    /// What has no counterpart stands in a comment where it would belong, with the reason.
+    Import {
+        /// Whose file it is.
+        #[arg(value_enum)]
+        source: Source,
+        /// The file; - for standard input.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
     },
     /// Ask a running gateway whether it is ready; made for container health checks.
     Health {
@@ -159,6 +173,7 @@ pub fn main() -> ExitCode {
         Command::Run { config } => run::run(&config),
         Command::Check { config, print: true, .. } => check::print(&config),
         Command::Check { config, against, .. } => check::check(&config, against.as_deref()),
+        Command::Import { source, file } => import::import(source, &file),
         Command::Health { admin } => health::health(&admin),
         Command::Status { at } => operate::with(&at, async |door| operate::status(door, at.json).await),
         Command::Servers { at } => operate::with(&at, async |door| operate::servers(door, at.json).await),

@@ -8,7 +8,7 @@ const FLOORS: [&[&str]; 18] = [
     &["main"],
     &["internals"],
     &["cli"],
-    &["gateway"],
+    &["gateway", "import"],
     &["admin", "acme"],
     &["reload"],
     &["proxy"],

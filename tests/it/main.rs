@@ -37,6 +37,7 @@ mod heartbeat;
 mod http;
 mod http2;
 mod http2_servers;
+mod import;
 mod layers;
 mod limits;
 mod malformed;

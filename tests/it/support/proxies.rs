@@ -1,10 +1,11 @@
 //! HAProxy and nginx, before and behind the gateway, where `scripts/proxy-deps` could install them.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use command_fds::{CommandFdExt, FdMapping};
+use socket2::{Domain, Socket, Type};
 use tokio::process::Child;
 
 /// A proxy that runs; ended when dropped.
@@ -45,6 +46,15 @@ impl Proxy {
         let child = tokio::process::Command::from(command).kill_on_drop(true).spawn();
         Self { _child: child.expect("the program starts") }
     }
+}
+
+/// A port of loopback that nobody else gets while this is held, for who binds it with `reuseport`.
+pub fn reserve() -> (Socket, SocketAddr) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_reuse_port(true).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, address)
 }
 
 /// Debian keeps them where no user's path leads.
