@@ -310,7 +310,9 @@ async fn what_an_operator_says_of_draining_is_a_difference_from_the_file() {
     assert_eq!(gateway.reload(&yaml.replace("app:", "app: ")).await.status, 200);
     let config = get(&gateway, "/api/v1/config").await;
     let expected = json!([{ "upstream": "app", "server": name, "key": "drain", "file": "false", "now": "true" }]);
-    assert_eq!((&config["differences"], &config["generation"]), (&expected, &json!(2)));
+    assert_eq!(config["differences"], expected);
+    // Whoever watches the file may have loaded it as well.
+    assert!(config["generation"].as_u64().unwrap() >= 2, "{config}");
     let enabled = told(&gateway, "POST", &path("/enable"), "").await;
     assert_eq!(enabled["state"], "up");
     let history: Vec<&str> =
