@@ -35,6 +35,7 @@ mod compression;
 mod config;
 mod deadline;
 mod discovery;
+mod doctor;
 mod ending;
 mod exchange;
 mod filter;

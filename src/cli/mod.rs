@@ -2,24 +2,27 @@
 
 mod ask;
 mod check;
+mod doctor;
 mod explain;
 mod health;
-mod operate;
 mod import;
+mod operate;
 mod run;
 mod table;
 mod top;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, Loaded};
+use crate::doctor::Target;
+use crate::import::Source;
 use ask::At;
 use operate::{Listing, Pace, Which};
 use top::Sort;
-use crate::import::Source;
 
 /// A programmable load balancer for web apps that live with sockets.
 ///
@@ -41,6 +44,8 @@ Examples:
                                        print it with every default
   sockgate run -c sockgate.yaml        serve; SIGHUP loads the file anew, SIGTERM stops cleanly, SIGUSR2 upgrades the
                                        binary, SIGUSR1 reopens the access log
+  sockgate doctor https://app.example.com
+                                       look at any deployment of Socket.IO from outside
   sockgate import haproxy haproxy.cfg  make a configuration of HAProxy's; of nginx's, Traefik's and stunnel's, too
   sockgate health 127.0.0.1:9901       ask a running gateway whether it is ready
   sockgate status                      how a running gateway is; `servers`, `sessions` and `top` tell more
@@ -84,6 +89,29 @@ enum Command {
         /// The file; - for standard input.
         #[arg(value_name = "FILE")]
         file: PathBuf,
+    },
+    /// Look at a running deployment from outside, whatever proxy it is: what is wrong with its sockets, and how it is mended.
+    ///
+    /// It opens some sessions of Socket.IO, one after the other, and watches a poll and a socket that say nothing.
+    Doctor {
+        /// Where clients connect: https://app.example.com, with a path where that is not /socket.io/.
+        #[arg(value_name = "URL", value_parser = Target::read)]
+        target: Target,
+        /// PEM: the authorities to trust, in place of the system's.
+        #[arg(long, value_name = "FILE")]
+        ca: Option<PathBuf>,
+        /// A field of every request, such as a token.
+        #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = field)]
+        headers: Vec<(String, String)>,
+        /// How many sessions are opened.
+        #[arg(long, value_name = "NUMBER", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        sessions: u16,
+        /// The longest time, in seconds, that a silent socket and a held poll are watched.
+        #[arg(long, value_name = "SECONDS", default_value_t = 40)]
+        patience: u16,
+        /// Print what was found as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Ask a running gateway whether it is ready; made for container health checks.
     Health {
@@ -174,6 +202,11 @@ pub fn main() -> ExitCode {
         Command::Check { config, print: true, .. } => check::print(&config),
         Command::Check { config, against, .. } => check::check(&config, against.as_deref()),
         Command::Import { source, file } => import::import(source, &file),
+        Command::Doctor { target, ca, headers, sessions, patience, json } => {
+            let patience = Duration::from_secs(patience.into());
+            let target = target.with(headers, ca).within(sessions.into(), patience);
+            doctor::doctor(&target, json)
+        }
         Command::Health { admin } => health::health(&admin),
         Command::Status { at } => operate::with(&at, async |door| operate::status(door, at.json).await),
         Command::Servers { at } => operate::with(&at, async |door| operate::servers(door, at.json).await),
@@ -193,6 +226,18 @@ pub fn main() -> ExitCode {
         Command::Explain(asked) => explain::explain(&asked),
         Command::Top { sort, at } => operate::with(&at, async |door| top::top(door, sort, at.json).await),
     }
+}
+
+/// Reads `Name: value`.
+fn field(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("expected `Name: value`")?;
+    let value = value.trim();
+    let good =
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+    if !good || value.chars().any(char::is_control) {
+        return Err("expected `Name: value`".to_owned());
+    }
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// Loads a file; prints warnings, or every fault.

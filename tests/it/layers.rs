@@ -8,7 +8,7 @@ const FLOORS: [&[&str]; 18] = [
     &["main"],
     &["internals"],
     &["cli"],
-    &["gateway", "import"],
+    &["gateway", "import", "doctor"],
     &["admin", "acme"],
     &["reload"],
     &["proxy"],
@@ -102,8 +102,9 @@ fn what_decides_knows_no_engine() {
     assert!(PINGORAS.iter().all(|place| named.iter().any(|file| file.starts_with(place))), "each is needed: {named:?}");
 }
 
-/// Where a protocol of sessions is named: in its own file and its readers, and in the name of a counter that operators know.
-const PROTOCOLS: [&str; 3] = ["session/", "wire/", "metrics"];
+/// Where a protocol of sessions is named: in its own file and its readers, in the name of a counter that operators know, and
+/// where it is spoken as clients do.
+const PROTOCOLS: [&str; 4] = ["session/", "wire/", "metrics", "doctor/"];
 
 #[test]
 fn only_sessions_and_their_readers_name_a_protocol() {

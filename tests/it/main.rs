@@ -22,6 +22,7 @@ mod dashboard;
 mod detect;
 mod discovery;
 mod docs;
+mod doctor;
 mod drain;
 mod ejection;
 mod engines;
