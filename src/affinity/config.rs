@@ -1,15 +1,17 @@
 //! What the operator says about affinity: what ties a request to a server before the balance is asked.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::key::By;
+use crate::filter::Expression;
 use crate::request::is_token;
 
-/// `affinity` of an upstream: the cookie's server, if it is well, before the balance; else `header`, `query` or
-/// `app_cookie`, the first that a request has, in place of the client's address in the consistent hash. The session of a
+/// `affinity` of an upstream: the cookie's server, if it is well, before the balance; else `header`, `query`,
+/// `app_cookie` or `cel`, the first that a request has, in place of the client's address in the consistent hash. The session of a
 /// Socket.IO request goes before all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -25,6 +27,8 @@ pub struct Config {
     /// Requests with the same value of this cookie of the application go to the same server. Default: none.
     #[serde(deserialize_with = "cookie_name")]
     pub app_cookie: Option<String>,
+    /// Requests for which this expression in CEL gives the same go to the same server. Default: none.
+    pub cel: Option<String>,
 }
 
 impl Config {
@@ -34,12 +38,15 @@ impl Config {
         [key(&self.header, By::Header), key(&self.query, By::Query), key(&self.app_cookie, By::Cookie)]
             .into_iter()
             .flatten()
+            .chain(
+                self.cel.iter().filter_map(|text| Some(By::Computed(Arc::new(Expression::compile_value(text).ok()?)))),
+            )
             .collect()
     }
 
     /// Whether anything but the client's address is hashed.
     pub fn hashes_values(&self) -> bool {
-        self.header.is_some() || self.query.is_some() || self.app_cookie.is_some()
+        self.header.is_some() || self.query.is_some() || self.app_cookie.is_some() || self.cel.is_some()
     }
 }
 

@@ -1,9 +1,12 @@
 //! What a request says that its client can be known by, in place of its address.
 
+use std::borrow::Cow;
 use std::hash::Hasher;
+use std::sync::Arc;
 
 use fnv::FnvHasher;
 
+use crate::filter::Expression;
 use crate::request::Request;
 
 /// The part of a request that requests of one kind have in common.
@@ -15,14 +18,19 @@ pub enum By {
     Query(Box<str>),
     /// The first cookie of this name.
     Cookie(Box<str>),
+    /// What an expression gives.
+    Computed(Arc<Expression>),
 }
 
 /// What the request says there; `None` if that is nothing or empty.
-pub fn value<'a>(request: &Request<'a>, by: &By) -> Option<&'a [u8]> {
+pub fn value<'a>(request: &Request<'a>, by: &By) -> Option<Cow<'a, [u8]>> {
     let value = match by {
-        By::Header(name) => request.headers.get(name),
-        By::Query(name) => request.query_value(name).map(str::as_bytes),
-        By::Cookie(name) => request.cookie(name).map(str::as_bytes),
+        By::Header(name) => request.headers.get(name).map(Cow::Borrowed),
+        By::Query(name) => request.query_value(name).map(|value| value.as_bytes().into()),
+        By::Cookie(name) => request.cookie(name).map(|value| value.as_bytes().into()),
+        By::Computed(expression) => {
+            expression.value(request, &request.path.canonical).map(|text| text.into_bytes().into())
+        }
     };
     value.filter(|value| !value.is_empty())
 }
@@ -52,9 +60,12 @@ mod tests {
         ];
         let request = request("GET", "/?room=a%20b&none=", &fields);
         let value = |by| value(&request, &by);
-        assert_eq!(value(By::Header("x-tenant".into())), Some(&b"acme"[..]));
-        assert_eq!(value(By::Query("room".into())), Some(&b"a%20b"[..]));
-        assert_eq!(value(By::Cookie("id".into())), Some(&b"7"[..]));
+        assert_eq!(value(By::Header("x-tenant".into())).unwrap(), &b"acme"[..]);
+        assert_eq!(value(By::Query("room".into())).unwrap(), &b"a%20b"[..]);
+        assert_eq!(value(By::Cookie("id".into())).unwrap(), &b"7"[..]);
+        let computed = |text| value(By::Computed(Arc::new(Expression::compile_value(text).unwrap())));
+        assert_eq!(computed("request.headers['x-tenant'] + '/' + request.query.room").unwrap(), &b"acme/a%20b"[..]);
+        assert_eq!(computed("request.query.other"), None);
         for absent in ["x-empty", "x-other"] {
             assert_eq!(value(By::Header(absent.into())), None);
         }

@@ -13,6 +13,7 @@ use serde::forward_to_deserialize_any;
 
 use super::document::{Entry, Kind, Node, Position, Scalar, Value};
 use super::fault::nearest;
+use crate::http::config::TEXT_OR_MORE;
 
 /// One fault of shape: where it is, and what to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -372,8 +373,12 @@ impl<'de> Deserializer<'de> for &'de Node {
         }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_newtype_struct(self)
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Error> {
+        match name {
+            // As `deserialize_str`, where there may be more than a text.
+            TEXT_OR_MORE => self.deserialize_str(visitor),
+            _ => visitor.visit_newtype_struct(self),
+        }
     }
 
     forward_to_deserialize_any! {

@@ -10,7 +10,7 @@ use super::back::Back;
 use super::mirror::Copying;
 use super::tail::Tail;
 use super::{Exchange, RequestHead, place};
-use crate::filter::{Facts, FieldRule, Variable, files};
+use crate::filter::{Expression, Facts, FieldRule, Variable, files};
 use crate::http::Refusal;
 use crate::http::config::HostHeader;
 use crate::http::pages::Page;
@@ -230,6 +230,10 @@ impl Facts for Known<'_> {
             Variable::TlsCipher => text(info.tls.as_ref().map_or("", |tls| tls.cipher)),
             Variable::TlsServerName => text(info.server_name().unwrap_or_default()),
         }
+    }
+
+    fn compute(&self, expression: &Expression) -> Option<String> {
+        expression.value(self.request, &self.request.path.canonical)
     }
 }
 

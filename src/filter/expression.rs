@@ -1,4 +1,4 @@
-//! Conditions in CEL, the Common Expression Language: checked when they are loaded, so that none can end the process, run
+//! Conditions and values in CEL, the Common Expression Language: checked when they are loaded, so that none can end the process, run
 //! away, or ask for what nobody knows.
 //!
 //! What bounds an expression is bounded here: its length, how deep it goes, and that no loop lies in another. What it costs
@@ -24,16 +24,35 @@ use check::{Field, Keys, Use};
 use crate::metrics;
 use crate::request::Request;
 
-/// One compiled condition.
+/// One compiled condition, or value.
 #[derive(Debug)]
-pub(crate) struct Expression {
+pub struct Expression {
     text: Box<str>,
+    gives: Gives,
     program: Program,
     /// What of a request it looks at: nothing else is told to it.
     uses: Vec<Use>,
     /// When a failure was told last, in seconds of the process, plus one.
     told: AtomicU64,
 }
+
+/// What an expression is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gives {
+    /// True or false.
+    Condition,
+    /// A text, or what can be written as one.
+    Text,
+}
+
+/// Two that read the same are the same.
+impl PartialEq for Expression {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.text, self.gives) == (&other.text, other.gives)
+    }
+}
+
+impl Eq for Expression {}
 
 /// What expressions are compiled and run with: the standard library, and `cidr`.
 static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| {
@@ -51,8 +70,17 @@ const TOLD_AGAIN: u64 = 60;
 impl Expression {
     /// Compiles a condition, and tries it on a request that says nothing.
     pub(crate) fn compile(text: &str) -> Result<Self, Fault> {
+        Self::compile_to(Gives::Condition, text)
+    }
+
+    /// Compiles what gives a text, a number or a truth value, and tries it on a request that says nothing.
+    pub(crate) fn compile_value(text: &str) -> Result<Self, Fault> {
+        Self::compile_to(Gives::Text, text)
+    }
+
+    fn compile_to(gives: Gives, text: &str) -> Result<Self, Fault> {
         let (program, uses) = parse(text)?;
-        let this = Self { text: text.into(), program, uses, told: AtomicU64::new(0) };
+        let this = Self { text: text.into(), gives, program, uses, told: AtomicU64::new(0) };
         this.rehearse()?;
         Ok(this)
     }
@@ -63,21 +91,46 @@ impl Expression {
         match self.run(request, path) {
             Ok(Value::Bool(holds)) => holds,
             Err(ExecutionError::NoSuchKey(_)) => false,
-            Ok(other) => self.failed(&format!("it gives a value of type {}", other.type_of())),
-            Err(error) => self.failed(&error.to_string()),
+            Ok(other) => {
+                self.failed(&format!("it gives a value of type {}", other.type_of()));
+                false
+            }
+            Err(error) => {
+                self.failed(&error.to_string());
+                false
+            }
         }
     }
 
-    fn failed(&self, why: &str) -> bool {
+    /// The text that it gives; `None` where it asks for a field that is not there, gives `null`, or fails. A failure is
+    /// counted, and told in the log once a minute.
+    pub(crate) fn value(&self, request: &Request<'_>, path: &str) -> Option<String> {
+        match self.run(request, path) {
+            Ok(value) => match written(&value) {
+                Ok(text) => text,
+                Err(()) => {
+                    self.failed(&format!("it gives a value of type {}", value.type_of()));
+                    None
+                }
+            },
+            Err(ExecutionError::NoSuchKey(_)) => None,
+            Err(error) => {
+                self.failed(&error.to_string());
+                None
+            }
+        }
+    }
+
+    fn failed(&self, why: &str) {
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);
         metrics::expression_failures().inc();
         let now = START.elapsed().as_secs() + 1;
         let told = self.told.load(Ordering::Relaxed);
         let due = told == 0 || now >= told + TOLD_AGAIN;
         if due && self.told.compare_exchange(told, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            warn!("expression `{}` does not hold, since it fails: {why}", self.text);
+            let lacks = if self.gives == Gives::Condition { "does not hold" } else { "gives nothing" };
+            warn!("expression `{}` {lacks}, since it fails: {why}", self.text);
         }
-        false
     }
 
     fn run(&self, request: &Request<'_>, path: &str) -> Result<Value, ExecutionError> {
@@ -93,12 +146,28 @@ impl Expression {
         let nothing = Request::nothing();
         match self.run(&nothing, "/") {
             Ok(Value::Bool(_)) | Err(ExecutionError::NoSuchKey(_) | ExecutionError::FunctionError { .. }) => Ok(()),
+            Ok(value) if self.gives == Gives::Text && written(&value).is_ok() => Ok(()),
             Ok(other) => {
-                Err(Fault::whole(format!("gives a value of type {}, expected true or false", other.type_of())))
+                let expected = if self.gives == Gives::Condition { "true or false" } else { "a text" };
+                Err(Fault::whole(format!("gives a value of type {}, expected {expected}", other.type_of())))
             }
-            Err(error) => Err(Fault::whole(format!("can't hold: {error}"))),
+            Err(error) if self.gives == Gives::Condition => Err(Fault::whole(format!("can't hold: {error}"))),
+            Err(error) => Err(Fault::whole(format!("can't give a text: {error}"))),
         }
     }
+}
+
+/// A value as a text; `None` for `null`.
+fn written(value: &Value) -> Result<Option<String>, ()> {
+    Ok(Some(match value {
+        Value::String(text) => text.to_string(),
+        Value::Int(number) => number.to_string(),
+        Value::UInt(number) => number.to_string(),
+        Value::Float(number) => number.to_string(),
+        Value::Bool(is) => is.to_string(),
+        Value::Null => return Ok(None),
+        _ => return Err(()),
+    }))
 }
 
 /// Parses and checks a text. The parser recurses into what it reads, and into its errors: for as long as a text may be,

@@ -1,10 +1,12 @@
 //! The operator's changes to header fields: compiled at load, applied to each message.
 
+use std::sync::Arc;
+
 use http::{HeaderName, HeaderValue};
 
-use super::HeaderEdits;
-use super::config::HeaderRules;
+use super::config::{FieldValue, HeaderRules};
 use super::template::{Facts, Template};
+use super::{Expression, HeaderEdits};
 
 /// The compiled form of a [`HeaderRules`].
 #[derive(Clone, Debug, Default)]
@@ -43,6 +45,7 @@ pub(crate) struct FieldRule {
 enum Value {
     Fixed(HeaderValue),
     Written(Template),
+    Computed(Arc<Expression>),
 }
 
 impl FieldRules {
@@ -52,10 +55,15 @@ impl FieldRules {
             return None;
         }
         let name = |name: &str| HeaderName::from_bytes(name.as_bytes()).ok();
-        let rule = |(field, text, beside): (&String, &String, bool)| {
-            let template = Template::read(text).ok()?;
-            let fixed = template.constant().and_then(|text| HeaderValue::from_str(text).ok());
-            let value = fixed.map_or(Value::Written(template), Value::Fixed);
+        let rule = |(field, said, beside): (&String, &FieldValue, bool)| {
+            let value = match said {
+                FieldValue::Text(text) => {
+                    let template = Template::read(text).ok()?;
+                    let fixed = template.constant().and_then(|text| HeaderValue::from_str(text).ok());
+                    fixed.map_or(Value::Written(template), Value::Fixed)
+                }
+                FieldValue::Cel(text) => Value::Computed(Arc::new(Expression::compile_value(text).ok()?)),
+            };
             Some(FieldRule { name: name(field)?, value, beside })
         };
         let set = said.set.iter().map(|(name, text)| (name, text, false));
@@ -99,6 +107,11 @@ impl FieldRule {
         let value = match &self.value {
             Value::Fixed(value) => Some(value.clone()),
             Value::Written(template) => template.value(facts),
+            Value::Computed(expression) => {
+                let text = facts.compute(expression);
+                let text = text.as_deref().map(str::trim_ascii).filter(|text| !text.is_empty());
+                text.and_then(|text| HeaderValue::from_str(text).ok())
+            }
         };
         match value {
             Some(value) if self.beside => edits.append(self.name.clone(), value),
@@ -126,6 +139,10 @@ mod tests {
                 _ => {}
             }
         }
+
+        fn compute(&self, expression: &Expression) -> Option<String> {
+            expression.value(&crate::request::Request::nothing(), "/a")
+        }
     }
 
     fn rules(json: &str) -> FieldRules {
@@ -152,6 +169,20 @@ mod tests {
         let mut edits = HeaderEdits::default();
         rules(r#"{"set": {"X-Name": "${tls.server_name}"}}"#).apply(&Known(None), &mut edits);
         assert!(!edits.keeps("x-name") && told(&edits).is_empty());
+    }
+
+    #[test]
+    fn what_an_expression_gives_is_a_value_like_any_other() {
+        let mut edits = HeaderEdits::default();
+        let rules = rules(
+            r#"{"set": {"X-Path": {"cel": "request.path + '!'"}, "X-None": {"cel": "request.headers.none"}, "X-Two": {"cel": "'a\\r\\nb: c'"}},
+                "add": {"x-more": ["1", {"cel": "1 + 1"}]}}"#,
+        );
+        assert!(rules.apply(&Known(None), &mut edits).is_empty());
+        let mut told = told(&edits);
+        told.sort();
+        assert_eq!(told, ["x-more: 1", "x-more: 2", "x-path: /a!"]);
+        assert!(!edits.keeps("x-none") && !edits.keeps("x-two"));
     }
 
     #[test]

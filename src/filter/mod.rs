@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-pub(crate) use expression::Expression;
+pub(crate) use expression::{Expression, Fault as ExpressionFault};
 pub(crate) use fields::{FieldRule, MessageRules};
 pub(crate) use template::{Facts, Fault as TemplateFault, Template, Variable};
 

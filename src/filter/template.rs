@@ -2,6 +2,7 @@
 
 use http::HeaderValue;
 
+use super::Expression;
 use crate::request::is_token;
 
 /// A text and the variables in it.
@@ -71,6 +72,11 @@ const NAMES: [(&str, Variable); 19] = [
 pub(crate) trait Facts {
     /// Writes what the variable stands for; nothing, where there is nothing.
     fn put(&self, variable: &Variable, out: &mut Vec<u8>);
+
+    /// What an expression gives; nothing, where the request is not known any more.
+    fn compute(&self, _expression: &Expression) -> Option<String> {
+        None
+    }
 }
 
 /// Why a text is no template.

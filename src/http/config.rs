@@ -223,6 +223,10 @@ impl From<HostHeader> for String {
     }
 }
 
+/// The name of a type that is a text or something longer: it asks the reader of the configuration for the text as it was
+/// written, where that looks like a number.
+pub(crate) const TEXT_OR_MORE: &str = "text or more";
+
 /// One text, or a list of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]

@@ -378,7 +378,7 @@ impl Upstream {
         {
             return Some(stable_hash(&key));
         }
-        self.keys.iter().find_map(|by| affinity::value(request, by)).map(stable_hash)
+        self.keys.iter().find_map(|by| affinity::value(request, by)).map(|value| stable_hash(&value))
     }
 
     /// Whether new work has somewhere to go: a server is up, if only one that drains.

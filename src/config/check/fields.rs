@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use super::{Report, Spot, words};
 use crate::config::fault::nearest;
 use crate::config::shape::{one_of, quoted};
-use crate::filter::config::HeaderRules;
-use crate::filter::{Template, TemplateFault, Variable};
+use crate::filter::config::{FieldValue, HeaderRules};
+use crate::filter::{Expression, Template, TemplateFault, Variable};
 use crate::http::hop_by_hop::is_hop_by_hop;
 
 /// Whose fields are changed.
@@ -31,7 +31,7 @@ pub(super) fn check(rules: &HeaderRules, spot: &Spot<'_>, of: Of, report: &mut R
         if spot.is_empty_list() {
             report.fault(&spot, "found an empty list, expected a value");
         }
-        for (spot, text) in spot.each(&texts.0) {
+        for (spot, text) in spot.each_inner(&texts.0) {
             value(text, &spot, of, report);
         }
     }
@@ -43,8 +43,14 @@ pub(super) fn check(rules: &HeaderRules, spot: &Spot<'_>, of: Of, report: &mut R
     }
 }
 
-/// A value that variables may stand in.
-fn value(text: &str, spot: &Spot<'_>, of: Of, report: &mut Report) {
+/// A value that variables may stand in, or an expression.
+fn value(said: &FieldValue, spot: &Spot<'_>, of: Of, report: &mut Report) {
+    let text = match said {
+        FieldValue::Text(text) => text,
+        FieldValue::Cel(text) => {
+            return report.well_formed(&spot.key("cel"), words::expression(Expression::compile_value(text)));
+        }
+    };
     report.well_formed(spot, words::header_value(text));
     match Template::read(text) {
         Ok(template) if of == Of::Requests && template.waits_for_server() => {

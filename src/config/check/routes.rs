@@ -118,15 +118,8 @@ fn matches(matches: &Match, spot: &Spot<'_>, depth: usize, names: &Names, report
             report.fault(&spot, what);
         }
     }
-    if let Some(text) = &matches.when
-        && let Err(fault) = Expression::compile(text)
-    {
-        let place = fault.at.map(|(line, column)| match line {
-            1 => format!(" in column {column}"),
-            _ => format!(" in its line {line}, column {column}"),
-        });
-        let what = format!("the expression{}: {}", place.unwrap_or_default(), fault.what);
-        report.fault(&spot.key("when"), what);
+    if let Some(text) = &matches.when {
+        report.well_formed(&spot.key("when"), words::expression(Expression::compile(text)));
     }
     for (key, inner, empty) in [
         ("not", &matches.not, "which takes everything, so that the route would take nothing"),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Report, Spot, fields, words};
 use crate::address::{ServerAddress, is_host_name};
 use crate::affinity;
+use crate::filter::Expression;
 use crate::session::config::{Asked, Farewell, Rule};
 use crate::session::{self, Rules};
 use crate::upstream::Config;
@@ -62,9 +63,12 @@ pub(super) fn check(name: &str, upstream: &Config, spot: &Spot<'_>, report: &mut
             "found `peak_ewma`, which is for kind `http`: others answer when they have something to say",
         );
     }
+    if let Some(text) = &upstream.affinity.cel {
+        let spot = spot.key("affinity").key("cel");
+        report.well_formed(&spot, words::expression(Expression::compile_value(text)));
+    }
     if upstream.affinity.hashes_values() && upstream.balance() != Balance::ClientIp {
-        let what =
-            "`header`, `query` and `app_cookie` are hashed only with balance `client_ip`, and have no effect here";
+        let what = "`header`, `query`, `app_cookie` and `cel` are hashed only with balance `client_ip`, and have no effect here";
         report.warn(&spot.key("affinity").as_str(), what);
     }
     let rules = [

@@ -6,6 +6,7 @@ use std::net::Ipv6Addr;
 use rustls_pki_types::ServerName;
 
 use crate::config::shape::{quoted, short};
+use crate::filter::{Expression, ExpressionFault};
 use crate::http::origin::is_origin;
 use crate::request::is_token;
 use crate::request::path::Path;
@@ -236,6 +237,16 @@ pub(super) fn close_code(code: u16) -> Result<(), String> {
         _ => "",
     };
     Err(format!("found {code}{why}, expected 1000 to 1003, 1007 to 1009, 1011 to 1014 or 3000 to 4999"))
+}
+
+/// An expression that can be used.
+pub(super) fn expression(compiled: Result<Expression, ExpressionFault>) -> Result<(), String> {
+    let Err(fault) = compiled else { return Ok(()) };
+    let place = fault.at.map(|(line, column)| match line {
+        1 => format!(" in column {column}"),
+        _ => format!(" in its line {line}, column {column}"),
+    });
+    Err(format!("the expression{}: {}", place.unwrap_or_default(), fault.what))
 }
 
 #[cfg(test)]

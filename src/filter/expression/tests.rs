@@ -45,6 +45,35 @@ fn what_fails_does_not_hold_and_what_is_not_there_is_no_failure() {
     assert_eq!(metrics::expression_failures().get(), before + 1);
 }
 
+#[test]
+fn values_are_texts_numbers_and_truths_and_what_fails_gives_nothing() {
+    let fields = [httparse::Header { name: "X-Plan", value: b"gold" }];
+    let request = request("GET", "/a/12?q=two", &fields);
+    let path = request.path.canonical.clone();
+    let value = |text: &str| Expression::compile_value(text).unwrap().value(&request, &path);
+    for (text, expected) in [
+        (r#"request.headers["x-plan"] == "gold" ? "fast" : "slow""#, Some("fast")),
+        (r#"request.method + ":" + request.path"#, Some("GET:/a/12")),
+        ("size(request.path)", Some("5")),
+        ("request.websocket", Some("false")),
+        (r#"request.headers["x-none"]"#, None),
+        (r#""x-none" in request.headers ? request.headers["x-none"] : null"#, None),
+    ] {
+        assert_eq!(value(text).as_deref(), expected, "{text}");
+    }
+    let before = metrics::expression_failures().get();
+    assert_eq!(value(r#"int(request.query["q"])"#), None);
+    assert_eq!(metrics::expression_failures().get(), before + 1);
+    for (text, part) in [
+        ("[request.path]", "expected a text"),
+        ("request.path + 1", "can't give a text"),
+        ("request.pth", "unknown variable"),
+    ] {
+        let fault = Expression::compile_value(text).unwrap_err();
+        assert!(fault.what.contains(part), "{text}: {fault:?}");
+    }
+}
+
 fn fault(text: &str) -> Fault {
     match Expression::compile(text) {
         Ok(_) => panic!("{text} is accepted"),

@@ -26,7 +26,7 @@ routes:
   - name: all
     upstream: app
     request_headers:
-      set: {{ X-Client: \"${{client.ip}}\", X-Route: \"${{route.name}} of ${{upstream.name}} at ${{listener.name}}\", X-Tls: \"${{tls.server_name}}\" }}
+      set: {{ X-Client: \"${{client.ip}}\", X-Route: \"${{route.name}} of ${{upstream.name}} at ${{listener.name}}\", X-Tls: \"${{tls.server_name}}\", X-Tier: {{ cel: 'request.headers[\"x-tenant\"] == \"acme\" ? \"gold\" : \"free\"' }}, X-Bad: {{ cel: 'int(request.headers[\"x-secret\"] + \"x\")' }} }}
       add: {{ X-Tag: [route, \"${{request.headers.x-tenant}}\"] }}
       remove: [X-Secret, X-Forwarded-Host]
     response_headers:
@@ -46,17 +46,23 @@ upstreams:
 /// What a server of ours has to have seen.
 fn is_changed(seen: &str) {
     let seen = seen.to_ascii_lowercase();
-    for line in ["x-client: 127.0.0.1", "x-route: all of app at web", "x-upstream: app", "x-tag: route", "x-tag: acme"]
-    {
+    for line in [
+        "x-client: 127.0.0.1",
+        "x-route: all of app at web",
+        "x-upstream: app",
+        "x-tag: route",
+        "x-tag: acme",
+        "x-tier: gold",
+    ] {
         assert!(seen.contains(&format!("\r\n{line}\r\n")), "{line} is not in {seen}");
     }
-    for name in ["x-secret", "x-forwarded-host", "x-tls"] {
+    for name in ["x-secret", "x-forwarded-host", "x-tls", "x-bad"] {
         assert!(!seen.contains(name), "{name} is in {seen}");
     }
     assert_eq!(seen.matches("x-client").count(), 1, "{seen}");
 }
 
-const SENT: &str = "X-Tenant: acme\r\nX-Secret: 1\r\nX-Client: 6.6.6.6\r\nX-Tls: forged.example\r\n";
+const SENT: &str = "X-Tenant: acme\r\nX-Secret: 1\r\nX-Client: 6.6.6.6\r\nX-Tls: forged.example\r\nX-Bad: 1\r\n";
 
 async fn requests_and_answers_are_changed_by_the_upstream_and_then_by_the_route() {
     let server = Echo::start("a").await;
@@ -66,6 +72,8 @@ async fn requests_and_answers_are_changed_by_the_upstream_and_then_by_the_route(
     assert_eq!(answer.header("server"), Some("sockgate"));
     assert_eq!(answer.header("x-served-by"), Some("first for GET /y"));
     assert_eq!((answer.header("x-from"), answer.header("x-server")), (Some("app"), None));
+    gateway.log_line("gives nothing, since it fails").await;
+    assert_eq!(gateway.metric("sockgate_expression_failures_total").await, 1.0);
 }
 
 async fn streams_of_http_2_and_polls_are_changed_alike() {
