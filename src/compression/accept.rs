@@ -35,6 +35,18 @@ pub(super) fn best(headers: &Headers<'_>, known: &[Coding]) -> Option<Coding> {
     best.1
 }
 
+/// The codings that a client takes rather than none, the one that it likes best first; among equals what is smaller as a
+/// rule.
+pub(super) fn in_order(headers: &Headers<'_>) -> Vec<Coding> {
+    let mut left = vec![Coding::Br, Coding::Zstd, Coding::Gzip];
+    let mut order = Vec::new();
+    while let Some(coding) = best(headers, &left) {
+        left.retain(|other| *other != coding);
+        order.push(coding);
+    }
+    order
+}
+
 /// The weight in thousandths; what is none counts as not taken.
 fn quality(parameter: &[u8]) -> Option<u16> {
     let (name, value) = parameter.split_at(parameter.iter().position(|&byte| byte == b'=')?);

@@ -117,6 +117,11 @@ impl Compression {
     }
 }
 
+/// The codings in which a client takes what is there in several, as they are written, the one that it likes best first.
+pub(crate) fn preferred(headers: &Headers<'_>) -> Vec<&'static str> {
+    accept::in_order(headers).iter().map(|coding| coding.as_str()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,6 +177,20 @@ mod tests {
         assert_eq!(begun(&compression, Offer::Plain, 200, &html), (false, "vary: Accept-Encoding".to_owned()));
         assert_eq!(begun(&compression, GZIP, 304, &[]), (false, "vary: Accept-Encoding".to_owned()));
         assert_eq!(begun(&compression, Offer::Never, 200, &html), (false, String::new()));
+    }
+
+    #[test]
+    fn what_is_there_in_several_codings_goes_in_the_one_that_is_liked_best() {
+        for (said, expected) in [
+            ("gzip, br, zstd", &["br", "zstd", "gzip"][..]),
+            ("gzip, br;q=0.5", &["gzip", "br"]),
+            ("br;q=0, *", &["zstd", "gzip"]),
+            ("identity", &[]),
+        ] {
+            let fields = [httparse::Header { name: "Accept-Encoding", value: said.as_bytes() }];
+            assert_eq!(preferred(&Headers::Fields(&fields)), expected, "{said}");
+        }
+        assert!(preferred(&Headers::Fields(&[])).is_empty());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::back::Back;
 use super::mirror::Copying;
 use super::tail::Tail;
 use super::{Exchange, RequestHead, place};
+use crate::compression;
 use crate::filter::{Expression, Facts, FieldRule, Variable, files};
 use crate::http::Refusal;
 use crate::http::config::HostHeader;
@@ -52,7 +53,8 @@ impl Exchange {
         let (files, info) = (Arc::clone(files), Arc::clone(&self.info));
         let request = self.onward(head).request(&info, self.client)?;
         let path = request.path.canonical.clone();
-        let answer = files::answer(&files, &request, &path, head.target).await;
+        let codings = compression::preferred(&request.headers);
+        let answer = files::answer(&files, &request, &path, head.target, codings).await;
         self.own = Some(Box::new(answer));
         Ok(())
     }

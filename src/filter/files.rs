@@ -1,4 +1,5 @@
-//! Files of a folder, for a front-end that has been built: whole or a range of them, by conditions, and never a list.
+//! Files of a folder, for a front-end that has been built: whole or a range of them, by conditions, compressed where
+//! somebody has done that before, and never a list.
 //!
 //! Files are read by threads that may wait. A file that several clients are sent at once is in memory once, and what all of
 //! them take there is bounded; who comes when that is full is told to come again.
@@ -15,8 +16,8 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_RANGES, ALLOW, CONTENT_RANGE, CONTENT_TYPE, ETAG, LAST_MODIFIED, LOCATION, RETRY_AFTER,
-    X_CONTENT_TYPE_OPTIONS,
+    ACCEPT_RANGES, ALLOW, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG, LAST_MODIFIED, LOCATION, RETRY_AFTER,
+    VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderValue, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -59,6 +60,8 @@ enum Found {
         path: PathBuf,
         version: Version,
         bytes: Bytes,
+        /// Whether it is there compressed, too, and how this is.
+        variants: Option<Variant>,
     },
     /// A folder, which is called with a slash at the end.
     Folder,
@@ -67,8 +70,21 @@ enum Found {
     Full,
 }
 
-/// The answer to a request for a file; `path` is its canonical path, `target` what the client has asked for.
-pub(crate) async fn answer(said: &Arc<Files>, request: &Request<'_>, path: &str, target: &str) -> FilterAnswer {
+/// One of several forms of a file: the coding, or `None` for the file itself.
+type Variant = Option<&'static str>;
+
+/// What files that hold the same, compressed, are called behind their names.
+const ENDINGS: [(&str, &str); 3] = [("br", ".br"), ("zstd", ".zst"), ("gzip", ".gz")];
+
+/// The answer to a request for a file; `path` is its canonical path, `target` what the client has asked for, and `codings`
+/// are those that it takes, the best first.
+pub(crate) async fn answer(
+    said: &Arc<Files>,
+    request: &Request<'_>,
+    path: &str,
+    target: &str,
+    codings: Vec<&'static str>,
+) -> FilterAnswer {
     if !matches!(request.method, "GET" | "HEAD") {
         let refused = FilterAnswer::text(405, "Files are only read.");
         return refused.with(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -76,9 +92,9 @@ pub(crate) async fn answer(said: &Arc<Files>, request: &Request<'_>, path: &str,
     // A path that could be read in two ways is none of a file.
     let relative = if request.path.loose.is_empty() { name::relative(path) } else { None };
     let (said, folder) = (Arc::clone(said), path.ends_with('/'));
-    let looked = tokio::task::spawn_blocking(move || look(&said, relative.as_deref(), folder)).await;
+    let looked = tokio::task::spawn_blocking(move || look(&said, relative.as_deref(), folder, &codings)).await;
     match looked {
-        Ok(Ok(Found::File { path, version, bytes })) => found(request, &path, &version, bytes),
+        Ok(Ok(Found::File { path, version, bytes, variants })) => found(request, &path, &version, bytes, variants),
         Ok(Ok(Found::Folder)) => moved(target),
         Ok(Ok(Found::Full)) => {
             FilterAnswer::text(503, "Too much is being sent.").with(RETRY_AFTER, HeaderValue::from_static("1"))
@@ -93,10 +109,10 @@ pub(crate) async fn answer(said: &Arc<Files>, request: &Request<'_>, path: &str,
 }
 
 /// Looks for the file, and for the one that stands in for those that are not there.
-fn look(said: &Files, relative: Option<&Path>, folder: bool) -> io::Result<Found> {
+fn look(said: &Files, relative: Option<&Path>, folder: bool, codings: &[&'static str]) -> io::Result<Found> {
     let root = fs::canonicalize(&said.root)?;
     if let Some(relative) = relative {
-        match open(&root, relative, folder, &said.index)? {
+        match open(&root, relative, folder, &said.index, codings)? {
             Found::Nothing => {}
             found => return Ok(found),
         }
@@ -104,12 +120,12 @@ fn look(said: &Files, relative: Option<&Path>, folder: bool) -> io::Result<Found
     // A name with a dot is that of a file, whose place no page takes.
     let page = relative.is_some_and(|relative| relative.extension().is_none());
     match said.fallback.as_deref().filter(|_| page) {
-        Some(fallback) => open(&root, Path::new(fallback), false, &said.index),
+        Some(fallback) => open(&root, Path::new(fallback), false, &said.index, codings),
         None => Ok(Found::Nothing),
     }
 }
 
-fn open(root: &Path, relative: &Path, folder: bool, index: &str) -> io::Result<Found> {
+fn open(root: &Path, relative: &Path, folder: bool, index: &str, codings: &[&'static str]) -> io::Result<Found> {
     let absent = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::PermissionDenied => Ok(None),
         _ => Err(error),
@@ -129,7 +145,22 @@ fn open(root: &Path, relative: &Path, folder: bool, index: &str) -> io::Result<F
     } else if folder {
         return Ok(Found::Nothing);
     }
-    let file = match fs::File::open(&path) {
+    // What lies beside it under its name and an ending holds the same.
+    let beside = |ending: &str| {
+        let mut name = path.clone().into_os_string();
+        name.push(ending);
+        Ok::<_, io::Error>(inside(Path::new(&name))?.filter(|path| path.is_file()))
+    };
+    let mut compressed = Vec::new();
+    for (coding, ending) in ENDINGS {
+        if let Some(path) = beside(ending)? {
+            compressed.push((coding, path));
+        }
+    }
+    let liked = codings.iter().find_map(|&coding| compressed.iter().find(|(known, _)| *known == coding));
+    let variants = (!compressed.is_empty()).then(|| liked.map(|&(coding, _)| coding));
+    let form = liked.map_or(&path, |(_, path)| path);
+    let file = match fs::File::open(form) {
         Ok(file) => file,
         Err(error) => return absent(error).map(|_| Found::Nothing),
     };
@@ -138,13 +169,13 @@ fn open(root: &Path, relative: &Path, folder: bool, index: &str) -> io::Result<F
         return Ok(Found::Nothing);
     }
     if about.len() > LARGEST {
-        log::warn!("{} is larger than the 64MiB that are served", path.display());
+        log::warn!("{} is larger than the 64MiB that are served", form.display());
         return Ok(Found::Nothing);
     }
     let changed = about.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-    let Some(held) = hold(file, (path.clone(), changed, about.len()))? else { return Ok(Found::Full) };
-    let version = Version::of(changed, held.bytes.len() as u64);
-    Ok(Found::File { path, version, bytes: Bytes::from_owner(Hand(held)) })
+    let Some(held) = hold(file, (form.clone(), changed, about.len()))? else { return Ok(Found::Full) };
+    let version = Version::of(changed, held.bytes.len() as u64, variants.flatten());
+    Ok(Found::File { path, version, bytes: Bytes::from_owner(Hand(held)), variants })
 }
 
 /// The file in memory; `None` where there is no room.
@@ -165,7 +196,13 @@ fn hold(file: fs::File, key: Key) -> io::Result<Option<Arc<Held>>> {
     Ok(Some(held))
 }
 
-fn found(request: &Request<'_>, path: &Path, version: &Version, bytes: Bytes) -> FilterAnswer {
+fn found(
+    request: &Request<'_>,
+    path: &Path,
+    version: &Version,
+    bytes: Bytes,
+    variants: Option<Variant>,
+) -> FilterAnswer {
     let status = |status: StatusCode, body: Bytes| FilterAnswer { status, headers: Vec::new(), body };
     let answer = match version.wanted(request) {
         // Its length is told, and nothing of it is sent.
@@ -182,6 +219,16 @@ fn found(request: &Request<'_>, path: &Path, version: &Version, bytes: Bytes) ->
         }
     };
     let answer = with(with(answer, ETAG, version.etag().to_owned()), LAST_MODIFIED, version.changed());
+    let answer = match variants {
+        Some(_) => answer.with(VARY, HeaderValue::from_static("Accept-Encoding")),
+        None => answer,
+    };
+    let answer = match variants.flatten() {
+        Some(coding) if answer.status != StatusCode::NOT_MODIFIED => {
+            answer.with(CONTENT_ENCODING, HeaderValue::from_static(coding))
+        }
+        _ => answer,
+    };
     answer
         .with(ACCEPT_RANGES, HeaderValue::from_static("bytes"))
         .with(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"))

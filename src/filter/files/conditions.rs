@@ -26,9 +26,11 @@ pub(super) enum Wanted {
 }
 
 impl Version {
-    pub(super) fn of(changed: SystemTime, length: u64) -> Self {
+    /// `coding` tells how it is compressed, if it is: forms of one file have tags of their own (RFC 9110 8.8.3.3).
+    pub(super) fn of(changed: SystemTime, length: u64, coding: Option<&str>) -> Self {
         let since = changed.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let etag = format!("\"{:x}-{length:x}\"", since.as_nanos());
+        let (dash, coding) = coding.map_or(("", ""), |coding| ("-", coding));
+        let etag = format!("\"{:x}-{length:x}{dash}{coding}\"", since.as_nanos());
         Self { etag, changed: SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs()), length }
     }
 
@@ -103,7 +105,7 @@ mod tests {
     }
 
     fn version() -> Version {
-        Version::of(SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_500), 10)
+        Version::of(SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_500), 10, None)
     }
 
     #[test]

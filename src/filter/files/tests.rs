@@ -29,7 +29,7 @@ impl Site {
             fallback: fallback.map(str::to_owned),
         });
         let request = request("GET", target, &[]);
-        let answer = answer(&said, &request, &request.path.canonical, target).await;
+        let answer = answer(&said, &request, &request.path.canonical, target, Vec::new()).await;
         let location = answer.headers.iter().find(|(name, _)| *name == LOCATION);
         let text = location.map_or_else(
             || String::from_utf8(answer.body.to_vec()).unwrap(),
@@ -91,7 +91,39 @@ async fn a_file_that_several_are_sent_is_in_memory_once() {
     let site = Site::new();
     let said = Arc::new(Files { root: site.0.path().join("site"), index: "index.html".to_owned(), fallback: None });
     let request = request("GET", "/app.js", &[]);
-    let first = answer(&said, &request, "/app.js", "/app.js").await;
-    let second = answer(&said, &request, "/app.js", "/app.js").await;
+    let first = answer(&said, &request, "/app.js", "/app.js", Vec::new()).await;
+    let second = answer(&said, &request, "/app.js", "/app.js", Vec::new()).await;
     assert_eq!(first.body.as_ptr(), second.body.as_ptr());
+}
+
+#[tokio::test]
+async fn a_file_that_lies_there_compressed_goes_so_to_who_takes_it() {
+    let site = Site::new();
+    let root = site.0.path().join("site");
+    fs::write(root.join("app.js.br"), "br of it").unwrap();
+    fs::write(root.join("app.js.gz"), "gz of it").unwrap();
+    std::os::unix::fs::symlink("../outside.txt", root.join("app.js.zst")).unwrap();
+    let said = Arc::new(Files { root, index: "index.html".to_owned(), fallback: None });
+    let request = request("GET", "/app.js", &[]);
+    let mut tags = Vec::new();
+    for (codings, coding, body) in [
+        (&["zstd", "br", "gzip"][..], Some("br"), "br of it"),
+        (&["gzip", "br"], Some("gzip"), "gz of it"),
+        (&["zstd"], None, "start()"),
+        (&[], None, "start()"),
+    ] {
+        let answer = answer(&said, &request, "/app.js", "/app.js", codings.to_vec()).await;
+        let field = |name: http::HeaderName| {
+            let field = answer.headers.iter().find(|(known, _)| *known == name);
+            field.map(|(_, value)| value.to_str().unwrap().to_owned())
+        };
+        assert_eq!((field(CONTENT_ENCODING).as_deref(), &answer.body[..]), (coding, body.as_bytes()), "{codings:?}");
+        assert_eq!(field(VARY).as_deref(), Some("Accept-Encoding"));
+        assert_eq!(field(CONTENT_TYPE).as_deref(), Some("text/javascript; charset=utf-8"));
+        tags.push(field(ETAG).unwrap());
+    }
+    tags.dedup();
+    assert_eq!(tags.len(), 3, "each form has its own tag: {tags:?}");
+    let alone = answer(&said, &request, "/", "/", vec!["br"]).await;
+    assert!(alone.headers.iter().all(|(name, _)| *name != VARY), "what is there once depends on nothing");
 }

@@ -9,6 +9,7 @@ use crate::support::{Client, Gateway, peers};
 for_each_engine! {
     a_front_end_is_served_with_ranges_and_conditions,
     curl_resumes_a_download,
+    what_lies_there_compressed_goes_so_with_ranges_and_conditions_of_its_own,
 }
 
 async fn start() -> (tempfile::TempDir, Gateway) {
@@ -63,6 +64,34 @@ async fn a_front_end_is_served_with_ranges_and_conditions() {
     let mut socket = Client::connect(gateway.address("web")).await;
     socket.send(upgrade("/socket")).await;
     assert_eq!(socket.answer().await.status, 200, "there is no WebSocket, and a page");
+}
+
+async fn what_lies_there_compressed_goes_so_with_ranges_and_conditions_of_its_own() {
+    let (folder, gateway) = start().await;
+    std::fs::write(folder.path().join("assets/app.js.br"), "0123456789").unwrap();
+    let mut client = gateway.client().await;
+    let path = "/static/assets/app.js";
+    let whole = client.get_with(path, "Accept-Encoding: gzip, br\r\n").await;
+    assert_eq!((whole.header("content-encoding"), whole.text().as_str()), (Some("br"), "0123456789"));
+    assert_eq!(
+        (whole.header("vary"), whole.header("content-type")),
+        (Some("Accept-Encoding"), Some("text/javascript; charset=utf-8"))
+    );
+    let etag = whole.header("etag").unwrap().to_owned();
+    let part = client.get_with(path, &format!("Accept-Encoding: br\r\nRange: bytes=2-3\r\nIf-Range: {etag}\r\n")).await;
+    assert_eq!((part.status, part.header("content-encoding"), part.text().as_str()), (206, Some("br"), "23"));
+    let kept = client.get_with(path, &format!("Accept-Encoding: br\r\nIf-None-Match: {etag}\r\n")).await;
+    assert_eq!((kept.status, kept.header("vary")), (304, Some("Accept-Encoding")));
+    let plain = client.get_with(path, &format!("If-None-Match: {etag}\r\n")).await;
+    assert_eq!((plain.status, plain.header("content-encoding"), plain.body.len()), (200, None, 300_000));
+    assert_eq!(plain.header("vary"), Some("Accept-Encoding"));
+    let http2 = Http2::over(tcp(gateway.address("web")).await).await;
+    let request = http::Request::get(format!("http://a.test{path}")).header("accept-encoding", "br");
+    let whole = http2.ask(request.body(()).unwrap(), "").await;
+    assert_eq!(
+        (&whole.headers()["content-encoding"], &whole.body()[..]),
+        (&http::HeaderValue::from_static("br"), &b"0123456789"[..])
+    );
 }
 
 async fn curl_resumes_a_download() {
