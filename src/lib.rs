@@ -10,7 +10,16 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Parts of one's own take the place of the gateway's, each by a method of the [`Builder`]:
+//! Most people come for one of four things:
+//!
+//! * **run it** from a file: [`Config::load`] and [`Gateway::builder`], as above;
+//! * **let in or refuse** requests, WebSockets included: a [`Filter`];
+//! * **say where requests go**, or who the servers are: a [`Router`], a [`Discovery`];
+//! * **steer it** while it runs: [`Handle::replace`] puts another configuration in place and tells what that changes
+//!   ([`Plan`]), [`Handle::stop`] ends it.
+//!
+//! `docs/programming.md` in the repository is the guide, from a rule in YAML to all of these. Parts of one's own take the place of
+//! the gateway's, each by a method of the [`Builder`]:
 //!
 //! * a [`Filter`] sees every request before it is routed, and every answer (`examples/token_filter.rs`);
 //! * a [`Router`] decides where requests go (`examples/custom_router.rs`);

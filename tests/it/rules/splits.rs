@@ -236,9 +236,12 @@ async fn the_canary_that_comes_along_serves_sessions() {
     ];
     let gateway = Gateway::start_with(&std::fs::read_to_string(file).unwrap(), &variables.into()).await;
     let url = format!("http://{}", gateway.address("web"));
-    let options = ["--url", &url, "--path", "/app/socket.io", "--transports", "polling,websocket", "--sessions", "20"];
-    let summary: Value = node::client("v4", &options, 60).await;
-    assert_eq!((&summary["ok"], &summary["server_changes"]), (&true.into(), &0.into()), "{summary}");
+    // Through a stripped prefix, a split and rules for header fields at once, by every transport.
+    for (transports, sessions) in [("polling,websocket", "20"), ("polling", "8"), ("websocket", "8")] {
+        let options = ["--url", &url, "--path", "/app/socket.io", "--transports", transports, "--sessions", sessions];
+        let summary: Value = node::client("v4", &options, 60).await;
+        assert_eq!((&summary["ok"], &summary["server_changes"]), (&true.into(), &0.into()), "{summary}");
+    }
     let handshake = "/app/socket.io/?EIO=4&transport=polling";
     let mut client = gateway.client().await;
     let answer = client.get_with(handshake, "Cookie: app_version=2\r\n").await;
