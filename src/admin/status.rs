@@ -16,7 +16,7 @@ told! {
     UpstreamStatus {
         /// Its name.
         name: String,
-        /// `http`, `socket.io` or `tcp`.
+        /// What its servers speak, as `kind` says it.
         kind: String,
         /// Its balance.
         balance: String,
