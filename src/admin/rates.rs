@@ -120,12 +120,13 @@ mod tests {
         let (rates, what) = (Rates::default(), Counted::Routed("r".into()));
         let look = async |count: Option<u64>| {
             let counts = count.map(|count| (what.clone(), count)).into_iter().collect();
-            let mut looks = rates.looks();
-            if looks.len() == LOOKS {
-                looks.pop_front();
+            {
+                let mut looks = rates.looks();
+                if looks.len() == LOOKS {
+                    looks.pop_front();
+                }
+                looks.push_back(Look { at: Instant::now(), counts });
             }
-            looks.push_back(Look { at: Instant::now(), counts });
-            drop(looks);
             tokio::time::advance(EVERY).await;
             rates.of(&what)
         };

@@ -355,6 +355,11 @@ pub(super) fn only(key: &str, value: impl Into<Value>) -> Mapping {
     Mapping::from_iter([(key.into(), value.into())])
 }
 
+/// A certificate and its key.
+pub(super) fn pair(cert: &str, key: &str) -> Mapping {
+    Mapping::from_iter([("cert".into(), literal(cert).into()), ("key".into(), literal(key).into())])
+}
+
 /// A list, or the one that is in it.
 pub(super) fn list<S: AsRef<str>>(values: &[S]) -> Value {
     match values {

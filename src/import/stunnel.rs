@@ -1,9 +1,9 @@
 //! stunnel's configuration: services become raw listeners with TLS, or raw upstreams with it.
 
-use serde_yaml::{Mapping, Value};
+use serde_yaml::Value;
 
 use super::Unreadable;
-use super::draft::{Draft, Part, Remark, literal};
+use super::draft::{Draft, Part, Remark, literal, pair};
 
 /// A service, or what stands before the first.
 #[derive(Default)]
@@ -116,8 +116,7 @@ fn one(draft: &mut Draft, service: &Service, general: &Service) -> Result<(), St
     if !is_client {
         let cert = said("cert").ok_or("it has no `cert`")?;
         let key = said("key").unwrap_or(cert);
-        let pair = Mapping::from_iter([("cert".into(), literal(cert).into()), ("key".into(), literal(key).into())]);
-        listener.push("tls.certificates", pair);
+        listener.push("tls.certificates", pair(cert, key));
         if said("sslVersionMin").or_else(|| said("sslVersion")) == Some("TLSv1.3") {
             listener.set("tls.min_version", 1.3);
         }

@@ -9,7 +9,7 @@ use serde_yaml::{Mapping, Value};
 use self::acl::{Listeners, Named, condition, criterion};
 use self::words::{Line, Section};
 use super::Unreadable;
-use super::draft::{Draft, Part, Remark, literal, time};
+use super::draft::{Draft, Part, Remark, literal, pair, time};
 
 /// Reads a file.
 pub(super) fn read(text: &str) -> Result<Draft, Unreadable> {
@@ -442,10 +442,6 @@ fn bind_tls(part: &mut Part, line: &Line) {
     if line.after("alpn").is_some_and(|protocols| !protocols.contains("h2")) {
         part.set("http2", false);
     }
-}
-
-fn pair(cert: &str, key: &str) -> Mapping {
-    Mapping::from_iter([("cert".into(), literal(cert).into()), ("key".into(), literal(key).into())])
 }
 
 /// `redirect scheme https code 301` and the like.

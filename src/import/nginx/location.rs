@@ -33,10 +33,6 @@ pub(super) fn is_single(name: &str) -> bool {
     )
 }
 
-pub(super) fn pair(cert: &str, key: &str) -> Mapping {
-    Mapping::from_iter([("cert".into(), literal(cert).into()), ("key".into(), literal(key).into())])
-}
-
 /// A location, and where it stands among the others.
 struct Ranked {
     rank: (u8, usize),

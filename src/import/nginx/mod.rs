@@ -7,7 +7,7 @@ use serde_yaml::{Mapping, Value};
 
 use self::grammar::Directive;
 use super::Unreadable;
-use super::draft::{Draft, Part, list, literal, time};
+use super::draft::{Draft, Part, list, literal, pair, time};
 
 /// Reads a file: a whole one, or one that `http` includes.
 pub(super) fn read(text: &str) -> Result<Draft, Unreadable> {
@@ -404,7 +404,7 @@ impl Reader {
                 }
                 None if part.get("tls").is_none() => {
                     part.note("It named no certificate: say where it is.");
-                    part.push("tls.certificates", location::pair("cert.pem", "key.pem"));
+                    part.push("tls.certificates", pair("cert.pem", "key.pem"));
                 }
                 None => {}
             }
@@ -436,7 +436,7 @@ fn is_any(address: &str) -> bool {
 fn certificate(block: &Directive) -> Option<Mapping> {
     let cert = block.child("ssl_certificate")?;
     let key = block.child("ssl_certificate_key").unwrap_or(cert);
-    Some(location::pair(cert.argument(0), key.argument(0)))
+    Some(pair(cert.argument(0), key.argument(0)))
 }
 
 /// Where a `listen` binds.

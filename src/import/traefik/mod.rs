@@ -5,7 +5,7 @@ mod rule;
 use serde_yaml::{Mapping, Value};
 
 use super::Unreadable;
-use super::draft::{Draft, Part, literal, time};
+use super::draft::{Draft, Part, literal, pair, time};
 
 /// Reads a file.
 pub(super) fn read(text: &str) -> Result<Draft, Unreadable> {
@@ -190,9 +190,7 @@ impl Reader<'_> {
         let tls = self.root.get("tls");
         let listed = tls.and_then(|tls| tls.get("certificates")).and_then(Value::as_sequence);
         for one in listed.into_iter().flatten() {
-            let pair = [("cert", text(one, "certFile")), ("key", text(one, "keyFile"))];
-            let pair = pair.map(|(key, file)| (Value::from(key), Value::from(literal(file))));
-            part.push("tls.certificates", Mapping::from_iter(pair));
+            part.push("tls.certificates", pair(text(one, "certFile"), text(one, "keyFile")));
         }
         if part.get("tls").is_none() {
             if let Some((name, resolver)) = self.root.get("certificatesResolvers").and_then(|all| entries(all).next()) {
@@ -216,9 +214,7 @@ impl Reader<'_> {
                 return;
             }
             part.note("The file names no certificate: say where it is.");
-            let pair =
-                [("cert", "cert.pem"), ("key", "key.pem")].map(|(key, file)| (Value::from(key), Value::from(file)));
-            part.push("tls.certificates", Mapping::from_iter(pair));
+            part.push("tls.certificates", pair("cert.pem", "key.pem"));
         }
         let options = tls.and_then(|tls| tls.get("options")?.get("default"));
         if options.is_some_and(|options| text(options, "minVersion") == "VersionTLS13") {
