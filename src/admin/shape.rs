@@ -155,6 +155,22 @@ impl Shape for Moment {
     }
 }
 
+/// A time that is known to the second, such as the end of a certificate.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Second(pub(super) SystemTime);
+
+impl Serialize for Second {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_rfc3339_seconds(self.0))
+    }
+}
+
+impl Shape for Second {
+    fn shape(schemas: &mut Schemas) -> Value {
+        Moment::shape(schemas)
+    }
+}
+
 /// An object that is described elsewhere.
 #[derive(Clone, Debug, Serialize)]
 #[serde(transparent)]

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::endpoints::{Answer, Request};
 use super::rates::Counted;
-use super::shape::{Moment, told};
+use super::shape::{Moment, Second, told};
 use super::status::{Client, UpstreamStatus};
 use super::{Admin, readiness};
 use crate::reload::Plan;
@@ -98,7 +98,7 @@ told! {
         /// The file.
         file: String,
         /// When the first certificate in it ends.
-        ends: Moment,
+        ends: Second,
         /// In how many seconds; below zero where it has.
         ends_in_seconds: i64,
     }
@@ -279,7 +279,7 @@ pub(super) fn certificates(admin: &Admin) -> Vec<Certificate> {
         let at = UNIX_EPOCH + Duration::from_secs(u64::try_from(*ends).unwrap_or(0));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let ends_in_seconds = ends.saturating_sub(i64::try_from(now).unwrap_or(i64::MAX));
-        Certificate { file: file.display().to_string(), ends: Moment(at), ends_in_seconds }
+        Certificate { file: file.display().to_string(), ends: Second(at), ends_in_seconds }
     };
     admin.core.snapshot.load().certificates_end.iter().map(certificate).collect()
 }

@@ -63,7 +63,8 @@ async fn a_websocket_ends_when_its_token_does() {
     }
     assert_eq!(socket.read_all().await, close(UNAUTHORIZED, false));
     gateway.access_line(&["event=close", "closed_by=expired_token", "close_code=3000"]).await;
-    assert_eq!(gateway.metric("sockgate_goodbyes_total{upstream=\"app\",why=\"expired_token\"}").await, sockets);
+    let told = "sockgate_goodbyes_total{upstream=\"app\",why=\"expired_token\"}";
+    eventually("each goodbye is counted", async || gateway.metric(told).await == sockets).await;
     assert_eq!(
         gateway.client().await.get(&format!("/x?token={token}")).await.status,
         401,
