@@ -22,7 +22,6 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use h2::server::Builder;
 use h2::{Reason, SendStream};
 use tokio::sync::mpsc::unbounded_channel;
-use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use self::io::Io;
@@ -45,8 +44,6 @@ type Serves = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Streams that a client may have open at once.
 const STREAMS: u32 = 128;
-/// Streams that begin before other tasks of the thread get their turn.
-const STREAMS_PER_TURN: usize = 16;
 /// Bytes of a request's body that may come before its server has taken the ones before.
 const STREAM_WINDOW: u32 = 64 * 1024;
 /// The same over all streams of a connection.
@@ -111,8 +108,6 @@ async fn serve(relay: &Arc<Relay>, connection: Connection, stopping: &Stopping) 
     idle.set(timeouts.keep_alive);
     let (cut, mut cuts) = unbounded_channel::<Cut>();
     let mut due: Vec<Cut> = Vec::new();
-    // Streams that have begun since others had their turn.
-    let mut begun = 0;
     loop {
         tokio::select! {
             biased;
@@ -128,7 +123,6 @@ async fn serve(relay: &Arc<Relay>, connection: Connection, stopping: &Stopping) 
                         Box::pin(core.metrics.contain(serving))
                     };
                     streams.push(serving);
-                    begun += 1;
                 }
                 Some(Err(error)) => {
                     log::debug!("{}: HTTP/2: {error}", info.peer);
@@ -152,14 +146,6 @@ async fn serve(relay: &Arc<Relay>, connection: Connection, stopping: &Stopping) 
                 leaving = true;
                 connection.graceful_shutdown();
             }
-        }
-        if begun == STREAMS_PER_TURN {
-            begun = 0;
-            let ended = poll_fn(|cx| Poll::Ready(poll_all(&mut streams, cx))).await;
-            if ended.is_ready() && streams.is_empty() {
-                idle.set(timeouts.keep_alive);
-            }
-            yield_now().await;
         }
     }
     drop(connection);
