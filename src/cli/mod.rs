@@ -78,6 +78,8 @@ enum Command {
         /// Print the configuration as it was understood, as YAML: with every default, and with variables expanded.
         #[arg(long, conflicts_with = "against")]
         print: bool,
+        #[command(flatten)]
+        how: check::How,
     },
     /// Turn the configuration of another proxy into one of Sockgate's, on standard output.
     ///
@@ -199,8 +201,8 @@ fn weight(text: &str) -> Result<Weight, String> {
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run { config } => run::run(&config),
-        Command::Check { config, print: true, .. } => check::print(&config),
-        Command::Check { config, against, .. } => check::check(&config, against.as_deref()),
+        Command::Check { config, print: true, how, .. } => check::print_anew(&config, &how),
+        Command::Check { config, against, how, .. } => check::check(&config, against.as_deref(), &how),
         Command::Import { source, file } => import::import(source, &file),
         Command::Doctor { target, ca, headers, sessions, patience, json } => {
             let patience = Duration::from_secs(patience.into());

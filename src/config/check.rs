@@ -5,7 +5,6 @@ mod fields;
 mod listeners;
 mod reach;
 mod routes;
-mod spot;
 mod upstreams;
 mod words;
 
@@ -16,7 +15,9 @@ use std::time::Duration;
 use super::document::Node;
 use super::fault::nearest;
 use super::include::place;
+use super::lint::Lint;
 use super::shape::{Misfit, one_of};
+use super::spot::Spot;
 use super::{Admin, Config};
 use crate::address::BindAddress;
 use crate::http::config::{ErrorPages, Forwarding};
@@ -24,7 +25,6 @@ use crate::http::pages::Of as PagesOf;
 use crate::listener::config::{FlashPolicy, Protocol, ProxyProtocol};
 use crate::rate::config::Rates;
 use crate::transport::TcpKeepAlive;
-use spot::Spot;
 
 /// The times that a rate may be for.
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -36,7 +36,7 @@ const MOST_GOODBYES: f64 = 1_000_000.0;
 #[derive(Default)]
 pub(super) struct Report {
     pub(super) faults: Vec<Misfit>,
-    pub(super) warnings: Vec<Misfit>,
+    pub(super) warnings: Vec<(Lint, Misfit)>,
     /// The files that the configuration was read from.
     files: Vec<String>,
 }
@@ -105,8 +105,8 @@ impl Report {
         }
     }
 
-    fn warn(&mut self, spot: &Spot<'_>, what: impl Into<String>) {
-        self.warnings.push(spot.misfit(what.into()));
+    fn warn(&mut self, lint: Lint, spot: &Spot<'_>, what: impl Into<String>) {
+        self.warnings.push((lint, spot.misfit(what.into())));
     }
 
     /// Another spot as a fault of this one names it: with its place, where that is in another file.
@@ -212,7 +212,7 @@ fn unused_upstreams(config: &Config, upstreams: &Spot<'_>, report: &mut Report) 
     let used: HashSet<&str> = in_routes.chain(in_listeners).collect();
     let unused = |(_, (name, _)): &(Spot<'_>, (&String, _))| !used.contains(name.as_str());
     for (spot, _) in upstreams.each_key(&config.upstreams).filter(unused) {
-        report.warn(&spot.as_str(), "no route and no listener uses this upstream");
+        report.warn(Lint::UpstreamUnused, &spot.as_str(), "no route and no listener uses this upstream");
     }
 }
 
@@ -251,7 +251,7 @@ fn flash_policy(config: &Config, spot: &Spot<'_>, report: &mut Report) {
     report.some_path(&spot.key("file"), policy.file.as_deref());
     report.some_time(&spot.key("timeout"), policy.timeout);
     if policy.allow.is_empty() && policy.file.is_none() && spot.key("allow").is_intact() {
-        report.warn(&spot.key("allow"), "the list is empty: no Flash player may connect");
+        report.warn(Lint::FlashPolicyEmpty, &spot.key("allow"), "the list is empty: no Flash player may connect");
     }
     for (spot, allow) in spot.key("allow").each(&policy.allow) {
         report.well_formed(&spot.key("domain"), words::flash_domain(&allow.domain));
@@ -263,6 +263,7 @@ fn flash_policy(config: &Config, spot: &Spot<'_>, report: &mut Report) {
     });
     if *policy != FlashPolicy::default() && !answered {
         report.warn(
+            Lint::FlashPolicyUnused,
             &spot.as_str(),
             "no listener answers it: that takes `protocol: flash_policy` or `detect: { flash_policy: true }`",
         );
@@ -281,7 +282,7 @@ fn limits(config: &Config, root: &Spot<'_>, report: &mut Report) {
     rates(&limits.rate, &spot.key("rate"), report);
     let uri = limits.uri.as_u64();
     if uri > limits.head.as_u64() {
-        report.warn(&spot.key("uri"), "longer than `head`, which holds before");
+        report.warn(Lint::UriOverHead, &spot.key("uri"), "longer than `head`, which holds before");
     }
     for (spot, route) in root.key("routes").each(&config.routes) {
         rates(&route.limits.rate, &spot.key("limits").key("rate"), report);
@@ -299,7 +300,11 @@ fn limits(config: &Config, root: &Spot<'_>, report: &mut Report) {
     error_pages(&config.error_pages, &root.key("error_pages"), report);
     let spot = root.key("timeouts").key("head");
     if config.timeouts.head.is_zero() {
-        report.warn(&spot, "without this limit, clients that send a head byte by byte hold their connections for ever");
+        report.warn(
+            Lint::HeadTimeoutOff,
+            &spot,
+            "without this limit, clients that send a head byte by byte hold their connections for ever",
+        );
     }
     if config.threads > 1024 {
         report.fault(
@@ -349,7 +354,8 @@ fn forwarding(config: &Config, spot: &Spot<'_>, report: &mut Report) {
     }
     for (spot, network) in spot.key("trusted_proxies").each(&config.forwarding.trusted_proxies) {
         if network.prefix_len() == 0 {
-            report.warn(&spot, format!("{network} trusts everybody: any client can then claim any address"));
+            let what = format!("{network} trusts everybody: any client can then claim any address");
+            report.warn(Lint::TrustsEverybody, &spot, what);
         }
     }
     for (spot, field) in spot.key("believe").each(&config.forwarding.believe) {
@@ -361,6 +367,7 @@ fn leaving(config: &Config, root: &Spot<'_>, report: &mut Report) {
     let drain = &config.drain;
     if !drain.delay.is_zero() && drain.delay >= drain.deadline {
         report.warn(
+            Lint::DelayOverDeadline,
             &root.key("drain").key("delay"),
             "not shorter than `deadline`: everything is cut before anything could leave",
         );
@@ -368,6 +375,7 @@ fn leaving(config: &Config, root: &Spot<'_>, report: &mut Report) {
         && drain.delay + over > drain.deadline
     {
         report.warn(
+            Lint::OverBeyondDeadline,
             &root.key("drain").key("over"),
             "goes beyond `deadline`, with `delay` before it: goodbyes are spread over the time until the deadline",
         );
@@ -378,7 +386,7 @@ fn leaving(config: &Config, root: &Spot<'_>, report: &mut Report) {
     let spot = root.key("access_log").key("file");
     report.some_path(&spot, log.file.as_deref());
     if log.format == crate::access_log::Format::Off && log.file.is_some() {
-        report.warn(&spot.as_str(), "nothing is written to it: `format` is `off`");
+        report.warn(Lint::LogFileUnused, &spot.as_str(), "nothing is written to it: `format` is `off`");
     }
 }
 
@@ -390,7 +398,8 @@ fn zones(config: &Config, root: &Spot<'_>, report: &mut Report) {
     for (spot, (_, upstream)) in root.key("upstreams").each_key(&config.upstreams) {
         let mut servers = spot.key("servers").each(upstream.servers.list());
         if let Some((spot, _)) = servers.find(|(_, server)| server.zone.is_some()) {
-            report.warn(&spot.key("zone"), "means nothing: the gateway has no `zone` of its own at the top level");
+            let what = "means nothing: the gateway has no `zone` of its own at the top level";
+            report.warn(Lint::ZoneUnused, &spot.key("zone"), what);
         }
     }
 }
@@ -423,8 +432,8 @@ fn admin_terms(admin: &Admin, spot: &Spot<'_>, names: &Names, report: &mut Repor
     report.some_path(&spot.key("token_file"), admin.token_file.as_deref());
     let Some(tls) = &admin.tls else {
         if admin.token_file.is_some() && !admin.is_local() {
-            report
-                .warn(&spot.key("token_file"), "tokens pass in plain without `tls` beside it: whoever sees one has it");
+            let what = "tokens pass in plain without `tls` beside it: whoever sees one has it";
+            report.warn(Lint::TokensInPlain, &spot.key("token_file"), what);
         }
         return;
     };

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use super::lint::Lint;
+
 /// Everything that is wrong with one file, in the order of its lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Faults(pub Vec<Fault>);
@@ -18,6 +20,16 @@ pub struct Fault {
     pub what: String,
     /// The line of the file that the place is on, where there is one.
     pub source: Option<String>,
+    /// The name of a warning; a fault has none.
+    pub lint: Option<Lint>,
+}
+
+impl Fault {
+    /// What was found and what was expected, where the sentence says both.
+    pub(crate) fn parts(&self) -> Option<(&str, &str)> {
+        let (found, expected) = self.what.strip_prefix("found ")?.split_once(", expected ")?;
+        Some((found, expected))
+    }
 }
 
 /// A place in a file.
@@ -61,6 +73,9 @@ impl fmt::Display for Fault {
             write!(f, "{}: ", self.path)?;
         }
         f.write_str(&self.what)?;
+        if let Some(lint) = self.lint {
+            write!(f, " [{lint}]")?;
+        }
         match &self.source {
             Some(source) => excerpt(f, source, &self.place),
             None => Ok(()),
@@ -91,7 +106,7 @@ fn excerpt(f: &mut fmt::Formatter<'_>, source: &str, place: &Place) -> fmt::Resu
 }
 
 /// The candidate that `word` is most likely a slip of, if one is near enough.
-pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let near_enough = (word.chars().count() / 3).clamp(1, 3);
     candidates
         .into_iter()
@@ -128,6 +143,7 @@ mod tests {
             place: Place { file: "a.yaml".to_owned(), line: 7, column: 301 },
             path: "x".to_owned(),
             what: "is wrong".to_owned(),
+            lint: None,
             source: Some(format!("{}here{}", "a".repeat(300), "b".repeat(300))),
         };
         let text = fault.to_string();

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::document::{self, Entry, Node, Position, Value};
 use super::fault::{Fault, Faults, Place};
+use super::lint::Lint;
 use super::shape::{Misfit, found, index, one_of, push_key, written_twice};
 
 /// More than any gateway has teams, and few enough to be looked at on each change of a folder.
@@ -18,8 +19,10 @@ const MOST_FILES: usize = 1000;
 const KEYS: [&str; 2] = ["routes", "upstreams"];
 
 /// The texts that a configuration is read from: the file itself, then those that it includes.
+#[derive(Debug)]
 pub(super) struct Sources(Vec<Source>);
 
+#[derive(Debug)]
 struct Source {
     name: String,
     text: String,
@@ -43,14 +46,26 @@ impl Sources {
     /// The misfits in the order of the files and their lines, with their places.
     pub(super) fn tell(&self, mut misfits: Vec<Misfit>) -> Vec<Fault> {
         misfits.sort_by_key(|misfit| misfit.at);
-        let lines: Vec<Vec<&str>> = self.0.iter().map(|source| source.text.lines().collect()).collect();
-        let fault = |Misfit { at, path, what }: Misfit| {
-            let name = self.0.get(at.file).map_or("", |source| &source.name);
-            let place = Place { file: name.to_owned(), line: at.line, column: at.column };
-            let source = lines.get(at.file).and_then(|lines| lines.get(at.line - 1)).map(|&line| line.to_owned());
-            Fault { place, path, what, source }
-        };
-        misfits.into_iter().map(fault).collect()
+        misfits.into_iter().map(|misfit| self.fault(misfit, None)).collect()
+    }
+
+    /// The same for what is hardly meant.
+    pub(super) fn warn(&self, mut misfits: Vec<(Lint, Misfit)>) -> Vec<Fault> {
+        misfits.sort_by_key(|(_, misfit)| misfit.at);
+        misfits.into_iter().map(|(lint, misfit)| self.fault(misfit, Some(lint))).collect()
+    }
+
+    /// One of them with its place.
+    pub(super) fn fault(&self, Misfit { at, path, what }: Misfit, lint: Option<Lint>) -> Fault {
+        let file = self.0.get(at.file);
+        let place = Place { file: file.map_or("", |file| &file.name).to_owned(), line: at.line, column: at.column };
+        let source = file.and_then(|file| file.text.lines().nth(at.line - 1)).map(str::to_owned);
+        Fault { place, path, what, source, lint }
+    }
+
+    /// The name of a file, if it has this text in it.
+    pub(super) fn holds(&self, file: usize, text: &str) -> Option<&Path> {
+        self.0.get(file).filter(|source| source.text.contains(text)).map(|source| Path::new(&source.name))
     }
 
     /// Reads the files that the root includes, and lays their routes and upstreams behind those of the root. `main` is

@@ -6,26 +6,31 @@ mod engine;
 mod environment;
 mod fault;
 pub(crate) mod include;
+pub(crate) mod lint;
 mod memory;
 mod print;
 mod reload;
 mod servers;
 pub(crate) mod shape;
+pub(crate) mod spot;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 pub use engine::Engine;
 pub use fault::{Fault, Faults, Place};
+pub use lint::Lint;
 pub use memory::Memory;
 pub use reload::{Orphans, Reload};
 pub use servers::load_servers;
 
 use include::Sources;
+use spot::Spot;
 
 use crate::address::BindAddress;
 use crate::listener::tls::config::{Acme, Tls};
@@ -86,6 +91,9 @@ pub struct Config {
     /// Worker threads. Default 0: one for each core.
     #[serde(default)]
     pub threads: usize,
+    /// What is not warned of.
+    #[serde(default)]
+    pub lint: lint::Config,
 }
 
 /// `admin`.
@@ -126,7 +134,7 @@ impl Admin {
 }
 
 /// A configuration that can be built, and what its operator should look at all the same.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Loaded {
     /// What the operator said.
     pub config: Config,
@@ -134,6 +142,45 @@ pub struct Loaded {
     pub warnings: Vec<Fault>,
     /// The files that were included, in their order.
     pub included: Vec<PathBuf>,
+    /// Where each value stands.
+    written: Arc<Written>,
+}
+
+impl Loaded {
+    /// Where each value stands.
+    pub(crate) fn written(&self) -> &Written {
+        &self.written
+    }
+}
+
+/// A configuration as it is written: what is found out about it later, outside of its files, is told with a place all the
+/// same.
+#[derive(Debug)]
+pub(crate) struct Written {
+    root: document::Node,
+    sources: Sources,
+}
+
+impl Written {
+    /// The whole of it.
+    pub(crate) fn spot(&self) -> Spot<'_> {
+        Spot::root(&self.root)
+    }
+
+    /// What is wrong there.
+    pub(crate) fn fault(&self, spot: &Spot<'_>, what: String) -> Fault {
+        self.sources.fault(spot.misfit(what), None)
+    }
+
+    /// What is hardly meant there.
+    pub(crate) fn warning(&self, lint: Lint, spot: &Spot<'_>, what: String) -> Fault {
+        self.sources.fault(spot.misfit(what), Some(lint))
+    }
+
+    /// The file that it stands in, if that has this text in it as it is: then no variable of the environment brought it.
+    pub(crate) fn holds(&self, spot: &Spot<'_>, text: &str) -> Option<&Path> {
+        self.sources.holds(spot.at().file, text)
+    }
 }
 
 impl Config {
@@ -198,12 +245,13 @@ impl Config {
         let mut misfits = sources.include(&mut root, main, env)?;
         let (config, of_shape) = shape::fit::<Self>(&mut root);
         misfits.extend(of_shape);
-        let report = config.as_ref().map(|config| check::check(config, &root, sources.names())).unwrap_or_default();
+        let mut report = config.as_ref().map(|config| check::check(config, &root, sources.names())).unwrap_or_default();
         misfits.extend(report.faults);
         match config {
             Some(config) if misfits.is_empty() => {
-                let (warnings, included) = (sources.tell(report.warnings), sources.included());
-                Ok(Loaded { config, warnings, included })
+                report.warnings.retain(|(lint, _)| !config.lint.allow.contains(lint));
+                let (warnings, included) = (sources.warn(report.warnings), sources.included());
+                Ok(Loaded { config, warnings, included, written: Arc::new(Written { root, sources }) })
             }
             _ => Err(Faults(sources.tell(misfits))),
         }
@@ -214,8 +262,8 @@ impl Config {
 fn read_text(path: &Path) -> Result<String, Faults> {
     let name = path.display().to_string();
     let alone = |place, what| {
-        let (path, source) = (String::new(), None);
-        Faults(vec![Fault { place, path, what, source }])
+        let (path, source, lint) = (String::new(), None, None);
+        Faults(vec![Fault { place, path, what, source, lint }])
     };
     let bytes = std::fs::read(path).map_err(|error| alone(Place::whole(&name), format!("cannot be read: {error}")))?;
     String::from_utf8(bytes).map_err(|error| {

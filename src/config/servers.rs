@@ -28,6 +28,7 @@ pub fn read_servers(file_name: &str, text: &str, env: &dyn Fn(&str) -> Option<St
         path,
         what,
         source: text.lines().nth(at.line - 1).map(str::to_owned),
+        lint: None,
     };
     let alone = |fault| Faults(vec![fault]);
     let root =

@@ -94,7 +94,7 @@ upstreams:
     servers: ["10.0.0.41:8000", "10.0.0.42:8000"]
     sessions: { rule: { route: { header: X-Session, query: session, cookie: SESSION, path: "/rooms/{id}" }, learn: { json: /session/id }, over: [404], question: { path: "/sessions/{id}" } } }
   tools: { kind: mcp, servers: ["10.0.0.51:3000", "10.0.0.52:3000"] }
-  raw_sockets: { kind: tcp, servers: ["10.0.0.31:8000"] }
+  raw_sockets: { kind: tcp, servers: ["10.0.0.31:8000", "10.0.0.32:8000"] }
 access: { deny: [192.0.2.0/24, { file: blocked.txt }], origins: [same, "https://*.example.com"], cors: { origins: "https://app.example.com" } }
 error_pages: { 503: { body: We will be back soon., content_type: text/plain } }
 admin: { address: 127.0.0.1:9901, token_file: admin.token }

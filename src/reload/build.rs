@@ -103,7 +103,8 @@ impl Context {
             Snapshot::build(config, &self.brought, &self.metrics, known, &existing.known).map_err(failed)?;
         snapshot.open = Arc::clone(&self.open_requests);
         // A reload says all of them, whoever has heard them before.
-        self.reminder.lock().unwrap_or_else(PoisonError::into_inner).due(certificates.warnings.clone(), Instant::now());
+        let said = certificates.warnings.iter().map(|warning| warning.to_string()).collect();
+        self.reminder.lock().unwrap_or_else(PoisonError::into_inner).due(said, Instant::now());
         certificates.warnings.iter().for_each(|warning| warn!("{warning}"));
         snapshot.certificates_end = certificates.ends;
         snapshot.admin_tokens = tokens;

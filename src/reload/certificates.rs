@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::fmt;
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,9 +13,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use humantime::format_rfc3339_seconds;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
-use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
+use x509_parser::prelude::{CertificateRevocationList, FromDer, GeneralName, X509Certificate};
 
-use crate::config::Config;
+use crate::config::{Config, Lint};
 use crate::listener::tls::config::Certificate;
 use crate::listener::tls::ocsp;
 
@@ -26,7 +28,21 @@ pub(crate) struct Certificates {
     /// When the first certificate of each file ends, or the response or list in it, in seconds of Unix time.
     pub(crate) ends: Vec<(PathBuf, i64)>,
     /// What is wrong with them, though they can be loaded.
-    pub(crate) warnings: Vec<String>,
+    pub(crate) warnings: Vec<Warning>,
+}
+
+/// Something that is wrong with a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Warning {
+    pub(crate) lint: Lint,
+    pub(crate) file: PathBuf,
+    pub(crate) what: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} [{}]", self.file.display(), self.what, self.lint)
+    }
 }
 
 impl Certificates {
@@ -44,6 +60,10 @@ impl Certificates {
         let trusted = trusted.chain(asked.clone().map(|asked| (Some(&asked.ca), None)));
         let sealed = tls.iter().map(|tls| (None, tls.tickets.keys.as_ref()));
         let (mut found, now) = (Self::default(), SystemTime::now());
+        let access = config.access.iter().chain(config.routes.iter().filter_map(|route| route.access.as_ref()));
+        let users = access.filter_map(|access| access.basic.as_ref()).flat_map(|basic| basic.users.files());
+        let accounts = tls.iter().flat_map(|tls| tls.acme()).filter_map(|acme| Some(&acme.eab.as_ref()?.hmac_file));
+        let tokens = config.admin.iter().filter_map(|admin| admin.token_file.as_ref());
         for (cert, key) in shown.chain(to_servers).chain(trusted).chain(sealed) {
             if let Some(cert) = cert.filter(|cert| !found.knows(cert)) {
                 found.certificate(cert, now);
@@ -62,6 +82,8 @@ impl Certificates {
                 found.list(list, now);
             }
         }
+        users.chain(accounts).chain(tokens).for_each(|secret| found.key(secret));
+        found.warnings.retain(|warning| !config.lint.allow.contains(&warning.lint));
         found
     }
 
@@ -94,8 +116,8 @@ impl Certificates {
         match read {
             Ok(response) => self.life(file, (response.from, response.until), now),
             Err(what) => {
-                let (file, cert) = (file.display(), cert.display());
-                self.warnings.push(format!("{file}: {what}: nothing is stapled to {cert}"));
+                let what = format!("{what}: nothing is stapled to {}", cert.display());
+                self.warnings.push(Warning { lint: Lint::StapleUnused, file: file.to_owned(), what });
             }
         }
     }
@@ -116,28 +138,50 @@ impl Certificates {
 
     /// Notes from when until when a file is good, and warns of the wrong time for it.
     fn life(&mut self, file: &Path, (begins, ends): (SystemTime, SystemTime), now: SystemTime) {
-        let mut warn = |what: &str, when: SystemTime| {
-            self.warnings.push(format!("{}: {what} {}", file.display(), format_rfc3339_seconds(when)));
+        let mut warn = |lint, what: &str, when: SystemTime| {
+            let what = format!("{what} {}", format_rfc3339_seconds(when));
+            self.warnings.push(Warning { lint, file: file.to_owned(), what });
         };
         let life = ends.duration_since(begins).unwrap_or_default();
         if ends < now {
-            warn("expired at", ends);
+            warn(Lint::CertificateExpired, "expired at", ends);
         } else if begins > now {
-            warn("not valid before", begins);
+            warn(Lint::CertificateEarly, "not valid before", begins);
         } else if ends.duration_since(now).is_ok_and(|left| left < LATE.min(life / 4)) {
-            warn("expires soon, at", ends);
+            warn(Lint::CertificateEnds, "expires soon, at", ends);
         }
         let ends = ends.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         self.ends.push((file.to_owned(), i64::try_from(ends).unwrap_or(i64::MAX)));
     }
 
     fn key(&mut self, file: &Path) {
-        let Ok(about) = fs::metadata(file) else { return };
-        let warning = format!("{}: every user of this machine can read this key: chmod o-r", file.display());
-        if about.permissions().mode() & 0o004 != 0 && !self.warnings.contains(&warning) {
+        let what = "every user of this machine can read this key: chmod o-r".to_owned();
+        let warning = Warning { lint: Lint::ReadableByOthers, file: file.to_owned(), what };
+        if others_read(file) && !self.warnings.contains(&warning) {
             self.warnings.push(warning);
         }
     }
+}
+
+/// Whether every user of this machine can read a file.
+pub(super) fn others_read(file: &Path) -> bool {
+    fs::metadata(file).is_ok_and(|about| about.permissions().mode() & 0o004 != 0)
+}
+
+/// The names and addresses that the first certificate of a file is for; `None` where it can't be read.
+pub(super) fn names(file: &Path) -> Option<Vec<String>> {
+    let der = CertificateDer::from_pem_slice(&fs::read(file).ok()?).ok()?;
+    let (_, certificate) = X509Certificate::from_der(&der).ok()?;
+    let names = certificate.subject_alternative_name().ok()?;
+    let text = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+        GeneralName::IPAddress(bytes) => match bytes.len() {
+            4 => <[u8; 4]>::try_from(*bytes).ok().map(|bytes| IpAddr::from(bytes).to_string()),
+            _ => <[u8; 16]>::try_from(*bytes).ok().map(|bytes| IpAddr::from(bytes).to_string()),
+        },
+        _ => None,
+    };
+    Some(names.iter().flat_map(|names| &names.value.general_names).filter_map(text).collect())
 }
 
 /// Says again what is wrong with certificates, for as long as it is: what was good when it was loaded may be so no longer.
@@ -196,7 +240,11 @@ mod tests {
             let begins = UNIX_EPOCH + Duration::from_secs(1_577_836_800);
             let mut found = Certificates::default();
             found.certificate(&file, begins + Duration::from_secs((days - left) * 24 * 3600 + 3600));
-            found.warnings
+            found
+                .warnings
+                .iter()
+                .map(|warning| format!("{}: {}", warning.file.display(), warning.what))
+                .collect::<Vec<_>>()
         };
         assert_eq!((told(90, 15).len(), told(8, 3).len()), (0, 0));
         assert_eq!(told(90, 14), [format!("{}: expires soon, at 2020-03-31T00:00:00Z", file.display())]);
@@ -247,11 +295,11 @@ mod tests {
         let found = Certificates::of(&Config::read("test", &yaml, &|_| None).unwrap().config);
         let told = |name: &str, what: &str| format!("{}: {what}", file(name).display());
         assert_eq!(
-            found.warnings,
+            found.warnings.iter().map(|warning| warning.to_string()).collect::<Vec<_>>(),
             [
-                told("old.pem", "expired at 2021-01-01T00:00:00Z"),
-                told("old.key", "every user of this machine can read this key: chmod o-r"),
-                told("early.pem", "not valid before 2089-01-01T00:00:00Z"),
+                told("old.pem", "expired at 2021-01-01T00:00:00Z [certificate-expired]"),
+                told("old.key", "every user of this machine can read this key: chmod o-r [readable-by-others]"),
+                told("early.pem", "not valid before 2089-01-01T00:00:00Z [certificate-early]"),
             ]
         );
         assert_eq!(found.ends.len(), 3);

@@ -6,6 +6,7 @@
 mod build;
 pub(crate) mod certificates;
 mod open;
+pub(crate) mod outside;
 mod plan;
 mod retire;
 pub(crate) mod tokens;
@@ -260,7 +261,8 @@ impl Reloader {
             let said = tokio::task::spawn_blocking(move || {
                 let Certificates { warnings, .. } = Certificates::of(&this.core.snapshot.load().config);
                 let mut reminder = this.context.reminder.lock().unwrap_or_else(PoisonError::into_inner);
-                reminder.due(warnings, Instant::now()).iter().for_each(|warning| warn!("{warning}"));
+                let said = warnings.iter().map(|warning| warning.to_string()).collect();
+                reminder.due(said, Instant::now()).iter().for_each(|warning| warn!("{warning}"));
             });
             if said.await.is_err() {
                 return;

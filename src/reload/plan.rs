@@ -428,6 +428,8 @@ fn settings(config: &Config) -> Vec<(&'static str, Value)> {
         zone,
         engine,
         threads,
+        // What is told of a configuration changes nothing that it does.
+        lint: _,
     } = config;
     vec![
         ("access", to_value(access)),

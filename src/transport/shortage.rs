@@ -21,6 +21,12 @@ pub(crate) fn room_for_connections(reserve: u64) -> Option<usize> {
     (limit != nix::libc::RLIM_INFINITY).then(|| room_within(limit, reserve))
 }
 
+/// How many files may be open at once where a start has raised the limit as far as it may; `None` where there is none.
+pub(crate) fn most_files() -> Option<u64> {
+    let (_, limit) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    (limit != nix::libc::RLIM_INFINITY).then_some(limit)
+}
+
 fn room_within(limit: u64, reserve: u64) -> usize {
     usize::try_from(((limit - reserve.min(limit / 2)) / 2).max(1)).unwrap_or(usize::MAX)
 }

@@ -110,9 +110,184 @@ async fn check_warns_of_certificates_in_every_form() {
     let (_folder, path) = file(&GOOD.replace("127.0.0.1:0 }", &format!("127.0.0.1:0, {tls}")));
     for arguments in [&["check", "-c", &path][..], &["check", "-c", &path, "--print"]] {
         let output = sockgate(arguments).await;
-        let warning = format!("warning: {}: expired at 2021-01-01T00:00:00Z\n", cert.display());
+        let warning = format!("cert: {}: expired at 2021-01-01T00:00:00Z [certificate-expired]\n", cert.display());
         assert_eq!((code(&output), err(&output).contains(&warning)), (0, true), "{}", err(&output));
     }
+}
+
+/// Every file that it names is read, and each that can't be used is told with its place; elsewhere nobody minds.
+#[tokio::test]
+async fn check_reads_what_a_file_names() {
+    let yaml = "
+listeners:
+  - { name: web, address: 127.0.0.1:0, tls: { certificates: [{ cert: /nowhere/a.pem, key: /nowhere/a.key }] }, access: { deny: { file: /nowhere/list } } }
+routes:
+  - { match: { path: /a }, upstream: web, access: { jwt: { jwks: /nowhere/keys.json, from: { cookie: token } }, basic: { users: { file: /nowhere/users } } } }
+  - { match: { path: /b }, files: { root: /nowhere/files } }
+  - { upstream: web, error_pages: { 5xx: { file: /nowhere/page.html } } }
+upstreams:
+  web: { servers: { file: /nowhere/servers }, tls: { ca: /nowhere/ca.pem, server_name: a.test } }
+access_log: { file: /nowhere/logs/access.log }
+flash_policy: { file: /nowhere/policy.xml }
+admin: { address: 127.0.0.1:0, token_file: /nowhere/token }
+";
+    let (_folder, path) = file(yaml);
+    let output = sockgate(&["check", "-c", &path]).await;
+    assert_eq!((code(&output), out(&output).as_str()), (2, ""));
+    for told in [
+        ": listeners[0].tls.certificates[0].cert: /nowhere/a.pem cannot be read: No such file",
+        "listeners[0].tls.certificates[0].key: /nowhere/a.key cannot be read",
+        "listeners[0].access.deny.file: /nowhere/list cannot",
+        "routes[0].access.jwt.jwks: /nowhere/keys.json cannot",
+        "routes[0].access.basic.users.file: /nowhere/users cannot",
+        "routes[1].files.root: /nowhere/files is no folder here: every request is answered 404 [files-folder]",
+        "routes[2].error_pages.5xx.file: /nowhere/page.html cannot",
+        "/nowhere/servers: cannot be read",
+        "upstreams.web.tls.ca: /nowhere/ca.pem cannot",
+        "access_log.file: its folder /nowhere/logs is not there",
+        "flash_policy.file: /nowhere/policy.xml cannot",
+        "admin.token_file: /nowhere/token cannot",
+        "11 faults",
+    ] {
+        assert!(err(&output).contains(told), "{told}: {}", err(&output));
+    }
+    let output = sockgate(&["check", "-c", &path, "--offline"]).await;
+    assert_eq!(code(&output), 0, "{}", err(&output));
+}
+
+/// What can be read and not be used is told where it is named.
+#[tokio::test]
+async fn check_tells_files_that_hold_something_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let wrong = folder.path().join("wrong");
+    std::fs::write(&wrong, "this is no key").unwrap();
+    let wrong = wrong.display();
+    for (yaml, told) in [
+        (
+            GOOD.replace(
+                "127.0.0.1:0 }",
+                &format!("127.0.0.1:0, tls: {{ certificates: [{{ cert: {wrong}, key: {wrong} }}] }} }}"),
+            ),
+            "listeners[0].tls: ",
+        ),
+        (format!("{GOOD}access: {{ jwt: {{ jwks: {wrong} }} }}\n"), "access: access: jwt.jwks: "),
+        (format!("{GOOD}access: {{ allow: {{ file: {wrong} }} }}\n"), "access: access: "),
+        (
+            format!("{GOOD}admin: {{ address: 127.0.0.1:0, token_file: {wrong} }}\n"),
+            "admin.token_file: admin.token_file: ",
+        ),
+        (
+            GOOD.replace("127.0.0.1:1\"] }", &format!("127.0.0.1:1\"], tls: {{ ca: {wrong} }} }}")),
+            "upstreams.web.tls: ",
+        ),
+    ] {
+        let (_folder, path) = file(&yaml);
+        let output = sockgate(&["check", "-c", &path]).await;
+        assert!(code(&output) == 2 && err(&output).contains(told), "{told}: {}", err(&output));
+    }
+}
+
+#[tokio::test]
+async fn check_warns_of_hosts_without_a_certificate_and_of_secrets_that_everybody_can_read() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    let [cert, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["a.test".to_owned(), "*.b.test".to_owned()]).unwrap();
+    std::fs::write(&cert, params.self_signed(&pair).unwrap().pem()).unwrap();
+    std::fs::write(&key, pair.serialize_pem()).unwrap();
+    let mode = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    mode(&key, 0o600);
+    let yaml = format!(
+        "
+listeners:
+  - {{ name: plain, address: \"127.0.0.1:0\" }}
+  - {{ name: web, address: \"127.0.0.1:0\", tls: {{ certificates: [{{ cert: {}, key: {} }}] }} }}
+routes:
+  - {{ match: {{ host: [a.test, c.b.test, \"*.b.test\", b.test] }}, upstream: web }}
+  - {{ match: {{ host: other.test, listener: plain }}, upstream: web }}
+  - {{ match: {{ host: other.test }}, upstream: web }}
+upstreams:
+  web: {{ servers: [\"127.0.0.1:1\", \"127.0.0.1:2\"], affinity: {{ cookie: {{ secret: SECRET }} }} }}
+limits: {{ connections: 1000 }}
+",
+        cert.display(),
+        key.display()
+    );
+    let secret = "0123456789abcdef0123456789abcdef";
+    let (_folder, path) = file(&yaml.replace("SECRET", secret));
+    mode(Path::new(&path), 0o644);
+    let limited = async |files: u32, more: &[&str]| {
+        let program = env!("CARGO_BIN_EXE_sockgate");
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {files} && exec \"$@\""), "sh", program, "check", "-c", &path]);
+        let output = within("check ends", command.args(more).output()).await.unwrap();
+        assert_eq!(code(&output), 0, "{}", err(&output));
+        err(&output)
+    };
+    let told = limited(1500, &[]).await;
+    for expected in [
+        "routes[0].match.host[3]: no certificate of its listeners is for `b.test`: found those for *.b.test, a.test [certificate-host]",
+        "routes[2].match.host: no certificate of its listeners is for `other.test`",
+        "limits.connections: 1000 connections take up to 2000 files, and here 1500 may be open",
+        "upstreams.web.affinity.cookie.secret: every user of this machine can read",
+    ] {
+        assert!(told.contains(expected), "{expected}: {told}");
+    }
+    assert_eq!(told.matches("warning: ").count(), 4, "{told}");
+    let all = ["certificate-host", "file-limit", "readable-by-others"].map(|name| ["--allow", name]).concat();
+    assert_eq!(limited(1500, &all).await, "");
+    mode(Path::new(&path), 0o640);
+    let told = limited(2500, &["--allow", "certificate-host"]).await;
+    assert_eq!(told, "");
+    // What a variable brings stands in no file.
+    let (_folder, path) = file(&yaml.replace("SECRET", "\"${TEST_SECRET}\""));
+    mode(Path::new(&path), 0o644);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sockgate"));
+    let command = command.args(["check", "--allow", "certificate-host", "--allow", "file-limit", "-c", &path]);
+    let output = within("check ends", command.env("TEST_SECRET", secret).output()).await.unwrap();
+    assert_eq!((code(&output), err(&output).as_str()), (0, ""));
+}
+
+#[tokio::test]
+async fn warnings_have_names_that_silence_them() {
+    let (_folder, path) = file(&format!("{GOOD}timeouts: {{ head: 0s }}\n"));
+    let output = sockgate(&["check", "-c", &path]).await;
+    assert!(err(&output).contains(" for ever [head-timeout-off]\n"), "{}", err(&output));
+    let output = sockgate(&["check", "-c", &path, "--allow", "head-timeout-off"]).await;
+    assert_eq!((code(&output), err(&output).as_str()), (0, ""));
+    let output = sockgate(&["check", "-c", &path, "--allow", "head-timeouts-off"]).await;
+    assert!(code(&output) == 2 && err(&output).contains("did you mean `head-timeout-off`?"), "{}", err(&output));
+    let (_folder, path) = file(&format!("{GOOD}timeouts: {{ head: 0s }}\nlint: {{ allow: [head-timeout-off] }}\n"));
+    let output = sockgate(&["check", "-c", &path]).await;
+    assert_eq!((code(&output), err(&output).as_str()), (0, ""));
+}
+
+#[tokio::test]
+async fn check_tells_machines_what_it_has_found() {
+    let (_folder, path) = file(&format!("{GOOD}timeouts: {{ head: 0s }}\n"));
+    let output = sockgate(&["check", "-c", &path, "--json"]).await;
+    assert_eq!((code(&output), err(&output).as_str()), (0, ""));
+    let told: serde_json::Value = serde_json::from_str(&out(&output)).unwrap();
+    assert_eq!((&told["good"], &told["routes"], &told["file"]), (&true.into(), &1.into(), &path.as_str().into()));
+    let one = &told["findings"][0];
+    for (key, value) in
+        [("severity", "warning"), ("name", "head-timeout-off"), ("file", &path), ("path", "timeouts.head")]
+    {
+        assert_eq!(one[key], value, "{told}");
+    }
+    assert_eq!((&one["line"], &one["column"]), (&8.into(), &19.into()));
+    let (_folder, path) = file(&GOOD.replace("upstream: web", "upstream: 1\n    host: [a]"));
+    let output = sockgate(&["check", "-c", &path, "--json"]).await;
+    assert_eq!((code(&output), err(&output).as_str()), (2, ""));
+    let told: serde_json::Value = serde_json::from_str(&out(&output)).unwrap();
+    let one = &told["findings"][1];
+    assert_eq!(
+        (&told["good"], &one["severity"], &one["name"]),
+        (&false.into(), &"fault".into(), &serde_json::Value::Null)
+    );
+    assert_eq!((&one["found"], &one["expected"]), (&"a list".into(), &"a text".into()), "{told}");
 }
 
 #[tokio::test]

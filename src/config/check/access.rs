@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use super::{Report, Spot, words};
+use super::{Lint, Report, Spot, words};
 use crate::access::config::{Basic, Cors, ForwardAuth, Jwt, KeySource, Networks, OfListener, TokenFrom, UserItem};
 use crate::access::{self, Pattern};
 use crate::config::Config;
@@ -214,7 +214,7 @@ fn key_source(source: &KeySource, spot: &Spot<'_>, report: &mut Report) {
             if !remote.url.is_safe() {
                 let what = "by plain http: whoever stands between can bring keys of their own";
                 let url = spot.key("url");
-                report.warn(if url.is_given() { &url } else { spot }, what);
+                report.warn(Lint::KeysInPlain, if url.is_given() { &url } else { spot }, what);
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
-use super::{Names, Report, Spot, is_taken, overlap, words};
+use super::{Lint, Names, Report, Spot, is_taken, overlap, words};
 use crate::address::BindAddress;
 use crate::config::Config;
 use crate::listener::tls::config::{Acme, Certificate, Challenge, Cipher, Hsts, Tls, TlsVersion};
@@ -52,7 +52,7 @@ pub(super) fn check(config: &Config, spot: &Spot<'_>, names: &Names, report: &mu
     orders(config, spot, report);
     let http = |listener: &listener::Config| listener.protocol == Protocol::Http;
     if spot.is_intact() && config.routes.is_empty() && config.listeners.iter().any(http) {
-        report.warn(spot, "there are no routes: every HTTP request is answered 404");
+        report.warn(Lint::NoRoutes, spot, "there are no routes: every HTTP request is answered 404");
     }
 }
 
@@ -94,7 +94,7 @@ fn address(address: &BindAddress, earlier: &Earlier, spot: &Spot<'_>, report: &m
     match (taken, overlapping) {
         (_, Some((index, one, two))) if taken.is_none_or(|taken| index < taken) => {
             let what = format!("{one} and {two} (listeners[{index}]) overlap: the system may refuse to bind both");
-            report.warn(spot, what);
+            report.warn(Lint::AddressesOverlap, spot, what);
         }
         (Some(index), _) => report.fault(spot, format!("{address} is the address of listeners[{index}] already")),
         (None, _) => {}

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use bytesize::ByteSize;
 
 use super::reach::Reach;
-use super::{Names, Report, Spot, fields, words};
+use super::{Lint, Names, Report, Spot, fields, upstreams, words};
 use crate::compression::config::Levels;
 use crate::compression::{self, checked_type};
 use crate::config::Config;
@@ -15,7 +15,8 @@ use crate::filter::config::Files;
 use crate::listener::{self, config::Protocol};
 use crate::router::config::{HostHeader, Match, Mirror, OneOrMany, Redirect, Respond, Rewrite, Timeouts, Upstreams};
 use crate::router::{self, HostRule, PathRule};
-use crate::upstream::config::Kind;
+use crate::session::Named;
+use crate::upstream::config::{Balance, Kind};
 
 /// The largest `respond.body_size`: a body stays in memory for as long as its route.
 const LARGEST_BODY: ByteSize = ByteSize::mib(64);
@@ -165,9 +166,12 @@ fn outcome(config: &Config, route: &router::Config, spot: &Spot<'_>, names: &Nam
     if let Some(upstreams) = &route.upstream {
         if said.text().is_some() {
             upstream(config, upstreams.first(), &said, names, report);
+            sessions_are_known(config, route, upstreams.first(), &said, report);
         } else {
             for (spot, share) in said.each(&upstreams.0) {
-                upstream(config, &share.name, &spot.key("name"), names, report);
+                let spot = spot.key("name");
+                upstream(config, &share.name, &spot, names, report);
+                sessions_are_known(config, route, &share.name, &spot, report);
             }
             shares(upstreams, &said, report);
         }
@@ -203,6 +207,7 @@ fn outcome(config: &Config, route: &router::Config, spot: &Spot<'_>, names: &Nam
         compression(said, &spot, report);
     }
     onward(route, spot, report);
+    heartbeat(config, route, &spot.key("timeouts"), report);
     for (spot, name) in spot.key("upgrade").each(&route.upgrade.0) {
         report.well_formed(&spot, words::upgrade(name));
     }
@@ -211,6 +216,43 @@ fn outcome(config: &Config, route: &router::Config, spot: &Spot<'_>, names: &Nam
     }
     if let Some(target) = &route.redirect {
         redirect(config, route, target, &spot.key("redirect"), report);
+    }
+}
+
+/// A path at which sessions are usually opened has to lead to where somebody knows them, unless something else keeps
+/// clients where they are.
+fn sessions_are_known(config: &Config, route: &router::Config, name: &str, spot: &Spot<'_>, report: &mut Report) {
+    let Some(upstream) = config.upstreams.get(name) else { return };
+    let stays = upstream.balance() == Balance::ClientIp || upstream.affinity.cookie.is_some();
+    let alone = upstream.servers.list().len() == 1;
+    if upstream.has_sessions() || upstream.kind == Kind::Tcp || stays || alone {
+        return;
+    }
+    let paths = || route.matches.path.0.iter().chain(&route.matches.path_exact.0);
+    let usual = |protocol: &Named| {
+        let said = protocol.protocol();
+        // To whom every path is as usual as another, none says anything.
+        let tells = !said.is_usual_path("/");
+        let opens = |path: &&String| tells && said.is_usual_path(&format!("{}/", path.trim_end_matches('/')));
+        paths().find(opens).map(|path| (*protocol, path))
+    };
+    if let Some((protocol, path)) = Named::ALL.iter().find_map(usual) {
+        let what = format!(
+            "sessions are usually opened at {path}, and `{name}` has `kind: {}`, which knows of none: expected \
+             `kind: {protocol}`, or the polls of one session go to any server",
+            upstream.kind.as_str()
+        );
+        report.warn(Lint::SessionsUnknown, spot, what);
+    }
+}
+
+/// What the route says of times rules the sessions of its upstreams, too.
+fn heartbeat(config: &Config, route: &router::Config, spot: &Spot<'_>, report: &mut Report) {
+    let upstreams = route.upstream.iter().flat_map(|upstreams| upstreams.names());
+    let kinds = upstreams.filter_map(|name| config.upstreams.get(name)).map(|upstream| upstream.kind);
+    if let Some(heartbeat) = kinds.filter_map(upstreams::heartbeat).max() {
+        let Timeouts { first_byte, tunnel_idle, .. } = route.timeouts;
+        upstreams::over_heartbeat(heartbeat, [first_byte, tunnel_idle], spot, report);
     }
 }
 
@@ -412,6 +454,7 @@ fn redirect(config: &Config, route: &router::Config, redirect: &Redirect, spot: 
         );
     } else if let Some(listener) = comes_back(config, &route.matches, redirect) {
         report.warn(
+            Lint::RedirectToItself,
             &spot.as_str(),
             format!("a client of listener `{listener}` is sent to where it is: `match` should leave it out"),
         );

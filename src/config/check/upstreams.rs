@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Report, Spot, fields, words};
+use super::{Lint, Report, Spot, fields, words};
 use crate::address::{ServerAddress, is_host_name};
 use crate::affinity;
 use crate::filter::Expression;
@@ -69,7 +69,7 @@ pub(super) fn check(name: &str, upstream: &Config, spot: &Spot<'_>, report: &mut
     }
     if upstream.affinity.hashes_values() && upstream.balance() != Balance::ClientIp {
         let what = "`header`, `query`, `app_cookie` and `cel` are hashed only with balance `client_ip`, and have no effect here";
-        report.warn(&spot.key("affinity").as_str(), what);
+        report.warn(Lint::HashUnused, &spot.key("affinity").as_str(), what);
     }
     let rules = [
         ("request_headers", &upstream.request_headers, fields::Of::Requests),
@@ -109,7 +109,7 @@ pub(super) fn cookies(upstreams: &BTreeMap<String, Config>, spot: &Spot<'_>, rep
 
 fn servers(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
     match &upstream.servers {
-        Servers::List(list) => listed(list, spot, report),
+        Servers::List(list) => listed(upstream, list, spot, report),
         Servers::File(said) => report.some_path(&spot.key("file"), Some(&said.file)),
         Servers::Dns(said) => {
             if !is_host_name(&said.dns) {
@@ -142,12 +142,19 @@ fn lookups(said: &Lookups, spot: &Spot<'_>, report: &mut Report) {
     }
 }
 
-fn listed(list: &[ServerConfig], spot: &Spot<'_>, report: &mut Report) {
+fn listed(upstream: &Config, list: &[ServerConfig], spot: &Spot<'_>, report: &mut Report) {
     if spot.is_intact() && list.is_empty() {
         report.fault(spot, "found an empty list, expected at least one server");
     }
+    if let [only] = list
+        && !upstream.optional
+        && matches!(&only.address, ServerAddress::Inet(address) if !address.ip().to_canonical().is_loopback())
+    {
+        let what = format!("{} is the only server: while it is down or replaced, nobody is served", only.address);
+        report.warn(Lint::OneServer, &spot.as_str(), what);
+    }
     if !list.is_empty() && list.iter().all(|server| server.drain) {
-        report.warn(&spot.as_str(), "every server drains: new work goes to them all the same");
+        report.warn(Lint::AllServersDrain, &spot.as_str(), "every server drains: new work goes to them all the same");
     }
     let mut addresses: BTreeMap<String, usize> = BTreeMap::new();
     let mut names: BTreeMap<String, usize> = BTreeMap::new();
@@ -228,7 +235,8 @@ fn sessions(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
         report.some(&spot.key("new_sessions").key("burst"), burst);
     }
     if new_sessions.rate == 0 && *new_sessions != NewSessions::default() {
-        report.warn(&spot.key("new_sessions").as_str(), "nothing ever waits here: `rate` is 0, any number");
+        let what = "nothing ever waits here: `rate` is 0, any number";
+        report.warn(Lint::SessionRateUnused, &spot.key("new_sessions").as_str(), what);
     }
 }
 
@@ -285,7 +293,7 @@ fn rule(upstream: &Config, said: &Rule, spot: &Spot<'_>, report: &mut Report) {
     if said.goodbye == Farewell::None && said.over.is_empty() {
         let what = "nobody is told goodbye, and no status in `over` says that a session is over: those of a server that \
                     drains stay there for as long as they like";
-        report.warn(&spot.key("goodbye"), what);
+        report.warn(Lint::SessionsStay, &spot.key("goodbye"), what);
     }
     if let Some(asked) = &said.question {
         question(upstream, said, asked, &spot.key("question"), report);
@@ -323,7 +331,7 @@ fn question(upstream: &Config, rule: &Rule, said: &Asked, spot: &Spot<'_>, repor
         }
     }
     if upstream.servers.list().len() == 1 {
-        report.warn(&spot.as_str(), "nobody is ever asked: there is one server");
+        report.warn(Lint::QuestionUnused, &spot.as_str(), "nobody is ever asked: there is one server");
     }
 }
 
@@ -348,7 +356,8 @@ fn drain(said: &Drain, spot: &Spot<'_>, report: &mut Report) {
     report.pace(spot, said.rate, said.jitter);
     let paced = Drain { goodbye: false, ..Drain::default() };
     if !said.goodbye && *said != paced {
-        report.warn(&spot.as_str(), "nobody is told goodbye, so there is no pace: `goodbye` is false");
+        let what = "nobody is told goodbye, so there is no pace: `goodbye` is false";
+        report.warn(Lint::DrainWithoutPace, &spot.as_str(), what);
     }
 }
 
@@ -368,7 +377,8 @@ fn websocket(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
             report.fault(&spot.key("websocket").as_str(), what);
         }
     } else if said.ping_interval.is_zero() {
-        report.warn(&spot_of("ping_timeout").as_str(), "nobody is asked: that takes `ping_interval`");
+        let what = "nobody is asked: that takes `ping_interval`";
+        report.warn(Lint::PingTimeoutUnused, &spot_of("ping_timeout").as_str(), what);
     } else {
         for (key, time) in [("ping_interval", said.ping_interval), ("ping_timeout", said.ping_timeout)] {
             if time < Duration::from_secs(1) {
@@ -439,7 +449,8 @@ fn queue(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
     let limited =
         upstream.servers.are_found() || upstream.servers.list().iter().any(|server| server.max_connections > 0);
     if upstream.queue != Queue::default() && servers.is_intact() && !limited {
-        report.warn(&spot.key("queue").as_str(), "nothing ever waits here: no server has `max_connections`");
+        let what = "nothing ever waits here: no server has `max_connections`";
+        report.warn(Lint::QueueUnused, &spot.key("queue").as_str(), what);
     }
 }
 
@@ -474,7 +485,8 @@ fn tls(upstream: &Config, tls: &Tls, spot: &Spot<'_>, report: &mut Report) {
         report.fault(&spot.as_str(), format!("expected the key `server_name`: {what}"));
     }
     if !tls.verify && tls.ca.is_some() {
-        report.warn(&spot.key("ca").as_str(), "nothing is verified against it: `verify` is false");
+        let what = "nothing is verified against it: `verify` is false";
+        report.warn(Lint::AuthorityNotUsed, &spot.key("ca").as_str(), what);
     }
 }
 
@@ -486,6 +498,7 @@ fn health(upstream: &Config, health: &Health, spot: &Spot<'_>, report: &mut Repo
     if health.timeout > health.interval {
         let late = if spot.key("timeout").is_given() { "timeout" } else { "interval" };
         report.warn(
+            Lint::HealthTimeoutLong,
             &spot.key(late),
             "`timeout` is longer than `interval`: a server that hangs is asked less often than you say",
         );
@@ -548,15 +561,30 @@ fn check_keys(upstream: &Config, health: &Health, spot: &Spot<'_>, report: &mut 
 fn timeouts(upstream: &Config, timeouts: &Timeouts, spot: &Spot<'_>, report: &mut Report) {
     if timeouts.connect > LONG_CONNECT {
         report.warn(
+            Lint::ConnectTimeoutLong,
             &spot.key("connect"),
             "a server that is gone is waited for that long before another one is tried: 5s will do",
         );
     }
-    let Kind::Of(protocol) = upstream.kind else { return };
-    let Some(heartbeat) = protocol.heartbeat() else { return };
-    for (key, time) in [("first_byte", timeouts.first_byte), ("tunnel_idle", timeouts.tunnel_idle)] {
+    if let Some(heartbeat) = heartbeat(upstream.kind) {
+        over_heartbeat(heartbeat, [timeouts.first_byte, timeouts.tunnel_idle], spot, report);
+    }
+}
+
+/// How often servers and clients of a kind speak to each other at least.
+pub(super) fn heartbeat(kind: Kind) -> Option<Duration> {
+    match kind {
+        Kind::Of(protocol) => protocol.heartbeat(),
+        Kind::Http | Kind::Tcp => None,
+    }
+}
+
+/// `first_byte` and `tunnel_idle` have to bear the pauses between two heartbeats.
+pub(super) fn over_heartbeat(heartbeat: Duration, times: [Option<Duration>; 2], spot: &Spot<'_>, report: &mut Report) {
+    for (key, time) in ["first_byte", "tunnel_idle"].into_iter().zip(times) {
         if time.is_some_and(|time| !time.is_zero() && time < heartbeat) {
             report.warn(
+                Lint::TimeoutUnderHeartbeat,
                 &spot.key(key),
                 "shorter than 45s, the heartbeat of Socket.IO (`pingInterval` and `pingTimeout` with their defaults): \
                  sessions that live are cut; left out, it is what each handshake says",

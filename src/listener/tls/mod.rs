@@ -102,6 +102,14 @@ impl Terms {
     }
 }
 
+/// Reads everything that is said of TLS, and keeps nothing of it.
+///
+/// # Errors
+/// The first of what can't be used.
+pub(crate) fn try_to_load(said: &Tls) -> Result<(), TlsError> {
+    Terms::load(said, &[], None).map(drop)
+}
+
 fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
     let mut hash = digest::Context::new(&digest::SHA256);
     for part in parts {

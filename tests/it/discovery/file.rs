@@ -139,9 +139,7 @@ async fn a_start_and_a_check_want_the_file_to_be_good() {
     }
     std::fs::write(&file, "- 10.0.0.1:80\n- 10.0.0.2\n").unwrap();
     let told = check();
-    assert!(
-        told.status.success() && String::from_utf8_lossy(&told.stderr).contains("warning: upstream app: left out: ")
-    );
+    assert!(told.status.success() && String::from_utf8_lossy(&told.stderr).contains("upstream app: left out: "));
 }
 
 #[tokio::test]

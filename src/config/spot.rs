@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::config::document::{Entry, Node, Position, Value};
-use crate::config::shape::{Misfit, index_in_file, push_key};
+use super::document::{Entry, Node, Position, Value};
+use super::shape::{Misfit, index_in_file, push_key};
 
 /// A path, and the nearest place that the file has for it: a default has none of its own.
 #[derive(Clone)]
-pub(super) struct Spot<'a> {
+pub(crate) struct Spot<'a> {
     path: String,
     at: Position,
     word: Position,
@@ -15,12 +15,12 @@ pub(super) struct Spot<'a> {
 }
 
 impl<'a> Spot<'a> {
-    pub(super) fn root(node: &'a Node) -> Self {
+    pub(crate) fn root(node: &'a Node) -> Self {
         Self { path: String::new(), at: node.at, word: node.at, node: Some(node) }
     }
 
     /// The value of a key. A short form, which has no keys, stands for each of them.
-    pub(super) fn key(&self, key: &str) -> Self {
+    pub(crate) fn key(&self, key: &str) -> Self {
         match self.node.map(|node| &node.value) {
             Some(Value::Scalar(_)) => self.clone(),
             Some(Value::Map(entries)) => self.below(key, entries.iter().find(|entry| entry.key == key)),
@@ -40,7 +40,7 @@ impl<'a> Spot<'a> {
 
     /// The items of a list beside what the types hold for them: items that were set aside as faulty are not counted. A
     /// short form, which is no list, is its own only item.
-    pub(super) fn each<'v, T>(&self, values: &'v [T]) -> impl Iterator<Item = (Self, &'v T)> + use<'a, 'v, T> {
+    pub(crate) fn each<'v, T>(&self, values: &'v [T]) -> impl Iterator<Item = (Self, &'v T)> + use<'a, 'v, T> {
         let items = match self.node.map(|node| &node.value) {
             Some(Value::List(items)) => items.as_slice(),
             _ => &[],
@@ -62,7 +62,7 @@ impl<'a> Spot<'a> {
     }
 
     /// The same for a list of maps, whose short form is one of them.
-    pub(super) fn each_inner<'v, T>(&self, values: &'v [T]) -> Vec<(Self, &'v T)> {
+    pub(crate) fn each_inner<'v, T>(&self, values: &'v [T]) -> Vec<(Self, &'v T)> {
         match (self.node.map(|node| &node.value), values) {
             (Some(Value::Map(_)), [only]) => vec![(self.clone(), only)],
             _ => self.each(values).collect(),
@@ -70,7 +70,7 @@ impl<'a> Spot<'a> {
     }
 
     /// The same as [`Self::key`] for every key that the types hold.
-    pub(super) fn each_key<'v, T>(
+    pub(crate) fn each_key<'v, T>(
         &self,
         values: &'v BTreeMap<String, T>,
     ) -> impl Iterator<Item = (Self, (&'v String, &'v T))> + use<'a, 'v, T> {
@@ -88,31 +88,31 @@ impl<'a> Spot<'a> {
     }
 
     /// The same path, placed at the key instead of its value.
-    pub(super) fn as_str(&self) -> Self {
+    pub(crate) fn as_str(&self) -> Self {
         let mut spot = self.clone();
         spot.at = self.word;
         spot
     }
 
-    pub(super) fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         &self.path
     }
 
-    pub(super) fn at(&self) -> Position {
+    pub(crate) fn at(&self) -> Position {
         self.at
     }
 
     /// Whether the file has a value there, if a faulty one.
-    pub(super) fn is_given(&self) -> bool {
+    pub(crate) fn is_given(&self) -> bool {
         self.node.is_some_and(|node| !matches!(node.value, Value::Null | Value::Hole))
     }
 
-    pub(super) fn is_hole(&self) -> bool {
+    pub(crate) fn is_hole(&self) -> bool {
         self.node.is_some_and(|node| matches!(node.value, Value::Hole))
     }
 
     /// Whether nothing in there was set aside as faulty.
-    pub(super) fn is_intact(&self) -> bool {
+    pub(crate) fn is_intact(&self) -> bool {
         fn intact(node: &Node) -> bool {
             !node.cut
                 && match &node.value {
@@ -126,7 +126,7 @@ impl<'a> Spot<'a> {
     }
 
     /// The keys of a map, faulty ones included.
-    pub(super) fn keys(&self) -> Vec<String> {
+    pub(crate) fn keys(&self) -> Vec<String> {
         match self.node.map(|node| &node.value) {
             Some(Value::Map(entries)) => entries.iter().map(|entry| entry.key.clone()).collect(),
             _ => Vec::new(),
@@ -134,7 +134,7 @@ impl<'a> Spot<'a> {
     }
 
     /// The items of a list, faulty ones included.
-    pub(super) fn items(&self) -> Vec<Self> {
+    pub(crate) fn items(&self) -> Vec<Self> {
         let Some(Value::List(items)) = self.node.map(|node| &node.value) else {
             return Vec::new();
         };
@@ -148,19 +148,19 @@ impl<'a> Spot<'a> {
     }
 
     /// Whether the file has a list without items there.
-    pub(super) fn is_empty_list(&self) -> bool {
+    pub(crate) fn is_empty_list(&self) -> bool {
         matches!(self.node.map(|node| &node.value), Some(Value::List(items)) if items.is_empty())
     }
 
     /// The text as written, after expansion.
-    pub(super) fn text(&self) -> Option<&'a str> {
+    pub(crate) fn text(&self) -> Option<&'a str> {
         match self.node.map(|node| &node.value) {
             Some(Value::Scalar(scalar)) => Some(&scalar.text),
             _ => None,
         }
     }
 
-    pub(super) fn misfit(&self, what: String) -> Misfit {
+    pub(crate) fn misfit(&self, what: String) -> Misfit {
         let (at, path) = (self.at, self.path.clone());
         Misfit { at, path, what }
     }
