@@ -1,8 +1,10 @@
 //! Servers that are asked by HTTP/2: what they see of requests, how connections to them are shared, and what becomes of
 //! requests when they refuse, leave, break or lie.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Instant;
 
 use bytes::Bytes;
 use h2::Reason;
@@ -40,6 +42,7 @@ for_the_relay! {
     a_request_that_may_be_repeated_is_when_its_connection_breaks,
     a_reset_of_the_servers_reaches_the_client_with_its_reason,
     a_reset_of_the_clients_reaches_the_server,
+    resets_of_one_client_do_not_add_up_on_a_connection_that_others_use,
     a_client_that_takes_nothing_holds_up_no_other,
     a_server_that_takes_nothing_is_given_up_and_nothing_piles_up,
     small_parts_that_wait_for_the_server_end_no_connection,
@@ -571,6 +574,28 @@ async fn a_reset_of_the_clients_reaches_the_server() {
     drop(old);
     assert!(within("the reset", came.recv()).await.is_some());
     eventually("the places are given back", async || gateway.metric("sockgate_server_in_flight").await == 0.0).await;
+}
+
+async fn resets_of_one_client_do_not_add_up_on_a_connection_that_others_use() {
+    let mut held = Held::start(Builder::new()).await;
+    let gateway = before(&held.server).more("threads: 1").unchecked().start().await;
+    let (hostile, other) = (http2(&gateway).await, http2(&gateway).await);
+    let get = || Request::get("http://a.test/").body(()).unwrap();
+    let stays = other.begin(get(), "").await;
+    let first = held.next().await;
+    let began = Instant::now();
+    let mut resets = BTreeMap::new();
+    for _ in 0..700 {
+        let answered = hostile.begin(get(), "").await;
+        *resets.entry(held.next().await).or_insert(0) += 1;
+        drop(answered);
+    }
+    // A stream or two may begin while the last one that counts ends.
+    let most = 205 + 10 * (began.elapsed().as_secs() + 1);
+    assert!(resets.len() >= 3 && resets.values().all(|&count| count <= most), "{resets:?}, at most {most}");
+    held.go.add_permits(701);
+    let answer = whole(stays).await;
+    assert!(answer.status() == 200 && text(&answer) == first.to_string(), "{answer:?}");
 }
 
 async fn a_client_that_takes_nothing_holds_up_no_other() {

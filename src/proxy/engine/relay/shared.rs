@@ -80,7 +80,36 @@ struct Link {
     keep_alive: Duration,
     /// Whether the server has said anything since the last stream began.
     heard: Arc<AtomicBool>,
+    cuts: Mutex<Cuts>,
     leaves: Notify,
+}
+
+/// How many more streams a connection may have cut short.
+///
+/// Servers end connections on which too many streams are reset (CVE-2023-44487), some of them with all that is open there; and
+/// on a shared one it is one client that resets, and others that lose their streams. So it takes no more of them before that.
+struct Cuts {
+    left: f32,
+    earned: Instant,
+}
+
+/// At once.
+const MOST_CUTS: f32 = 200.0;
+/// Earned back.
+const CUTS_PER_SECOND: f32 = 10.0;
+
+impl Cuts {
+    fn new(now: Instant) -> Self {
+        Self { left: MOST_CUTS, earned: now }
+    }
+
+    /// Takes one; false where that was the last.
+    fn spend(&mut self, now: Instant) -> bool {
+        let seconds = now.saturating_duration_since(self.earned).as_secs_f32();
+        self.earned = now;
+        self.left = (self.left + seconds * CUTS_PER_SECOND).min(MOST_CUTS) - 1.0;
+        self.left >= 1.0
+    }
 }
 
 /// Room for one stream on a connection.
@@ -286,14 +315,16 @@ enum NoRoom {
 
 impl Link {
     fn new(requests: SendRequest<Bytes>, heard: Arc<AtomicBool>, keep_alive: Duration) -> Arc<Self> {
+        let began = Instant::now();
         Arc::new(Self {
             requests: Mutex::new(Some(requests)),
             open: AtomicUsize::new(0),
             used: AtomicBool::new(false),
-            began: Instant::now(),
+            began,
             idle_since: AtomicU64::new(0),
             keep_alive,
             heard,
+            cuts: Mutex::new(Cuts::new(began)),
             leaves: Notify::new(),
         })
     }
@@ -340,6 +371,13 @@ impl Place {
             self.0.leave();
         }
     }
+
+    /// The stream ends before its answer has: it will be reset.
+    pub(super) fn cut(&self) {
+        if !lock(&self.0.cuts).spend(Instant::now()) {
+            self.0.leave();
+        }
+    }
 }
 
 impl Drop for Place {
@@ -360,4 +398,20 @@ fn allowed(requests: &SendRequest<Bytes>) -> usize {
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_two_hundredth_stream_that_is_cut_is_the_last_but_for_ten_more_a_second() {
+        let began = Instant::now();
+        let spend =
+            |cuts: &mut Cuts, after| (0..).take_while(|_| cuts.spend(began + Duration::from_secs(after))).count();
+        let mut cuts = Cuts::new(began);
+        assert_eq!(spend(&mut cuts, 0), 199);
+        assert_eq!(spend(&mut cuts, 2), 19);
+        assert_eq!(spend(&mut cuts, 3600), 199, "no more is saved up");
+    }
 }

@@ -64,7 +64,20 @@ enum Request1 {
     Broken,
 }
 
+impl Drop for Translated {
+    fn drop(&mut self) {
+        if !self.over && self.is_asked() {
+            self.place.cut();
+        }
+    }
+}
+
 impl Translated {
+    /// Whether anything has gone to the server.
+    fn is_asked(&self) -> bool {
+        !matches!(self.request, Request1::Head(..))
+    }
+
     /// On this connection, to servers that speak TLS or not, for a client that takes trailers or not.
     pub(super) fn new(taken: Taken, secure: bool, takes_trailers: bool) -> Self {
         Self {

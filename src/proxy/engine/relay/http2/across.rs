@@ -99,6 +99,14 @@ enum Upload {
     Broken,
 }
 
+impl Drop for Across<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.place.cut();
+        }
+    }
+}
+
 impl<'a> Across<'a> {
     /// Over this connection to the server.
     ///
