@@ -10,7 +10,7 @@ use crate::backend::Addresses;
 use crate::peers::{Kind, Peer, World};
 use crate::report::{self, Report, Row};
 use crate::scenarios::{ALL, Amount, ProcessorTime, Sample, Scenario};
-use crate::{Compare, Error, count, measure, profile};
+use crate::{Compare, Error, count, measure, profile, rules};
 
 /// Rounds that memory needs at most: it hardly varies.
 const MEMORY_ROUNDS: u32 = 3;
@@ -23,7 +23,6 @@ pub(crate) async fn run(asked: &Compare) -> Result<(), Error> {
         }
         return Ok(());
     }
-    let scenarios = chosen(&asked.only)?;
     let peers = peers(asked)?;
     let folder = Scratch::new()?;
     let backend = Backend::start()?;
@@ -33,6 +32,15 @@ pub(crate) async fn run(asked: &Compare) -> Result<(), Error> {
         let scenario = find(name)?;
         return profile::run(scenario, &peers, &world, asked.seconds).await;
     }
+    if asked.rules {
+        let peer = peers
+            .iter()
+            .find(|peer| peer.kind == Kind::Sockgate)
+            .ok_or("rules are Sockgate's: it has to be among the peers")?;
+        println!("{}", rules::run(peer, &world, &asked.only).await?);
+        return Ok(());
+    }
+    let scenarios = chosen(&asked.only)?;
     let began = Instant::now();
     let build = peers.iter().find(|peer| peer.kind == Kind::Sockgate).map(|peer| build(&peer.program));
     let mut report = Report::new(&peers, asked, build.as_deref().unwrap_or("none"), measure::machine());

@@ -13,7 +13,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
-use crate::peers::{Peer, Running, World};
+use crate::peers::{Extras, Peer, Running, World};
+use crate::rules::Rule;
 use crate::scenarios::{Amount, Bracket, Scenario};
 use crate::{Error, report};
 
@@ -65,6 +66,28 @@ pub(crate) async fn run(scenarios: &[&'static Scenario], peers: &[Peer], world: 
         }
     }
     Ok(counts)
+}
+
+/// The instructions of a request under a rule, and how many requests failed.
+pub(crate) async fn rule(rule: &'static Rule, peer: &Peer, world: &World) -> Result<(Option<f64>, u64), Error> {
+    if perf_counts(INSTRUCTIONS) {
+        return counted_rule(rule, peer, world, &[], &mut Perf::new(INSTRUCTIONS)).await;
+    }
+    let mut callgrind = Callgrind { file: world.folder.join("callgrind.out"), counted: 0.0 };
+    let wrapper = callgrind.wrapper();
+    counted_rule(rule, peer, world, &wrapper, &mut callgrind).await
+}
+
+async fn counted_rule(
+    rule: &'static Rule,
+    peer: &Peer,
+    world: &World,
+    wrapper: &[String],
+    counter: &mut impl Counter,
+) -> Result<(Option<f64>, u64), Error> {
+    let running = peer.start(world, Extras::Rule(rule), wrapper).await?;
+    let (done, failed) = rule.run(&running, counter).await?;
+    Ok(((done > 0).then(|| counter.counted() / done as f64), failed))
 }
 
 trait Counter: Bracket {

@@ -13,6 +13,7 @@ mod measure;
 mod peers;
 mod profile;
 mod report;
+mod rules;
 mod scenarios;
 mod solo;
 mod tools;
@@ -86,6 +87,9 @@ struct Compare {
     /// Count user instructions and system calls instead of time: no noise, but no time either.
     #[arg(long)]
     count: bool,
+    /// Count what each kind of rule adds to a request, instead of comparing: Sockgate alone. `--only` takes words of rules.
+    #[arg(long)]
+    rules: bool,
     /// Say where the processor time goes in this scenario (perf), instead of comparing.
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,

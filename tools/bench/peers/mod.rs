@@ -23,6 +23,7 @@ use tokio::net::TcpStream;
 
 use crate::Error;
 use crate::backend::Addresses;
+use crate::rules::Rule;
 
 /// How long a gateway may take to listen; under valgrind everything takes longer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -49,6 +50,8 @@ pub(crate) struct Peer {
 pub(crate) enum Extras {
     /// Two forwarding fields.
     None,
+    /// Nothing, but for a rule (Sockgate alone).
+    Rule(&'static Rule),
     /// What most people have them do: all forwarding fields, a request id, and a line in a file for each request.
     AsInUse,
 }

@@ -10,6 +10,10 @@ forwarding: { x_forwarded_host: false, x_forwarded_port: false, x_real_ip: false
 access_log: { format: 'off' }
 ";
 
+const ROUTES: &str = "\
+  - { match: { path: /socket.io/ }, upstream: socket_io }
+  - { upstream: app }";
+
 /// Writes the file; the arguments to start with.
 pub(super) fn configure(world: &World, doors: &Doors, extras: Extras) -> Result<Vec<String>, Error> {
     let Doors { http, https, tcp } = doors;
@@ -17,6 +21,14 @@ pub(super) fn configure(world: &World, doors: &Doors, extras: Extras) -> Result<
     let servers = servers.join(", ");
     let raw = world.backend.tcp;
     let (cert, key) = (world.path("cert.pem"), world.path("key.pem"));
+    let (routes, of_app, besides) = match extras {
+        Extras::None => (ROUTES.to_owned(), "", QUIET.to_owned()),
+        // The rest is how it comes.
+        Extras::AsInUse => {
+            (ROUTES.to_owned(), "", format!("access_log: {{ file: {} }}\n", world.path("sockgate-access.log")))
+        }
+        Extras::Rule(rule) => (rule.routes(world), rule.upstream(), format!("{QUIET}{}", rule.besides(world))),
+    };
     let yaml = format!(
         "threads: {threads}
 listeners:
@@ -24,19 +36,13 @@ listeners:
   - {{ name: secure, address: \"{https}\", tls: {{ certificates: [{{ cert: {cert}, key: {key} }}] }} }}
   - {{ name: raw, address: \"{tcp}\", protocol: tcp, upstream: raw }}
 routes:
-  - {{ match: {{ path: /socket.io/ }}, upstream: socket_io }}
-  - {{ upstream: app }}
+{routes}
 upstreams:
-  app: {{ servers: [{servers}], health: {{ check: none }}, timeouts: {{ first_byte: 1h, keep_alive: 60s }} }}
+  app: {{ servers: [{servers}], health: {{ check: none }}, timeouts: {{ first_byte: 1h, keep_alive: 60s }}{of_app} }}
   socket_io: {{ kind: socket.io, servers: [{servers}], health: {{ check: none }}, timeouts: {{ keep_alive: 60s }} }}
   raw: {{ kind: tcp, servers: [\"{raw}\"], health: {{ check: none }} }}
 {besides}",
         threads = world.threads,
-        besides = match extras {
-            Extras::None => QUIET.to_owned(),
-            // The rest is how it comes.
-            Extras::AsInUse => format!("access_log: {{ file: {} }}\n", world.path("sockgate-access.log")),
-        },
     );
     let file = world.path("sockgate.yaml");
     fs::write(&file, yaml)?;
