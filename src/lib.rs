@@ -47,6 +47,7 @@ mod discovery;
 mod doctor;
 mod ending;
 mod exchange;
+mod explain;
 mod filter;
 mod gateway;
 mod http;

@@ -74,6 +74,7 @@ pub mod config {
     pub mod document;
     pub mod environment;
     pub mod fault;
+    pub mod lint;
     pub mod shape;
 }
 #[path = "../../src/http/mod.rs"]

@@ -14,12 +14,13 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::config::InForce;
+use super::explain::ExplainAsked;
 use super::servers::{DrainAsked, DrainTold, WeightAsked};
 use super::sessions::{LetGo, SessionPage, SessionTold};
 use super::shape::{Schemas, Shape, told};
 use super::state::{Certificate, ClientTold, ErrorTold, ListenerTold, Overview, RouteTold, State};
 use super::status::{Server, UpstreamStatus};
-use super::{Admin, config, dashboard, drain, log, openapi, readiness, reload, servers, sessions, state};
+use super::{Admin, config, dashboard, drain, explain, log, openapi, readiness, reload, servers, sessions, state};
 use crate::reload::Plan;
 
 /// A path that is answered; HEAD is where GET is.
@@ -195,6 +196,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         post("Loads the configuration anew.", Json(Plan::shape), Waiting(|admin, _| reload::reload(admin, "POST /api/v1/reload").boxed())),
     ]),
     api("/api/v1/reload/plan", &[get("What that would change now.", Json(Plan::shape), Waiting(|admin, _| reload::plan_of_file(admin).boxed()))]),
+    api("/api/v1/explain", &[post("What would become of a request, as servers and sessions are now; nothing is sent.", ANY_JSON, AtOnce(explain::answer)).taking(ExplainAsked::shape)]),
     api("/api/v1/log", &[
         get("What the log for operators tells.", Json(log::LogTold::shape), AtOnce(|_, _| log::answer())),
         put("Has it tell something else until the next start.", log::LogAsked::shape, Json(log::LogTold::shape), AtOnce(|_, request| log::set(request))),

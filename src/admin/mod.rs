@@ -6,6 +6,7 @@ mod config;
 mod dashboard;
 mod drain;
 mod endpoints;
+mod explain;
 mod feed;
 mod guard;
 mod log;

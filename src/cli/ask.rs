@@ -75,6 +75,11 @@ pub(super) struct Door {
 }
 
 impl At {
+    /// The file, where nothing but a file is named.
+    pub(super) fn file_alone(&self) -> Option<&Path> {
+        self.config.as_deref().filter(|_| self.admin.is_none())
+    }
+
     /// Finds the address, and what is shown there.
     ///
     /// # Errors

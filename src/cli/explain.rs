@@ -1,36 +1,24 @@
-//! `sockgate explain`: what would become of a request, by a file alone: which listener takes it, which route and why not
-//! those before it, where it goes, what its server would see, and which times apply.
+//! `sockgate explain`: what would become of a request, by a file alone or as a running gateway is.
 
 use std::fmt::Write;
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::net::IpAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::ask::run;
+use super::ask::{At, run};
 use super::operate::print;
 use crate::access_log::{AccessLog, Format};
-use crate::address::BindAddress;
 use crate::config::Config;
-use crate::exchange::{Core, Exchange, RequestHead};
-use crate::http::head;
-use crate::listener::config::Protocol;
-use crate::listener::{self, Info, TlsInfo};
+use crate::exchange::Core;
+use crate::explain::{self, Question};
 use crate::metrics::Metrics;
-use crate::router::Action;
-use crate::snapshot::{Extensions, Snapshot};
-use crate::upstream::config::{Balance, Timeouts};
+use crate::snapshot::{Extensions, Known, Snapshot};
 
 /// What is asked.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Asked {
-    /// The YAML file.
-    #[arg(short, long, value_name = "FILE")]
-    config: PathBuf,
     /// The request: a URL, with a method before it unless that is GET: 'POST https://app.example.com/login'.
     request: String,
     /// A header field of it; Host is that of the URL.
@@ -42,262 +30,47 @@ pub(super) struct Asked {
     /// The listener that it comes to; by default the first that fits scheme and port.
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
-    /// Print it as JSON.
-    #[arg(long)]
-    json: bool,
-}
-
-/// A URL, taken apart.
-struct Url {
-    method: String,
-    secure: bool,
-    authority: String,
-    host: String,
-    port: u16,
-    target: String,
-}
-
-impl Url {
-    fn read(text: &str) -> Result<Self, String> {
-        let (method, url) =
-            text.trim().split_once(' ').map_or(("GET", text.trim()), |(method, url)| (method, url.trim()));
-        let fault = || format!("`{url}` is no URL: expected one such as https://app.example.com/path");
-        let (scheme, rest) = url.split_once("://").ok_or_else(fault)?;
-        let secure = match scheme {
-            "https" | "wss" => true,
-            "http" | "ws" => false,
-            _ => return Err(fault()),
-        };
-        let end = rest.find(['/', '?']).unwrap_or(rest.len());
-        let (authority, target) = rest.split_at(end);
-        let (host, port) = match authority.rsplit_once(':') {
-            Some((host, port)) if !port.contains(']') => (host, port.parse().map_err(|_| fault())?),
-            _ => (authority, if secure { 443 } else { 80 }),
-        };
-        if host.is_empty() || method.is_empty() {
-            return Err(fault());
-        }
-        let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
-        Ok(Self {
-            method: method.to_uppercase(),
-            secure,
-            authority: authority.to_owned(),
-            host: host.to_owned(),
-            port,
-            target,
-        })
-    }
+    #[command(flatten)]
+    at: At,
 }
 
 pub(super) fn explain(asked: &Asked) -> ExitCode {
-    let config = match super::load(&asked.config) {
-        Ok(loaded) => loaded.config,
-        Err(code) => return code,
+    let Asked { request, headers, from, listener, at } = asked.clone();
+    let question = Question { request, headers, from, listener };
+    let told = match at.file_alone() {
+        Some(file) => match super::load(file) {
+            Ok(loaded) => run(async { by_file(loaded.config, &question) }),
+            Err(code) => return code,
+        },
+        None => run(by_gateway(&at, &question)),
     };
-    let explained = run(async { explained(asked, config) }).map_err(|error| error.to_string()).and_then(|told| told);
-    match explained {
-        Ok(told) if asked.json => {
-            print(serde_json::to_string_pretty(&told).unwrap_or_default() + "\n");
-            ExitCode::SUCCESS
-        }
-        Ok(told) => {
-            print(in_words(&told));
-            ExitCode::SUCCESS
-        }
+    match told.map_err(|error| error.to_string()).and_then(|told| told) {
+        Ok(told) if at.json => print(serde_json::to_string_pretty(&told).unwrap_or_default() + "\n"),
+        Ok(told) => print(in_words(&told)),
         Err(fault) => {
             eprintln!("{fault}");
-            ExitCode::FAILURE
+            return ExitCode::FAILURE;
         }
     }
+    ExitCode::SUCCESS
 }
 
-/// The listener that a request comes to: the one that is named, or the first that fits.
-fn choose<'a>(config: &'a Config, url: &Url, named: Option<&str>) -> Result<&'a listener::Config, String> {
-    let http = || config.listeners.iter().filter(|listener| listener.protocol == Protocol::Http);
-    if let Some(name) = named {
-        let known: Vec<String> = http().map(|listener| listener.name()).collect();
-        let found = http().find(|listener| listener.name() == name);
-        return found.ok_or_else(|| format!("there is no listener `{name}` for HTTP, only {}", known.join(", ")));
-    }
-    let plain_too = |listener: &listener::Config| listener.detect.as_ref().is_some_and(|detect| detect.plain);
-    let speaks = |listener: &&listener::Config| match (url.secure, listener.tls.is_some()) {
-        (true, tls) => tls,
-        (false, tls) => !tls || plain_too(listener),
-    };
-    let port = |listener: &&listener::Config| match &listener.address {
-        BindAddress::Inet(address) => address.port() == url.port,
-        BindAddress::Unix(_) => false,
-    };
-    let found = http().filter(speaks).find(port).or_else(|| http().find(speaks));
-    found.ok_or_else(|| {
-        let what = if url.secure { "HTTPS" } else { "plain HTTP" };
-        format!("no listener speaks {what}: say one with --listener where something before the gateway does")
-    })
-}
-
-fn explained(asked: &Asked, mut config: Config) -> Result<Value, String> {
-    let url = Url::read(&asked.request)?;
-    let listener = choose(&config, &url, asked.listener.as_deref())?.clone();
-    let mut text = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", url.method, url.target, url.authority);
-    for field in &asked.headers {
-        let (name, value) = field.split_once(':').ok_or_else(|| format!("-H `{field}`: expected `Name: value`"))?;
-        if name.trim().is_empty() || field.contains(['\r', '\n']) {
-            return Err(format!("-H `{field}`: expected `Name: value`"));
-        }
-        let _ = write!(text, "{}: {}\r\n", name.trim(), value.trim());
-    }
-    // Whoever writes the opening of a WebSocket by hand leaves out what only machines look at.
-    let says = |name: &str| asked.headers.iter().any(|field| field.to_ascii_lowercase().starts_with(name));
-    if says("upgrade:") && !says("sec-websocket-key:") {
-        text += "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-        if !says("connection:") {
-            text += "Connection: Upgrade\r\n";
-        }
-    }
-    text += "\r\n";
-    let mut room = head::room();
-    let head = head::parse(text.as_bytes(), &mut room, 0).map_err(|refusal| refusal.to_string())?;
-    let head = RequestHead::from(&head);
-
+/// As a gateway would decide that has this configuration and nothing behind it.
+fn by_file(mut config: Config, question: &Question) -> Result<Value, String> {
     config.access_log.format = Format::Off;
     let metrics = Metrics::new().map_err(|error| error.to_string())?;
     let (access_log, _) =
         AccessLog::open(&config.access_log, Arc::clone(&metrics)).map_err(|error| error.to_string())?;
-    let built = Snapshot::build(config, &Extensions::default(), &metrics, |_| None, &crate::snapshot::Known::default());
+    let built = Snapshot::build(config, &Extensions::default(), &metrics, |_| None, &Known::default());
     let core = Core::new(built.map_err(|error| error.to_string())?, metrics, access_log);
-    let local = SocketAddr::from(([127, 0, 0, 1], url.port));
-    let tls = listener.tls.is_some().then(|| TlsInfo {
-        server_name: Some(url.host.clone()),
-        version: "TLSv1.3",
-        cipher: "",
-        alpn: None,
-        client: None,
-        hsts: None,
-    });
-    let info = Arc::new(Info {
-        listener: listener.name().into(),
-        peer: (asked.from, 50000).into(),
-        local,
-        told: None,
-        tls: tls.filter(|_| url.secure),
-        passed_name: None,
-        http2_websockets: false,
-        strayed: AtomicBool::new(false),
-    });
-    let (exchange, refusal) = Exchange::consider(&core, &info, &head);
-    let snapshot = core.snapshot.load_full();
-    let mut told = json!({
-        "listener": { "name": listener.name(), "address": listener.address.to_string(), "tls": listener.tls.is_some() },
-        "client": exchange.client().to_string(),
-        "websocket": head.websocket,
-        "passed_over": exchange.passed_over(&head).into_iter().map(|(route, why)| json!({ "route": route, "why": why })).collect::<Vec<_>>(),
-        "route": null,
-        "refused": refusal.map(|refusal| json!({ "status": refusal.status(), "why": refusal.to_string() })),
-    });
-    let place = exchange.route().and_then(|route| snapshot.routes.iter().position(|known| Arc::ptr_eq(known, route)));
-    let Some((route, place)) = exchange.route().zip(place) else { return Ok(told) };
-    let said = &snapshot.config.routes[place];
-    told["route"] = json!({
-        "name": &*route.name,
-        "place": place,
-        "match": said.matches,
-        "action": match route.action {
-            Action::Upstream(_) => "upstream",
-            Action::Respond(_) => "respond",
-            Action::Redirect(_) => "redirect",
-            Action::Files(_) => "files",
-        },
-        "asks": asks(&snapshot.config, said),
-    });
-    let Some(upstream) = exchange.upstream().and_then(|name| snapshot.upstreams.get(name)) else { return Ok(told) };
-    let of = upstream.config();
-    let session = exchange
-        .session_said()
-        .map(|(transport, opens, named)| json!({ "transport": transport, "opens": opens, "named": named }));
-    let by_hash = if of.balance() == Balance::ClientIp { exchange.by_hash() } else { Vec::new() };
-    told["upstream"] = json!({
-        "name": &**upstream.name(),
-        "kind": of.kind,
-        "balance": of.balance(),
-        "servers": upstream.servers().iter().map(|server| server.name().to_string()).collect::<Vec<_>>(),
-        "cookie": of.affinity.cookie.is_some(),
-        "session": session,
-        "by_hash": by_hash,
-        "split_over": said.upstream.iter().flat_map(|upstreams| upstreams.names()).collect::<Vec<_>>(),
-    });
-    told["request"] =
-        json!({ "method": head.method, "target": exchange.target(&head), "fields": fields(&exchange, &head) });
-    told["times"] = times(said, of, &exchange, head.websocket);
-    Ok(told)
+    explain::explain(&core, question)
 }
 
-/// What is asked of whoever comes that way, and where that is said.
-fn asks(config: &Config, route: &crate::router::Config) -> Vec<String> {
-    let (access, place) = match (&route.access, &config.access) {
-        (Some(own), top) => (own.over(top.as_ref()), "the route"),
-        (None, Some(top)) => (top.clone(), "the top level"),
-        (None, None) => return Vec::new(),
-    };
-    let keys = serde_json::to_value(&access).ok();
-    let said = keys.as_ref().and_then(Value::as_object).into_iter().flatten();
-    let is_asked = |(key, value): &(&String, &Value)| {
-        let says_nothing = value.is_null() || *value == &json!([]) || *value == &json!({}) || value.is_boolean();
-        *key != "inherit" && !says_nothing
-    };
-    let said = said.filter(is_asked);
-    said.map(|(key, _)| format!("{key}, by `access` of {place}")).collect()
-}
-
-/// The fields that the server would see, in their order.
-fn fields(exchange: &Exchange, head: &RequestHead<'_>) -> Vec<[String; 2]> {
-    let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-    let mut fields: Vec<[String; 2]> =
-        exchange.host(head).map(|host| ["Host".to_owned(), text(host)]).into_iter().collect();
-    let to_server = exchange.to_server(head);
-    head.headers.each(|name, value| {
-        if !name.eq_ignore_ascii_case("host") && to_server.pass(name) {
-            fields.push([name.to_owned(), text(value)]);
-        }
-    });
-    to_server.add(|name, value| fields.push([name.to_owned(), text(value)]));
-    if head.websocket {
-        fields.extend([["Connection", "Upgrade"], ["Upgrade", "websocket"]].map(|field| field.map(str::to_owned)));
-    }
-    fields
-}
-
-/// The times that apply, and where each comes from.
-fn times(
-    route: &crate::router::Config,
-    upstream: &crate::upstream::Config,
-    exchange: &Exchange,
-    websocket: bool,
-) -> Value {
-    let (said, usual) = (&upstream.timeouts, Timeouts::default());
-    let source = |of_route: bool, of_upstream: bool| match (of_route, of_upstream) {
-        (true, _) => "the route",
-        (false, true) => "the upstream",
-        (false, false) => "the default",
-    };
-    let time = |time: Duration, from: &str| {
-        let written = if time.is_zero() { "no limit".to_owned() } else { humantime::format_duration(time).to_string() };
-        json!({ "time": written, "from": from })
-    };
-    let mut times = json!({
-        "connect": time(said.connect, source(false, said.connect != usual.connect)),
-        "write": time(said.write, source(false, said.write != usual.write)),
-    });
-    if websocket {
-        let idle = route.timeouts.tunnel_idle;
-        let from = source(idle.is_some(), said.tunnel_idle.is_some());
-        times["tunnel_idle"] = time(idle.or(said.tunnel_idle).unwrap_or_default(), from);
-    } else {
-        let first_byte = exchange.first_byte_timeout().unwrap_or_default();
-        times["first_byte"] = time(first_byte, source(route.timeouts.first_byte.is_some(), said.first_byte.is_some()));
-        let from = source(route.timeouts.read_idle.is_some(), said.read_idle != usual.read_idle);
-        times["read_idle"] = time(exchange.read_idle_timeout(), from);
-    }
-    times
+/// As the gateway at the admin address decides.
+async fn by_gateway(at: &At, question: &Question) -> Result<Value, String> {
+    let Question { request, headers, from, listener } = question;
+    let body = json!({ "request": request, "headers": headers, "from": from, "listener": listener });
+    at.door()?.told("POST", "/api/v1/explain", Some(&body)).await
 }
 
 /// The same for people.
@@ -350,8 +123,22 @@ fn in_words(told: &Value) -> String {
     if upstream["split_over"].as_array().is_some_and(|names| names.len() > 1) {
         let _ = writeln!(out, "split     this client's side of {}", list(&upstream["split_over"]));
     }
+    for server in told["servers"].as_array().into_iter().flatten() {
+        let [name, state] = ["name", "state"].map(|key| text(&server[key]));
+        let _ = writeln!(
+            out,
+            "now       {name} is {state}, {} sessions, {} in flight",
+            server["sessions"], server["in_flight"]
+        );
+    }
     let session = &upstream["session"];
-    let placed = if session["named"] == true {
+    let choice = &upstream["choice"];
+    let is_live = told["live"] == true;
+    let placed = if is_live && choice["server"].is_string() {
+        format!("{}: {}", text(&choice["server"]), text(&choice["why"]))
+    } else if is_live {
+        text(&choice["why"])
+    } else if session["named"] == true {
         "the server of its session, which a running gateway knows or asks for".to_owned()
     } else if upstream["cookie"] == true {
         format!("the server that its cookie names, or else by balance {}", text(&upstream["balance"]))

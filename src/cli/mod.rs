@@ -172,8 +172,9 @@ enum Command {
         #[command(flatten)]
         at: At,
     },
-    /// Say what would become of a request, by a file alone: listener, route and why not those before it, upstream, times, and
-    /// what its server would see.
+    /// Say what would become of a request: listener, route and why not those before it, upstream, times, and what its server
+    /// would see. With `-c` by the file alone; with `--admin` by a running gateway, which knows how its servers are, and where
+    /// a session lives.
     Explain(explain::Asked),
     /// Show the servers live, until Ctrl-C.
     Top {

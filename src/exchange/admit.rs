@@ -16,10 +16,19 @@ use crate::rate::Limit;
 use crate::request::Request;
 use crate::session::Key;
 
+/// Whether a request counts against what its client may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// It does.
+    Paid,
+    /// It does not, since nobody has made it.
+    Free,
+}
+
 impl Exchange {
     /// Asks what the route asks of whoever comes, once that is known.
-    pub(super) fn admit(&mut self, head: &RequestHead<'_>) -> Result<(), Refusal> {
-        let limits = self.route.as_ref().map_or(&[][..], |route| &route.limits);
+    pub(super) fn admit(&mut self, head: &RequestHead<'_>, pace: Pace) -> Result<(), Refusal> {
+        let limits = self.route.as_ref().filter(|_| pace == Pace::Paid).map_or(&[][..], |route| &route.limits);
         let Some(access) = self.access() else { return within(limits, || head.request(&self.info, self.client)) };
         let request = head.request(&self.info, self.client)?;
         if let Some(answer) = access.check(&request, self.asked(head))? {

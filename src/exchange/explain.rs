@@ -2,19 +2,27 @@
 
 use std::sync::Arc;
 
+use super::admit::Pace;
 use super::{Core, Exchange, RequestHead};
 use crate::http::Refusal;
 use crate::listener::Info;
 use crate::router::Routes;
+use crate::upstream::{Server, ServerId};
 
 impl Exchange {
-    /// Decides of a request as [`Self::begin`] does, but sends nothing, counts no refusal, and asks nobody who would have to
-    /// be waited for; the refusal is that of what was asked.
+    /// Decides of a request as [`Self::begin`] does, but sends nothing, counts nothing, takes nothing of what its client may
+    /// ask for, and asks nobody who would have to be waited for; the refusal is that of what was asked.
     pub(crate) fn consider(core: &Core, info: &Arc<Info>, head: &RequestHead<'_>) -> (Box<Self>, Option<Refusal>) {
         let mut this = Self::of(core, info, head);
-        let decided = this.look(head, None).and_then(|()| this.enter(core, head, None));
-        // It takes no place of anybody's.
-        this.place = None;
+        let mut decide = || {
+            this.know(head, None)?;
+            if this.own.is_none() {
+                this.decide(core, head, None)?;
+                this.admit(head, Pace::Free)?;
+            }
+            Ok(())
+        };
+        let decided: Result<(), Refusal> = decide();
         (this, decided.err())
     }
 
@@ -31,6 +39,29 @@ impl Exchange {
     pub(crate) fn session_said(&self) -> Option<(Option<&'static str>, bool, bool)> {
         let session = self.ties.as_ref()?.session.as_ref()?;
         Some((session.said.transport, session.said.opens, session.begun.is_some()))
+    }
+
+    /// The server that the request would go to at this moment, and why there; `None` where no upstream is to be asked. Where
+    /// the balance takes turns, this takes one.
+    pub(crate) fn choice(&self) -> Option<(Option<String>, &'static str)> {
+        let (upstream, ties) = (self.upstream.as_ref()?, self.ties.as_ref()?);
+        let called = |server: Arc<Server>| Some(server.name().to_string());
+        if let Some(session) = ties.session.as_ref().filter(|session| session.begun.is_some()) {
+            let home = session.found.and_then(|found| upstream.server_ever(ServerId::from_bits(found.server)));
+            return Some(match home {
+                Some(server) => (called(server), "its session lives there"),
+                None => (None, "this gateway does not know its session: servers are asked for it"),
+            });
+        }
+        let wished = ties.wished().and_then(|id| upstream.server(id)).filter(|server| server.is_healthy());
+        if let Some(server) = wished {
+            return Some((called(server), "its cookie names it"));
+        }
+        Some(match upstream.would_pick(&ties.client, ties.opens()) {
+            Some((server, true)) => (called(server), "the client was there before"),
+            Some((server, false)) => (called(server), "the balance"),
+            None => (None, "no server is up, or has room"),
+        })
     }
 
     /// The servers in the order in which a consistent hash of the client meets them.

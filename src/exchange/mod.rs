@@ -62,6 +62,7 @@ use crate::transport::cause::is_refusal;
 use crate::transport::shortage::is_shortage;
 use crate::upstream::{Fields, Lease, PickError, Server, ServerId, Tried, Upstream};
 use crate::wire::proxy_protocol::{Header, Subject};
+use admit::Pace;
 use learn::Learner;
 use place::Ties;
 use rules::Ruled;
@@ -350,8 +351,14 @@ impl Exchange {
         }
     }
 
-    /// What is known of a request whatever becomes of it; refuses one that is too long, or one too many.
+    /// Looks at a request whatever becomes of it; refuses one that is too long, or one too many.
     fn look(&mut self, head: &RequestHead<'_>, announced: Option<u64>) -> Result<(), Refusal> {
+        self.know(head, announced)?;
+        if self.own.is_some() { Ok(()) } else { self.pace(head) }
+    }
+
+    /// What is known of a request whatever becomes of it; refuses one that is too long.
+    fn know(&mut self, head: &RequestHead<'_>, announced: Option<u64>) -> Result<(), Refusal> {
         let most = self.snapshot.config.limits.body.as_u64();
         if most != 0 && announced.is_some_and(|length| length > most) {
             return Err(Refusal::BodyTooLarge);
@@ -369,10 +376,9 @@ impl Exchange {
             let proof = challenges::answer(&self.snapshot.challenges, head.target);
             if let Some(proof) = proof {
                 self.own = Some(Box::new(FilterAnswer::text(200, proof)));
-                return Ok(());
             }
         }
-        self.pace(head)
+        Ok(())
     }
 
     /// What the first filter says that answers.
@@ -392,8 +398,12 @@ impl Exchange {
         if self.own.is_some() {
             return Ok(());
         }
-        self.decide(core, head, announced)?;
-        self.admit(head)
+        let decided = self.decide(core, head, announced);
+        if let Some(route) = &self.route {
+            route.taken.fetch_add(1, Ordering::Relaxed);
+        }
+        decided?;
+        self.admit(head, Pace::Paid)
     }
 
     fn decide(&mut self, core: &Core, head: &RequestHead<'_>, announced: Option<u64>) -> Result<(), Refusal> {
@@ -435,7 +445,6 @@ impl Exchange {
         self.offer_compression(&route, head);
         let lost = self.upstream.is_none() && matches!(route.action, Action::Upstream(_));
         let most = route.policy.as_ref().and_then(|policy| policy.most_body);
-        route.taken.fetch_add(1, Ordering::Relaxed);
         self.route = Some(route);
         if most.is_some_and(|most| most != 0 && announced.is_some_and(|length| length > most)) {
             return Err(Refusal::BodyTooLarge);

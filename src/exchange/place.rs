@@ -120,6 +120,11 @@ impl Ties {
         HeaderValue::try_from(cookie.set(server.to_bits(), self.cross_site, secure)).ok()
     }
 
+    /// The server that the client's cookie names, or that was wished for otherwise.
+    pub(super) fn wished(&self) -> Option<ServerId> {
+        self.was_on.or(self.wish)
+    }
+
     /// What servers can be asked for its session, before they are: to say in it who asks.
     pub(super) fn questions(&mut self) -> Option<&mut Questions> {
         Arc::get_mut(self.session.as_mut()?.questions.as_mut()?)
@@ -215,7 +220,7 @@ impl Ties {
             return Box::pin(upstream.pick_new(&self.client, self.was_on, tried)).await;
         }
         // A cookie is a wish, and gives way where its server is not well, or has no room.
-        let mut wish = self.was_on.or(self.wish).filter(|&server| !tried.contains(server));
+        let mut wish = self.wished().filter(|&server| !tried.contains(server));
         if tried.is_empty() && self.session.as_ref().is_some_and(|session| session.sought.is_some()) {
             // Else its client would wait for a server that hangs only to hear that it has to begin anew.
             wish = upstream.who_answers(&self.client, wish);
@@ -252,7 +257,7 @@ impl Ties {
             tried.add(lease.server().id());
             return Some(lease);
         }
-        let wished = self.was_on.or(self.wish).and_then(|server| upstream.place_on(server));
+        let wished = self.wished().and_then(|server| upstream.place_on(server));
         if let Some(lease) = wished {
             tried.add(lease.server().id());
             return Some(lease);

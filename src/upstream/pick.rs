@@ -83,6 +83,18 @@ impl Upstream {
         Some(Lease::new(self.clone(), server, opening))
     }
 
+    /// The server that new work of this client would go to at this moment, and whether that is since it was there before.
+    pub(crate) fn would_pick(self: &Arc<Self>, key: &PickKey, opens: bool) -> Option<(Arc<Server>, bool)> {
+        let work = if opens && self.sessions.is_some() { Work::Session } else { Work::Request };
+        let before = if work == Work::Session { self.was_last_on(key) } else { None };
+        if let Some(server) = before.and_then(|id| self.server(id)).filter(|server| server.is_healthy()) {
+            return Some((server, true));
+        }
+        let Turn::Serve(server, opening) = self.attempt(work, key, &Tried::default(), false) else { return None };
+        drop(Lease::new(Arc::clone(self), Arc::clone(&server), opening));
+        Some((server, false))
+    }
+
     pub(super) async fn place(
         self: &Arc<Self>,
         work: Work,

@@ -113,6 +113,9 @@ async fn the_description_is_true_of_every_path_method_and_answer() {
                 "/drain" => (format!("{real}?upstream=app&server=b&rate=1"), ""),
                 "/plan" => (real.clone(), "{}"),
                 "/api/v1/log" if method == "PUT" => (real.clone(), r#"{ "filter": "info,sockgate=debug" }"#),
+                "/api/v1/explain" => {
+                    (real.clone(), r#"{ "request": "http://localhost/", "headers": [], "from": "127.0.0.1" }"#)
+                }
                 "/api/v1/servers/{upstream}/{server}/weight" => (real.clone(), r#"{ "weight": 3 }"#),
                 "/api/v1/servers/{upstream}/{server}/drain" if method == "POST" => {
                     (real.clone(), r#"{ "rate": 0.5, "deadline": "5m", "jitter": 0, "goodbye": true }"#)

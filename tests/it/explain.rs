@@ -1,9 +1,10 @@
-//! `sockgate explain`: what would become of a request, by the file alone.
+//! `sockgate explain`: what would become of a request, by the file alone and as a running gateway is.
 
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::support::within;
+use crate::support::cluster::Cluster;
+use crate::support::{Client, Echo, Gateway, Setup, eventually, within};
 
 const YAML: &str = "
 listeners:
@@ -120,4 +121,92 @@ async fn what_goes_nowhere_is_told_why() {
         let (code, said) = explain(arguments).await;
         assert!(code == 1 && said.contains(fault), "{arguments:?}: {code} {said}");
     }
+}
+
+/// Asks a running gateway.
+async fn asked(gateway: &Gateway, arguments: &[&str]) -> (i32, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sockgate"));
+    command.args(["explain", "--admin", &gateway.address("admin").to_string()]).args(arguments);
+    let output = within("sockgate ends", command.env_remove("RUST_LOG").output()).await.unwrap();
+    let text = if output.status.success() { output.stdout } else { output.stderr };
+    (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+}
+
+async fn told_by(gateway: &Gateway, arguments: &[&str]) -> Value {
+    let (code, text) = asked(gateway, &[arguments, &["--json"]].concat()).await;
+    assert_eq!(code, 0, "{arguments:?}: {text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+#[tokio::test]
+async fn a_running_gateway_knows_where_a_session_lives_and_where_new_ones_would_go() {
+    let cluster = Cluster::start("v4", 2, &[]).await;
+    let gateway = &cluster.gateways[0];
+    let mut client = Client::connect(gateway.address("web")).await;
+    let opened = client.get("/socket.io/?EIO=4&transport=polling").await.text();
+    let handshake: Value = serde_json::from_str(opened.trim_start_matches('0')).unwrap();
+    let sid = handshake["sid"].as_str().unwrap();
+    let listed: Value = serde_json::from_str(&gateway.admin("/api/v1/sessions").await.text()).unwrap();
+    let home = listed["sessions"][0]["server"].as_str().unwrap();
+
+    let url = format!("http://localhost/socket.io/?EIO=4&transport=polling&sid={sid}");
+    let told = told_by(gateway, &[&url]).await;
+    assert_eq!(told["upstream"]["choice"], json!({ "server": home, "why": "its session lives there" }));
+    assert_eq!((&told["live"], told["servers"].as_array().unwrap().len()), (&json!(true), 2));
+    let (_, words) = asked(gateway, &[&url]).await;
+    assert!(words.contains(&format!("server    {home}: its session lives there\n")), "{words}");
+    assert!(words.contains(&format!("now       {home} is up, 1 sessions, ")), "{words}");
+
+    let url = "http://localhost/socket.io/?EIO=4&transport=polling";
+    let told = told_by(gateway, &[&format!("{url}&sid=nobodys")]).await;
+    let why = "this gateway does not know its session: servers are asked for it";
+    assert_eq!(told["upstream"]["choice"], json!({ "server": null, "why": why }));
+    let told = told_by(gateway, &[url]).await;
+    let choice = &told["upstream"]["choice"];
+    assert!(choice["why"] == "the balance" && [json!("a"), json!("b")].contains(&choice["server"]), "{choice}");
+    // It opens none, and counts as nobody's.
+    let listed: Value = serde_json::from_str(&gateway.admin("/api/v1/sessions").await.text()).unwrap();
+    assert_eq!(listed["live"], 1);
+    assert_eq!(gateway.metric("sockgate_server_in_flight").await, 0.0);
+}
+
+#[tokio::test]
+async fn asking_takes_nothing_of_what_the_client_may_ask_for() {
+    let server = Echo::start("only").await;
+    let more = "limits: { rate: { requests: 1, per: 1day }, requests_per_address: 1 }";
+    let gateway = Setup::before(&[server.address()]).more(more).start().await;
+    for _ in 0..3 {
+        let told = told_by(&gateway, &["http://localhost/"]).await;
+        assert_eq!((&told["refused"], &told["upstream"]["choice"]["why"]), (&Value::Null, &json!("the balance")));
+    }
+    let mut client = gateway.client().await;
+    assert_eq!(client.get("/").await.status, 200);
+    assert_eq!(client.get("/").await.status, 429, "that was the one");
+    let counted = r#"sockgate_requests_total{class="2xx",upstream="app"}"#;
+    eventually("one request is counted", async || gateway.metric(counted).await == 1.0).await;
+}
+
+#[tokio::test]
+async fn a_question_that_is_none_is_told_what_would_be_one() {
+    let (_web, gateway) = Gateway::before_echo("").await;
+    for (body, error) in [
+        ("", "request: found nothing, expected a URL"),
+        (r#"{ "request": "ftp://a" }"#, "is no URL"),
+        (r#"{ "request": "http://a/", "from": "home" }"#, "from: found `home`, expected an IP address"),
+        (r#"{ "request": "http://a/", "listener": "none" }"#, "there is no listener `none` for HTTP, only web"),
+        (r#"{ "request": "http://a/", "headers": ["x"] }"#, "expected `Name: value`"),
+    ] {
+        let mut client = Client::connect(gateway.address("admin")).await;
+        client
+            .send(format!(
+                "POST /api/v1/explain HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            ))
+            .await;
+        let answer = client.answer().await;
+        assert!(answer.status == 400 && answer.text().contains(error), "{body}: {}", answer.text());
+        assert!(answer.text().contains("\"hint\": \"for example"), "{}", answer.text());
+    }
+    let (code, text) = asked(&gateway, &["nowhere"]).await;
+    assert!(code == 1 && text.contains("`nowhere` is no URL"), "{text}");
 }

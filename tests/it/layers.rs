@@ -11,7 +11,7 @@ const FLOORS: [&[&str]; 18] = [
     &["gateway", "import", "doctor"],
     &["admin", "acme"],
     &["reload"],
-    &["proxy"],
+    &["proxy", "explain"],
     &["exchange"],
     &["snapshot"],
     &["discovery"],

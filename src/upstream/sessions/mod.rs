@@ -119,6 +119,11 @@ impl Sessions {
 }
 
 impl Upstream {
+    /// Where a client was before, where that is remembered.
+    pub(super) fn was_last_on(&self, key: &PickKey) -> Option<ServerId> {
+        self.sessions.as_ref()?.was_on(key)
+    }
+
     /// What the sessions of the servers say of themselves; `None` where they have none.
     pub fn session_protocol(&self) -> Option<&Arc<dyn SessionProtocol>> {
         self.sessions.as_ref().map(|sessions| &sessions.protocol)

@@ -388,6 +388,18 @@ async fn a_client_is_forgotten_in_time() {
 }
 
 #[test]
+fn where_a_client_would_be_placed_is_told_without_placing_it() {
+    let upstream = pool(&[1; 2], json!({ "balance": "round_robin", "sessions": { "returning": "10s" } }));
+    let would =
+        |number| upstream.would_pick(&client(number), true).map(|(server, before)| (server.name().to_string(), before));
+    assert_eq!(open(&upstream, &client(7), "first"), "a");
+    assert_eq!(would(7), Some(("a".to_owned(), true)));
+    assert_eq!(would(8).map(|(_, before)| before), Some(false));
+    assert_eq!(sessions(&upstream), [1, 0], "that opened none");
+    assert!(upstream.servers().iter().all(|server| server.in_flight() == 0));
+}
+
+#[test]
 fn the_client_with_the_most_sessions_is_known() {
     let upstream = pool(&[1; 2], json!({}));
     assert_eq!(upstream.largest_client(), None);

@@ -419,13 +419,16 @@ fn read_head(head: &[u8]) -> Seen {
         let special = |byte: &u8| b"!#$%&'*+-.^_`|~".contains(byte);
         !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || special(&byte))
     };
+    // Letters that should have been encoded mean the same to everybody: they pass, as they do with nginx.
+    let written =
+        |char: char| char.is_ascii_graphic() || !char.is_ascii() && !char.is_control() && !char.is_whitespace();
     let bare = |at: usize| {
         (head[at] == b'\r' && head.get(at + 1) != Some(&b'\n'))
             || (head[at] == b'\n' && (at == 0 || head[at - 1] != b'\r'))
     };
     let fault = if first.split(' ').count() != 3 || !token(&method) || version != "HTTP/1.1" {
         Some("first line")
-    } else if !target.bytes().all(|byte| byte.is_ascii_graphic()) || target.contains('#') {
+    } else if !target.chars().all(written) || target.contains('#') {
         Some("target")
     } else if (0..head.len()).any(bare) || head.contains(&0) {
         Some("line ends")
