@@ -93,6 +93,8 @@ fn name_of(node: &Node, position: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn read(text: &str) -> Result<ServerList, Faults> {
@@ -140,6 +142,36 @@ mod tests {
         ] {
             let fault = read(text).unwrap_err().to_string();
             assert!(fault.contains(expected), "{text}: {fault}");
+        }
+    }
+
+    proptest! {
+        /// Whatever stands in a list, each entry is a server or left out, and the file says the same twice.
+        #[test]
+        fn every_entry_is_read_or_left_out(entries in prop::collection::vec(0..8usize, 1..20), broken in any::<u8>()) {
+            const GOOD: usize = 4;
+            let written = [
+                "10.0.0.1:80", "\"[::1]:80\"", "{ address: a.example.com:80, weight: 2 }", "{ address: 10.0.0.2:1, name: x }",
+                "10.0.0.1", "{ weight: 2 }", "[10.0.0.1:80]", "{ address: 10.0.0.1:80, weight: 0 }",
+            ];
+            let text: String = entries.iter().map(|&entry| format!("- {}\n", written[entry])).collect();
+            let good = entries.iter().filter(|&&entry| entry < GOOD).count();
+            match read(&text) {
+                Ok(list) => {
+                    prop_assert_eq!((list.servers.len(), list.left_out.len()), (good, entries.len() - good));
+                    prop_assert_eq!(&read(&text).unwrap(), &list);
+                }
+                Err(faults) => prop_assert!(good == 0 && faults.0.len() == entries.len(), "{}", faults),
+            }
+            // With any byte of it another one it is read, or its fault has a place in it.
+            let mut bytes = text.into_bytes();
+            let at = usize::from(broken) % bytes.len();
+            bytes[at] = bytes[at].wrapping_add(broken | 1);
+            let text = String::from_utf8_lossy(&bytes);
+            let lines = text.lines().count() + 1;
+            if let Err(faults) = read(&text) {
+                prop_assert!(faults.0.iter().all(|fault| (1..=lines).contains(&fault.place.line)), "{}", faults);
+            }
         }
     }
 }
