@@ -19,7 +19,7 @@ use crate::listener::config::Protocol;
 use crate::listener::tls::config::Challenge;
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::rate::{self, Limit};
-use crate::router::{self, Route, Router, Routes, Rules};
+use crate::router::{self, Route, Router, Routes, Rules, Taken};
 use crate::session::SessionProtocol;
 use crate::upstream::{self, Upstream};
 
@@ -165,11 +165,19 @@ impl Snapshot {
             .routes
             .iter()
             .map(|route| Some(Arc::new(Compression::new(route.compression.as_ref()?, compressing))));
+        let listeners: Vec<Arc<str>> = config.listeners.iter().map(|listener| listener.name().into()).collect();
+        let taken = || Arc::new(Taken::of(&listeners));
         let rules: Vec<Rules> = of_routes
             .into_iter()
             .zip(limits_of)
             .zip(compressions)
-            .map(|(((access, pages), limits), compression)| Rules { access, limits, compression, pages })
+            .map(|(((access, pages), limits), compression)| Rules {
+                access,
+                limits,
+                compression,
+                pages,
+                taken: taken(),
+            })
             .collect();
         let rules = |place: usize| rules[place].clone();
         let mut routes = Vec::new();

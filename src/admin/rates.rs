@@ -21,6 +21,8 @@ pub(super) enum Counted {
     Accepted(Arc<str>),
     /// Requests that went a route.
     Routed(Arc<str>),
+    /// Of those, the ones that came in by a listener.
+    RoutedFrom(Arc<str>, Arc<str>),
     /// Answers of an upstream.
     Answered(Arc<str>),
     /// Of those, the ones with a status of 500 or more.
@@ -81,7 +83,10 @@ fn count(snapshot: &Snapshot, metrics: &Metrics) -> HashMap<Counted, u64> {
     }
     for route in &snapshot.routes {
         // Several may have one name.
-        *counts.entry(Counted::Routed(Arc::clone(&route.name))).or_default() += route.taken();
+        *counts.entry(Counted::Routed(Arc::clone(&route.name))).or_default() += route.taken.total();
+        for (listener, taken) in route.taken.by_listener() {
+            *counts.entry(Counted::RoutedFrom(Arc::clone(&route.name), Arc::clone(listener))).or_default() += taken;
+        }
     }
     for (name, upstream) in &snapshot.upstreams {
         let its = &upstream.metrics;

@@ -141,6 +141,8 @@ told! {
         requests: u64,
         /// The same in a second.
         per_second: Option<f64>,
+        /// Of those, the ones that came in by each listener.
+        per_second_from: BTreeMap<String, Option<f64>>,
         /// Tunnels and pending polls that are open by it.
         sockets: usize,
     }
@@ -387,11 +389,21 @@ fn routes_with(admin: &Admin, snapshot: &Snapshot, sockets: &Sockets) -> Vec<Rou
             Action::Files(_) => "files",
         },
         upstreams: said.upstream.iter().flat_map(|upstreams| upstreams.names()).map(str::to_owned).collect(),
-        requests: route.taken(),
+        requests: route.taken.total(),
         per_second: admin.rates.of(&Counted::Routed(Arc::clone(&route.name))),
+        per_second_from: from(admin, route),
         sockets: sockets.of_route(&route.name),
     };
     snapshot.routes.iter().zip(&said).enumerate().map(told).collect()
+}
+
+/// How many requests a second came to a route by each listener.
+fn from(admin: &Admin, route: &router::Route) -> BTreeMap<String, Option<f64>> {
+    let rate = |listener: &Arc<str>| {
+        let counted = Counted::RoutedFrom(Arc::clone(&route.name), Arc::clone(listener));
+        (listener.to_string(), admin.rates.of(&counted))
+    };
+    route.taken.by_listener().map(|(listener, _)| rate(listener)).collect()
 }
 
 /// What a match says: `path /socket.io/, method GET`.

@@ -25,7 +25,6 @@ mod tunnel;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ::http::HeaderValue;
@@ -400,7 +399,7 @@ impl Exchange {
         }
         let decided = self.decide(core, head, announced);
         if let Some(route) = &self.route {
-            route.taken.fetch_add(1, Ordering::Relaxed);
+            route.taken.count(&self.info.listener);
         }
         decided?;
         self.admit(head, Pace::Paid)

@@ -10,10 +10,10 @@ mod mirror;
 mod policy;
 mod rewrite;
 mod split;
+mod taken;
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use config::Config;
 pub(crate) use matcher::{HostRule, PathRule, network, regex};
@@ -21,6 +21,7 @@ pub(crate) use mirror::Mirror;
 pub use policy::Policy;
 pub(crate) use rewrite::Rewrite;
 pub(crate) use split::Split;
+pub(crate) use taken::Taken;
 
 use crate::access::Access;
 use crate::compression::Compression;
@@ -69,7 +70,7 @@ pub struct Route {
     /// What the configuration says beside that of the requests that go there. Routes of a program's own have none.
     pub policy: Option<Arc<Policy>>,
     /// How many requests went there, for operators.
-    pub(crate) taken: Arc<AtomicU64>,
+    pub(crate) taken: Arc<Taken>,
 }
 
 impl Route {
@@ -86,11 +87,6 @@ impl Route {
             taken: Arc::default(),
         }
     }
-
-    /// How many requests went there since it was built.
-    pub(crate) fn taken(&self) -> u64 {
-        self.taken.load(Ordering::Relaxed)
-    }
 }
 
 /// What a route asks of its clients, built.
@@ -100,6 +96,7 @@ pub(crate) struct Rules {
     pub(crate) limits: Vec<Arc<Limit>>,
     pub(crate) compression: Option<Arc<Compression>>,
     pub(crate) pages: Option<Pages>,
+    pub(crate) taken: Arc<Taken>,
 }
 
 /// What happens to a request.
@@ -147,9 +144,8 @@ impl Routes {
                 (None, None, None) => Action::Redirect(config.redirect.clone().unwrap_or_default()),
             };
             let upgrades = config.upgrade.0.clone();
-            let Rules { access, limits, compression, pages } = rules(place);
+            let Rules { access, limits, compression, pages, taken } = rules(place);
             let policy = Policy::build(&name, config, pages).map(Arc::new);
-            let taken = Arc::default();
             let route = Route { name: name.into(), action, upgrades, access, limits, compression, policy, taken };
             routes.push((Matcher::build(&config.matches), Arc::new(route)));
         }

@@ -325,6 +325,27 @@ async fn what_an_operator_says_of_draining_is_a_difference_from_the_file() {
 }
 
 #[tokio::test]
+async fn routes_tell_how_much_comes_to_them_by_each_listener() {
+    let web = Echo::start("web").await;
+    let yaml = format!(
+        "listeners: [{{ name: one, address: '127.0.0.1:0' }}, {{ name: other, address: '127.0.0.1:0' }}]\n\
+         routes: [{{ upstream: app }}]\nupstreams: {{ app: {{ servers: ['{}'] }} }}\n\
+         admin: {{ address: '127.0.0.1:0' }}\n",
+        web.address()
+    );
+    let gateway = Gateway::start(&yaml).await;
+    let mut client = Client::connect(gateway.address("other")).await;
+    eventually("the rate is told", async || {
+        assert_eq!(client.get("/").await.status, 200);
+        let from = get(&gateway, "/api/v1/routes").await[0]["per_second_from"].clone();
+        from["other"].as_f64().is_some_and(|rate| rate > 0.0) && from["one"] == 0.0
+    })
+    .await;
+    let route = &get(&gateway, "/api/v1/routes").await[0];
+    assert!(route["requests"].as_u64().unwrap() > 0, "{route}");
+}
+
+#[tokio::test]
 async fn the_log_tells_more_from_when_it_is_asked_to() {
     let (_web, gateway) = Gateway::before_echo("").await;
     let before = get(&gateway, "/api/v1/log").await;

@@ -36,6 +36,7 @@ async fn a_server_is_drained_from_the_page_and_its_sessions_are_seen_to_move() {
     assert_eq!(seen["before"], 10, "{seen}");
     let told = seen["told"].as_str().unwrap();
     assert!(told.contains("10 sessions live on a") && told.contains("come back on b, c"), "{told}");
+    assert!(seen["lines"][0].as_str().unwrap().contains(" sockets"), "{seen}");
     assert!(seen["bar"].as_str().unwrap().contains("a of app"), "{seen}");
     let others = &seen["others"];
     assert_eq!(

@@ -85,6 +85,8 @@ const tasks = {
     await page.js('document.getElementById("pace").value = "20"; document.getElementById("dialog-do").click()');
     await eventually('it drains', () => page.js(`${row}.className === 'draining' && !document.getElementById('drains').hidden`));
     await eventually('its sessions have moved', async () => await sessions() === 0);
+    const rates = `[...document.querySelectorAll('#map svg text')].filter((text) => text.dataset.key.startsWith('l ')).map((text) => text.textContent).filter((text) => text.includes('/s'))`;
+    const lines = await eventually('a line from a listener to a route has a rate', async () => { const found = await page.js(rates); return found.length > 0 && found; });
     const bar = await page.js('document.getElementById("drains").textContent');
     await eventually('all are elsewhere', async () => await all() === total && await sessions() === 0);
     const others = await homes();
@@ -92,7 +94,7 @@ const tasks = {
     await eventually('it asks', () => page.js('document.getElementById("dialog").open'));
     await page.js('document.getElementById("dialog-do").click()');
     await eventually('it is back', () => page.js(`${row}.className === 'up' && document.getElementById('drains').hidden`));
-    return { before, told, bar, others };
+    return { before, told, lines, bar, others };
   },
 
   async watch(page) {

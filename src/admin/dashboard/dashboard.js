@@ -273,17 +273,15 @@ function map() {
   const upstreamState = (one) => one.ready ? one.servers.every((server) => server.state === 'up') ? '.up' : '.draining' : '.down';
   const link = [];
   for (const one of listeners) {
-    for (const [route, sockets] of Object.entries(one.sockets)) {
-      const to = routes.find((known) => known.name === route);
-      if (to) link.push([`l ${one.name}`, `r ${to.place}`, sockets ? some(sockets, 'socket') : '', sockets]);
-      // Raw bytes have no route.
-      else if (route === '-') state.upstreams.filter((up) => up.kind === 'tcp').forEach((up) => link.push([`l ${one.name}`, `u ${up.name}`, '', sockets]));
-    }
+    // Raw bytes have no route.
+    if (one.sockets['-']) state.upstreams.filter((up) => up.kind === 'tcp').forEach((up) => link.push([`l ${one.name}`, `u ${up.name}`, '', one.sockets['-']]));
     // A route may be asked by any listener, whether anybody is there now or not.
     for (const route of routes) {
       const said = /(?:^|, )listener ([^,]*)/.exec(route.matches);
-      const may = one.protocol === 'http' && (!said || said[1].split(' or ').includes(one.name));
-      if (may && !one.sockets[route.name] && listeners.length * routes.length <= 24) link.push([`l ${one.name}`, `r ${route.place}`, '', 0]);
+      const may = one.protocol === 'http' && (!said || said[1].split(' or ').includes(one.name)) && listeners.length * routes.length <= 24;
+      const [sockets, asked] = [one.sockets[route.name] ?? 0, route.per_second_from[one.name] ?? 0];
+      const label = [asked ? perSecond(asked) : '', sockets ? some(sockets, 'socket') : ''].filter(Boolean).join(', ');
+      if (may || sockets || asked) link.push([`l ${one.name}`, `r ${route.place}`, label, asked + sockets]);
     }
   }
   for (const route of routes) {
