@@ -13,7 +13,7 @@ COPY . .
 # The caches outlive the layer: a changed line of ours does not build the dependencies again.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked --bin sockgate \
+    cargo build --release --locked --features kubernetes --bin sockgate \
     && strip -o /sockgate target/release/sockgate
 
 FROM debian:bookworm-slim

@@ -55,7 +55,7 @@ fn is_ready(snapshot: &Snapshot) -> bool {
         |name: &str| names.contains(name) || snapshot.routes.is_empty() && !snapshot.config.routes.is_empty();
     let needed = snapshot.upstreams.iter().filter(|(name, upstream)| is_needed(name) && !upstream.config().optional);
     let needed: Vec<&Arc<Upstream>> = needed.map(|(_, upstream)| upstream).collect();
-    let is_known = |upstream: &Arc<Upstream>| upstream.ready() || !is_awaited(upstream);
+    let is_known = |upstream: &Arc<Upstream>| !is_unheard_of(upstream) && (upstream.ready() || !is_awaited(upstream));
     needed.is_empty()
         || needed.iter().all(|upstream| is_known(upstream)) && needed.iter().any(|upstream| upstream.ready())
 }
@@ -71,6 +71,11 @@ fn needed(config: &Config) -> HashSet<&str> {
     of_routes.chain(of_listeners).collect()
 }
 
+/// Whether its source has to be heard of first; servers of before will do.
+fn is_unheard_of(upstream: &Upstream) -> bool {
+    upstream.findings().is_some_and(|found| !found.heard && found.servers == 0)
+}
+
 /// Whether nobody knows yet how its servers fare, or which there are.
 fn is_awaited(upstream: &Upstream) -> bool {
     let unasked = upstream.findings().is_some_and(|found| found.servers == 0 && found.inquiries.looked.is_none());
@@ -82,7 +87,8 @@ fn why_not(upstream: &Upstream) -> String {
     match upstream.findings().filter(|findings| findings.servers == 0) {
         None => "no server is up".to_owned(),
         Some(Findings { source, inquiries, .. }) => {
-            let fault = inquiries.fault.unwrap_or_else(|| "no answer yet".to_owned());
+            let none = if inquiries.found.is_some() { "there is none" } else { "no answer yet" };
+            let fault = inquiries.fault.unwrap_or_else(|| none.to_owned());
             format!("no server is known by {source}: {}", fault.lines().next().unwrap_or_default())
         }
     }

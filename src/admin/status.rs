@@ -350,7 +350,7 @@ impl From<Rebalancing> for Rebalance {
 }
 
 impl From<Findings> for Discovery {
-    fn from(Findings { source, inquiries, servers, left_out }: Findings) -> Self {
+    fn from(Findings { source, inquiries, servers, left_out, .. }: Findings) -> Self {
         let Inquiries { looked, found, fault, answers, failures, changes } = inquiries;
         let ago = found.and_then(|found| SystemTime::now().duration_since(found).ok());
         Self {

@@ -52,7 +52,7 @@ pub(super) fn run(file: &Path) -> ExitCode {
 /// The log for operators. Pingora tells about each client that leaves, and rustls about what each one says wrong in its
 /// handshake; the first is the access log's to tell, and by the second strangers would fill a disk.
 fn start_log() {
-    logging::start("info,rustls=error,pingora=warn,pingora_core=off,pingora_proxy=off");
+    logging::start("info,rustls=error,kube_client=off,pingora=warn,pingora_core=off,pingora_proxy=off");
 }
 
 /// Every socket takes two descriptors; the usual soft limit of 1024 would end at 500.

@@ -17,6 +17,7 @@ use hickory_resolver::system_conf::read_system_conf;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::unusable;
 use crate::address::ServerAddress;
 use crate::upstream::config::{DnsSource, Family, Lookups, NameServer, ServerConfig, SrvSource};
 use crate::upstream::{Discovery, ServerList, Source};
@@ -390,19 +391,6 @@ impl Collected {
         };
         let list: ServerList = self.servers.into_iter().map(server).collect();
         Ok(self.left_out.into_iter().fold(list, |list, (name, why)| list.without(name, why)))
-    }
-}
-
-/// Why no server can be there.
-fn unusable(address: SocketAddr) -> Option<&'static str> {
-    let link_local = |ip: IpAddr| matches!(ip, IpAddr::V6(six) if six.is_unicast_link_local());
-    match address.ip() {
-        _ if address.port() == 0 => Some("port 0 is no port"),
-        ip if ip.is_unspecified() => Some("it is no address of a host"),
-        ip if ip.is_multicast() => Some("it is an address of many"),
-        IpAddr::V4(four) if four.is_broadcast() => Some("it is the address of all"),
-        ip if link_local(ip) => Some("it is an address of one link, and nobody says of which"),
-        _ => None,
     }
 }
 

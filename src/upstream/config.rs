@@ -19,7 +19,7 @@ use crate::transport::TcpKeepAlive;
 use crate::wire::proxy_protocol::Version;
 
 pub use super::servers::config::{
-    DnsSource, Family, FileSource, Lookups, NameServer, ServerConfig, Servers, SrvSource,
+    DnsSource, Family, FileSource, KubernetesService, Lookups, NameServer, PodPort, ServerConfig, Servers, SrvSource,
 };
 
 /// One entry of `upstreams`.

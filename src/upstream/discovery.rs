@@ -67,6 +67,13 @@ pub trait Discovery: Send + Sync + 'static {
         false
     }
 
+    /// Whether it has heard by now who the servers are, be it that there are none. As long as it has not, the gateway is not
+    /// ready, whatever else it serves; a source that is heard of once and fails later holds nobody up. Default: true, so
+    /// that the gateway is ready where another upstream is.
+    fn has_heard(&self) -> bool {
+        true
+    }
+
     /// What `/status` and the log call it. Default: `the program`.
     fn name(&self) -> String {
         "the program".to_owned()
@@ -78,6 +85,11 @@ pub trait Discovery: Send + Sync + 'static {
 pub struct ServerList {
     pub(crate) servers: Vec<ServerConfig>,
     pub(crate) left_out: Vec<LeftOut>,
+    /// Whether servers are called after who they are, and addresses pass from one to the next: then a server whose address
+    /// another one has is gone, and so is one that drained and is on the list no more.
+    pub(crate) are_lives: bool,
+    /// Whether it holds where it is empty, too: who tells of it knows that nobody is left.
+    pub(crate) holds_empty: bool,
 }
 
 /// One that is on a list and can't be a server.
@@ -114,7 +126,7 @@ impl ServerList {
 
 impl From<Vec<ServerConfig>> for ServerList {
     fn from(servers: Vec<ServerConfig>) -> Self {
-        Self { servers, left_out: Vec::new() }
+        Self { servers, ..Self::default() }
     }
 }
 
@@ -202,7 +214,7 @@ pub(super) async fn follow(
     let mut pause = PAUSE.0;
     loop {
         let found = match discovery.next().await {
-            Ok(list) if list.servers.is_empty() => Err(nothing_in(&list)),
+            Ok(list) if list.servers.is_empty() && !list.holds_empty => Err(nothing_in(&list)),
             found => found,
         };
         match found {

@@ -168,14 +168,19 @@ impl Upstream {
         });
     }
 
+    /// Forgets these removed servers: their drains are over, and requests of their sessions go elsewhere.
+    pub(super) fn end_drains(&self, servers: &HashSet<ServerId>) {
+        servers.iter().for_each(|&id| self.drains.end(id));
+        self.forget(servers);
+    }
+
     /// Forgets removed servers that nobody needs any more.
     pub(super) fn sweep(&self) {
         let expired = |server: &Server| self.drains.begun().get(&server.id()).is_some_and(Drain::is_expired);
         let removed = self.removed();
         let gone = removed.iter().filter(|server| !server.is_busy() || expired(server));
         let gone: HashSet<ServerId> = gone.map(|server| server.id()).collect();
-        gone.iter().for_each(|&id| self.drains.end(id));
-        self.forget(&gone);
+        self.end_drains(&gone);
         self.drains
             .rosters()
             .retain(|id, roster| Arc::strong_count(roster) > 1 || !roster.is_empty() || self.server(*id).is_some());

@@ -11,8 +11,8 @@ use crate::session::config::{Asked, Farewell, Rule};
 use crate::session::{self, Rules};
 use crate::upstream::Config;
 use crate::upstream::config::{
-    Balance, Check, Drain, Ejection, Health, HostHeader, Kind, Lookups, Messages, NewSessions, Queue, Rebalance,
-    ServerConfig, Servers, Sessions, Timeouts, Tls, WebSocket, frames_a_body,
+    Balance, Check, Drain, Ejection, Health, HostHeader, Kind, KubernetesService, Lookups, Messages, NewSessions,
+    PodPort, Queue, Rebalance, ServerConfig, Servers, Sessions, Timeouts, Tls, WebSocket, frames_a_body,
 };
 
 /// The longest message that is not looked at for its length.
@@ -128,7 +128,34 @@ fn servers(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
             }
             lookups(&said.lookups, spot, report);
         }
+        Servers::Kubernetes(said) => kubernetes(&said.kubernetes, &spot.key("kubernetes"), report),
     }
+}
+
+fn kubernetes(said: &KubernetesService, spot: &Spot<'_>, report: &mut Report) {
+    if !cfg!(feature = "kubernetes") {
+        let what = "this Sockgate was built without Kubernetes: expected one with the cargo feature `kubernetes`, as the \
+                    image has";
+        return report.fault(&spot.as_str(), what);
+    }
+    let port = match &said.port {
+        Some(PodPort::Name(name)) => Some(name),
+        Some(PodPort::Number(_)) | None => None,
+    };
+    let names = [("namespace", said.namespace.as_ref()), ("service", Some(&said.service)), ("port", port)];
+    for (key, name) in names.into_iter().filter_map(|(key, name)| Some((key, name?))) {
+        if spot.key(key).is_intact() && !is_label(name) {
+            let what = format!("found `{name}`, expected a name of Kubernetes: a-z, 0-9 and `-`, at most 63 of them");
+            report.fault(&spot.key(key), what);
+        }
+    }
+    report.some_path(&spot.key("kubeconfig"), said.kubeconfig.as_deref());
+}
+
+/// Whether Kubernetes could call a namespace, a Service or a port so.
+fn is_label(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&name.len()) && name.bytes().all(allowed) && !name.starts_with('-') && !name.ends_with('-')
 }
 
 fn lookups(said: &Lookups, spot: &Spot<'_>, report: &mut Report) {
@@ -475,6 +502,7 @@ fn tls(upstream: &Config, tls: &Tls, spot: &Spot<'_>, report: &mut Report) {
     };
     let of_source = match &upstream.servers {
         Servers::Srv(_) => Some("the targets of a service have no name in common".to_owned()),
+        Servers::Kubernetes(_) => Some("pods have no name in common".to_owned()),
         Servers::Dns(said) => nameless(&ServerAddress::Name(said.dns.clone(), said.port)),
         Servers::List(_) | Servers::File(_) => None,
     };

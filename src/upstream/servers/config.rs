@@ -24,6 +24,8 @@ pub enum Servers {
     Dns(DnsSource),
     /// The targets of a service in DNS.
     Srv(SrvSource),
+    /// The pods behind a Service of Kubernetes.
+    Kubernetes(KubernetesSource),
 }
 
 /// `servers: { file: … }`: a file that holds the list, and is watched.
@@ -53,6 +55,90 @@ pub struct SrvSource {
     /// How it is looked up.
     #[serde(flatten)]
     pub lookups: Lookups,
+}
+
+/// `servers: { kubernetes: { … } }`: each pod behind a Service is a server, as its EndpointSlices tell.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KubernetesSource {
+    /// Which pods.
+    pub kubernetes: KubernetesService,
+}
+
+/// The pods behind a Service, and who tells of them.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct KubernetesService {
+    /// The namespace of the Service. Default: that of the gateway's own pod, or of the kubeconfig's context.
+    #[serde(default)]
+    pub namespace: Option<String>,
+    /// The name of the Service.
+    pub service: String,
+    /// The port of the pods, by its name in the Service or by its number on the pods. Default: the only one that they have.
+    #[serde(default)]
+    pub port: Option<PodPort>,
+    /// The file that says where the API server is, and how to prove to it who asks. Default: what every pod has for that.
+    #[serde(default)]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+impl fmt::Display for KubernetesService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("kubernetes ")?;
+        if let Some(namespace) = &self.namespace {
+            write!(f, "{namespace}/")?;
+        }
+        f.write_str(&self.service)?;
+        match &self.port {
+            Some(port) => write!(f, ":{port}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A port of pods.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum PodPort {
+    /// By the number that the pods listen on.
+    Number(u16),
+    /// By the name that the Service has for it.
+    Name(String),
+}
+
+impl fmt::Display for PodPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for PodPort {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl Visitor<'_> for Either {
+            type Value = PodPort;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a port: its name, or a number from 1 to 65535")
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<PodPort, E> {
+                let port = u16::try_from(number).ok().filter(|&port| port != 0);
+                port.map(PodPort::Number).ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
+            }
+
+            /// Numbers in quotes are numbers: no port is called by digits alone.
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<PodPort, E> {
+                match text.parse() {
+                    Ok(number) => self.visit_u64(number),
+                    Err(_) => Ok(PodPort::Name(text.to_owned())),
+                }
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
 }
 
 /// How names are looked up.
@@ -120,7 +206,7 @@ impl Servers {
     pub fn list(&self) -> &[ServerConfig] {
         match self {
             Self::List(list) => list,
-            Self::File(_) | Self::Dns(_) | Self::Srv(_) => &[],
+            Self::File(_) | Self::Dns(_) | Self::Srv(_) | Self::Kubernetes(_) => &[],
         }
     }
 
@@ -129,7 +215,7 @@ impl Servers {
     pub fn host(&self) -> Option<(&str, u16)> {
         match self {
             Self::Dns(said) => Some((&said.dns, said.port)),
-            Self::List(_) | Self::File(_) | Self::Srv(_) => None,
+            Self::List(_) | Self::File(_) | Self::Srv(_) | Self::Kubernetes(_) => None,
         }
     }
 
@@ -153,6 +239,7 @@ impl fmt::Display for Servers {
             Self::File(said) => write!(f, "file {}", said.file.display()),
             Self::Dns(said) => write!(f, "dns {}:{}", said.dns, said.port),
             Self::Srv(said) => write!(f, "srv {}", said.srv),
+            Self::Kubernetes(said) => said.kubernetes.fmt(f),
         }
     }
 }
@@ -164,7 +251,7 @@ impl<'de> Deserialize<'de> for Servers {
             type Value = Servers;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of servers, or a map with `file`, `dns` or `srv`")
+                f.write_str("a list of servers, or a map with `file`, `dns`, `srv` or `kubernetes`")
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Servers, A::Error> {
@@ -196,6 +283,7 @@ struct Keys {
     file: Option<PathBuf>,
     dns: Option<String>,
     srv: Option<String>,
+    kubernetes: Option<KubernetesService>,
     port: Option<u16>,
     family: Option<Family>,
     #[serde(with = "humantime_serde")]
@@ -207,7 +295,7 @@ struct Keys {
 
 impl Keys {
     fn source(self) -> Result<Servers, String> {
-        let Self { file, dns, srv, port, family, refresh, min_refresh, resolver } = self;
+        let Self { file, dns, srv, kubernetes, port, family, refresh, min_refresh, resolver } = self;
         let asks = family.is_some() || refresh.is_some() || min_refresh.is_some() || resolver.is_some();
         let usual = Lookups::default();
         let lookups = Lookups {
@@ -218,6 +306,17 @@ impl Keys {
         };
         // As DNS has it: a dot at the end says that the name is whole, which it is in any case.
         let name = |text: String| text.strip_suffix('.').unwrap_or(&text).to_ascii_lowercase();
+        if let Some(kubernetes) = kubernetes {
+            return match (file, dns, srv) {
+                (None, None, None) if asks || port.is_some() => {
+                    let what =
+                        "found `kubernetes` with keys of `dns`, expected it alone: `port` is one of its own keys";
+                    Err(what.to_owned())
+                }
+                (None, None, None) => Ok(Servers::Kubernetes(KubernetesSource { kubernetes })),
+                _ => Err(SEVERAL.to_owned()),
+            };
+        }
         match (file, dns, srv) {
             (Some(_), None, None) if asks || port.is_some() => {
                 Err("found `file` with keys of `dns`, expected `file` alone".to_owned())
@@ -232,12 +331,14 @@ impl Keys {
             }
             (None, None, Some(srv)) => Ok(Servers::Srv(SrvSource { srv: name(srv), lookups })),
             (None, None, None) => {
-                Err("expected a list of servers, or one of the keys `file`, `dns` and `srv`".to_owned())
+                Err("expected a list of servers, or one of the keys `file`, `dns`, `srv` and `kubernetes`".to_owned())
             }
-            _ => Err("found several of `file`, `dns` and `srv`, expected one of them".to_owned()),
+            _ => Err(SEVERAL.to_owned()),
         }
     }
 }
+
+const SEVERAL: &str = "found several of `file`, `dns`, `srv` and `kubernetes`, expected one of them";
 
 /// One entry of `servers`: an address, or a map with more to say.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -253,6 +354,10 @@ pub struct ServerConfig {
     /// Where it stands: of those of a priority, the ones in the gateway's own `zone` come first, and those without a zone
     /// with them. Default: nowhere in particular.
     pub zone: Option<String>,
+    /// The zones that are to ask it first, where whoever tells of it says so instead of where it stands. No key of the
+    /// configuration.
+    #[serde(skip)]
+    pub for_zones: Option<Vec<String>>,
     /// Most requests and tunnels in flight at once. Default 0, no limit.
     pub max_connections: usize,
     /// Whether it is to be left: it gets no new work while others can take it, and its sessions are let go as the
@@ -271,7 +376,16 @@ impl ServerConfig {
     }
 
     pub(crate) fn of(address: ServerAddress) -> Self {
-        Self { address, name: None, weight: 1, priority: 0, zone: None, max_connections: 0, drain: false }
+        Self {
+            address,
+            name: None,
+            weight: 1,
+            priority: 0,
+            zone: None,
+            for_zones: None,
+            max_connections: 0,
+            drain: false,
+        }
     }
 
     /// Calls it so in logs and metrics, instead of by its address; cookies and sessions go by the name, too.
@@ -296,6 +410,21 @@ impl ServerConfig {
     #[must_use]
     pub fn with_zone(self, zone: impl Into<String>) -> Self {
         Self { zone: Some(zone.into()), ..self }
+    }
+
+    /// Has it asked first by gateways of these zones, wherever it stands.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn with_for_zones(self, zones: Option<Vec<String>>) -> Self {
+        Self { for_zones: zones, ..self }
+    }
+
+    /// Whether gateways of this zone leave it to others, as long as those of their own have room.
+    pub(crate) fn is_away_from(&self, own: &str) -> bool {
+        match (&self.for_zones, &self.zone) {
+            (Some(zones), _) => !zones.iter().any(|zone| zone == own),
+            (None, Some(zone)) => zone != own,
+            (None, None) => false,
+        }
     }
 
     /// Gives it at most so many requests and tunnels at once; 0 for no limit.
@@ -364,7 +493,8 @@ impl<'de> Deserialize<'de> for ServerConfig {
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ServerConfig, A::Error> {
                 let Long { address, name, weight, priority, zone, max_connections, drain } =
                     Long::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(ServerConfig { address, name, weight, priority, zone, max_connections, drain })
+                let for_zones = None;
+                Ok(ServerConfig { address, name, weight, priority, zone, for_zones, max_connections, drain })
             }
         }
         deserializer.deserialize_any(Either)

@@ -123,6 +123,8 @@ impl Found {
 pub struct Findings {
     /// Who tells of the servers.
     pub source: String,
+    /// Whether it has heard by now who they are, as far as the gateway has to wait for that.
+    pub heard: bool,
     /// How that went.
     pub inquiries: Inquiries,
     /// How many servers are in the set.
@@ -134,10 +136,17 @@ pub struct Findings {
 impl Upstream {
     /// How its discovery stands; `None` where its servers are those of the configuration.
     pub fn findings(&self) -> Option<Findings> {
-        let source = self.found.source()?.name();
+        let source = self.found.source()?;
+        let (source, heard) = (source.name(), source.has_heard());
         let members = self.members.load();
         let left_out = members.left_out.iter().map(|one| (one.name.clone(), one.fault.clone())).collect();
-        Some(Findings { source, inquiries: self.found.inquiries.now(), servers: members.servers.len(), left_out })
+        Some(Findings {
+            source,
+            heard,
+            inquiries: self.found.inquiries.now(),
+            servers: members.servers.len(),
+            left_out,
+        })
     }
 
     /// How its discovery went so far; `None` where its servers are those of the configuration.
@@ -176,9 +185,11 @@ impl Upstream {
         let changes = changes(&before.servers, &members.servers);
         let source = self.found.source().map_or_else(String::new, |source| source.name());
         log::info!("upstream {}: {source} finds {} servers{changes}", self.name, members.servers.len());
+        let gone = if latest.are_lives { members.ended() } else { HashSet::new() };
         self.members.store(Arc::new(members));
         self.settle();
         self.members_changed.send_replace(());
+        self.end_drains(&gone);
         self.queue.dispatch();
     }
 

@@ -132,6 +132,15 @@ impl Members {
         level.map_or(&self.servers, |level| &level.servers)
     }
 
+    /// Of the removed servers, those that have ended, where servers are called after who they are: another one has the
+    /// address, or they were about to end when they were last heard of.
+    pub(super) fn ended(&self) -> HashSet<ServerId> {
+        let taken: HashSet<_> = self.servers.iter().map(|server| server.address()).collect();
+        let removed = self.removed.load();
+        let ended = removed.iter().filter(|server| server.drain || taken.contains(server.address()));
+        ended.map(|server| server.id()).collect()
+    }
+
     /// Servers of before that still have work.
     pub(crate) fn removed(&self) -> Arc<Vec<Arc<Server>>> {
         self.removed.load_full()

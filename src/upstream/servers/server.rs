@@ -103,7 +103,7 @@ impl Server {
         let name = said.name();
         let configured_weight = u32::from(said.weight);
         let id = ServerId::of(&name);
-        let away = own_zone.is_some_and(|own| said.zone.as_ref().is_some_and(|zone| zone != own));
+        let away = own_zone.is_some_and(|own| said.is_away_from(own));
         let home = sessions.map(|table| table.home(id.to_bits()));
         let same = known.filter(|server| server.id == id && server.address == said.address);
         let weight = same.map_or(configured_weight, |same| same.life.weight(configured_weight));

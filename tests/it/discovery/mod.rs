@@ -2,6 +2,8 @@
 
 mod dns;
 mod file;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod name;
 
 use std::collections::BTreeSet;

@@ -119,7 +119,7 @@ impl Gateway {
         let mut child = command
             .args(["run", "-c"])
             .arg(&file)
-            .env("RUST_LOG", "info,sockgate=debug,pingora=warn,pingora_core=off,pingora_proxy=off")
+            .env("RUST_LOG", "info,sockgate=debug,kube_client=off,pingora=warn,pingora_core=off,pingora_proxy=off")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

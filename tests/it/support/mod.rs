@@ -10,6 +10,8 @@ pub mod gateway;
 pub mod http2;
 pub mod http2_server;
 pub mod inside;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod load;
 pub mod node;
 pub mod pebble;
