@@ -42,6 +42,8 @@ mod import;
 mod layers;
 mod limits;
 mod malformed;
+#[cfg(feature = "kubernetes")]
+mod manifests;
 mod mcp;
 mod operate;
 mod other_upgrades;

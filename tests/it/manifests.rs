@@ -1,0 +1,124 @@
+//! What `conf/kubernetes` makes, by kubectl and Helm themselves: valid, without privileges, and with configurations that run.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use sockgate::Config;
+use tokio::process::Command;
+
+use crate::support::within;
+
+/// The documents that each overlay and the chart make; `None`, aloud, where the tools are missing.
+async fn made() -> Option<Value> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/manifests.py");
+    let python = script.with_file_name("kubernetes/.venv/bin/python");
+    if !python.exists() {
+        eprintln!("skipped: kubectl and Helm are not installed here: run scripts/node-deps");
+        return None;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let run = Command::new(python).arg(script).arg(scratch.path()).kill_on_drop(true).output();
+    let output = within("the manifests are made", run).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    Some(serde_json::from_slice(&output.stdout).unwrap_or_else(|fault| panic!("{fault}: {said}")))
+}
+
+fn of_kind<'a>(documents: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    documents.iter().filter(|document| document["kind"] == kind).collect()
+}
+
+/// Whether labels have all that a selector asks for.
+fn selects(selector: &Value, labels: &Value) -> bool {
+    let asked = selector.as_object().expect("a selector of labels");
+    !asked.is_empty() && asked.iter().all(|(label, value)| labels[label] == *value)
+}
+
+fn seconds(time: &Value) -> u64 {
+    time.as_str().and_then(|time| time.strip_suffix('s')).unwrap_or_else(|| panic!("{time}")).parse().unwrap()
+}
+
+#[tokio::test]
+async fn overlays_and_chart_are_valid_and_need_no_privilege() {
+    let Some(all) = made().await else { return };
+    assert_eq!(all["lint"]["errors"], json!([]), "{}", all["lint"]);
+    let made: BTreeMap<String, Vec<Value>> = serde_json::from_value(all["made"].clone()).unwrap();
+    assert_eq!(made.len(), 5);
+    for (name, documents) in &made {
+        let [deployment] = of_kind(documents, "Deployment")[..] else { panic!("{name}: one Deployment") };
+        let (pod, labels) =
+            (&deployment["spec"]["template"]["spec"], &deployment["spec"]["template"]["metadata"]["labels"]);
+        let containers = pod["containers"].as_array().unwrap();
+        let gateway = containers.iter().find(|container| container["name"] == "sockgate").unwrap();
+        let rights = &gateway["securityContext"];
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true, "{name}");
+        assert_eq!(rights["readOnlyRootFilesystem"], true, "{name}");
+        assert_eq!(rights["allowPrivilegeEscalation"], false, "{name}");
+        assert_eq!(rights["capabilities"]["drop"], json!(["ALL"]), "{name}");
+
+        // The configuration is one that runs without a warning, listens where the ports say, and ends before it is ended.
+        let mounted = pod["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == "config").unwrap();
+        let maps = of_kind(documents, "ConfigMap");
+        let map = maps.iter().find(|map| map["metadata"]["name"] == mounted["configMap"]["name"]);
+        let text = map.unwrap_or_else(|| panic!("{name}: {mounted}"))["data"]["sockgate.yaml"].as_str().unwrap();
+        let loaded = Config::read(name, text, &|_| None).unwrap_or_else(|faults| panic!("{faults}"));
+        // The kubelet's probes come without a certificate, so the admin address is in plain; the network policy says who may
+        // come there.
+        let warned: Vec<_> =
+            loaded.warnings.iter().filter(|warning| !warning.to_string().contains("tokens pass in plain")).collect();
+        assert!(warned.is_empty(), "{name}: {warned:?}");
+        let config = serde_json::to_value(&loaded.config).unwrap();
+        let ports: Vec<u64> =
+            gateway["ports"].as_array().unwrap().iter().map(|port| port["containerPort"].as_u64().unwrap()).collect();
+        let listens = [&config["listeners"][0]["address"], &config["admin"]["address"]];
+        for (address, port) in listens.into_iter().zip(ports) {
+            assert_eq!(address.as_str().unwrap(), format!("0.0.0.0:{port}"), "{name}");
+        }
+        let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap();
+        assert!(grace > seconds(&config["drain"]["deadline"]), "{name}");
+
+        // Whatever selects pods selects these, and nobody else's.
+        let selectors = documents.iter().filter_map(|document| match document["kind"].as_str().unwrap() {
+            "Service" => Some(&document["spec"]["selector"]),
+            "PodDisruptionBudget" | "Deployment" => Some(&document["spec"]["selector"]["matchLabels"]),
+            "NetworkPolicy" => Some(&document["spec"]["podSelector"]["matchLabels"]),
+            _ => None,
+        });
+        for selector in selectors {
+            assert!(selects(selector, labels), "{name}: {selector} {labels}");
+        }
+
+        // All that it may do is to look at slices, and only in namespaces.
+        assert!(of_kind(documents, "ClusterRole").is_empty());
+        for role in of_kind(documents, "Role") {
+            let few = json!([{ "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"],
+                "verbs": ["get", "list", "watch"] }]);
+            assert_eq!(role["rules"], few, "{name}");
+        }
+        let account = &pod["serviceAccountName"];
+        assert_eq!(account.is_null(), name == "sidecar", "{name}");
+        for binding in of_kind(documents, "RoleBinding") {
+            assert_eq!(&binding["subjects"][0]["name"], account, "{name}");
+        }
+        for monitor in of_kind(documents, "ServiceMonitor") {
+            let watched = &monitor["spec"]["selector"]["matchLabels"];
+            let services = of_kind(documents, "Service");
+            let those: Vec<_> =
+                services.iter().filter(|service| selects(watched, &service["metadata"]["labels"])).collect();
+            assert_eq!(those.len(), 1, "{name}");
+            assert_eq!(those[0]["spec"]["ports"][0]["name"], monitor["spec"]["endpoints"][0]["port"], "{name}");
+        }
+        let metrics = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md")).unwrap();
+        for scaler in of_kind(documents, "HorizontalPodAutoscaler") {
+            let metric = scaler["spec"]["metrics"][0]["pods"]["metric"]["name"].as_str().unwrap();
+            assert!(metrics.contains(&format!("`{metric}`")), "{name}: {metric}");
+        }
+    }
+    assert_eq!(of_kind(&made["chart with all"], "Role").len(), 2, "one for each namespace");
+    for name in ["components", "chart with all"] {
+        for kind in ["HorizontalPodAutoscaler", "ServiceMonitor"] {
+            assert_eq!(of_kind(&made[name], kind).len(), 1, "{name}: {kind}");
+        }
+    }
+}
