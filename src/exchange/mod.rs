@@ -23,6 +23,7 @@ mod rules;
 mod tail;
 mod tunnel;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -117,6 +118,8 @@ pub struct Exchange {
     leave: Option<Arc<Leave>>,
     /// See [`Self::can_be_ended`].
     endable: bool,
+    /// Whether who carries it can end a stream, too.
+    ends_streams: bool,
     /// The goodbye that its session was told in place of an answer, where it was: the word for it in the log.
     told: Option<&'static str>,
     /// Learns what the answer says of a session.
@@ -337,6 +340,7 @@ impl Exchange {
             queued: 0,
             leave: None,
             endable: false,
+            ends_streams: false,
             told: None,
             learner: None,
             offer: Offer::Never,
@@ -690,6 +694,12 @@ impl Exchange {
             return Err(self.fail(Refusal::NoRoute));
         };
         let retries = of_route.unwrap_or(upstream.config().connect_retries);
+        if ties.has_left()
+            && let Some(over) = ties.over(upstream)
+        {
+            self.own = Some(Box::new(answer::goodbye(over, None)));
+            return Err(self.fail(Refusal::SessionOver));
+        }
         let lease = match ties.place(upstream, &mut self.tried, retries, &self.info.strayed).await {
             Ok(lease) => lease,
             // Enough others were tried: what failed is the connecting.
@@ -721,20 +731,23 @@ impl Exchange {
     fn placed(&mut self, lease: Lease) {
         self.tries += 1;
         self.queued = u32::try_from(lease.waited().as_micros()).unwrap_or(u32::MAX);
-        if self.polls
-            && let (Some(upstream), Some(ties)) = (&self.upstream, &self.ties)
-            && ties.goodbye(upstream).is_some()
-        {
-            let begun = ties.session.as_ref().and_then(|session| session.begun.as_ref());
-            let session = OfSession::Known(begun.map_or(0, |(key, _)| key.name()));
-            let visitor = Visitor { origin: self.origin(), client: self.client, session };
-            let leave = upstream.roster(lease.server().id()).enter(visitor);
-            if let Some(who) = &mut self.who {
-                who.expiry = who.ends().map(|at| leave.expires(at));
-            }
-            self.leave = Some(leave);
-        }
         self.lease = Some(lease);
+        if self.polls && self.ties.as_ref().is_some_and(Ties::says_goodbye) {
+            self.enter_roster();
+        }
+    }
+
+    /// Puts it on the list of those who can be told to leave its server.
+    fn enter_roster(&mut self) {
+        let (Some(upstream), Some(ties), Some(lease)) = (&self.upstream, &self.ties, &self.lease) else { return };
+        let begun = ties.session.as_ref().and_then(|session| session.begun.as_ref());
+        let session = begun.map_or(OfSession::None, |(key, _)| OfSession::Known(key.name()));
+        let visitor = Visitor { origin: self.origin(), client: self.client, session };
+        let leave = upstream.roster(lease.server().id()).enter(visitor);
+        if let Some(who) = &mut self.who {
+            who.expiry = who.ends().map(|at| leave.expires(at));
+        }
+        self.leave = Some(leave);
     }
 
     /// Whether it is a poll of a session, which the server may take its time to answer.
@@ -745,6 +758,37 @@ impl Exchange {
     /// A poll's place on the list of those who can be told to leave.
     pub(crate) fn leave(&self) -> Option<&Arc<Leave>> {
         self.leave.as_ref()
+    }
+
+    /// Whoever carries it can end a stream when its session has to go: see [`Self::last_words`].
+    pub(crate) fn can_end_streams(&mut self) {
+        self.ends_streams = true;
+    }
+
+    /// Whether its answer is a stream that can be ended.
+    pub(crate) fn is_endable_stream(&self) -> bool {
+        self.endable && self.server_status.is_some()
+    }
+
+    /// What ends the stream in the server's place, where that may be said now, and not in the middle of an event. Its session
+    /// is over then.
+    pub(crate) fn last_words(&mut self, core: &Core) -> Option<Cow<'static, [u8]>> {
+        let (upstream, ties) = (self.upstream.as_ref()?, self.ties.as_ref()?);
+        let last = ties.last_words(upstream)?;
+        let said = self.ruled.as_ref().and_then(|ruled| ruled.tail.as_ref()).map_or(&b""[..], |tail| tail.bytes());
+        if !last.may_follow(said) {
+            return None;
+        }
+        let why = self.leave.as_ref().and_then(|leave| leave.why()).unwrap_or(Why::Drain);
+        let why = if core.ending.is_leaving() { "stopped" } else { why.as_str() };
+        upstream.metrics.goodbye(why);
+        self.told = Some(why);
+        // Who asks for it again is told so, as long as that may come.
+        self.with_session(|table, key| {
+            table.mark(key, Mark::Leaving);
+            table.goodbye(key, Cause::Drain);
+        });
+        Some(last.words)
     }
 
     /// Whoever carries the poll can end it when it is told to leave, and calls [`Self::goodbye`] then. Otherwise the poll
@@ -811,9 +855,12 @@ impl Exchange {
             }
             lease.first_byte(status < 500);
         }
-        // An answer that has begun can't be taken back. Before the client has it, since the next poll follows it at once.
+        // An answer that has begun can't be taken back, unless it is a stream. Before the client has it, since the next poll
+        // follows it at once.
         self.endable = false;
-        self.leave_next_time();
+        if !self.ends_streams || !self.ties.as_ref().is_some_and(Ties::streams) {
+            self.leave_next_time();
+        }
         self.server_status = Some(status);
         if status == 101 && !self.form.may_switch() {
             // No upgrade was asked for: passing it on would leave client and server with two ideas of the connection.
@@ -840,20 +887,35 @@ impl Exchange {
             }
         }
         let is_stream = || headers.get("content-type").is_some_and(|said| said.starts_with(b"text/event-stream"));
-        if status == 200 && self.ties.as_ref().is_some_and(Ties::streams) && is_stream() {
-            self.hold_session();
+        if status == 200 && self.ties.as_ref().is_some_and(Ties::streams) && (self.polls || is_stream()) {
+            self.stream(headers);
         }
         self.begin_compressing(status, &headers);
         Ok(&self.changes.to_client)
     }
 
-    /// Keeps the session for as long as the answer is under way.
-    fn hold_session(&mut self) {
+    /// Keeps the session for as long as the answer is under way, and has it told when it has to go.
+    fn stream(&mut self, headers: Headers<'_>) {
         let mut held = None;
         self.with_session(|table, key| held = table.hold(key));
+        let (Some(upstream), Some(ties)) = (&self.upstream, &self.ties) else { return };
         if let Some(mut held) = held {
-            held.goes_on();
+            let goes_on = ties.session.as_ref().is_none_or(|session| session.goes_on_without_tunnels(upstream));
+            if goes_on {
+                held.goes_on();
+            } else {
+                held.ends(Cause::Client);
+            }
             self.ruled.get_or_insert_default().held = Some(held);
+        }
+        // What the server has compressed can't be added to.
+        let is_plain = headers.get("content-encoding").is_none();
+        let (Some(upstream), Some(ties)) = (&self.upstream, &self.ties) else { return };
+        if self.ends_streams && is_plain && ties.last_words(upstream).is_some() {
+            self.endable = true;
+            if self.leave.is_none() {
+                self.enter_roster();
+            }
         }
     }
 
@@ -902,7 +964,7 @@ impl Exchange {
 
     /// Whether [`Self::hear_answer`] has to have the answer's body.
     pub(crate) fn hears_answer(&self) -> bool {
-        self.learner.is_some() || self.polls
+        self.learner.is_some() || self.polls || self.is_endable_stream()
     }
 
     /// Takes the next bytes of the answer's body, before the client gets them.
@@ -910,10 +972,11 @@ impl Exchange {
         if self.learner.as_mut().is_some_and(|learner| !learner.hear(bytes, is_end)) {
             self.learner = None;
         }
-        if let (true, Some(upstream), Some(ties)) = (self.polls, &self.upstream, &self.ties) {
+        let tells = self.polls || self.is_endable_stream();
+        if let (true, Some(upstream), Some(ties)) = (tells, &self.upstream, &self.ties) {
             let tail = self.ruled.get_or_insert_default().tail.get_or_insert_default();
             tail.push(bytes);
-            if is_end {
+            if is_end && self.polls {
                 ties.note_server_goodbye(upstream, tail.bytes(), tail.is_whole());
             }
         }
@@ -954,7 +1017,8 @@ impl Exchange {
 
     fn say_goodbye(&mut self, core: &Core, why: Why, request: &RequestHead<'_>) {
         let (Some(upstream), Some(ties)) = (&self.upstream, &self.ties) else { return };
-        let Some(goodbye) = ties.goodbye(upstream) else { return };
+        let Ok(onward) = self.onward(request).request(&self.info, self.client) else { return };
+        let Some(goodbye) = ties.goodbye(upstream, &onward) else { return };
         let why = if core.ending.is_leaving() { "stopped" } else { why.as_str() };
         upstream.metrics.goodbye(why);
         let origin = request.headers.get("origin").and_then(|origin| HeaderValue::from_bytes(origin).ok());
@@ -1009,6 +1073,8 @@ impl Exchange {
             core.access_log.write(&entry.finish());
         }
         self.judge(ended.cut_by);
+        // A stream that has ended by itself has had no time to be told.
+        self.endable &= self.server_status.is_none();
         self.leave_next_time();
         if self.polls && ended.cut_by == Some(Side::Client) && !core.ending.is_cut() {
             self.with_session(|table, key| table.lose(key));

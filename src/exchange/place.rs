@@ -10,7 +10,7 @@ use rand::Rng;
 
 use crate::affinity::stable_hash;
 use crate::request::{Request, host_name};
-use crate::session::{Arrival, Cause, Found, Goodbye, Key, SessionProtocol, SessionRequest};
+use crate::session::{Arrival, Cause, Found, Goodbye, Key, LastWords, SessionProtocol, SessionRequest};
 use crate::upstream::{Lease, PickError, PickKey, Questions, ServerId, Sought, Tried, Upstream, Wanted};
 
 /// What ties a request to a server, as far as the request says.
@@ -49,6 +49,8 @@ pub(super) struct SessionTie {
     questions: Option<Arc<Questions>>,
     /// What came of asking them.
     sought: Option<Sought>,
+    /// Whether this is a poll that can be answered with a goodbye.
+    says_goodbye: bool,
 }
 
 impl SessionTie {
@@ -63,7 +65,8 @@ impl SessionTie {
         if said.is_ambiguous {
             // Nobody is asked about either.
             let said = SessionRequest { is_ambiguous: true, ..SessionRequest::default() };
-            return Some(Self { begun: None, said, found: None, path: None, questions: None, sought: None });
+            let (begun, found, path, questions, sought) = (None, None, None, None, None);
+            return Some(Self { begun, said, found, path, questions, sought, says_goodbye: false });
         }
         let begun = said.id.map(|id| (table.key(id), Box::from(id)));
         let found = begun.as_ref().and_then(|(key, _)| table.find(*key));
@@ -71,8 +74,10 @@ impl SessionTie {
         let question = |id: &str| protocol.question(said.dialect, id, request);
         let questions = lost.and_then(|id| question(id).zip(question(&made_up_id())));
         let questions = questions.map(|(about, decoy)| Arc::new(Questions { about, decoy, fields: Vec::new() }));
-        let path = (said.opens && !upstream.expects_sessions_at(path)).then(|| path.into());
-        Some(Self { begun, said: SessionRequest { id: None, ..said }, found, path, questions, sought: None })
+        let path = (said.opens && !upstream.expects_sessions_at(path)).then(|| protocol.path_of_sessions(path).into());
+        let says_goodbye = said.polls && protocol.goodbye(said.dialect, request).is_some();
+        let said = SessionRequest { id: None, ..said };
+        Some(Self { begun, said, found, path, questions, sought: None, says_goodbye })
     }
 
     /// What came of looking for its session among the servers, where that was done.
@@ -99,8 +104,8 @@ impl Ties {
         let mut client = PickKey { client: request.client, value: upstream.value_of(request) };
         let was_on = upstream.cookie.as_ref().and_then(|cookie| cookie.find(request)).map(ServerId::from_bits);
         let session = SessionTie::new(upstream, request);
-        if let Some(SessionTie { begun: Some((_, id)), said, .. }) = &session
-            && said.opens
+        if let Some(SessionTie { begun: Some((_, id)), .. }) = &session
+            && upstream.session_protocol().is_some_and(|protocol| protocol.clients_make_ids())
         {
             // Where clients choose ids, every gateway places them alike.
             client.value.get_or_insert_with(|| stable_hash(id.as_bytes()));
@@ -150,6 +155,11 @@ impl Ties {
         self.session.as_ref().is_some_and(|session| session.said.streams)
     }
 
+    /// Whether its session was told to leave, and is over.
+    pub(super) fn has_left(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.found.is_some_and(|found| found.has_left()))
+    }
+
     /// The answer that says that its session is over, where there is one.
     pub(super) fn over(&self, upstream: &Upstream) -> Option<Goodbye> {
         let session = self.session.as_ref().filter(|session| session.begun.is_some())?;
@@ -171,10 +181,21 @@ impl Ties {
         self.session.as_ref().is_some_and(|session| session.said.polls)
     }
 
-    /// The answer that ends its session politely in the server's place, where this is a poll that has one.
-    pub(super) fn goodbye(&self, upstream: &Upstream) -> Option<Goodbye> {
-        let session = self.session.as_ref().filter(|session| session.said.polls)?;
-        upstream.session_protocol()?.goodbye(session.said.dialect)
+    /// Whether this is a poll that can be answered with a goodbye.
+    pub(super) fn says_goodbye(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.says_goodbye)
+    }
+
+    /// The answer that ends its session politely in the server's place, where this is such a poll.
+    pub(super) fn goodbye(&self, upstream: &Upstream, request: &Request<'_>) -> Option<Goodbye> {
+        let session = self.session.as_ref().filter(|session| session.says_goodbye)?;
+        upstream.session_protocol()?.goodbye(session.said.dialect, request)
+    }
+
+    /// What is said last where its answer streams, and can be ended.
+    pub(super) fn last_words(&self, upstream: &Upstream) -> Option<LastWords> {
+        let session = self.session.as_ref().filter(|session| session.said.streams)?;
+        upstream.session_protocol()?.last_words(session.said.dialect)
     }
 
     /// Takes note of a client's goodbye, which is the whole body of a POST: its session is over. Nothing else would tell,
@@ -246,7 +267,7 @@ impl Ties {
             && let Some((key, _)) = &session.begun
         {
             let lease = upstream.return_to(ServerId::from_bits(session.found?.server))?;
-            if upstream.has_let_go_of(lease.server()) {
+            if self.has_left() || upstream.has_let_go_of(lease.server()) {
                 return None;
             }
             if session.said.ends
@@ -278,7 +299,13 @@ impl Ties {
             None if session.sought.is_some() || upstream.all_servers().len() < 2 => return None,
             None => {
                 let (dialect, questions) = (session.said.dialect, session.questions.as_ref()?);
-                let wanted = Wanted { key, dialect, client: &self.client, was_on: self.was_on, questions, strayed };
+                // One that opens here most likely is asked for only where it may be open.
+                let among = if session.said.opens { upstream.elsewhere(&self.client) } else { None };
+                if among.as_ref().is_some_and(Vec::is_empty) {
+                    return None;
+                }
+                let (client, was_on) = (&self.client, self.was_on);
+                let wanted = Wanted { key, dialect, client, was_on, among, questions, strayed };
                 let sought = Box::pin(upstream.search(&wanted)).await;
                 session.sought = Some(sought);
                 tried.in_shortage = sought == Sought::Shortage;

@@ -24,6 +24,8 @@ pub(crate) struct Opened {
     pub(crate) held: Option<Arc<Hold>>,
     /// Whether that session may go on without it though it came here: see [`Arrival::Unsure`].
     pub(crate) unsure: bool,
+    /// Whether it may go on by another one where nobody has said goodbye: see [`Arrival::UntilClosed`].
+    pub(crate) resumes: bool,
     /// How long it may be silent; zero for no limit. For a session that begins here, its first frame will say more.
     pub(crate) idle: Span,
 }
@@ -77,34 +79,44 @@ impl Exchange {
         let timeouts = &upstream.config().timeouts;
         let raw = self.form == Form::Raw;
         let mut idle = if raw { timeouts.raw_idle() } else { timeouts.tunnel_idle(silence) };
-        let (mut held, mut unsure) = (None, false);
+        let (mut held, mut arrival) = (None, None);
+        if let (Some(session), Some(protocol)) =
+            (session.filter(|session| session.begun.is_some()), upstream.session_protocol())
+        {
+            listening.last_message = protocol.last_message(session.said.dialect);
+        }
         if let Some(learner) = self.learner.take() {
             // The session begins here.
             held = learner.hold().cloned();
             idle = learner.idle().unwrap_or(idle);
             listening.overhear = learner.overhear();
         } else if let Some(session) = session {
-            (held, unsure) = came(&upstream, session, listening);
+            (held, arrival) = came(&upstream, session, listening);
         }
         idle = self.tunnel_idle().unwrap_or(idle);
         let (place, ends) = (self.place.take(), self.who.as_ref().and_then(|who| who.ends()));
         let holds = (place.is_some() || ends.is_some()).then(|| Box::new(Holds { _place: place, ends, expiry: None }));
         let idle = idle.into();
-        Some(Opened { entry, lease, upstream, holds, held, unsure, idle })
+        let (unsure, resumes) = (arrival == Some(Arrival::Unsure), arrival == Some(Arrival::UntilClosed));
+        Some(Opened { entry, lease, upstream, holds, held, unsure, resumes, idle })
     }
 }
 
-/// What a new tunnel means to a session that began elsewhere, which it holds for as long as it is open; and whether the
-/// session may go on without it though it has come.
-fn came(upstream: &Arc<Upstream>, session: &SessionTie, listening: &mut Listening) -> (Option<Arc<Hold>>, bool) {
+/// What a new tunnel means to a session that began elsewhere, which it holds for as long as it is open; and when that has come to
+/// it.
+fn came(
+    upstream: &Arc<Upstream>,
+    session: &SessionTie,
+    listening: &mut Listening,
+) -> (Option<Arc<Hold>>, Option<Arrival>) {
     let known = upstream.sessions().zip(upstream.session_protocol()).zip(session.begun.as_ref());
-    let Some(((table, protocol), (key, _))) = known else { return (None, false) };
+    let Some(((table, protocol), (key, _))) = known else { return (None, None) };
     let arrival = protocol.arrival(session.said.dialect);
     let held = table.hold(*key).map(|mut held| {
         let hold = Arc::new(Hold::new());
         match arrival {
             Arrival::Never => held.goes_on(),
-            Arrival::AtOnce | Arrival::Unsure => reached(upstream, &held),
+            Arrival::AtOnce | Arrival::Unsure | Arrival::UntilClosed => reached(upstream, &held),
             Arrival::Message(number) => {
                 listening.overhear_client = Some(overhear_arrival(Arc::clone(upstream), Arc::clone(&hold), number));
             }
@@ -113,5 +125,5 @@ fn came(upstream: &Arc<Upstream>, session: &SessionTie, listening: &mut Listenin
         let _ = hold.set(held);
         hold
     });
-    (held, arrival == Arrival::Unsure)
+    (held, Some(arrival))
 }

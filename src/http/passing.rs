@@ -155,6 +155,15 @@ impl Passing {
         self.is_over()
     }
 
+    /// Ends it here, though more may come. False where that can't be told, since its length has been.
+    pub(crate) fn end_early(&mut self) -> bool {
+        let endless = matches!(self.framing, Framing::Chunked(_) | Framing::UntilClose);
+        if endless {
+            self.framing = Framing::Over;
+        }
+        endless
+    }
+
     /// Puts what tells the length of these data before and behind them; gives where they stand with it.
     pub(crate) fn frame(&self, bytes: &mut [u8], data: Range<usize>) -> Range<usize> {
         if !self.in_chunks {

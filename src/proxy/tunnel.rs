@@ -113,12 +113,17 @@ impl<S: Stream> Tunnel<S> {
     /// Counts and logs, when it has been carried.
     fn end(self, closed: Closed) {
         let Self { core, opened, permit, open, carrying } = self;
-        let Opened { mut entry, lease, upstream, holds, held, unsure, .. } = opened;
+        let Opened { mut entry, lease, upstream, holds, held, unsure, resumes, .. } = opened;
         let told = carrying.leave().why().filter(|_| closed.end == End::Drained);
         // First the session, then its place on the roster: whoever counts one never misses the other.
+        let is_cut = told.is_none() && closed.seen_in.close.or(closed.seen_out.close).is_none();
         if let Some(held) = held.as_ref().and_then(|hold| hold.get())
             && !(unsure && closed.seen_in.messages == 0)
+            && !(resumes && is_cut)
         {
+            if resumes && told.is_some() {
+                held.leaves();
+            }
             held.ended(cause(&closed));
         }
         drop(held);

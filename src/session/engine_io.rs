@@ -114,7 +114,7 @@ impl SessionProtocol for EngineIo {
         path.ends_with("/socket.io") || path.ends_with("/engine.io")
     }
 
-    fn goodbye(&self, dialect: u64) -> Option<Goodbye> {
+    fn goodbye(&self, dialect: u64, _request: &Request<'_>) -> Option<Goodbye> {
         let Dialect { revision, jsonp, .. } = Dialect::unpack(dialect);
         let content_type = if jsonp.is_some() { "text/javascript; charset=UTF-8" } else { "text/plain; charset=UTF-8" };
         Some(Goodbye { status: 200, content_type, body: engine_io::goodbye(revision, jsonp) })

@@ -6,7 +6,8 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use super::protocol::{
-    Answered, Arrival, Departure, Goodbye, Known, NewSession, Question, Reader, SessionProtocol, SessionRequest,
+    Answered, Arrival, Departure, ENDS_OF_EVENTS, Goodbye, Known, LastWords, NewSession, Question, Reader,
+    SessionProtocol, SessionRequest,
 };
 use crate::request::{Headers, Request};
 use crate::wire::events::{FirstEvent, Progress};
@@ -61,6 +62,7 @@ impl SessionProtocol for Mcp {
             ("GET", _) if request.headers.lists("accept", "text/event-stream") => SessionRequest {
                 opens: true,
                 reads_answer: true,
+                streams: true,
                 transport: Some("sse"),
                 dialect: OPENS | EVENTS,
                 ..nothing
@@ -132,6 +134,12 @@ impl SessionProtocol for Mcp {
     /// Clients open no session by themselves when their stream ends, but the stream anew.
     fn departure(&self) -> Departure {
         Departure::AtDeadline
+    }
+
+    /// The session is not served any more by then: else its client would only ask for the stream anew. What answers a call is
+    /// never ended.
+    fn last_words(&self, _dialect: u64) -> Option<LastWords> {
+        Some(LastWords { words: Cow::Borrowed(b""), behind: ENDS_OF_EVENTS })
     }
 
     fn over(&self, _dialect: u64) -> Option<Goodbye> {

@@ -9,6 +9,8 @@ mod protocol;
 mod returning;
 mod rules;
 mod shards;
+mod signalr;
+mod sockjs;
 pub(crate) mod table;
 mod totals;
 mod upgrades;
@@ -18,12 +20,14 @@ pub(crate) use home::Home;
 pub use mcp::Mcp;
 pub(crate) use named::Named;
 pub use protocol::{
-    Answered, Arrival, CheckedSession, Departure, Goodbye, Known, NewSession, Question, Reader, SessionCheck,
-    SessionProtocol, SessionRequest,
+    Answered, Arrival, CheckedSession, Departure, ENDS_OF_EVENTS, Goodbye, Known, LastMessage, LastWords, NewSession,
+    Question, Reader, SessionCheck, SessionProtocol, SessionRequest,
 };
 pub(crate) use returning::Returning;
 pub(crate) use rules::config;
 pub(crate) use rules::{ID, Rules};
+pub use signalr::SignalR;
+pub use sockjs::SockJs;
 pub(crate) use table::{Found, Held, How, Key, Learned, Listed, Mark, Moving, SessionTable};
 pub(crate) use totals::Cause;
 pub(crate) use upgrades::Recent;

@@ -7,6 +7,8 @@ use std::time::Duration;
 use super::engine_io::EngineIo;
 use super::mcp::Mcp;
 use super::protocol::SessionProtocol;
+use super::signalr::SignalR;
+use super::sockjs::SockJs;
 
 /// A protocol that a configuration can name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,11 +17,15 @@ pub enum Named {
     EngineIo,
     /// The Model Context Protocol, by Streamable HTTP and by its older transport.
     Mcp,
+    /// SignalR of ASP.NET Core.
+    SignalR,
+    /// SockJS.
+    SockJs,
 }
 
 impl Named {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::EngineIo, Self::Mcp];
+    pub const ALL: [Self; 4] = [Self::EngineIo, Self::Mcp, Self::SignalR, Self::SockJs];
 
     /// The one that a check for sessions speaks where nothing else is said.
     pub const CHECKED: Self = Self::EngineIo;
@@ -29,6 +35,8 @@ impl Named {
         match self {
             Self::EngineIo => "socket.io",
             Self::Mcp => "mcp",
+            Self::SignalR => "signalr",
+            Self::SockJs => "sockjs",
         }
     }
 
@@ -36,9 +44,13 @@ impl Named {
     pub fn protocol(self) -> Arc<dyn SessionProtocol> {
         static ENGINE_IO: LazyLock<Arc<dyn SessionProtocol>> = LazyLock::new(|| Arc::new(EngineIo));
         static MCP: LazyLock<Arc<dyn SessionProtocol>> = LazyLock::new(|| Arc::new(Mcp));
+        static SIGNALR: LazyLock<Arc<dyn SessionProtocol>> = LazyLock::new(|| Arc::new(SignalR));
+        static SOCKJS: LazyLock<Arc<dyn SessionProtocol>> = LazyLock::new(|| Arc::new(SockJs));
         Arc::clone(match self {
             Self::EngineIo => &ENGINE_IO,
             Self::Mcp => &MCP,
+            Self::SignalR => &SIGNALR,
+            Self::SockJs => &SOCKJS,
         })
     }
 
@@ -46,7 +58,7 @@ impl Named {
     pub fn comes_back(self) -> bool {
         match self {
             Self::EngineIo => true,
-            Self::Mcp => false,
+            Self::Mcp | Self::SignalR | Self::SockJs => false,
         }
     }
 
@@ -54,14 +66,14 @@ impl Named {
     pub fn heartbeat(self) -> Option<Duration> {
         match self {
             Self::EngineIo => Some(Duration::from_secs(45)),
-            Self::Mcp => None,
+            Self::Mcp | Self::SignalR | Self::SockJs => None,
         }
     }
 
     /// Why the gateway sends no Pings of its own through its WebSockets.
     pub fn why_no_pings(self) -> &'static str {
         match self {
-            Self::EngineIo => "whose servers ask their clients themselves",
+            Self::EngineIo | Self::SignalR | Self::SockJs => "whose servers ask their clients themselves",
             Self::Mcp => "which has no WebSockets",
         }
     }

@@ -36,8 +36,9 @@ use crate::request::{Headers, Request};
 ///   [`arrival`](Self::arrival), by which a session belongs to its WebSocket and ends with it.
 /// * A gateway that was started anew has an empty table, and another replica has another one. So there may be a
 ///   [`question`](Self::question) that does no harm, to find out which server knows a session.
-/// * A server that is to be left has sessions. Those on a WebSocket get a Close frame; a pending poll gets a
-///   [`goodbye`](Self::goodbye) in the server's place, on which its client opens a new session.
+/// * A server that is to be left has sessions. Those on a WebSocket get a Close frame, after a
+///   [`last_message`](Self::last_message) if there is one; a pending poll gets a [`goodbye`](Self::goodbye) in the server's
+///   place, on which its client opens a new session; and a stream ends with its [`last_words`](Self::last_words).
 /// * A server is well when sessions can be opened there, which a [`check`](Self::check) tries.
 ///
 /// # The dialect
@@ -102,6 +103,13 @@ pub trait SessionProtocol: Send + Sync + 'static {
         Arrival::AtOnce
     }
 
+    /// Whether ids are made up by clients, so that a hash of the id is what places a session, and finds it where nobody remembers it.
+    /// A request that [opens](SessionRequest::opens) one names it then, and may be any request of it: see
+    /// [`question`](Self::question).
+    fn clients_make_ids(&self) -> bool {
+        false
+    }
+
     /// How long a session may be silent whose opening the gateway has not seen.
     fn unseen_life(&self) -> Duration {
         Duration::from_secs(90)
@@ -132,9 +140,25 @@ pub trait SessionProtocol: Send + Sync + 'static {
         true
     }
 
+    /// The path where sessions are that are opened at this one, which is canonical.
+    fn path_of_sessions<'p>(&self, path: &'p str) -> &'p str {
+        path
+    }
+
     /// The answer to a pending [poll](SessionRequest::polls) on which the client opens a new session by itself. `None`
     /// where there is none: such a poll is left alone.
-    fn goodbye(&self, _dialect: u64) -> Option<Goodbye> {
+    fn goodbye(&self, _dialect: u64, _request: &Request<'_>) -> Option<Goodbye> {
+        None
+    }
+
+    /// What is said last in an answer that [streams](SessionRequest::streams), and ends in the server's place. `None` where none
+    /// may be ended.
+    fn last_words(&self, _dialect: u64) -> Option<LastWords> {
+        None
+    }
+
+    /// What a WebSocket of a session is told before the Close frame, if it is told anything.
+    fn last_message(&self, _dialect: u64) -> Option<LastMessage> {
         None
     }
 
@@ -182,7 +206,8 @@ pub struct SessionRequest<'r> {
     pub polls: bool,
     /// Whether the request itself ends the session.
     pub ends: bool,
-    /// Whether the session lives for as long as the answer is under way, where that is a stream of events.
+    /// Whether the session lives for as long as the answer is under way, where that is a stream of events, or the request
+    /// [polls](Self::polls). As with a WebSocket, [`arrival`](SessionProtocol::arrival) says whether it goes on after that.
     pub streams: bool,
     /// Whether it names two sessions, which may live on different servers: it is refused.
     pub is_ambiguous: bool,
@@ -254,6 +279,8 @@ pub enum Arrival {
     Unsure,
     /// With this message of the client, counted from 1: what comes before is only a trial.
     Message(u64),
+    /// When it opens; it ends with a word of goodbye from either side, and without one it may go on by another one.
+    UntilClosed,
     /// Never: it goes on without it, for as long as it may be silent.
     Never,
 }
@@ -334,6 +361,28 @@ pub struct Goodbye {
     /// The body.
     pub body: Cow<'static, [u8]>,
 }
+
+/// The end of a stream, as its session is told to leave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastWords {
+    /// What is said; nothing where the end says it all.
+    pub words: Cow<'static, [u8]>,
+    /// What ends each event: only behind one of these, or before the first, may the stream end.
+    pub behind: &'static [&'static [u8]],
+}
+
+impl LastWords {
+    /// Whether they may follow a stream that ends with these bytes so far.
+    pub(crate) fn may_follow(&self, said: &[u8]) -> bool {
+        said.is_empty() || self.behind.iter().any(|end| said.ends_with(end))
+    }
+}
+
+/// What ends an event (the HTML standard, 9.2).
+pub const ENDS_OF_EVENTS: &[&[u8]] = &[b"\n\n", b"\r\n\r\n", b"\r\r"];
+
+/// The text of a message for the client of a WebSocket that is about to be closed with this code; 125 bytes at most.
+pub type LastMessage = fn(code: u16) -> String;
 
 /// How a health check opens a session, and closes it again. Servers of several generations may want to be asked in several
 /// ways; the one that worked last is tried first.

@@ -6,7 +6,8 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use super::protocol::{
-    Answered, Arrival, Departure, Goodbye, Known, NewSession, Question, Reader, SessionProtocol, SessionRequest,
+    Answered, Arrival, Departure, ENDS_OF_EVENTS, Goodbye, Known, LastWords, NewSession, Question, Reader,
+    SessionProtocol, SessionRequest,
 };
 use crate::request::{Headers, Request};
 use crate::wire::json::{PointerReader, Progress};
@@ -149,6 +150,10 @@ impl SessionProtocol for Rules {
         self.lifetime
     }
 
+    fn clients_make_ids(&self) -> bool {
+        self.learn.is_none()
+    }
+
     fn question(&self, _dialect: u64, id: &str, request: &Request<'_>) -> Option<Question> {
         let QuestionRule { method, said } = self.question.as_ref()?;
         // What would be more than an id where it is written down is asked about nowhere.
@@ -182,9 +187,14 @@ impl SessionProtocol for Rules {
 
     fn departure(&self) -> Departure {
         match self.goodbye {
-            Farewell::Websocket => Departure::Told,
+            Farewell::Websocket | Farewell::Stream => Departure::Told,
             Farewell::None => Departure::AtDeadline,
         }
+    }
+
+    fn last_words(&self, _dialect: u64) -> Option<LastWords> {
+        let ends = matches!(self.goodbye, Farewell::Stream);
+        ends.then_some(LastWords { words: Cow::Borrowed(b""), behind: ENDS_OF_EVENTS })
     }
 
     fn over(&self, _dialect: u64) -> Option<Goodbye> {

@@ -608,6 +608,11 @@ impl Found {
     pub fn is(&self, mark: Mark) -> bool {
         self.marks & mark as u8 != 0
     }
+
+    /// Whether it was told to leave, and is over.
+    pub fn has_left(&self) -> bool {
+        self.marks & ENDED != 0 && self.is(Mark::Leaving)
+    }
 }
 
 impl Held {
@@ -629,6 +634,11 @@ impl Held {
     /// The session is over when this is dropped.
     pub fn ends(&mut self, cause: Cause) {
         self.after = After::Ends(cause);
+    }
+
+    /// Notes that the session was told to leave.
+    pub fn leaves(&self) {
+        self.table.mark(self.key, Mark::Leaving);
     }
 
     /// Says why the tunnel has ended: a session that is on it for good ends with it. Without a word, such a session is

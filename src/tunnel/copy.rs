@@ -16,9 +16,10 @@ use super::stream::Stream;
 use crate::buffers::Held;
 use crate::deadline::{Deadline, Moment, Span};
 use crate::roster::{Leave, Why};
+use crate::session::LastMessage;
 use crate::transport::Transport;
 use crate::wire::ping::OwnPings;
-use crate::wire::websocket::{FrameCounts, FrameTracker, close_frame};
+use crate::wire::websocket::{FrameCounts, FrameTracker, close_frame, text_frame};
 
 /// The two sides of a tunnel, and what has been read of each already.
 #[derive(Debug)]
@@ -41,6 +42,8 @@ pub struct Listening {
     pub frames: bool,
     /// The status code of the goodbye (RFC 6455 7.4). By default 1012: the service restarts, come back.
     pub goodbye: u16,
+    /// What the client is told by a message before that.
+    pub last_message: Option<LastMessage>,
     /// When a side that is silent is asked whether it is still there; only where there are frames.
     pub ping: Option<Ping>,
     /// What the client may say; only where there are frames.
@@ -54,7 +57,15 @@ pub struct Listening {
 
 impl Default for Listening {
     fn default() -> Self {
-        Self { frames: false, goodbye: 1012, ping: None, bounds: None, overhear: None, overhear_client: None }
+        Self {
+            frames: false,
+            goodbye: 1012,
+            last_message: None,
+            ping: None,
+            bounds: None,
+            overhear: None,
+            overhear_client: None,
+        }
     }
 }
 
@@ -170,7 +181,7 @@ pub fn carry<Client: Stream, Server: Stream>(
     listening: Listening,
 ) -> Carrying<Client, Server> {
     let Ends { client, from_client, server, from_server, head } = ends;
-    let Listening { frames: websocket, goodbye, ping, bounds, overhear, overhear_client } = listening;
+    let Listening { frames: websocket, goodbye, last_message, ping, bounds, overhear, overhear_client } = listening;
     let mut inward = Direction::new(from_client, 0, websocket);
     inward.overhear(overhear_client, 0);
     let bounds = bounds.filter(|_| websocket);
@@ -190,6 +201,7 @@ pub fn carry<Client: Stream, Server: Stream>(
         outward,
         first,
         goodbye,
+        last_message,
         left: None,
         silence,
         bounds,
@@ -219,6 +231,8 @@ pub struct Carrying<Client = Transport, Server = Transport> {
     first: Option<End>,
     /// The status code of the goodbye.
     goodbye: u16,
+    /// What is said before it.
+    last_message: Option<LastMessage>,
     /// How it has ended for a client that has been told goodbye and may still leave by itself.
     left: Option<End>,
     /// Where sides are asked whether they are still there.
@@ -424,6 +438,9 @@ impl<Client: Stream, Server: Stream> Carrying<Client, Server> {
     fn say_goodbye(&mut self, end: End, cx: &mut Context<'_>) {
         let tracked = self.outward.tracker.is_some();
         if tracked && self.is_between_frames() && self.outward.seen.close.is_none() && !self.outward.eof {
+            if let Some(message) = self.last_message.filter(|_| self.is_between_messages()) {
+                self.outward.pending.extend_from_slice(&text_frame(&message(self.goodbye)));
+            }
             self.outward.pending.extend_from_slice(&close_frame(self.goodbye));
             self.outward.eof = true;
             self.left = Some(end);

@@ -110,7 +110,8 @@ impl Config {
     /// The chosen balance, or the default of the kind; values that are hashed need the consistent hash.
     pub fn balance(&self) -> Balance {
         self.balance.unwrap_or(match self.kind {
-            Kind::Of(protocol) if protocol.comes_back() => Balance::ClientIp,
+            // Where clients make ids up, the hash of one leads to its server.
+            Kind::Of(protocol) if protocol.comes_back() || protocol.protocol().clients_make_ids() => Balance::ClientIp,
             Kind::Of(_) => Balance::LeastConnections,
             Kind::Http | Kind::Tcp if self.affinity.hashes_values() => Balance::ClientIp,
             Kind::Http | Kind::Tcp => Balance::RoundRobin,

@@ -9,5 +9,7 @@ pub mod json;
 pub mod mcp;
 pub mod ping;
 pub mod proxy_protocol;
+pub mod signalr;
 pub mod sniff;
+pub mod sockjs;
 pub mod websocket;

@@ -237,6 +237,11 @@ pub fn close_frame(code: u16) -> [u8; 4] {
     [FIN | CLOSE, 2, high, low]
 }
 
+/// A message of text from a server, of 125 bytes at most.
+pub fn text_frame(text: &str) -> Vec<u8> {
+    [&[FIN | TEXT, text.len().min(125) as u8], &text.as_bytes()[..text.len().min(125)]].concat()
+}
+
 /// A whole control frame; of the payload, 125 bytes at most. `mask` is needed towards a server (RFC 6455, section 5.3)
 /// and forbidden towards a client.
 pub(super) fn control_frame(opcode: u8, payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::support::engine::for_each_engine;
+use crate::support::engine::{for_each_engine, for_the_relay};
 use crate::support::node::Node;
 use crate::support::{Client, Gateway, Setup, eventually};
 
@@ -22,6 +22,10 @@ for_each_engine! {
     clients_of_revisions_without_sessions_go_to_any_server,
     the_older_transport_is_followed_by_its_first_event,
     made_up_ids_cost_servers_little_and_known_sessions_nothing,
+}
+
+for_the_relay! {
+    an_event_stream_ends_only_when_its_session_is_not_served_any_more,
 }
 
 /// Servers called `a`, `b` and so on, by these versions of the SDK.
@@ -291,4 +295,35 @@ async fn made_up_ids_cost_servers_little_and_known_sessions_nothing() {
     stranger.send(ask(&long)).await;
     assert_eq!(stranger.answer().await.status, 404);
     tokio::time::timeout(Duration::from_secs(30), call(&mut known, 10)).await.unwrap();
+}
+
+async fn an_event_stream_ends_only_when_its_session_is_not_served_any_more() {
+    let servers = servers(&["mcp1"]).await;
+    let gateway = before(&servers).start().await;
+    let mut client = gateway.client().await;
+    let body = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"c","version":"1"}}}"#;
+    let post = |fields: &str, body: &str| {
+        format!(
+            "POST /mcp HTTP/1.1\r\nHost: a\r\n{fields}Content-Type: application/json\r\n\
+             Accept: application/json, text/event-stream\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    client.send(post("", body)).await;
+    let session = client.answer().await.header("mcp-session-id").unwrap().to_owned();
+    let named = format!("Mcp-Session-Id: {session}\r\n");
+    let mut stream = gateway.client().await;
+    stream.send(format!("GET /mcp HTTP/1.1\r\nHost: a\r\n{named}Accept: text/event-stream\r\n\r\n")).await;
+    assert!(stream.read_until(b"\r\n\r\n").await.starts_with(b"HTTP/1.1 200"));
+    let mut admin = Client::connect(gateway.address("admin")).await;
+    assert_eq!(admin.post("/drain?upstream=app&server=a&deadline=1s", b"").await.status, 200);
+    let list = r#"{"jsonrpc":"2.0","id":2,"method":"tools/list"}"#;
+    client.send(post(&named, list)).await;
+    assert_eq!(client.answer().await.status, 200, "until the deadline");
+    assert!(stream.read_until(b"0\r\n\r\n").await.ends_with(b"0\r\n\r\n"), "a proper end");
+    client.send(post(&named, list)).await;
+    assert_eq!(client.answer().await.status, 404, "whoever comes back is told so");
+    stream.send(format!("GET /mcp HTTP/1.1\r\nHost: a\r\n{named}Accept: text/event-stream\r\n\r\n")).await;
+    assert_eq!(stream.answer().await.status, 404);
+    gateway.access_line(&["status=200", "closed_by=drain"]).await;
 }

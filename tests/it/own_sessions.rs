@@ -4,8 +4,10 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use tokio::sync::Notify;
+
 use crate::support::client::Answer;
-use crate::support::engine::for_each_engine;
+use crate::support::engine::{for_each_engine, for_the_relay};
 use crate::support::websocket::{opened, switch};
 use crate::support::{Client, Gateway, Scripted, Setup, eventually};
 
@@ -20,20 +22,28 @@ for_each_engine! {
     a_session_is_over_when_its_server_says_so_or_takes_its_cookie_away,
 }
 
+for_the_relay! {
+    event_streams_end_behind_a_whole_event_where_that_is_the_goodbye,
+}
+
 /// An app that opens a session for each `POST /open`, and tells it in three places. Elsewhere it answers for the sessions that it
 /// knows, and 404 for others; what names none is answered by its name alone.
 struct App {
     server: Scripted,
     known: Arc<Mutex<HashSet<String>>>,
     questions: Arc<AtomicUsize>,
+    /// Has it say the rest of its event.
+    go_on: Arc<Notify>,
 }
 
 impl App {
     async fn start(name: &'static str) -> Self {
         let (known, questions) = (Arc::<Mutex<HashSet<String>>>::default(), Arc::<AtomicUsize>::default());
         let (in_app, asked) = (Arc::clone(&known), Arc::clone(&questions));
+        let go_on = Arc::<Notify>::default();
+        let goes_on = Arc::clone(&go_on);
         let server = Scripted::start(move |mut client: Client, _| {
-            let (known, asked) = (Arc::clone(&in_app), Arc::clone(&asked));
+            let (known, asked, go_on) = (Arc::clone(&in_app), Arc::clone(&asked), Arc::clone(&goes_on));
             async move {
                 while let Some(request) = client.request().await {
                     let head = String::from_utf8_lossy(&request.head).into_owned();
@@ -87,6 +97,16 @@ impl App {
                             let _ = client.request().await;
                             return;
                         }
+                        (path, Some(_)) if path.starts_with("/events") => {
+                            let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
+                                        Transfer-Encoding: chunked\r\n\r\n";
+                            client.send(format!("{head}9\r\ndata: 1\n\n\r\n7\r\ndata: h\r\n")).await;
+                            // The rest of the event, once somebody says so.
+                            go_on.notified().await;
+                            client.send(b"6\r\nalf.\n\n\r\n").await;
+                            let _ = client.request().await;
+                            return;
+                        }
                         _ => body("{}", "", "200 OK"),
                     };
                     if client.try_send(answer).await.is_err() {
@@ -95,7 +115,7 @@ impl App {
                 }
             }
         });
-        Self { server: server.await, known, questions }
+        Self { server: server.await, known, questions, go_on }
     }
 }
 
@@ -287,4 +307,32 @@ async fn a_session_is_over_when_its_server_says_so_or_takes_its_cookie_away() {
         let ended = format!("sockgate_sessions_ended_total{{upstream=\"app\",cause=\"{cause}\"}}");
         assert_eq!(gateway.metric(&ended).await, 1.0, "{cause}");
     }
+}
+
+async fn event_streams_end_behind_a_whole_event_where_that_is_the_goodbye() {
+    let apps = apps().await;
+    let rule = format!("{EVERYWHERE}, learn: {{ header: X-Session }}, over: [410, 404], goodbye: stream");
+    let gateway = before(&apps, &rule).start().await;
+    let id = loop {
+        let id = open(&gateway).await;
+        if id.starts_with('a') {
+            break id;
+        }
+    };
+    let mut stream = gateway.client().await;
+    stream.send(format!("GET /events?sid={id} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+    stream.read_until(b"data: h").await;
+    let mut admin = Client::connect(gateway.address("admin")).await;
+    assert_eq!(admin.post("/drain?upstream=app&server=a&rate=100", b"").await.status, 200);
+    let told = async || {
+        let said = gateway.admin("/drain?upstream=app&server=a").await.text();
+        serde_json::from_str::<serde_json::Value>(&said).unwrap()["told_goodbye"].as_u64() > Some(0)
+    };
+    eventually("its turn has come", told).await;
+    apps[0].go_on.notify_one();
+    let rest = stream.read_until(b"0\r\n\r\n").await;
+    assert!(String::from_utf8_lossy(&rest).contains("alf.\n\n"), "the event is whole");
+    let again = ask(&gateway, "GET", "/", &format!("X-Session: {id}\r\n")).await;
+    assert_eq!(again.status, 410, "whoever comes again is told to begin anew");
+    assert!(open(&gateway).await.starts_with('b'));
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 type Check = fn(&[u8]);
 
-const TARGETS: [(&str, Check); 25] = [
+const TARGETS: [(&str, Check); 27] = [
     ("answer", checks::answers),
     ("chunks", checks::chunks),
     ("client_hello", checks::client_hellos),
@@ -26,7 +26,9 @@ const TARGETS: [(&str, Check); 25] = [
     ("proxy_protocol", checks::proxy_headers),
     ("request_head", checks::request_heads),
     ("response_head", checks::response_heads),
+    ("signalr_negotiation", checks::signalr_negotiations),
     ("sniff", checks::sniffing),
+    ("sockjs_path", checks::sockjs_paths),
     ("ticket_keys", checks::ticket_keys),
     ("tls_records", checks::tls_records),
     ("tls_streams", checks::tls_streams),

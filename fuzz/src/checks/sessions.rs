@@ -5,6 +5,8 @@ use serde_json::Value;
 use crate::wire::events::{self, FirstEvent};
 use crate::wire::json::{self, PointerReader, Progress};
 use crate::wire::mcp::{LONGEST_ID, id_of_endpoint, is_id};
+use crate::wire::signalr::{self, Negotiated, NegotiationReader, hub, ids, with_id};
+use crate::wire::sockjs::{self, Address, Transport, callback, closing_answer, is_server_goodbye};
 
 /// An event is the same however its stream is cut, and the session in it is one that may stand in a query.
 pub fn first_events(bytes: &[u8]) {
@@ -47,5 +49,43 @@ pub fn json_pointers(bytes: &[u8]) {
     if serde_json::to_vec(&parsed).is_ok_and(|written| written == document) {
         let there = parsed.pointer(pointer);
         assert!(there.is_some_and(|there| there.as_str() == Some(&*found) || there.is_number()), "{there:?}");
+    }
+}
+
+/// A negotiation is the same however it is cut, and what it names can stand in a query, where it is read as the same.
+pub fn signalr_negotiations(bytes: &[u8]) {
+    let read = |piece: usize| {
+        let mut reader = NegotiationReader::default();
+        let mut answers = bytes.chunks(piece).map(|part| reader.push(part));
+        answers.find(|answer| *answer != signalr::Progress::NeedMore).unwrap_or(signalr::Progress::NeedMore)
+    };
+    let whole = read(bytes.len().max(1));
+    assert_eq!(read(1), whole);
+    assert_eq!(read(7), whole);
+    if let signalr::Progress::Found(Negotiated { id, .. }) = whole {
+        assert!(signalr::is_id(&id));
+        assert_eq!(ids(&format!("a=b&id={id}")).collect::<Vec<_>>(), [&*id]);
+    }
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        assert_eq!(ids(&with_id(text, "x")).count(), ids(text).count());
+        assert!(hub(text).len() <= text.len().max(1));
+    }
+}
+
+/// A path is written back as it was read, whose session is a segment of it; a callback is a name; and nothing that ends an answer
+/// makes two frames of one.
+pub fn sockjs_paths(bytes: &[u8]) {
+    for transport in Transport::ALL {
+        let _ = is_server_goodbye(bytes, true, transport);
+        assert!(!is_server_goodbye(bytes, false, transport) || is_server_goodbye(bytes, true, transport));
+    }
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Some(address) = Address::read(text) {
+        assert_eq!(address.with(address.session, address.transport), text.strip_suffix('/').unwrap_or(text));
+        assert!(!address.session.contains(['/', '.']) && address.session.len() <= sockjs::LONGEST_ID);
+        assert_eq!(Address::read(&address.with("x", Transport::XhrSend)).map(|other| other.session), Some("x"));
+    }
+    if let Some((_, body)) = callback(text).and_then(|name| closing_answer(Transport::Jsonp, 1012, Some(name))) {
+        assert_eq!(body.iter().filter(|&&byte| byte == b'(').count(), 1);
     }
 }

@@ -124,7 +124,8 @@ fn goodbyes_are_heard_in_the_words_of_the_client() {
 #[test]
 fn a_poll_is_said_goodbye_in_the_words_of_its_client() {
     let goodbye = |target: &str| {
-        let Goodbye { status, content_type, body } = EngineIo.goodbye(dialect(target)).unwrap();
+        let Goodbye { status, content_type, body } =
+            EngineIo.goodbye(dialect(target), &request("GET", target, &[])).unwrap();
         assert_eq!(status, 200);
         (content_type, String::from_utf8(body.into_owned()).unwrap())
     };

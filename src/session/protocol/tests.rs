@@ -60,7 +60,7 @@ impl SessionProtocol for ByClient {
         }
     }
 
-    fn goodbye(&self, _dialect: u64) -> Option<Goodbye> {
+    fn goodbye(&self, _dialect: u64, _request: &Request<'_>) -> Option<Goodbye> {
         let body = b"c[1012,\"Service restart\"]\n"[..].into();
         Some(Goodbye { status: 200, content_type: "application/javascript; charset=UTF-8", body })
     }
@@ -85,7 +85,7 @@ fn a_session_that_a_header_names_is_opened_found_and_ended() {
     let later = request("POST", "/mcp", &fields);
     let said = protocol.read(&later);
     assert_eq!(table.find(table.key(said.id.unwrap())).map(|found| found.server), Some(7));
-    assert!(!said.opens && !said.ends && protocol.goodbye(said.dialect).is_none());
+    assert!(!said.opens && !said.ends && protocol.goodbye(said.dialect, &later).is_none());
     assert!(protocol.read(&request("DELETE", "/mcp", &fields)).ends);
     assert!(matches!(protocol.answered(0, 404, Headers::Fields(&[])), Answered::Refused { unknown: true, .. }));
     assert!(matches!(protocol.answered(0, 406, Headers::Fields(&fields)), Answered::Nothing), "a dead id");
@@ -117,7 +117,7 @@ fn a_session_whose_client_chose_the_id_is_learned_with_its_first_answer() {
         ByClient.answered(said.dialect, 404, Headers::Fields(&[])),
         Answered::Refused { unknown: true, .. }
     ));
-    assert_eq!(&*ByClient.goodbye(1).unwrap().body, b"c[1012,\"Service restart\"]\n");
+    assert_eq!(&*ByClient.goodbye(1, &send).unwrap().body, b"c[1012,\"Service restart\"]\n");
 }
 
 #[test]
@@ -131,4 +131,17 @@ fn what_a_protocol_does_not_say_has_no_effect() {
     assert_eq!(ByClient.question(0, "a", &request("GET", "/", &[])), None);
     assert_eq!(ByClient.is_known(0, &Question::get("/"), 200, b""), Known::Untold);
     assert!(ByHeader.check().is_none());
+    assert!(ByHeader.last_words(0).is_none() && ByHeader.last_message(0).is_none() && !ByHeader.clients_make_ids());
+    assert_eq!(ByHeader.path_of_sessions("/a/negotiate"), "/a/negotiate");
+}
+
+#[test]
+fn last_words_follow_whole_events_only() {
+    let last = LastWords { words: b""[..].into(), behind: ENDS_OF_EVENTS };
+    for said in ["", "data: a\n\n", ": ping\r\n\r\n", "x\r\r"] {
+        assert!(last.may_follow(said.as_bytes()), "{said:?}");
+    }
+    for said in ["data: a", "data: a\n", "\r\n", "data: a\r\n"] {
+        assert!(!last.may_follow(said.as_bytes()), "{said:?}");
+    }
 }

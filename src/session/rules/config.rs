@@ -80,6 +80,8 @@ pub enum Farewell {
     /// Their WebSockets get a Close frame, at the pace of the drain.
     #[default]
     Websocket,
+    /// The same, and their streams of events end behind a whole event.
+    Stream,
     /// They are not: they stay until the deadline of the drain.
     None,
 }

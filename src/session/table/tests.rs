@@ -315,6 +315,25 @@ fn a_full_table_forgets_first_what_nobody_has_come_back_with() {
 }
 
 #[test]
+fn a_million_made_up_ids_take_no_more_room_than_there_is_and_harm_no_session_that_is_used() {
+    let bench = Bench::new(2_000);
+    for sid in 0..1_000 {
+        bench.learn(&format!("used{sid}"), 1);
+        bench.find(&format!("used{sid}"));
+    }
+    let stranger = bench.table.home(2);
+    for number in 0..1_000_000_u64 {
+        // What a hash of its id comes to, without the time that hashing takes.
+        let key = Key([number.wrapping_mul(0x9e37_79b9_7f4a_7c15), number.wrapping_mul(0xc2b2_ae3d_27d4_eb4f)]);
+        assert_eq!(bench.table.learn(key, &stranger, LIFE, How::Handshake), Learned::New);
+    }
+    assert_eq!(bench.table.len(), 2_000);
+    assert!((0..1_000).all(|sid| bench.find(&format!("used{sid}")) == Some(1)));
+    let queued: usize = bench.table.shards.iter().map(|shard| shard.lock().unused.len()).sum();
+    assert!(queued <= 4_000, "{queued}");
+}
+
+#[test]
 fn what_nobody_comes_back_with_is_remembered_for_a_minute() {
     let mut bench = Bench::new(10);
     let day = Duration::from_secs(24 * 60 * 60);

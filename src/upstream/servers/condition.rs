@@ -181,6 +181,12 @@ impl Server {
         }
     }
 
+    /// Since when it is what it is.
+    pub(crate) fn in_this_state_since(&self) -> SystemTime {
+        let report = self.life.condition.report();
+        report.history.back().map_or(report.since, |&(since, _)| since)
+    }
+
     /// Who has it drain, while it does.
     pub(crate) fn drained_by(&self) -> Option<DrainedBy> {
         self.is_draining().then(|| match (self.is_removed(), self.drain) {

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -15,7 +15,7 @@ use super::budget::{Account, Budget};
 use super::lookup::{Fields, Questions, Testimony, Witness};
 use crate::address::standing_for;
 use crate::session::{How, Key, Question};
-use crate::upstream::config::Check;
+use crate::upstream::config::{Balance, Check};
 use crate::upstream::servers::Health;
 use crate::upstream::{PickKey, Server, ServerId, Upstream};
 
@@ -31,6 +31,8 @@ pub(crate) struct Searches {
     paths: Mutex<HashSet<Box<str>>>,
     /// The operator knows that a server does not tell what it knows.
     told: AtomicBool,
+    /// Since when this gateway places sessions here.
+    since: SystemTime,
 }
 
 /// What is looked for, and for whom.
@@ -40,6 +42,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) client: &'a PickKey,
     /// The server that the client's cookie names.
     pub(crate) was_on: Option<ServerId>,
+    /// The servers that may have it; `None` for all.
+    pub(crate) among: Option<Vec<ServerId>>,
     pub(crate) questions: &'a Arc<Questions>,
     /// Whether the client's connection has searched in vain before.
     pub(crate) strayed: &'a AtomicBool,
@@ -88,6 +92,13 @@ const MISSING_PERHAPS: Duration = Duration::from_secs(1);
 const MOST_MISSING: usize = 16_384;
 /// Paths that are learned.
 const MOST_PATHS: usize = 64;
+/// How long after the gateway's start a session may come that it would have placed elsewhere, for all that it knows: until those
+/// who listened by way of another one have come back.
+const AFTER_START: Duration = Duration::from_secs(60);
+/// How long after a server has come a session may come that is older than that.
+const AFTER_CHANGE: Duration = Duration::from_secs(3600);
+/// Servers that come so soon after the start were there before, for all that the gateway knows.
+const AT_START: Duration = Duration::from_secs(10);
 
 impl Searches {
     pub(crate) fn new() -> Self {
@@ -99,6 +110,7 @@ impl Searches {
             witnesses: Mutex::default(),
             paths: Mutex::default(),
             told: AtomicBool::new(false),
+            since: SystemTime::now(),
         }
     }
 
@@ -167,6 +179,7 @@ impl Upstream {
     /// Whether sessions are opened at this path, as far as anybody knows.
     pub(crate) fn expects_sessions_at(&self, path: &str) -> bool {
         let said = &self.config.sessions.paths;
+        let path = self.session_protocol().map_or(path, |protocol| protocol.path_of_sessions(path));
         if !said.is_empty() {
             return said.iter().any(|base| is_at(path, base));
         }
@@ -211,6 +224,38 @@ impl Upstream {
         let answers = |server: &&Arc<Server>| server.is_healthy() && !self.witness(server).fell_silent();
         let answering = servers.iter().find(answers)?.id();
         if answering == first { likeliest } else { Some(answering) }
+    }
+
+    /// Where a session may be that would open on the server of its hash if it were new; `None` for anywhere, since a hash does not
+    /// place sessions here.
+    ///
+    /// Every gateway places an id by the same hash. So one that this gateway has not seen is new, or where it was placed by
+    /// the hash over other servers: those before its server on the ring, which take no new ones now, and if its server has not been
+    /// there for long, those behind it, up to one that has.
+    pub(crate) fn elsewhere(&self, client: &PickKey) -> Option<Vec<ServerId>> {
+        if self.config.balance() != Balance::ClientIp || self.brought.balance.is_some() {
+            return None;
+        }
+        let order = self.in_ring_order(client);
+        let now = SystemTime::now();
+        let is_settled = |server: &Server| {
+            let since = server.in_this_state_since();
+            let from_start = since.duration_since(self.searches.since).is_ok_and(|after| after > AT_START);
+            let (since, time) = if from_start { (since, AFTER_CHANGE) } else { (self.searches.since, AFTER_START) };
+            now.duration_since(since).is_ok_and(|there| there > time)
+        };
+        let Some(home) = order.iter().position(|server| server.is_healthy()) else { return Some(Vec::new()) };
+        let (before, rest) = order.split_at(home);
+        let behind = if is_settled(&rest[0]) { &[] } else { &rest[1..] };
+        let last = behind
+            .iter()
+            .position(|server| server.is_healthy() && is_settled(server))
+            .map_or(behind.len(), |at| at + 1);
+        let may_have_it = before.iter().chain(&behind[..last]).chain(order.iter().filter(|server| server.is_removed()));
+        let mut servers: Vec<_> =
+            may_have_it.filter(|server| server.health() == Health::Up).map(|server| server.id()).collect();
+        servers.dedup();
+        Some(servers)
     }
 
     async fn take_part(self: &Arc<Self>, wanted: &Wanted<'_>, account: &Account) -> Sought {
@@ -272,6 +317,9 @@ impl Upstream {
         let mut servers = self.in_ring_order(wanted.client);
         // Where the cookie points is more likely still.
         servers.sort_by_key(|server| Some(server.id()) != wanted.was_on);
+        if let Some(among) = &wanted.among {
+            servers.retain(|server| among.contains(&server.id()));
+        }
         servers.truncate(MOST_ASKED);
         servers.retain(|server| !self.has_let_go_of(server));
         let answers = |server: &Arc<Server>| server.health() != Health::Down && !self.witness(server).is_silent();

@@ -776,6 +776,13 @@ impl<'a> Carry<'a> {
         if self.is_unanswered() && self.told.poll(self.core, self.exchange, cx).is_ready() {
             return Poll::Ready(End::Told);
         }
+        if self.exchange.is_endable_stream()
+            && self.told.poll(self.core, self.exchange, cx).is_ready()
+            && self.end_stream()
+        {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let slow = self.slow();
         let (due, look, end) = self.due(slow);
         match due.into_iter().chain(look).min() {
@@ -791,6 +798,23 @@ impl<'a> Carry<'a> {
             self.server.doubt();
         }
         Poll::Ready(end)
+    }
+
+    /// Ends a stream whose session has to go, with the last that is said to it. False where that can't be, or not yet.
+    #[cold]
+    fn end_stream(&mut self) -> bool {
+        let Download { body: Some(body), out, bytes, reusable, .. } = &mut self.download else { return false };
+        if body.is_over() || body.left().is_some() {
+            return false;
+        }
+        let Some(words) = self.exchange.last_words(self.core) else { return false };
+        let Ok(last) = self.exchange.compress(&words, true) else { return false };
+        body.end_early();
+        *bytes += last.len() as u64;
+        body.frame_into(out, &last);
+        // The server has not finished.
+        *reusable = false;
+        true
     }
 
     /// Whether who has to take something has taken any: see [`Transport::offer`].

@@ -330,6 +330,7 @@ fn carry<'a>(
             if exchange.leave().is_some() {
                 exchange.can_be_ended();
             }
+            exchange.can_end_streams();
             let times = times(&exchange);
             let server = (server, used != Used::Never);
             let (ended, Outcome { status, bytes, until_close, keep, server }) = {

@@ -197,9 +197,30 @@ impl<'a> Across<'a> {
         if self.is_unanswered() && self.told.poll(self.core, self.exchange, cx).is_ready() {
             return Poll::Ready(End::Told);
         }
+        if self.exchange.is_endable_stream()
+            && self.told.poll(self.core, self.exchange, cx).is_ready()
+            && self.end_stream()
+        {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let up = if self.out.is_empty() { 0 } else { self.out.len() + self.out_ahead.len() + SEND_BUFFER };
         self.behind.set(up + self.waiting_ahead.len());
         self.poll_late(cx)
+    }
+
+    /// Ends a stream whose session has to go, with the last that is said to it. False where that can't be, or not yet.
+    #[cold]
+    fn end_stream(&mut self) -> bool {
+        if self.over {
+            return false;
+        }
+        let Some(words) = self.exchange.last_words(self.core) else { return false };
+        let Ok(last) = self.exchange.compress(&words, true) else { return false };
+        self.waiting_ahead.extend_from_slice(&last);
+        // What the server still says nobody hears: its stream is dropped.
+        self.over = true;
+        true
     }
 
     fn is_unanswered(&self) -> bool {

@@ -198,8 +198,29 @@ impl<'a> Carry<'a> {
             if self.is_unanswered() && self.told.poll(self.core, self.exchange, cx).is_ready() {
                 return Poll::Ready(End::Told);
             }
+            if self.exchange.is_endable_stream()
+                && self.told.poll(self.core, self.exchange, cx).is_ready()
+                && self.end_stream()
+            {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             self.poll_late(cx)
         })
+    }
+
+    /// Ends a stream whose session has to go, with the last that is said to it. False where that can't be, or not yet.
+    #[cold]
+    fn end_stream(&mut self) -> bool {
+        let Some(body) = &mut self.body else { return false };
+        if body.is_over() || body.left().is_some() || !self.waiting.is_empty() {
+            return false;
+        }
+        let Some(words) = self.exchange.last_words(self.core) else { return false };
+        body.end_early();
+        // The server has not finished.
+        self.reusable = false;
+        self.wait_with(&words, true).is_ok()
     }
 
     fn is_unanswered(&self) -> bool {

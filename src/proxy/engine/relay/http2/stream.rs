@@ -196,6 +196,7 @@ pub(super) async fn serve(
         if exchange.leave().is_some() {
             exchange.can_be_ended();
         }
+        exchange.can_end_streams();
         let (ended, (status, bytes), reused) = match found {
             Found::Server(server, reused) => {
                 let mut carry = Carry::new(core, (&mut client, &mut body), server, &mut exchange, &asked);
