@@ -471,3 +471,52 @@ async fn a_storm_of_endpoints_ends_with_the_exact_set() {
 async fn a_long_storm_of_endpoints_ends_with_the_exact_set() {
     storm(30).await;
 }
+
+/// A deploy as Kubernetes rolls it: a new pod is ready, an old one is about to end, its sessions leave, it is gone.
+async fn rolling_deploy(each: usize) {
+    let api = FakeApi::start().await;
+    let start = async |name: &'static str| (name, Node::server("v4", &["--id", name]).await);
+    let stand = |(name, server): &(&str, Node), stands| put(&api, name, name, server.port(), stands);
+    let mut pods = vec![start("a1").await, start("b1").await, start("c1").await];
+    pods.iter().for_each(|pod| stand(pod, Pod::Ready));
+    let gateway = Gateway::start(&yaml(&api, &format!("{SESSIONS}\n    drain: {{ rate: 100 }}"), "")).await;
+    let is_up = async |name: &str| {
+        let up = format!("sockgate_server_up{{upstream=\"app\",server=\"{name}.{name}\"}}");
+        eventually("it is up", async || gateway.metric(&up).await == 1.0).await;
+    };
+    for (name, _) in &pods {
+        is_up(name).await;
+    }
+    let mut crowd = Crowd::come(gateway.address("web"), &[(By::Polling, each), (By::WebSocket, each)]).await;
+    let began = std::time::Instant::now();
+    for name in ["a2", "b2", "c2"] {
+        let new = start(name).await;
+        stand(&new, Pod::Ready);
+        is_up(name).await;
+        let mut old = pods.remove(0);
+        stand(&old, Pod::Ending);
+        crowd.leave(old.0).await;
+        api.remove(&format!("app-{}", old.0));
+        old.1.kill().await;
+        pods.push(new);
+    }
+    let (took, moves) = (began.elapsed(), crowd.moves());
+    // Whoever failed, or was told that its session is unknown, has ended the test.
+    crowd.is_well();
+    crowd.settle().await;
+    let homes = crowd.homes();
+    eprintln!("{} sessions on 3 pods, all replaced in {took:?}: {moves} moved, none lost; now {homes:?}", 2 * each);
+    assert!(homes.keys().all(|home| home.ends_with('2')), "{homes:?}");
+    assert!(moves >= 2 * each, "everybody has moved at least once");
+}
+
+#[tokio::test]
+async fn a_rolling_deploy_moves_sessions_and_loses_none() {
+    rolling_deploy(20).await;
+}
+
+#[tokio::test]
+#[ignore = "takes half a minute"]
+async fn a_rolling_deploy_under_three_hundred_sessions_loses_none() {
+    rolling_deploy(150).await;
+}
