@@ -2,6 +2,7 @@
 
 mod ask;
 mod check;
+mod config;
 mod doctor;
 mod explain;
 mod health;
@@ -16,11 +17,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::config::{Config, Loaded};
 use crate::doctor::Target;
 use crate::import::Source;
 use ask::At;
+use config::Carried;
 use operate::{Listing, Pace, Which};
 use top::Sort;
 
@@ -176,6 +179,20 @@ enum Command {
     /// would see. With `-c` by the file alone; with `--admin` by a running gateway, which knows how its servers are, and where
     /// a session lives.
     Explain(explain::Asked),
+    /// Print a configuration to start from, one with every key, or the JSON Schema of all of them.
+    Config {
+        /// Which.
+        #[arg(value_enum)]
+        which: Carried,
+    },
+    /// Print what a shell needs to complete commands and options: `sockgate completions bash`.
+    Completions {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Print the page of the manual: `sockgate man | man -l -`.
+    Man,
     /// Show the servers live, until Ctrl-C.
     Top {
         /// What comes first.
@@ -227,6 +244,9 @@ pub fn main() -> ExitCode {
         }
         Command::Reload { plan, at } => operate::with(&at, async |door| operate::reload(door, plan, at.json).await),
         Command::Explain(asked) => explain::explain(&asked),
+        Command::Config { which } => config::show(which),
+        Command::Completions { shell } => config::completions(shell),
+        Command::Man => config::man(),
         Command::Top { sort, at } => operate::with(&at, async |door| top::top(door, sort, at.json).await),
     }
 }

@@ -10,6 +10,8 @@ pub(crate) mod lint;
 mod memory;
 mod print;
 mod reload;
+#[cfg(test)]
+mod schema;
 mod servers;
 pub(crate) mod shape;
 pub(crate) mod spot;

@@ -47,12 +47,12 @@ pub(crate) fn fit<T: DeserializeOwned>(root: &mut Node) -> (Option<T>, Vec<Misfi
 /// What serde found, with the way there from the root: the places of entries in their maps and of items in their lists.
 #[derive(Debug)]
 pub(crate) struct Error {
-    steps: Vec<usize>,
-    what: What,
+    pub(super) steps: Vec<usize>,
+    pub(super) what: What,
 }
 
 #[derive(Debug)]
-enum What {
+pub(super) enum What {
     /// The value is not what its type takes.
     Expected(String),
     /// The value says nothing that its type understands; the sentence stands for itself.

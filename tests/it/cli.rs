@@ -419,6 +419,50 @@ async fn health_is_not_kept_waiting() {
 }
 
 #[tokio::test]
+async fn the_program_carries_what_its_configuration_is_written_from() {
+    for (which, path) in
+        [("full", "conf/full.yaml"), ("minimal", "conf/minimal.yaml"), ("schema", "conf/sockgate.schema.json")]
+    {
+        let output = sockgate(&["config", which]).await;
+        let expected = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+        assert!(code(&output) == 0 && out(&output) == expected, "{which}");
+    }
+    let output = sockgate(&["config", "minimal"]).await;
+    let (_folder, path) = file(&out(&output));
+    let output = sockgate(&["check", "-c", &path]).await;
+    assert_eq!((code(&output), err(&output).as_str()), (0, ""));
+}
+
+/// What shells complete and what the manual says comes from the arguments themselves.
+#[tokio::test]
+async fn shells_and_the_manual_know_every_command() {
+    let help = sockgate(&["--help"]).await;
+    let help = out(&help);
+    let commands = help.split("Commands:").nth(1).unwrap().split("\n\n").next().unwrap();
+    let commands = commands.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let commands: Vec<&str> = commands.filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(commands.len() > 15, "{commands:?}");
+    for shell in ["bash", "zsh", "fish"] {
+        let output = sockgate(&["completions", shell]).await;
+        let missing: Vec<_> = commands.iter().filter(|name| !out(&output).contains(**name)).collect();
+        assert!(code(&output) == 0 && missing.is_empty(), "{shell}: {missing:?}");
+    }
+    let output = sockgate(&["completions", "bash"]).await;
+    let (folder, _) = file("");
+    let script = folder.path().join("complete.bash");
+    std::fs::write(&script, out(&output)).unwrap();
+    let ask = "source \"$1\"; COMP_WORDS=(sockgate check --off); COMP_CWORD=2; _sockgate sockgate --off check; echo \"${COMPREPLY[@]}\"";
+    let bash = Command::new("bash").args(["--norc", "-c", ask, "bash"]).arg(&script).output();
+    let bash = within("bash ends", bash).await.unwrap();
+    assert_eq!(out(&bash), "--offline\n", "{}", err(&bash));
+    let output = sockgate(&["man"]).await;
+    for name in commands.iter().filter(|name| **name != "help") {
+        assert!(out(&output).contains(&format!(".SH \"sockgate {name}\"")), "{name}: {}", out(&output));
+    }
+    assert!(out(&output).starts_with(".ie") && out(&output).contains("RUST_LOG"), "{}", out(&output));
+}
+
+#[tokio::test]
 async fn version_and_help_are_told() {
     let output = sockgate(&["--version"]).await;
     assert_eq!((code(&output), out(&output)), (0, format!("sockgate {}\n", env!("CARGO_PKG_VERSION"))));
