@@ -48,6 +48,7 @@ mod mcp;
 mod operate;
 mod other_upgrades;
 mod own_sessions;
+mod package;
 mod proxy_protocol;
 mod queue;
 mod rates;
