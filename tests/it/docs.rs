@@ -203,3 +203,57 @@ fn what_the_guide_shows_works() {
         assert!(examples.contains(rust.trim_end()), "no example has\n{rust}");
     }
 }
+
+/// Each guide loads as it stands, without a word of warning.
+#[test]
+fn what_the_guides_for_operators_show_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sockgate.yaml");
+    for name in ["start", "socketio", "deploys", "troubleshooting", "lint"] {
+        let page = std::fs::read_to_string(root().join(format!("docs/{name}.md"))).unwrap();
+        let shown = page.split("```yaml\n").skip(1).map(|part| part.split("```").next().unwrap());
+        assert!(shown.clone().next().is_some(), "{name}");
+        for yaml in shown {
+            std::fs::write(&file, yaml).unwrap();
+            let mut check = std::process::Command::new(env!("CARGO_BIN_EXE_sockgate"));
+            let said = check.args(["check", "--offline", "-c"]).arg(&file).output().unwrap();
+            let fault = String::from_utf8_lossy(&said.stderr);
+            assert!(said.status.success() && fault.is_empty(), "{name}: {fault}\n{yaml}");
+        }
+    }
+}
+
+/// The table of contents, by which the pages are made into one site, has each of them once.
+#[test]
+fn the_site_has_every_page() {
+    let summary = std::fs::read_to_string(root().join("docs/SUMMARY.md")).unwrap();
+    let mut listed: Vec<&str> = summary.split("](").skip(1).filter_map(|rest| rest.split(')').next()).collect();
+    listed.sort_unstable();
+    let docs = std::fs::read_dir(root().join("docs")).unwrap();
+    let names = docs.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut pages: Vec<String> = names.filter(|name| name.ends_with(".md") && name != "SUMMARY.md").collect();
+    pages.sort_unstable();
+    assert_eq!(listed, pages);
+    let book = std::fs::read_to_string(root().join("book.toml")).unwrap();
+    assert!(book.contains("src = \"docs\""));
+}
+
+/// A dashboard shows nothing that nobody counts: what it asks for is in docs/metrics.md, which is held against `/metrics`.
+#[test]
+fn the_dashboard_for_grafana_asks_for_metrics_that_there_are() {
+    let page = std::fs::read_to_string(root().join("docs/metrics.md")).unwrap();
+    let dashboard = std::fs::read_to_string(root().join("conf/grafana/sockgate.json")).unwrap();
+    let dashboard: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
+    let mut asked = BTreeSet::new();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().unwrap() {
+            let expression = target["expr"].as_str().unwrap();
+            for part in expression.split("sockgate_").skip(1) {
+                let name = part.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap();
+                asked.insert(format!("sockgate_{}", name.trim_end_matches("_bucket")));
+            }
+        }
+    }
+    let unknown: Vec<_> = asked.iter().filter(|name| !page.contains(&format!("| `{name}` |"))).collect();
+    assert!(asked.len() > 15 && unknown.is_empty(), "{unknown:?}");
+}
