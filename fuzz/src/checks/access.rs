@@ -39,6 +39,9 @@ pub fn tokens(bytes: &[u8]) {
     let signed = GOOD.rsplit_once('.').expect("a signature").0;
     let mut changed = good.to_vec();
     for change in bytes.chunks_exact(3) {
+        if changed.is_empty() {
+            break;
+        }
         let at = usize::from(u16::from_le_bytes([change[0], change[1]])) % changed.len();
         match change[2] {
             0 => _ = changed.remove(at),
