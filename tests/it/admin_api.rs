@@ -328,7 +328,7 @@ async fn what_an_operator_says_of_draining_is_a_difference_from_the_file() {
 async fn routes_tell_how_much_comes_to_them_by_each_listener() {
     let web = Echo::start("web").await;
     let yaml = format!(
-        "listeners: [{{ name: one, address: '127.0.0.1:0' }}, {{ name: other, address: '127.0.0.1:0' }}]\n\
+        "listeners:\n- {{ name: one, address: '127.0.0.1:0' }}\n- {{ name: other, address: '127.0.0.1:0' }}\n\
          routes: [{{ upstream: app }}]\nupstreams: {{ app: {{ servers: ['{}'] }} }}\n\
          admin: {{ address: '127.0.0.1:0' }}\n",
         web.address()

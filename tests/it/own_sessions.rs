@@ -4,12 +4,15 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use http::{Request, Response};
 use tokio::sync::Notify;
 
-use crate::support::client::Answer;
+use crate::support::client::{Answer, tcp};
 use crate::support::engine::{for_each_engine, for_the_relay};
+use crate::support::http2::{Http2, read};
+use crate::support::http2_server::serving;
 use crate::support::websocket::{opened, switch};
-use crate::support::{Client, Gateway, Scripted, Setup, eventually};
+use crate::support::{Client, Gateway, Scripted, Setup, eventually, within};
 
 for_each_engine! {
     sessions_are_learned_from_a_header_a_cookie_or_json_and_routed_by_all_four_places,
@@ -24,6 +27,8 @@ for_each_engine! {
 
 for_the_relay! {
     event_streams_end_behind_a_whole_event_where_that_is_the_goodbye,
+    event_streams_over_http_2_end_so_too,
+    event_streams_between_two_ends_of_http_2_end_so_too,
 }
 
 /// An app that opens a session for each `POST /open`, and tells it in three places. Elsewhere it answers for the sessions that it
@@ -313,15 +318,31 @@ async fn event_streams_end_behind_a_whole_event_where_that_is_the_goodbye() {
     let apps = apps().await;
     let rule = format!("{EVERYWHERE}, learn: {{ header: X-Session }}, over: [410, 404], goodbye: stream");
     let gateway = before(&apps, &rule).start().await;
-    let id = loop {
-        let id = open(&gateway).await;
-        if id.starts_with('a') {
-            break id;
-        }
-    };
+    let id = open_on_a(&gateway).await;
     let mut stream = gateway.client().await;
     stream.send(format!("GET /events?sid={id} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
     stream.read_until(b"data: h").await;
+    let_go(&gateway).await;
+    apps[0].go_on.notify_one();
+    let rest = stream.read_until(b"0\r\n\r\n").await;
+    assert!(String::from_utf8_lossy(&rest).contains("alf.\n\n"), "the event is whole");
+    let again = ask(&gateway, "GET", "/", &format!("X-Session: {id}\r\n")).await;
+    assert_eq!(again.status, 410, "whoever comes again is told to begin anew");
+    assert!(open(&gateway).await.starts_with('b'));
+}
+
+/// Opens sessions until one is on the first server.
+async fn open_on_a(gateway: &Gateway) -> String {
+    loop {
+        let id = open(gateway).await;
+        if id.starts_with('a') {
+            break id;
+        }
+    }
+}
+
+/// Drains the first server, and waits until somebody has been told to leave it.
+async fn let_go(gateway: &Gateway) {
     let mut admin = Client::connect(gateway.address("admin")).await;
     assert_eq!(admin.post("/drain?upstream=app&server=a&rate=100", b"").await.status, 200);
     let told = async || {
@@ -329,10 +350,62 @@ async fn event_streams_end_behind_a_whole_event_where_that_is_the_goodbye() {
         serde_json::from_str::<serde_json::Value>(&said).unwrap()["told_goodbye"].as_u64() > Some(0)
     };
     eventually("its turn has come", told).await;
+}
+
+async fn event_streams_over_http_2_end_so_too() {
+    let apps = apps().await;
+    let rule = format!("{EVERYWHERE}, learn: {{ header: X-Session }}, over: [410, 404], goodbye: stream");
+    let gateway = before(&apps, &rule).start().await;
+    let id = open_on_a(&gateway).await;
+    let client = Http2::over(tcp(gateway.address("web")).await).await;
+    let asked = Request::get(format!("http://a.test/events?sid={id}")).body(()).unwrap();
+    let mut body = within("the head", client.begin(asked, "").await).await.unwrap().into_body();
+    let mut said = Vec::new();
+    while !said.ends_with(b"data: h") {
+        let part = within("the event", body.data()).await.expect("the stream goes on").unwrap();
+        body.flow_control().release_capacity(part.len()).unwrap();
+        said.extend_from_slice(&part);
+    }
+    let_go(&gateway).await;
     apps[0].go_on.notify_one();
-    let rest = stream.read_until(b"0\r\n\r\n").await;
-    assert!(String::from_utf8_lossy(&rest).contains("alf.\n\n"), "the event is whole");
-    let again = ask(&gateway, "GET", "/", &format!("X-Session: {id}\r\n")).await;
-    assert_eq!(again.status, 410, "whoever comes again is told to begin anew");
-    assert!(open(&gateway).await.starts_with('b'));
+    assert_eq!(read(body).await.expect("a proper end"), b"alf.\n\n", "the event is whole");
+    assert_eq!(ask(&gateway, "GET", "/", &format!("X-Session: {id}\r\n")).await.status, 410);
+}
+
+async fn event_streams_between_two_ends_of_http_2_end_so_too() {
+    let go_on = Arc::<Notify>::default();
+    let goes_on = Arc::clone(&go_on);
+    let server = serving(h2::server::Builder::new(), move |(request, mut respond), _| {
+        let go_on = Arc::clone(&goes_on);
+        async move {
+            let answer = Response::builder().header("x-session", "one").header("content-type", "text/event-stream");
+            let mut sending = respond.send_response(answer.body(()).unwrap(), false).unwrap();
+            if request.uri().path() == "/open" {
+                return sending.send_data("open".into(), true).unwrap();
+            }
+            sending.send_data("data: 1\n\ndata: h".into(), false).unwrap();
+            go_on.notified().await;
+            sending.send_data("alf.\n\n".into(), false).unwrap();
+            // Nobody has to hear more of it.
+            std::future::poll_fn(|cx| sending.poll_reset(cx)).await.unwrap();
+        }
+    })
+    .await;
+    let rule = format!("{EVERYWHERE}, learn: {{ header: X-Session }}, over: [410, 404], goodbye: stream");
+    let setup = Setup::before_named([("a", server.address())]).unchecked();
+    let gateway = setup.upstream(format!("http2: true, sessions: {{ rule: {{ {rule} }} }}")).start().await;
+    let client = Http2::over(tcp(gateway.address("web")).await).await;
+    let asked = |path: &str| Request::get(format!("http://a.test{path}")).body(()).unwrap();
+    assert_eq!(client.ask(asked("/open"), "").await.headers()["x-session"], "one");
+    let answered = client.begin(asked("/events?sid=one"), "").await;
+    let mut body = within("the head", answered).await.unwrap().into_body();
+    let mut said = Vec::new();
+    while !said.ends_with(b"data: h") {
+        let part = within("the event", body.data()).await.expect("the stream goes on").unwrap();
+        body.flow_control().release_capacity(part.len()).unwrap();
+        said.extend_from_slice(&part);
+    }
+    let_go(&gateway).await;
+    go_on.notify_one();
+    assert_eq!(read(body).await.expect("a proper end"), b"alf.\n\n", "the event is whole");
 }

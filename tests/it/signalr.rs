@@ -83,21 +83,18 @@ async fn negotiated(client: &mut Client, query: &str) -> Value {
 }
 
 async fn connections_by_every_transport_meet_the_server_that_negotiated_them() {
-    let servers = servers(&["a", "b", "c"]).await;
-    let gateway = before(&servers).start().await;
-    let web = [gateway.address("web")];
     for way in WAYS {
-        let unknown = counted(&servers, "unknown").await;
-        let mut some = clients(&web, way, 18).await;
+        // Its own servers each time: what a client says when it stops may come when its connection has ended already.
+        let servers = servers(&["a", "b", "c"]).await;
+        let gateway = before(&servers).start().await;
+        let mut some = clients(&[gateway.address("web")], way, 18).await;
         for _ in 0..2 {
             let homes = call(&mut some, 18).await;
             assert_eq!(homes, json!({ "a": 6, "b": 6, "c": 6 }), "{way:?}");
         }
-        assert_eq!(counted(&servers, "unknown").await, unknown, "{way:?}");
-        // Polls, and what ends them, may meet a connection that its client has ended before.
+        assert_eq!((counted(&servers, "unknown").await, counted(&servers, "questions").await), (0, 0), "{way:?}");
         assert_eq!(some.ask("stop").await, json!({ "stopped": 18 }));
     }
-    assert_eq!(counted(&servers, "questions").await, 0);
 }
 
 async fn connections_that_another_gateway_has_seen_negotiated_are_found() {

@@ -10,9 +10,7 @@ forwarding: { x_forwarded_host: false, x_forwarded_port: false, x_real_ip: false
 access_log: { format: 'off' }
 ";
 
-const ROUTES: &str = "\
-  - { match: { path: /socket.io/ }, upstream: socket_io }
-  - { upstream: app }";
+const ROUTES: &str = "  - { match: { path: /socket.io/ }, upstream: socket_io }\n  - { upstream: app }";
 
 /// Writes the file; the arguments to start with.
 pub(super) fn configure(world: &World, doors: &Doors, extras: Extras) -> Result<Vec<String>, Error> {
