@@ -97,11 +97,12 @@ fn choose<'a>(config: &'a Config, url: &Url, named: Option<&str>) -> Result<&'a 
     })
 }
 
-/// What would become of it, as this gateway is. Nobody is asked who would have to be waited for, and nothing is sent.
+/// What would become of it, as this gateway is. Nobody is asked who would have to be waited for, and nothing is sent. Only one
+/// that is `live` tells which server it would be now: another knows nothing of how they are.
 ///
 /// # Errors
 /// Why the question is none, in a sentence.
-pub(crate) fn explain(core: &Core, asked: &Question) -> Result<Value, String> {
+pub(crate) fn explain(core: &Core, asked: &Question, live: bool) -> Result<Value, String> {
     let url = Url::read(&asked.request)?;
     let snapshot = core.snapshot.load_full();
     let listener = choose(&snapshot.config, &url, asked.listener.as_deref())?;
@@ -148,6 +149,7 @@ pub(crate) fn explain(core: &Core, asked: &Question) -> Result<Value, String> {
     let (exchange, refusal) = Exchange::consider(core, &info, &head);
     let mut told = json!({
         "listener": { "name": listener.name(), "address": listener.address.to_string(), "tls": listener.tls.is_some() },
+        "live": live,
         "client": exchange.client().to_string(),
         "websocket": head.websocket,
         "passed_over": exchange.passed_over(&head).into_iter().map(|(route, why)| json!({ "route": route, "why": why })).collect::<Vec<_>>(),
@@ -183,7 +185,7 @@ pub(crate) fn explain(core: &Core, asked: &Question) -> Result<Value, String> {
         "cookie": of.affinity.cookie.is_some(),
         "session": session,
         "by_hash": by_hash,
-        "choice": exchange.choice().map(|(server, why)| json!({ "server": server, "why": why })),
+        "choice": live.then(|| exchange.choice()).flatten().map(|(server, why)| json!({ "server": server, "why": why })),
         "split_over": said.upstream.iter().flat_map(|upstreams| upstreams.names()).collect::<Vec<_>>(),
     });
     told["request"] =

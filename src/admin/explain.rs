@@ -40,11 +40,10 @@ pub(super) fn answer(admin: &Arc<Admin>, request: &Request) -> Answer {
     let Ok(from) = from.parse() else { return fault(format!("from: found `{from}`, expected an IP address")) };
     let question =
         Question { request: said, headers: asked.headers.unwrap_or_default(), from, listener: asked.listener };
-    let mut told = match explain::explain(&admin.core, &question) {
+    let mut told = match explain::explain(&admin.core, &question, true) {
         Ok(told) => told,
         Err(why) => return fault(why),
     };
-    told["live"] = true.into();
     told["servers"] = servers(admin, told["upstream"]["name"].as_str());
     Answer::json(&told)
 }

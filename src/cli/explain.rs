@@ -63,7 +63,7 @@ fn by_file(mut config: Config, question: &Question) -> Result<Value, String> {
         AccessLog::open(&config.access_log, Arc::clone(&metrics)).map_err(|error| error.to_string())?;
     let built = Snapshot::build(config, &Extensions::default(), &metrics, |_| None, &Known::default());
     let core = Core::new(built.map_err(|error| error.to_string())?, metrics, access_log);
-    explain::explain(&core, question)
+    explain::explain(&core, question, false)
 }
 
 /// As the gateway at the admin address decides.

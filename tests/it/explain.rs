@@ -61,6 +61,7 @@ async fn a_request_is_followed_through_the_file_to_its_server() {
     assert_eq!((&told["route"]["name"], &told["route"]["place"]), (&json!("sockets"), &json!(2)));
     assert_eq!((&told["upstream"]["name"], &told["upstream"]["balance"]), (&json!("socket_io"), &json!("client_ip")));
     assert_eq!(told["upstream"]["session"], json!({ "transport": "websocket", "opens": true, "named": false }));
+    assert_eq!((&told["live"], &told["upstream"]["choice"]), (&json!(false), &Value::Null), "no server is known");
     assert!(["a", "b"].contains(&told["upstream"]["by_hash"][0].as_str().unwrap()), "{told}");
     let fields: Vec<(&str, &str)> = told["request"]["fields"]
         .as_array()

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::support::engine::{for_each_engine, for_the_relay};
-use crate::support::node::Node;
+use crate::support::node::{Node, counted};
 use crate::support::{Client, Gateway, Setup, eventually};
 
 for_each_engine! {
@@ -38,11 +38,7 @@ async fn servers(versions: &[&str]) -> Vec<Node> {
 }
 
 fn before(servers: &[Node]) -> Setup {
-    let named: Vec<_> = servers
-        .iter()
-        .map(|server| (server.ready["id"].as_str().unwrap(), SocketAddr::from(([127, 0, 0, 1], server.port()))))
-        .collect();
-    Setup::before_named(named).unchecked().upstream("kind: mcp, balance: round_robin")
+    Setup::before_nodes(servers).unchecked().upstream("kind: mcp, balance: round_robin")
 }
 
 async fn clients(version: &str, gateways: &[SocketAddr], path: &str, sessions: usize, more: &[&str]) -> Node {
@@ -62,20 +58,6 @@ async fn call(client: &mut Node, sessions: usize) -> Value {
     seen.as_object_mut().unwrap().remove("servers");
     assert_eq!(seen, expected);
     said["servers"].clone()
-}
-
-async fn stats(server: &Node) -> Value {
-    let mut client = Client::connect(([127, 0, 0, 1], server.port()).into()).await;
-    serde_json::from_slice(&client.get("/__stats").await.body).unwrap()
-}
-
-/// What all servers have counted of something.
-async fn counted(servers: &[Node], what: &str) -> u64 {
-    let mut sum = 0;
-    for server in servers {
-        sum += stats(server).await[what].as_u64().unwrap();
-    }
-    sum
 }
 
 async fn sessions_of_every_sdk_meet_their_server() {

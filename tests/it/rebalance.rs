@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
-use crate::support::cluster::{Cluster, IN_TURN, NAMES, is_up, run, stats};
+use crate::support::cluster::{Cluster, IN_TURN, NAMES, is_up, run};
 use crate::support::crowd::{By, Crowd, Socket};
 use crate::support::engine::for_each_engine;
 use crate::support::{Client, Gateway, eventually};
@@ -115,7 +115,7 @@ async fn clients_of_socket_io_that_were_shed_are_not_placed_where_they_were() {
     let address = cluster.address();
     let running = batches.map(|(version, transports, sessions)| run(address, version, transports, sessions, &options));
     let (summaries, ()) = tokio::join!(join_all(running), async {
-        eventually("all have talked", async || stats(&cluster.servers[0]).await["events"].as_u64().unwrap() >= 11 * 30)
+        eventually("all have talked", async || cluster.servers[0].stats().await["events"].as_u64().unwrap() >= 11 * 30)
             .await;
         cluster.restart("b", PATIENT).await;
         let gateway = &cluster.gateways[0];
@@ -314,7 +314,7 @@ async fn servers_join_and_leave_by_reload_under_hundreds_of_sessions() {
         assert_ne!(after.last().unwrap(), "a");
     }
     assert_eq!(crowd.moves(), on_a);
-    eventually("the server knows", async || stats(&cluster.servers[0]).await["sessions_open"] == 0).await;
+    eventually("the server knows", async || cluster.servers[0].stats().await["sessions_open"] == 0).await;
 }
 
 async fn a_server_that_is_put_back_into_the_file_keeps_the_sessions_that_it_has() {

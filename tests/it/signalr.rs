@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 
 use crate::support::engine::{for_each_engine, for_the_relay};
-use crate::support::node::Node;
+use crate::support::node::{self, Node, counted};
 use crate::support::websocket::upgrade;
 use crate::support::{Client, Gateway, Setup, eventually};
 
@@ -34,19 +34,11 @@ const WAYS: [&[&str]; 6] = [
 ];
 
 async fn servers(names: &[&str]) -> Vec<Node> {
-    let mut servers = Vec::new();
-    for name in names {
-        servers.push(Node::start("signalr_server.js", &["--id", name]).await);
-    }
-    servers
+    node::servers("signalr_server.js", names).await
 }
 
 fn before(servers: &[Node]) -> Setup {
-    let named: Vec<_> = servers
-        .iter()
-        .map(|server| (server.ready["id"].as_str().unwrap(), SocketAddr::from(([127, 0, 0, 1], server.port()))))
-        .collect();
-    Setup::before_named(named).unchecked().upstream("kind: signalr, balance: round_robin")
+    Setup::before_nodes(servers).unchecked().upstream("kind: signalr, balance: round_robin")
 }
 
 async fn clients(gateways: &[SocketAddr], way: &[&str], connections: usize) -> Node {
@@ -64,16 +56,6 @@ async fn call(client: &mut Node, connections: usize) -> Value {
     let outcome = (&said["called"], &said["moved"], &said["faults"]);
     assert_eq!(outcome, (&json!(connections), &json!(0), &json!({})), "{said}");
     said["homes"].clone()
-}
-
-async fn counted(servers: &[Node], what: &str) -> u64 {
-    let mut sum = 0;
-    for server in servers {
-        let mut client = Client::connect(([127, 0, 0, 1], server.port()).into()).await;
-        let stats: Value = serde_json::from_slice(&client.get("/__stats").await.body).unwrap();
-        sum += stats[what].as_u64().unwrap();
-    }
-    sum
 }
 
 async fn negotiated(client: &mut Client, query: &str) -> Value {

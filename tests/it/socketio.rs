@@ -91,18 +91,13 @@ upstreams:
 
     /// What the servers counted, health checks included.
     async fn stats(&self) -> [Value; 2] {
-        [stats(&self.a).await, stats(&self.b).await]
+        [self.a.stats().await, self.b.stats().await]
     }
 
     /// The sum of a counter of both.
     async fn counted(&self, name: &str) -> u64 {
         self.stats().await.iter().map(|stats| stats[name].as_u64().unwrap()).sum()
     }
-}
-
-async fn stats(server: &Node) -> Value {
-    let answer = Client::connect(([127, 0, 0, 1], server.port()).into()).await.get("/__stats").await;
-    serde_json::from_slice(&answer.body).unwrap()
 }
 
 /// A client that says what befalls it and does as it is told.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::engine::{for_each_engine, for_the_relay};
-use crate::support::node::{Node, run};
+use crate::support::node::{self, Node, counted, run};
 use crate::support::websocket::opened;
 use crate::support::{Client, Gateway, Setup, eventually};
 
@@ -31,19 +31,11 @@ for_the_relay! {
 const TRANSPORTS: [&str; 4] = ["xhr-polling", "xhr-streaming", "eventsource", "websocket"];
 
 async fn servers(names: &[&str]) -> Vec<Node> {
-    let mut servers = Vec::new();
-    for name in names {
-        servers.push(Node::start("sockjs_server.js", &["--id", name]).await);
-    }
-    servers
+    node::servers("sockjs_server.js", names).await
 }
 
 fn before(servers: &[Node]) -> Setup {
-    let named: Vec<_> = servers
-        .iter()
-        .map(|server| (server.ready["id"].as_str().unwrap(), SocketAddr::from(([127, 0, 0, 1], server.port()))))
-        .collect();
-    Setup::before_named(named).unchecked().upstream("kind: sockjs")
+    Setup::before_nodes(servers).unchecked().upstream("kind: sockjs")
 }
 
 async fn clients(gateways: &[SocketAddr], transport: &str, sessions: usize) -> Node {
@@ -61,16 +53,6 @@ async fn echo(client: &mut Node, sessions: usize) -> Value {
     let outcome = (&said["heard"], &said["moved"], &said["faults"]);
     assert_eq!(outcome, (&json!(sessions), &json!(0), &json!({})), "{said}");
     said["homes"].clone()
-}
-
-async fn counted(servers: &[Node], what: &str) -> u64 {
-    let mut sum = 0;
-    for server in servers {
-        let mut client = Client::connect(([127, 0, 0, 1], server.port()).into()).await;
-        let stats: Value = serde_json::from_slice(&client.get("/__stats").await.body).unwrap();
-        sum += stats[what].as_u64().unwrap();
-    }
-    sum
 }
 
 async fn live(gateway: &Gateway) -> f64 {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use serde_json::Value;
 
 use super::client::Answer;
-use super::node::{Node, client};
+use super::node::{Node, client, counted};
 use super::{Client, Gateway, Setup, eventually, within};
 
 /// Servers of one version and the gateways before them. New sessions are placed in turn, whoever comes: nothing but the
@@ -85,11 +85,7 @@ impl Cluster {
 
     /// A counter of all servers together.
     pub async fn counted(&self, name: &str) -> u64 {
-        let mut sum = 0;
-        for server in &self.servers {
-            sum += stats(server).await[name].as_u64().unwrap();
-        }
-        sum
+        counted(&self.servers, name).await
     }
 
     /// Asks the admin address of the first gateway.
@@ -112,12 +108,6 @@ pub async fn run(address: SocketAddr, version: &str, transports: &str, sessions:
     let (url, sessions) = (format!("http://{address}"), sessions.to_string());
     let all = [&["--url", &url, "--transports", transports, "--sessions", &sessions], options].concat();
     client(version, &all, 60).await
-}
-
-/// What a server counted.
-pub async fn stats(server: &Node) -> Value {
-    let answer = Client::connect(([127, 0, 0, 1], server.port()).into()).await.get("/__stats").await;
-    serde_json::from_slice(&answer.body).unwrap()
 }
 
 /// Asks the admin address of a gateway by any method.

@@ -1,5 +1,6 @@
 //! Real Socket.IO peers: servers and clients of `tests/node`, installed by `scripts/node-deps`.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use super::within;
+use super::{Client, within};
 
 /// Every transport, alone and on the way from one to the other.
 pub const TRANSPORTS: [&str; 3] = ["polling", "websocket", "polling,websocket"];
@@ -60,6 +61,17 @@ impl Node {
         serde_json::from_str(&line.unwrap_or_else(|| panic!("{what}: the program ended"))).unwrap()
     }
 
+    /// Where it serves.
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port()).into()
+    }
+
+    /// What it has counted by now: what it answers to `/__stats`.
+    pub async fn stats(&self) -> Value {
+        let answer = Client::connect(self.address()).await.get("/__stats").await;
+        serde_json::from_slice(&answer.body).unwrap()
+    }
+
     /// The port that it listens on.
     pub fn port(&self) -> u16 {
         u16::try_from(self.ready["port"].as_u64().unwrap()).unwrap()
@@ -75,6 +87,24 @@ impl Node {
     pub async fn kill(&mut self) {
         self.child.kill().await.unwrap();
     }
+}
+
+/// A server of this program for each name.
+pub async fn servers(program: &str, names: &[&str]) -> Vec<Node> {
+    let mut servers = Vec::new();
+    for name in names {
+        servers.push(Node::start(program, &["--id", name]).await);
+    }
+    servers
+}
+
+/// What all of these have counted of something.
+pub async fn counted(servers: &[Node], what: &str) -> u64 {
+    let mut sum = 0;
+    for server in servers {
+        sum += server.stats().await[what].as_u64().unwrap();
+    }
+    sum
 }
 
 /// Runs a client of a version to its end; gives its summary. `patience` is in seconds.

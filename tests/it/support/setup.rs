@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::net::SocketAddr;
 
 use super::Gateway;
+use super::node::Node;
 
 /// A configuration of that kind. Keys are given in flow style, as they stand between braces.
 #[derive(Clone, Default)]
@@ -27,6 +28,11 @@ impl Setup {
     pub fn before_named<'a>(servers: impl IntoIterator<Item = (&'a str, SocketAddr)>) -> Self {
         let named = |(name, address)| format!("address: \"{address}\", name: {name}");
         servers.into_iter().map(named).fold(Self::default(), Self::server)
+    }
+
+    /// Before programs that go by the names they were given.
+    pub fn before_nodes(servers: &[Node]) -> Self {
+        Self::before_named(servers.iter().map(|server| (server.ready["id"].as_str().unwrap(), server.address())))
     }
 
     /// More about the route, which leads to `app`.
