@@ -75,6 +75,8 @@ pub struct Known {
     pub(crate) accesses: access::Built,
     pub(crate) limits: Arc<rate::Limits>,
     pub(crate) compressing: Arc<compression::Room>,
+    /// What went to each route, by its name.
+    pub(crate) taken: HashMap<Arc<str>, Arc<Taken>, FnvBuildHasher>,
 }
 
 /// What a program brings of its own; it outlives every configuration.
@@ -157,26 +159,31 @@ impl Snapshot {
             .zip(&config.routes)
             .map(|(access, route)| Ok((access, Pages::build(&route.error_pages)?)))
             .collect::<Result<_, PageError>>()?;
-        let names = router::named(&config.routes).into_iter();
-        let limits_of = names.map(|(name, route)| all_limits.build(&name, &route.limits.rate.0, &known.limits));
+        let listeners: Vec<Arc<str>> = config.listeners.iter().map(|listener| listener.name().into()).collect();
+        let names = router::named(&config.routes);
+        let taken: Vec<(Arc<str>, Arc<Taken>)> = names
+            .iter()
+            .map(|(name, _)| (Arc::from(name.as_str()), Taken::after(known.taken.get(name.as_str()), &listeners)))
+            .collect();
+        let limits_of =
+            names.into_iter().map(|(name, route)| all_limits.build(&name, &route.limits.rate.0, &known.limits));
         let compressing = &known.compressing;
         compressing.set(config.limits.compressions);
         let compressions = config
             .routes
             .iter()
             .map(|route| Some(Arc::new(Compression::new(route.compression.as_ref()?, compressing))));
-        let listeners: Vec<Arc<str>> = config.listeners.iter().map(|listener| listener.name().into()).collect();
-        let taken = || Arc::new(Taken::of(&listeners));
         let rules: Vec<Rules> = of_routes
             .into_iter()
             .zip(limits_of)
             .zip(compressions)
-            .map(|(((access, pages), limits), compression)| Rules {
+            .zip(&taken)
+            .map(|((((access, pages), limits), compression), (_, taken))| Rules {
                 access,
                 limits,
                 compression,
                 pages,
-                taken: taken(),
+                taken: Arc::clone(taken),
             })
             .collect();
         let rules = |place: usize| rules[place].clone();
@@ -198,6 +205,7 @@ impl Snapshot {
                 accesses: builder.built,
                 limits: Arc::new(all_limits),
                 compressing: Arc::clone(compressing),
+                taken: taken.into_iter().collect(),
             },
             raw,
             secrets: secrets.collect(),

@@ -59,11 +59,16 @@ impl Admin {
     /// The metrics of a gateway can be asked for by one only.
     pub fn new(reloader: Arc<Reloader>) -> Result<Self, prometheus::Error> {
         let core = Arc::clone(reloader.core());
-        core.metrics.register(Box::new(StateCollector::new(&core)?))?;
+        let ready = Arc::new(AtomicBool::new(true));
+        core.metrics.register(Box::new(StateCollector::new(
+            &core,
+            Arc::clone(&ready),
+            Arc::clone(reloader.limits()),
+        )?))?;
         Ok(Self {
             core,
             reloader,
-            ready: Arc::new(AtomicBool::new(true)),
+            ready,
             started: Instant::now(),
             places: Places::default(),
             bodies: Budget::default(),

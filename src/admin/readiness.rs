@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ::http::StatusCode;
 
@@ -21,7 +21,7 @@ pub(super) struct Readiness {
 
 /// Answers `/readyz`.
 pub(super) fn answer(admin: &Admin) -> Answer {
-    let Readiness { ready, notes } = of(admin);
+    let Readiness { ready, notes } = of(&admin.ready, &admin.core.snapshot.load());
     let told: String = notes.iter().map(|note| format!("{note}\n")).collect();
     if ready {
         Answer::text(format!("ready\n{told}"))
@@ -30,15 +30,15 @@ pub(super) fn answer(admin: &Admin) -> Answer {
     }
 }
 
-pub(super) fn of(admin: &Admin) -> Readiness {
-    if !admin.ready.load(Ordering::Acquire) {
+/// `stays` is false from when the gateway begins to stop.
+pub(super) fn of(stays: &AtomicBool, snapshot: &Snapshot) -> Readiness {
+    if !stays.load(Ordering::Acquire) {
         return Readiness { ready: false, notes: vec!["stopping".to_owned()] };
     }
-    let snapshot = admin.core.snapshot.load();
     let mut down: Vec<_> = snapshot.upstreams.iter().filter(|(_, upstream)| !upstream.ready()).collect();
     down.sort_by_key(|&(name, _)| name);
     let notes = down.iter().map(|(name, upstream)| format!("upstream {name}: {}", why_not(upstream))).collect();
-    Readiness { ready: is_ready(&snapshot), notes }
+    Readiness { ready: is_ready(snapshot), notes }
 }
 
 /// All of those that the operator names have to have a server. Else one of those that are needed is enough, since one pool

@@ -137,7 +137,7 @@ told! {
         action: &'static str,
         /// Where requests go.
         upstreams: Vec<String>,
-        /// Requests that went there, by this configuration.
+        /// Requests that went there.
         requests: u64,
         /// The same in a second.
         per_second: Option<f64>,
@@ -209,7 +209,7 @@ pub(super) fn state(admin: &Admin) -> State {
 
 pub(super) fn overview(admin: &Admin) -> Overview {
     let snapshot = admin.core.snapshot.load();
-    let readiness = readiness::of(admin);
+    let readiness = readiness::of(&admin.ready, &snapshot);
     let upstreams = || snapshot.upstreams.values();
     let servers: Vec<_> = upstreams().flat_map(|upstream| upstream.all_servers()).collect();
     let sessions = |count: fn(&crate::session::Home) -> usize| -> usize {
@@ -320,11 +320,11 @@ pub(super) fn routes(admin: &Admin) -> Vec<RouteTold> {
     routes_with(admin, &snapshot, &Sockets::of(&snapshot))
 }
 
-/// What is open, by the way it came in.
-struct Sockets(HashMap<Arc<str>, HashMap<Option<Arc<str>>, usize>>);
+/// What is open, by the way it came in: listener and route.
+pub(super) struct Sockets(HashMap<Arc<str>, HashMap<Option<Arc<str>>, usize>>);
 
 impl Sockets {
-    fn of(snapshot: &Snapshot) -> Self {
+    pub(super) fn of(snapshot: &Snapshot) -> Self {
         let mut sockets = HashMap::<_, HashMap<_, usize>>::new();
         for (_, roster) in snapshot.upstreams.values().flat_map(|upstream| upstream.rosters()) {
             roster.each(|visitor| {
@@ -343,7 +343,12 @@ impl Sockets {
         Self(sockets)
     }
 
-    fn of_listener(&self, name: &str) -> BTreeMap<String, usize> {
+    /// Of each listener, by the route.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&Arc<str>, &HashMap<Option<Arc<str>>, usize>)> {
+        self.0.iter()
+    }
+
+    pub(super) fn of_listener(&self, name: &str) -> BTreeMap<String, usize> {
         let routes = self.0.get(name).into_iter().flatten();
         routes.map(|(route, &count)| (route.as_deref().unwrap_or("-").to_owned(), count)).collect()
     }

@@ -848,8 +848,12 @@ impl Exchange {
     /// The head of the server's answer has come. Gives what is changed in it before the client gets it, or refuses what is
     /// no answer.
     pub(crate) fn answered(&mut self, status: u16, headers: Headers<'_>) -> Result<&HeaderEdits, Refusal> {
-        self.first_byte.get_or_insert_with(Instant::now);
+        let first_byte = *self.first_byte.get_or_insert_with(Instant::now);
         if let Some(lease) = &self.lease {
+            if self.form == Form::Plain && !self.polls {
+                let waited = first_byte.duration_since(self.started);
+                lease.upstream().metrics.first_byte_seconds.observe(waited.as_secs_f64());
+            }
             if self.body_in > LONG_BODY {
                 lease.forget_latency();
             }

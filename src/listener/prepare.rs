@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use log::debug;
@@ -204,6 +204,7 @@ impl Settings {
         until: tokio::time::Instant,
     ) -> Option<(Transport, TlsInfo)> {
         let _open = UnderWay::new(&self.metrics);
+        let began = Instant::now();
         let accepting = transport::tls::accept(Arc::clone(&terms.config), socket, &first);
         let accepted = timeout_at(until, accepting).await.unwrap_or_else(|late| Err(late.into()));
         let (stream, server_name) = match accepted {
@@ -215,6 +216,7 @@ impl Settings {
             }
         };
         self.metrics.tls_ok.inc();
+        self.metrics.tls_seconds.observe(began.elapsed().as_secs_f64());
         let agreed = stream.agreed();
         if agreed.alpn_protocol() == Some(challenges::ALPN.as_bytes()) {
             // An authority has seen what it wanted to.

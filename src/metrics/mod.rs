@@ -46,6 +46,8 @@ families! {
         tls_open: IntGauge = gauge("tls_handshakes_open", "TLS handshakes of clients under way");
         tls_ok, tls_failed: IntCounter =
             counters("tls_handshakes_total", "TLS handshakes of clients", "result", ["ok", "failed"]);
+        tls_seconds: Histogram =
+            histogram("tls_handshake_seconds", "Time of the TLS handshakes that succeeded", &SHORT_TIMES);
     }
 }
 
@@ -55,6 +57,10 @@ families! {
         answered_1xx, answered_2xx, answered_3xx, answered_4xx, answered_5xx: IntCounter =
             counters("requests_total", "Requests answered", "class", ["1xx", "2xx", "3xx", "4xx", "5xx"]);
         seconds: Histogram = histogram("request_seconds", "Time of requests, long polls included", &REQUEST_TIMES);
+        first_byte_seconds: Histogram =
+            histogram("first_byte_seconds", "Time until servers begin to answer, polls left out", &REQUEST_TIMES);
+        connect_seconds: Histogram =
+            histogram("server_connect_seconds", "Time until connections to servers are open", &SHORT_TIMES);
         http2_open: IntGauge = gauge("server_http2_connections", "Connections of HTTP/2 to servers open now");
         tunnels_open: IntGauge = gauge("tunnels_open", "Tunnels open now");
         websockets, upgraded, raw: IntCounter =
@@ -62,6 +68,7 @@ families! {
         bytes_in, bytes_out: IntCounter =
             counters("tunnel_bytes_total", "Bytes that tunnels carried", "direction", ["in", "out"]);
         closed: IntCounterVec = counter_by("tunnels_closed_total", "Tunnels closed, by whom", "by");
+        tunnel_seconds: Histogram = histogram("tunnel_seconds", "How long tunnels were open", &LONG_TIMES);
         goodbyes: IntCounterVec =
             counter_by("goodbyes_total", "Sessions and tunnels told to leave their server", "why");
         upgrades_refused: IntCounter = counter("upgrades_refused_total", "Upgrades answered without 101");
@@ -105,6 +112,12 @@ families! {
 
 const REQUEST_TIMES: [f64; 15] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0];
+/// Of what a network and some arithmetic take.
+const SHORT_TIMES: [f64; 14] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+/// Of what lasts for as long as people stay, up to a day.
+pub(crate) const LONG_TIMES: [f64; 11] =
+    [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 14_400.0, 43_200.0, 86_400.0];
 const UPGRADE_TIMES: [f64; 10] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// Every family of one gateway.

@@ -139,6 +139,7 @@ impl<S: Stream> Tunnel<S> {
         upstream.metrics.bytes_in.inc_by(closed.bytes_in);
         upstream.metrics.bytes_out.inc_by(closed.bytes_out);
         upstream.metrics.closed(closed_by);
+        upstream.metrics.tunnel_seconds.observe(entry.elapsed().as_secs_f64());
         entry.event = Event::Close;
         entry.bytes_in = closed.bytes_in;
         entry.bytes_out = closed.bytes_out;

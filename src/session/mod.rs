@@ -29,5 +29,5 @@ pub(crate) use rules::{ID, Rules};
 pub use signalr::SignalR;
 pub use sockjs::SockJs;
 pub(crate) use table::{Found, Held, How, Key, Learned, Listed, Mark, Moving, SessionTable};
-pub(crate) use totals::Cause;
+pub(crate) use totals::{Cause, Lives};
 pub(crate) use upgrades::Recent;

@@ -407,8 +407,8 @@ impl SessionTable {
         let mut shard = self.shard(key);
         let Some(entry) = shard.live(key, now) else { return false };
         if entry.holds > 0 {
-            entry.end(now);
-            shard.totals.end(cause, 1);
+            let lived = entry.end(now, self.clock.milliseconds());
+            shard.totals.end(cause, lived);
         } else {
             self.remove(&mut shard, key, cause);
         }
@@ -421,8 +421,8 @@ impl SessionTable {
         let now = self.clock.now();
         let mut shard = self.shard(key);
         let Some(entry) = shard.live(key, now) else { return false };
-        entry.end(now.saturating_add(AFTERGLOW + LAG));
-        shard.totals.end(cause, 1);
+        let lived = entry.end(now.saturating_add(AFTERGLOW + LAG), self.clock.milliseconds());
+        shard.totals.end(cause, lived);
         true
     }
 
@@ -493,8 +493,8 @@ impl SessionTable {
             _ if ended => {}
             // Engine.IO closes a session with its transport, and nobody can go back to polling.
             Some(cause) if upgraded => {
-                entry.end(soon);
-                shard.totals.end(cause, 1);
+                let lived = entry.end(soon, self.clock.milliseconds());
+                shard.totals.end(cause, lived);
             }
             None if upgraded => entry.due = soon,
             // A WebSocket that was only tried leaves a session that goes on polling, and one poll may be under way.
@@ -540,17 +540,15 @@ impl SessionTable {
         if before == 0 && shard.unused.is_empty() {
             return 0;
         }
-        let mut silent = 0;
-        shard.sessions.retain(|_, entry| {
+        let Part { sessions, unused, totals, .. } = shard;
+        let exactly = self.clock.milliseconds();
+        sessions.retain(|_, entry| {
             let over = entry.is_over(now);
             if over && entry.marks & ENDED == 0 {
-                entry.end(now);
-                silent += 1;
+                totals.end(Cause::Silent, entry.end(now, exactly));
             }
             !over
         });
-        shard.totals.end(Cause::Silent, silent);
-        let Part { sessions, unused, .. } = shard;
         let waited = unused.len();
         unused.retain(|key| sessions.get(key).is_some_and(Entry::is_unused));
         unused.shrink_to(2 * unused.len());
@@ -568,8 +566,7 @@ impl SessionTable {
     fn remove(&self, shard: &mut Part, key: Key, cause: Cause) {
         if let Some(mut entry) = shard.sessions.remove(&key) {
             if entry.marks & ENDED == 0 {
-                entry.end(0);
-                shard.totals.end(cause, 1);
+                shard.totals.end(cause, entry.end(0, self.clock.milliseconds()));
             }
             self.len.fetch_sub(1, Relaxed);
         }
@@ -695,8 +692,9 @@ impl Entry {
         Self { home, due: 0, opened, life, holds: 0, marks }
     }
 
-    /// Ends it; `due` is how long it can still be found.
-    fn end(&mut self, due: u32) {
+    /// Ends it at this millisecond of the table's clock; `due` is how long it can still be found. Gives the milliseconds for
+    /// which it was known.
+    fn end(&mut self, due: u32, exactly: u64) -> u32 {
         self.regain();
         if self.marks & Mark::Upgraded as u8 != 0 {
             self.home.leave_websocket();
@@ -704,6 +702,7 @@ impl Entry {
         self.home.close();
         self.marks = (self.marks & !(Mark::Upgraded as u8)) | ENDED;
         self.due = due;
+        (exactly as u32).wrapping_sub(self.opened)
     }
 
     /// Notes something; false if it was noted before.

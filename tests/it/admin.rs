@@ -178,6 +178,8 @@ async fn metrics_are_well_formed_and_move_with_the_traffic() {
         ("sockgate_requests_total{class=\"1xx\",upstream=\"web\"}", 1.0),
         ("sockgate_request_seconds_count{upstream=\"web\"}", 2.0),
         ("sockgate_request_seconds_bucket{upstream=\"web\",le=\"+Inf\"}", 2.0),
+        ("sockgate_first_byte_seconds_count{upstream=\"web\"}", 2.0),
+        ("sockgate_route_requests_total{route=\"web\",listener=\"web\"}", 3.0),
         ("sockgate_refusals_total{reason=\"bad_path\"}", 1.0),
         ("sockgate_tunnels_open{upstream=\"web\"}", 1.0),
         ("sockgate_tunnels_open{upstream=\"raw\"}", 1.0),
@@ -197,6 +199,8 @@ async fn metrics_are_well_formed_and_move_with_the_traffic() {
     moved(&[
         ("sockgate_tunnels_open{upstream=\"web\"}", 0.0),
         ("sockgate_tunnels_closed_total{by=\"client\",upstream=\"web\"}", 1.0),
+        ("sockgate_tunnel_seconds_count{upstream=\"web\"}", 1.0),
+        ("sockgate_tunnel_seconds_count{upstream=\"raw\"}", 1.0),
         ("sockgate_tunnel_bytes_total{direction=\"in\",upstream=\"raw\"}", 4.0),
         ("sockgate_tunnel_bytes_total{direction=\"out\",upstream=\"raw\"}", 10.0),
         ("sockgate_connections_open{listener=\"raw\"}", 0.0),

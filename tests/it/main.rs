@@ -28,6 +28,7 @@ mod ejection;
 mod engines;
 mod explain;
 mod faults;
+mod figures;
 mod filters;
 mod flash;
 mod forwarding;

@@ -71,7 +71,7 @@ impl Upstream {
             };
             agree(Io::new(transport, self.config.timeouts.write), &self.metrics).await
         };
-        within(self.config.timeouts.connect, connecting).await
+        self.timed(within(self.config.timeouts.connect, connecting)).await
     }
 }
 

@@ -4,7 +4,7 @@ pub(crate) mod http2;
 mod tls;
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
@@ -33,10 +33,18 @@ impl Upstream {
             let name = settings.server_name(server).map_err(io::Error::other)?;
             transport::tls::connect(settings.client_config().clone(), name, socket).await.map(Transport::ToServer)
         };
-        within(limit, connecting).await
+        self.timed(within(limit, connecting)).await
     }
 
-    /// The same without TLS, and with no limit for the whole of it.
+    /// Counts how long it has taken to open a connection.
+    async fn timed<T>(&self, connecting: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+        let began = Instant::now();
+        let opened = connecting.await?;
+        self.metrics.connect_seconds.observe(began.elapsed().as_secs_f64());
+        Ok(opened)
+    }
+
+    /// As [`Self::connect`], without TLS, and with no limit for the whole of it.
     pub(crate) async fn open(&self, server: &Server, client: Option<&Header>) -> io::Result<Socket> {
         let opened = open(server, self.config.timeouts.connect).await;
         server.faults().note_refusal(opened.as_ref().err().is_some_and(|fault| is_refusal(fault)));

@@ -93,6 +93,9 @@ async fn sessions_end_for_a_cause() {
     for cause in ["client", "client_lost", "server", "server_down"] {
         assert_eq!(ended[cause], 1, "{cause}: {status}");
     }
+    let lives = cluster.gateways[0].metric("sockgate_session_seconds_count{upstream=\"app\"}").await;
+    assert_eq!(lives, 4.0, "the life of each is told, whatever ended it");
+    assert!(cluster.gateways[0].metric("sockgate_server_connect_seconds_count{upstream=\"app\"}").await > 3.0);
 }
 
 async fn sessions_are_counted_where_they_live_for_as_long_as_they_live() {

@@ -58,6 +58,7 @@ async fn a_name_decides_whether_tls_ends_here_or_at_its_server() {
     assert_eq!(gateway.metric("sockgate_tunnels_total{kind=\"tcp\",upstream=\"passed\"}").await, 8.0);
     assert_eq!(gateway.metric("sockgate_detected_total{listener=\"web\",protocol=\"passthrough\"}").await, 8.0);
     assert_eq!(gateway.metric("sockgate_tls_handshakes_total{listener=\"web\",result=\"ok\"}").await, 8.0);
+    assert_eq!(gateway.metric("sockgate_tls_handshake_seconds_count{listener=\"web\"}").await, 8.0);
     eventually("no handshake is under way", async || {
         gateway.metric("sockgate_tls_handshakes_open{listener=\"web\"}").await == 0.0
     })

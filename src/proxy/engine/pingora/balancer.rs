@@ -1,7 +1,7 @@
 //! The gateway's decisions as the hooks of Pingora's HTTP proxy.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ::http::header::{CONTENT_LENGTH, CONTENT_TYPE, TE, TRANSFER_ENCODING};
 use ::http::{HeaderMap, HeaderValue, StatusCode, Uri, Version};
@@ -132,6 +132,8 @@ impl ProxyHttp for Balancer {
         }
         let exchange = begun(ctx)?;
         exchange.place().await.map_err(of::error)?;
+        ctx.placed = Some(Instant::now());
+        let exchange = begun(ctx)?;
         // Streams of HTTP/2 share a connection: none of them can be taken from Pingora.
         if let (false, Some(leave), Some(mailbox)) = (session.is_http2(), exchange.leave(), &mailbox) {
             mailbox.announce(Arc::clone(leave));
@@ -192,7 +194,12 @@ impl ProxyHttp for Balancer {
         _digest: Option<&Digest>,
         ctx: &mut Context,
     ) -> Result<()> {
-        begun(ctx)?.connected(reused);
+        let placed = ctx.placed.take();
+        let exchange = begun(ctx)?;
+        exchange.connected(reused);
+        if let (false, Some(placed), Some(lease)) = (reused, placed, exchange.lease()) {
+            lease.upstream().metrics.connect_seconds.observe(placed.elapsed().as_secs_f64());
+        }
         Ok(())
     }
 

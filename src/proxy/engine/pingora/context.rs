@@ -12,6 +12,8 @@ pub struct Context {
     pub(super) exchange: Option<Box<Exchange>>,
     /// Set for as long as somebody may go on with the exchange where Pingora lets go of it.
     pub(super) mailbox: Option<Arc<Mailbox>>,
+    /// When its server was chosen, until that is connected to.
+    pub(super) placed: Option<Instant>,
     /// How fast the request's body comes.
     pub(super) pace: Option<Pace>,
 }
