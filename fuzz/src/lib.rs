@@ -128,6 +128,13 @@ pub mod rate {
 }
 #[path = "../../src/request/mod.rs"]
 pub mod request;
+/// Addresses of services, which nobody asks here.
+#[path = "../../src/service"]
+pub mod service {
+    pub mod url;
+
+    pub use url::Url;
+}
 #[path = "../../src/text.rs"]
 pub mod text;
 #[path = "../../src/transport/mod.rs"]

@@ -10,11 +10,11 @@ use log::debug;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::service::{Fault, Service};
 use super::{BuildError, config};
 use crate::filter::{Changes, FilterAnswer};
 use crate::http::hop_by_hop::{Nominated, is_hop_by_hop};
 use crate::request::Headers;
+use crate::service::{Fault, Service};
 
 /// Requests that are asked about at once; more wait, within their time.
 const AT_ONCE: usize = 512;

@@ -18,8 +18,8 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use super::jwt::is_for_signatures;
-use super::service::{Fault, Service};
 use super::{BuildError, config};
+use crate::service::{Fault, Service};
 
 /// The largest set.
 const MOST_BODY: usize = 256 * 1024;

@@ -9,7 +9,6 @@ pub(crate) mod key_set;
 mod networks;
 pub(crate) mod origins;
 mod passwords;
-mod service;
 mod sessions;
 
 use std::fmt;

@@ -15,6 +15,7 @@ use crate::exchange::Core;
 use crate::explain::{self, Question};
 use crate::metrics::Metrics;
 use crate::snapshot::{Extensions, Known, Snapshot};
+use crate::trace::Traces;
 
 /// What is asked.
 #[derive(Clone, Debug, clap::Args)]
@@ -62,7 +63,8 @@ fn by_file(mut config: Config, question: &Question) -> Result<Value, String> {
     let (access_log, _) =
         AccessLog::open(&config.access_log, Arc::clone(&metrics)).map_err(|error| error.to_string())?;
     let built = Snapshot::build(config, &Extensions::default(), &metrics, |_| None, &Known::default());
-    let core = Core::new(built.map_err(|error| error.to_string())?, metrics, access_log);
+    let traces = Traces::off(Arc::clone(&metrics));
+    let core = Core::new(built.map_err(|error| error.to_string())?, metrics, access_log, traces);
     explain::explain(&core, question, false)
 }
 

@@ -24,6 +24,7 @@ use crate::http::config::{ErrorPages, Forwarding};
 use crate::http::pages::Of as PagesOf;
 use crate::listener::config::{FlashPolicy, Protocol, ProxyProtocol};
 use crate::rate::config::Rates;
+use crate::trace::Parents;
 use crate::transport::TcpKeepAlive;
 
 /// The times that a rate may be for.
@@ -382,11 +383,35 @@ fn leaving(config: &Config, root: &Spot<'_>, report: &mut Report) {
     }
     report.share(&root.key("drain").key("jitter"), drain.jitter, 1.0);
     report.well_formed(&root.key("drain").key("close_code"), words::close_code(drain.close_code));
+    traces(config, &root.key("traces"), report);
     let log = &config.access_log;
     let spot = root.key("access_log").key("file");
     report.some_path(&spot, log.file.as_deref());
     if log.format == crate::access_log::Format::Off && log.file.is_some() {
         report.warn(Lint::LogFileUnused, &spot.as_str(), "nothing is written to it: `format` is `off`");
+    }
+}
+
+fn traces(config: &Config, spot: &Spot<'_>, report: &mut Report) {
+    let Some(traces) = &config.traces else { return };
+    report.share(&spot.key("sample"), traces.sample, 1.0);
+    report.some_path(&spot.key("ca"), traces.ca.as_deref());
+    report.some_time(&spot.key("timeout"), traces.timeout);
+    report.name(&spot.key("service"), &traces.service);
+    for (spot, (name, value)) in spot.key("headers").each_key(&traces.headers) {
+        report.well_formed(&spot.as_str(), words::header_name(name));
+        report.well_formed(&spot, words::header_value(value));
+    }
+    if !traces.headers.is_empty() && !traces.endpoint.is_safe() {
+        let what = "by plain http: whoever stands between reads what `headers` say";
+        report.warn(Lint::TraceHeadersInPlain, &spot.key("endpoint"), what);
+    }
+    if traces.parents == Parents::Trusted
+        && config.forwarding.trusted_proxies.is_empty()
+        && spot.key("parents").is_given()
+    {
+        let what = "nobody is trusted: `forwarding.trusted_proxies` is empty, so all traces begin here";
+        report.warn(Lint::NobodysTraces, &spot.key("parents"), what);
     }
 }
 

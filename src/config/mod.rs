@@ -36,7 +36,7 @@ use spot::Spot;
 
 use crate::address::BindAddress;
 use crate::listener::tls::config::{Acme, Tls};
-use crate::{access, access_log, ending, http, listener, router, upstream};
+use crate::{access, access_log, ending, http, listener, router, trace, upstream};
 
 /// One configuration file.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -75,6 +75,9 @@ pub struct Config {
     /// One line for each request and tunnel.
     #[serde(default)]
     pub access_log: access_log::Config,
+    /// Spans of requests, for a collector of OpenTelemetry. Default: none are recorded.
+    #[serde(default)]
+    pub traces: Option<trace::Config>,
     /// What happens on SIGTERM.
     #[serde(default)]
     pub drain: ending::Config,

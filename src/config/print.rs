@@ -32,6 +32,8 @@ impl Config {
             }
         }
         hide_secrets_of(config.get_mut("access"));
+        let headers = config.get_mut("traces").and_then(|traces| traces.get_mut("headers")?.as_mapping_mut());
+        headers.into_iter().flatten().for_each(|(_, value)| *value = HIDDEN.into());
         for route in config.get_mut("routes").and_then(Value::as_sequence_mut).into_iter().flatten() {
             hide_secrets_of(route.get_mut("access"));
         }

@@ -164,7 +164,11 @@ fn every_accepted_file_written_anew_reads_the_same() {
             let config = read(&file, &name).unwrap_or_else(|faults| panic!("{faults}")).config;
             for written in written(&config) {
                 let again = Config::read(&name, &written, &|_| None).unwrap_or_else(|faults| panic!("{faults}"));
-                assert_eq!(again.config, config, "{name}");
+                let traces = config.traces.clone();
+                // What `headers` say is hidden.
+                let hidden = traces.as_ref().is_some_and(|traces| !traces.headers.is_empty());
+                let again = if hidden { Config { traces, ..again.config } } else { again.config };
+                assert_eq!(again, config, "{name}");
             }
         }
     }

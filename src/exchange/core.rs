@@ -10,6 +10,7 @@ use crate::access_log::AccessLog;
 use crate::ending::Ending;
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
+use crate::trace::Traces;
 
 /// The gateway, as whoever serves a connection sees it.
 pub struct Core {
@@ -19,6 +20,8 @@ pub struct Core {
     pub metrics: Arc<Metrics>,
     /// Where lines go.
     pub access_log: AccessLog,
+    /// Who records traces.
+    pub traces: Traces,
     /// How far the gateway's end has come.
     pub ending: Ending,
     /// Upstreams that a router has named and the configuration does not have; each is told of once.
@@ -30,9 +33,9 @@ const MOST_STRANGERS: usize = 64;
 
 impl Core {
     /// Everything that serving needs.
-    pub fn new(snapshot: Snapshot, metrics: Arc<Metrics>, access_log: AccessLog) -> Self {
+    pub fn new(snapshot: Snapshot, metrics: Arc<Metrics>, access_log: AccessLog, traces: Traces) -> Self {
         let snapshot = ArcSwap::from_pointee(snapshot);
-        Self { snapshot, metrics, access_log, ending: Ending::default(), strangers: Mutex::default() }
+        Self { snapshot, metrics, access_log, traces, ending: Ending::default(), strangers: Mutex::default() }
     }
 
     /// A router sends a request to an upstream that the configuration does not have.

@@ -11,12 +11,15 @@ use crate::access_log::{Event, Record};
 use crate::listener::Info;
 use crate::roster::Origin;
 use crate::session::Key;
+use crate::trace::Trace;
 use crate::upstream::Lease;
 
 /// A line of the access log in the making.
 pub(crate) struct Entry {
     record: Record,
     started: Instant,
+    /// Its trace, where that is recorded.
+    pub(crate) trace: Option<Box<Trace>>,
 }
 
 impl Entry {
@@ -53,7 +56,7 @@ impl Entry {
             request_id: String::new(),
             unique_id: info.unique_id(),
         };
-        Self { record, started }
+        Self { record, started, trace: None }
     }
 
     /// What the client asked for; `secrets` are names of parameters that are not told.

@@ -21,6 +21,7 @@ mod place;
 mod request;
 mod rules;
 mod tail;
+mod traced;
 mod tunnel;
 
 use std::borrow::Cow;
@@ -58,6 +59,7 @@ use crate::roster::{Expiry, Leave, OfSession, Origin, Visitor, Why};
 use crate::router::{Action, Decision, Route};
 use crate::session::{Cause, Key, Mark, Question, SessionTable};
 use crate::snapshot::Snapshot;
+use crate::trace::Trace;
 use crate::transport::cause::is_refusal;
 use crate::transport::shortage::is_shortage;
 use crate::upstream::{Fields, Lease, PickError, Server, ServerId, Tried, Upstream};
@@ -140,6 +142,8 @@ pub struct Exchange {
     first_byte: Option<Instant>,
     /// Its line in the log, where that has been begun already.
     entry: Option<Box<Entry>>,
+    /// Its trace, where that is recorded.
+    trace: Option<Box<Trace>>,
 }
 
 /// Who asks, as far as that has to be said.
@@ -287,6 +291,9 @@ impl Exchange {
         if let Some(hsts) = info.hsts() {
             this.changes.to_client.set(STRICT_TRANSPORT_SECURITY, hsts.clone());
         }
+        if core.traces.is_on() {
+            this.begin_trace(core, request);
+        }
         this
     }
 
@@ -310,6 +317,9 @@ impl Exchange {
         let mut this = Box::new(Self::new(Form::Raw, core, info));
         this.upstream = this.snapshot.upstreams.get(upstream).cloned();
         this.ties = Some(Ties::silent(info.peer.ip()));
+        if core.traces.is_on() {
+            this.trace = core.traces.begin_raw();
+        }
         this.admit_raw(core);
         this
     }
@@ -351,6 +361,7 @@ impl Exchange {
             started: Instant::now(),
             first_byte: None,
             entry: None,
+            trace: None,
         }
     }
 
@@ -731,6 +742,9 @@ impl Exchange {
     fn placed(&mut self, lease: Lease) {
         self.tries += 1;
         self.queued = u32::try_from(lease.waited().as_micros()).unwrap_or(u32::MAX);
+        if let Some(trace) = &mut self.trace {
+            trace.placed(lease.server().address());
+        }
         self.lease = Some(lease);
         if self.polls && self.ties.as_ref().is_some_and(Ties::says_goodbye) {
             self.enter_roster();
@@ -838,6 +852,9 @@ impl Exchange {
     pub(crate) fn connected(&mut self, reused: bool) {
         self.refusal = None;
         self.reached = true;
+        if let Some(trace) = &mut self.trace {
+            trace.connected();
+        }
         if let Some(lease) = &self.lease
             && !reused
         {
@@ -1061,7 +1078,7 @@ impl Exchange {
                 metrics.seconds.observe(self.started.elapsed().as_secs_f64());
             }
         }
-        if core.access_log.is_on() {
+        if core.access_log.is_on() || self.trace.is_some() {
             let mut entry = self.entry.take().unwrap_or_else(|| Box::new(self.entry(ended.protocol, Some(&request()))));
             self.fill(&mut entry);
             entry.status = ended.status;
@@ -1074,7 +1091,12 @@ impl Exchange {
                 (None, None) => self.told.unwrap_or(""),
                 (None, side) => side.map_or("", Side::as_str),
             };
-            core.access_log.write(&entry.finish());
+            let trace = entry.trace.take();
+            let record = entry.finish();
+            if let Some(trace) = trace {
+                core.traces.request(&trace, &record);
+            }
+            core.access_log.write(&record);
         }
         self.judge(ended.cut_by);
         // A stream that has ended by itself has had no time to be told.
@@ -1131,6 +1153,7 @@ impl Exchange {
         }
         entry.queued = Duration::from_micros(self.queued.into());
         entry.search = self.ties.as_ref().and_then(|ties| ties.session.as_ref()?.sought()).unwrap_or("");
+        entry.trace = self.trace.take();
     }
 
     fn origin(&self) -> Origin {

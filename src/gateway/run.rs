@@ -41,10 +41,12 @@ pub(super) fn run(gateway: Gateway, signals: Signals) {
     });
     let stopping = ending.handed_over();
     server.add_service(AdminService { listeners: Some(for_operators), admin: Some(admin), stopping });
+    let traces = reloader.core().traces.clone();
     let (limits, deadlines) = (Arc::clone(reloader.limits()), Arc::clone(reloader.deadlines()));
     let signals = end.into();
     let stopper = Stopper { reloader, stop_asked, signals, ready, app, limits, deadlines, upgrade };
     server.run(RunArgs { shutdown_signal: Box::new(stopper) });
+    traces.finish();
     log_writer.finish();
 }
 

@@ -1,9 +1,9 @@
 //! From an accepted socket to a connection of which is known what it speaks: PROXY header, TLS and detection.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
 use log::debug;
@@ -15,6 +15,7 @@ use super::settings::Shared;
 use super::tls::{Asked, ClientCertificate, Terms, challenges};
 use super::{AppProtocol, Connection, Info, Permit, Settings, TlsInfo, flash};
 use crate::metrics::ListenerMetrics;
+use crate::trace::{Agreed, Handshake};
 use crate::transport::{self, Socket, Transport};
 use crate::wire::proxy_protocol::Tlvs;
 
@@ -72,7 +73,7 @@ impl Accepted {
         let (mut held, mut passed) = (BytesMut::new(), None);
         let (transport, tls, http2_agreed, http_agreed) = match &settings.tls {
             Some(terms) if settings.speaks_tls(&plain, undecided_until).await? => {
-                match settings.secure(terms, plain, &mut held).await? {
+                match settings.secure(terms, plain, peer.ip(), &mut held).await? {
                     Secured::Here(transport, info) => {
                         undecided_until = settings.undecided_until();
                         let agreed = info.alpn;
@@ -179,7 +180,7 @@ impl Settings {
 
     /// Finds out whom a client asks for, where that makes a difference, and speaks TLS with those who are asked for here.
     /// All of it has its time.
-    async fn secure(&self, terms: &Terms, mut socket: Socket, held: &mut BytesMut) -> Option<Secured> {
+    async fn secure(&self, terms: &Terms, mut socket: Socket, peer: IpAddr, held: &mut BytesMut) -> Option<Secured> {
         let limit = self.config.tls.as_ref().map_or(Duration::ZERO, |tls| tls.handshake_timeout);
         let until = tokio::time::Instant::now() + limit;
         if let Some(names) = &terms.passthrough {
@@ -192,7 +193,7 @@ impl Settings {
                 }
             }
         }
-        let (transport, info) = self.handshake(terms, socket, std::mem::take(held), until).await?;
+        let (transport, info) = self.handshake(terms, socket, std::mem::take(held), peer, until).await?;
         Some(Secured::Here(transport, Box::new(info)))
     }
 
@@ -201,10 +202,11 @@ impl Settings {
         terms: &Terms,
         socket: Socket,
         first: BytesMut,
+        peer: IpAddr,
         until: tokio::time::Instant,
     ) -> Option<(Transport, TlsInfo)> {
         let _open = UnderWay::new(&self.metrics);
-        let began = Instant::now();
+        let (began, at) = (Instant::now(), SystemTime::now());
         let accepting = transport::tls::accept(Arc::clone(&terms.config), socket, &first);
         let accepted = timeout_at(until, accepting).await.unwrap_or_else(|late| Err(late.into()));
         let (stream, server_name) = match accepted {
@@ -212,6 +214,7 @@ impl Settings {
             Err(error) => {
                 self.metrics.tls_failed.inc();
                 debug!("listener {}: TLS handshake failed: {error}", self.name);
+                self.trace(at, peer, None, || Err(error.to_string()));
                 return None;
             }
         };
@@ -232,6 +235,24 @@ impl Settings {
             client: shown.and_then(|shown| ClientCertificate::read(shown, &terms.facts)).map(Arc::new),
             hsts: terms.hsts.clone(),
         };
+        self.trace(at, peer, info.server_name.as_deref(), || Ok((info.version, info.cipher, info.alpn)));
         Some((Transport::FromClient(stream), info))
+    }
+
+    /// Tells of a handshake that began then, where traces are recorded.
+    fn trace(
+        &self,
+        began: SystemTime,
+        peer: IpAddr,
+        server_name: Option<&str>,
+        outcome: impl FnOnce() -> Result<Agreed, String>,
+    ) {
+        self.shared.traces.handshake(|| Handshake {
+            began,
+            listener: Arc::clone(&self.name),
+            client: peer.to_canonical(),
+            server_name: server_name.map(str::to_owned),
+            outcome: outcome(),
+        });
     }
 }

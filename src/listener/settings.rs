@@ -16,6 +16,7 @@ use crate::buffers::Buffers;
 use crate::deadline::Deadlines;
 use crate::http::config::Forwarding;
 use crate::metrics::ListenerMetrics;
+use crate::trace::Traces;
 use crate::wire::flash::Policy;
 
 /// What all listeners of one gateway share.
@@ -35,6 +36,8 @@ pub struct Shared {
     pub first_bytes: Duration,
     /// Knows the proxies that are believed.
     pub forwarding: Arc<Forwarding>,
+    /// Who records traces.
+    pub(crate) traces: Traces,
     /// Sockets of the process before, and those to hand to the next.
     pub sockets: Arc<Sockets>,
 }

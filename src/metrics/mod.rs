@@ -106,6 +106,7 @@ families! {
         panics: IntCounter = counter("panics_total", "Panics, each the end of one connection or task");
         buffered_bytes: IntGauge = gauge("buffered_bytes", "Bytes that wait for slow clients and servers");
         buffers_cut: IntCounter = counter("buffers_cut_total", "Connections cut since they held most of them");
+        spans: IntCounterVec = counter_by("trace_spans_total", "Spans of traces, by what became of them", "result");
         access_log_lost: IntCounter = counter("access_log_lost_total", "Access-log lines given up");
     }
 }

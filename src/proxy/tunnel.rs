@@ -94,6 +94,10 @@ impl<S: Stream> Tunnel<S> {
         head: usize,
         listening: Listening,
     ) -> Self {
+        if let Some(mut trace) = opened.entry.trace.take() {
+            core.traces.opened(&mut trace, &opened.entry.now(Event::Open));
+            opened.entry.trace = Some(trace);
+        }
         if core.access_log.tells_openings() {
             core.access_log.write(&opened.entry.now(Event::Open));
         }
@@ -147,7 +151,12 @@ impl<S: Stream> Tunnel<S> {
         entry.messages_out = closed.seen_out.messages;
         entry.closed_by = closed_by;
         entry.close_code = closed.seen_in.close.or(closed.seen_out.close).or(closed.said);
-        core.access_log.write(&entry.finish());
+        let trace = entry.trace.take();
+        let record = entry.finish();
+        if let Some(trace) = trace {
+            core.traces.tunnel(&trace, &record);
+        }
+        core.access_log.write(&record);
     }
 }
 

@@ -16,6 +16,7 @@ use crate::listener::{self, ConnectionLimits, Control, Listener, Settings, Share
 use crate::metrics::Metrics;
 use crate::rate;
 use crate::snapshot::{Extensions, Known, Snapshot};
+use crate::trace::Traces;
 use crate::upstream::Upstream;
 
 /// What every configuration of one process shares.
@@ -31,6 +32,8 @@ pub(super) struct Context {
     /// What waits for slow peers.
     pub(super) buffers: Arc<Buffers>,
     pub(super) sockets: Arc<Sockets>,
+    /// Who records traces.
+    pub(super) traces: Traces,
     /// When which warning about certificates was said last.
     pub(super) reminder: Mutex<Reminder>,
 }
@@ -66,6 +69,7 @@ impl Context {
             first_bytes: config.timeouts.head,
             forwarding: Arc::new(config.forwarding.clone()),
             sockets: Arc::clone(&self.sockets),
+            traces: self.traces.clone(),
         };
         let admin = config.admin.as_ref().map(|said| admin_listener(said, &config));
         let kept = config.listeners.iter().filter_map(|said| existing.listeners.get(&said.identity()));

@@ -36,6 +36,7 @@ use crate::listener::{ConnectionLimits, Control, Listener, Settings};
 use crate::metrics::Metrics;
 use crate::roster::Roster;
 use crate::snapshot::{Extensions, Snapshot};
+use crate::trace::{self, Traces};
 use crate::transport::shortage::room_for_connections;
 use crate::upstream::{self, Upstream};
 use crate::watch::fingerprint;
@@ -126,6 +127,10 @@ fn prepare_log(config: &Config) -> Result<Prepared, ReloadError> {
     AccessLog::prepare(&config.access_log).map_err(|error| log_fault(config, &error))
 }
 
+fn prepare_traces(traces: &Traces, config: &Config) -> Result<trace::Prepared, ReloadError> {
+    traces.prepare(config.traces.as_ref()).map_err(|error| ReloadError(format!("traces.{error}")))
+}
+
 fn log_fault(config: &Config, error: &std::io::Error) -> ReloadError {
     let file = config.access_log.file.as_deref().unwrap_or(Path::new("standard output"));
     ReloadError(format!("access_log.file: {} can't be opened for appending: {error}", file.display()))
@@ -174,13 +179,16 @@ impl Reloader {
             deadlines: Deadlines::new(),
             buffers: Buffers::new(metrics.buffered_bytes.clone(), metrics.buffers_cut.clone()),
             sockets: Arc::clone(sockets),
+            traces: Traces::off(Arc::clone(metrics)),
             reminder: Mutex::default(),
         };
         let files_at_start = file.as_deref().map_or(0, |file| fingerprint(&watch::files(file, &config)));
         context.buffers.bound(config.limits.buffers.as_u64());
         context.open_requests.set(config.limits.requests_per_address);
         let Built { snapshot, listeners, admin } = context.build(config, &Existing::default())?;
-        let core = Core::new(snapshot, Arc::clone(metrics), access_log);
+        let traces = context.traces.clone();
+        traces.switch(prepare_traces(&traces, &snapshot.config)?);
+        let core = Core::new(snapshot, Arc::clone(metrics), access_log, traces);
         let (traffic, traffic_comes) = unbounded_channel();
         let (to_admin, admin_comes) = unbounded_channel();
         let now = SystemTime::now();
@@ -343,6 +351,8 @@ impl Reloader {
         let metrics = &self.context.metrics;
         let mut plan = Plan::between(&before.config, &config, &Open::of(&before, metrics));
         let log = if before.config.access_log == config.access_log { None } else { Some(prepare_log(&config)?) };
+        let same = before.config.traces == config.traces;
+        let traces = if same { None } else { Some(prepare_traces(&self.core.traces, &config)?) };
         let built = self.context.build(config, &Existing::of(running, &before))?;
         tell_files(&mut plan, running, &before, &built);
 
@@ -350,6 +360,9 @@ impl Reloader {
         let Built { snapshot, listeners, admin } = built;
         if let Some(log) = log {
             self.core.access_log.switch(log);
+        }
+        if let Some(traces) = traces {
+            self.core.traces.switch(traces);
         }
         let limits = &snapshot.config.limits;
         let most = if *limits == before.config.limits {

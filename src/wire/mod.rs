@@ -12,4 +12,5 @@ pub mod proxy_protocol;
 pub mod signalr;
 pub mod sniff;
 pub mod sockjs;
+pub mod trace_context;
 pub mod websocket;

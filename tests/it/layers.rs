@@ -19,7 +19,7 @@ const FLOORS: [&[&str]; 18] = [
     &["upstream", "tunnel"],
     &["router", "affinity", "listener"],
     &["access", "compression"],
-    &["filter"],
+    &["filter", "trace"],
     &["http", "access_log", "session", "ending"],
     &["rate"],
     &[
@@ -31,6 +31,7 @@ const FLOORS: [&[&str]; 18] = [
         "buffers",
         "deadline",
         "roster",
+        "service",
         "text",
         "watch",
         "logging",

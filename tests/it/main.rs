@@ -70,6 +70,7 @@ mod support;
 mod tcp;
 mod timeouts;
 mod tls;
+mod traces;
 mod upgrade;
 mod websocket;
 mod zones;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 type Check = fn(&[u8]);
 
-const TARGETS: [(&str, Check); 27] = [
+const TARGETS: [(&str, Check); 28] = [
     ("answer", checks::answers),
     ("chunks", checks::chunks),
     ("client_hello", checks::client_hellos),
@@ -33,6 +33,7 @@ const TARGETS: [(&str, Check); 27] = [
     ("tls_records", checks::tls_records),
     ("tls_streams", checks::tls_streams),
     ("tokens", checks::tokens),
+    ("trace_parent", checks::trace_parents),
     ("websocket_frames", checks::websocket_frames),
 ];
 

@@ -37,6 +37,7 @@ use crate::wire::flash::{self, AllowRule, Policy, PolicyRequest};
 use crate::wire::ping::OwnPings;
 use crate::wire::proxy_protocol::{self, Version};
 use crate::wire::sniff::{self, Verdict, sniff};
+use crate::wire::trace_context::TraceParent;
 use crate::wire::websocket::{FrameCounts, FrameTracker, Violation};
 
 /// A verdict stays, comes by the limit at the latest, and agrees with the reader of Flash policy requests.
@@ -48,6 +49,16 @@ pub fn sniffing(bytes: &[u8]) {
         let early = sniff(&bytes[..end]);
         assert!(early == Verdict::Incomplete || early == whole, "{early:?} after {end} bytes, then {whole:?}");
     }
+}
+
+/// A trace's parent is read only where it means something, and is written as the same; of version 00 byte for byte, but for flags
+/// that nobody knows.
+pub fn trace_parents(bytes: &[u8]) {
+    let Some(parent) = TraceParent::read(bytes) else { return };
+    assert!(parent.trace != 0 && parent.span != 0 && parent.flags < 4);
+    let written = parent.write();
+    assert_eq!(TraceParent::read(&written), Some(parent));
+    assert!(bytes[..2] != *b"00" || bytes[..53] == written[..53]);
 }
 
 /// An expression is refused, or holds or does not, whatever it says: none ends the process.

@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::session::{How, Mark};
 use crate::snapshot::Extensions;
+use crate::trace::Traces;
 use crate::upstream::{PickKey, Tried};
 
 const YAML: &str = r#"
@@ -38,7 +39,7 @@ fn core() -> Arc<Core> {
     let (access_log, _) = AccessLog::open(&config.access_log, Arc::clone(&metrics)).unwrap();
     let known = Default::default();
     let snapshot = Snapshot::build(config, &Extensions::default(), &metrics, |_| None, &known).unwrap();
-    let core = Arc::new(Core::new(snapshot, metrics, access_log));
+    let core = Arc::new(Core::new(snapshot, Arc::clone(&metrics), access_log, Traces::off(metrics)));
     core.metrics
         .register(Box::new(StateCollector::new(&core, Arc::new(true.into()), ConnectionLimits::new(0, 0)).unwrap()))
         .unwrap();

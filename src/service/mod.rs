@@ -1,4 +1,7 @@
-//! How services of the operator's are asked, for leave or for keys: over connections that are kept, by http or https.
+//! Services of the operator's that the gateway asks or tells by itself: for leave, for keys, of traces. Over connections that
+//! are kept, by http or https.
+
+mod url;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::response::Parts;
 use http::{HeaderMap, Request, Uri};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -16,7 +19,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use super::config;
+pub(crate) use url::Url;
 
 /// How long a connection to a service is kept, and how many.
 const KEPT: (Duration, usize) = (Duration::from_secs(30), 64);
@@ -24,12 +27,13 @@ const KEPT: (Duration, usize) = (Duration::from_secs(30), 64);
 const MOST_HEAD: usize = 64 * 1024;
 
 /// Why a service has not answered.
-pub(super) type Fault = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Fault = Box<dyn std::error::Error + Send + Sync>;
 
 /// A service at an address.
-pub(super) struct Service {
-    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
-    pub(super) url: Uri,
+#[derive(Debug)]
+pub(crate) struct Service {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    pub(crate) url: Uri,
 }
 
 impl Service {
@@ -37,7 +41,7 @@ impl Service {
     ///
     /// # Errors
     /// The file that can't be used.
-    pub(super) fn build(url: &config::Url, ca: Option<&Path>) -> Result<Self, String> {
+    pub(crate) fn build(url: &Url, ca: Option<&Path>) -> Result<Self, String> {
         let url: Uri = url.as_str().parse().map_err(|error| format!("url: {error}"))?;
         let roots = if url.scheme_str() == Some("https") { roots(ca)? } else { RootCertStore::empty() };
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -58,10 +62,19 @@ impl Service {
 
     /// Asks with a GET that has these fields. The body is read in any case, so that the connection can be used again; one of
     /// more than `most` bytes is a fault of its own.
-    pub(super) async fn get(&self, fields: HeaderMap, most: usize) -> Result<(Parts, Result<Bytes, Fault>), Fault> {
-        let mut request = Request::new(Empty::new());
+    pub(crate) async fn get(&self, fields: HeaderMap, most: usize) -> Result<(Parts, Result<Bytes, Fault>), Fault> {
+        let mut request = Request::new(Bytes::new());
         (*request.uri_mut(), *request.headers_mut()) = (self.url.clone(), fields);
-        let (head, body) = self.client.request(request).await?.into_parts();
+        self.send(request, most).await
+    }
+
+    /// Sends a request, and reads its answer in the same way.
+    pub(crate) async fn send(
+        &self,
+        request: Request<Bytes>,
+        most: usize,
+    ) -> Result<(Parts, Result<Bytes, Fault>), Fault> {
+        let (head, body) = self.client.request(request.map(Full::new)).await?.into_parts();
         let body = Limited::new(body, most).collect().await;
         Ok((head, body.map(http_body_util::Collected::to_bytes)))
     }
