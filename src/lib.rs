@@ -52,6 +52,8 @@ mod filter;
 mod gateway;
 mod http;
 mod import;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod listener;
 mod logging;
 mod metrics;

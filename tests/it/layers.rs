@@ -23,6 +23,7 @@ const FLOORS: [&[&str]; 18] = [
     &["http", "access_log", "session", "ending"],
     &["rate"],
     &[
+        "kubernetes",
         "wire",
         "request",
         "address",

@@ -55,11 +55,6 @@ impl Pods {
         self.slices.get_or_insert_default().remove(name);
     }
 
-    /// Whether they have been listed in full.
-    pub(super) fn are_known(&self) -> bool {
-        self.slices.is_some()
-    }
-
     /// When to ask again though nothing has changed.
     pub(super) fn look_again_at(&self) -> Option<Instant> {
         self.nothing_since.map(|since| since + BELIEVED)

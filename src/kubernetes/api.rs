@@ -3,30 +3,31 @@
 use std::path::Path;
 use std::time::Duration;
 
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::Status;
-use kube::{Api, Client, Config};
+use kube::{Client, Config};
 use tokio::task::spawn_blocking;
-
-use crate::upstream::config::KubernetesService;
 
 /// Longest time for a connection to it.
 const CONNECT: Duration = Duration::from_secs(5);
 /// Of what it says of a fault, so many bytes are told.
 const LONGEST_FAULT: usize = 300;
 
-/// A client of the slices in the namespace that is said. Files are read anew each time: tokens and authorities change.
-pub(super) async fn connect(said: &KubernetesService) -> Result<Api<EndpointSlice>, String> {
-    let mut config = match &said.kubeconfig {
+/// A client of the API server, and the namespace that is meant where none is said. Files are read anew each time: tokens and
+/// authorities change.
+///
+/// # Errors
+/// Why there is none, in one plain sentence.
+pub(crate) async fn connect(kubeconfig: Option<&Path>) -> Result<(Client, String), String> {
+    let mut config = match kubeconfig {
         Some(file) => by_file(file).await?,
         None => of_pod().await?,
     };
     config.connect_timeout = Some(CONNECT);
-    let namespace = said.namespace.clone().unwrap_or_else(|| config.default_namespace.trim().to_owned());
+    let namespace = config.default_namespace.trim().to_owned();
     // A kubeconfig may name a program that has to be run for a token.
     let client = spawn_blocking(move || Client::try_from(config)).await.map_err(|fault| fault.to_string())?;
-    Ok(Api::namespaced(client.map_err(|fault| told(&fault))?, &namespace))
+    Ok((client.map_err(|fault| told(&fault, "what was asked for"))?, namespace))
 }
 
 async fn by_file(file: &Path) -> Result<Config, String> {
@@ -56,10 +57,10 @@ pub(super) fn is_gone_status(status: &Status) -> bool {
     status.code == 410
 }
 
-/// A fault in one plain sentence.
-pub(super) fn told(fault: &kube::Error) -> String {
+/// A fault in one plain sentence; `what` was asked for.
+pub(crate) fn told(fault: &kube::Error, what: &str) -> String {
     match fault {
-        kube::Error::Api(status) => told_status(status),
+        kube::Error::Api(status) => told_status(status, what),
         kube::Error::SerdeError(fault) => {
             format!("the API server says what can't be read: {}", plain(&fault.to_string()))
         }
@@ -69,14 +70,14 @@ pub(super) fn told(fault: &kube::Error) -> String {
     }
 }
 
-pub(super) fn told_status(status: &Status) -> String {
-    let what = match status.code {
-        401 => "does not know who asks (401)",
-        403 => "refuses (403)",
-        404 => "has no EndpointSlices (404)",
-        code => return format!("the API server answers {code}: {}", plain(&status.message)),
+pub(super) fn told_status(status: &Status, what: &str) -> String {
+    let does = match status.code {
+        401 => "does not know who asks (401)".to_owned(),
+        403 => "refuses (403)".to_owned(),
+        404 => format!("has no {what} (404)"),
+        code => format!("answers {code}"),
     };
-    format!("the API server {what}: {}", plain(&status.message))
+    format!("the API server {does}: {}", plain(&status.message))
 }
 
 /// The cause of a fault, beneath those who only pass it on.
