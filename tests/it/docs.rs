@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// So many words in a row, said twice, are a copy.
 const RUN: usize = 20;
@@ -224,6 +225,23 @@ fn what_the_guides_for_operators_show_works() {
 }
 
 /// The table of contents, by which the pages are made into one site, has each of them once.
+#[test]
+fn the_site_is_made_and_its_links_lead_somewhere() {
+    let programs = root().join("tests/python/.venv/bin");
+    if !programs.join("mdbook").exists() {
+        eprintln!("skipped: mdbook is not installed, see scripts/node-deps");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let mut command = Command::new("scripts/book");
+    command.args(["--out", folder.path().to_str().unwrap()]).env("PATH", path);
+    let made = command.current_dir(root()).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let page = std::fs::read_to_string(folder.path().join("configuration.html")).unwrap();
+    assert!(page.contains("files/conf/full.yaml") && folder.path().join("files/conf/full.yaml").exists());
+}
+
 #[test]
 fn the_site_has_every_page() {
     let summary = std::fs::read_to_string(root().join("docs/SUMMARY.md")).unwrap();
