@@ -71,7 +71,8 @@ async fn haproxy_in_front_tells_of_its_clients() {
     gateway.access_line(&["target=/over-http-2", "protocol=HTTP/2", "tls=true"]).await;
 }
 
-/// A gateway before a server that listens on a socket file, with a listener for HTTP and one for raw bytes.
+/// A gateway before a server that listens on a socket file, with a listener for HTTP and one for raw bytes. The server may be
+/// slower to start than the first check: it is waited for by either way.
 async fn before(file: &Path, version: &str) -> Gateway {
     let server = format!("servers: [\"unix:{}\"], proxy_protocol: {version}", file.display());
     Gateway::start(&format!(
@@ -84,6 +85,7 @@ routes:
 upstreams:
   app: {{ {server}, health: {{ check: http }} }}
   raw: {{ kind: tcp, {server} }}
+admin: {{ address: 127.0.0.1:0, ready: [app, raw] }}
 "
     ))
     .await
