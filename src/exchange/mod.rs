@@ -59,7 +59,6 @@ use crate::roster::{Expiry, Leave, OfSession, Origin, Visitor, Why};
 use crate::router::{Action, Decision, Route};
 use crate::session::{Cause, Key, Mark, Question, SessionTable};
 use crate::snapshot::Snapshot;
-use crate::trace::Trace;
 use crate::transport::cause::is_refusal;
 use crate::transport::shortage::is_shortage;
 use crate::upstream::{Fields, Lease, PickError, Server, ServerId, Tried, Upstream};
@@ -142,8 +141,6 @@ pub struct Exchange {
     first_byte: Option<Instant>,
     /// Its line in the log, where that has been begun already.
     entry: Option<Box<Entry>>,
-    /// Its trace, where that is recorded.
-    trace: Option<Box<Trace>>,
 }
 
 /// Who asks, as far as that has to be said.
@@ -318,7 +315,7 @@ impl Exchange {
         this.upstream = this.snapshot.upstreams.get(upstream).cloned();
         this.ties = Some(Ties::silent(info.peer.ip()));
         if core.traces.is_on() {
-            this.trace = core.traces.begin_raw();
+            this.begin_raw_trace(core);
         }
         this.admit_raw(core);
         this
@@ -361,7 +358,6 @@ impl Exchange {
             started: Instant::now(),
             first_byte: None,
             entry: None,
-            trace: None,
         }
     }
 
@@ -742,7 +738,7 @@ impl Exchange {
     fn placed(&mut self, lease: Lease) {
         self.tries += 1;
         self.queued = u32::try_from(lease.waited().as_micros()).unwrap_or(u32::MAX);
-        if let Some(trace) = &mut self.trace {
+        if let Some(trace) = self.ruled.as_mut().and_then(|ruled| ruled.trace.as_mut()) {
             trace.placed(lease.server().address());
         }
         self.lease = Some(lease);
@@ -852,7 +848,7 @@ impl Exchange {
     pub(crate) fn connected(&mut self, reused: bool) {
         self.refusal = None;
         self.reached = true;
-        if let Some(trace) = &mut self.trace {
+        if let Some(trace) = self.ruled.as_mut().and_then(|ruled| ruled.trace.as_mut()) {
             trace.connected();
         }
         if let Some(lease) = &self.lease
@@ -1078,7 +1074,7 @@ impl Exchange {
                 metrics.seconds.observe(self.started.elapsed().as_secs_f64());
             }
         }
-        if core.access_log.is_on() || self.trace.is_some() {
+        if core.access_log.is_on() || self.ruled.as_ref().is_some_and(|ruled| ruled.trace.is_some()) {
             let mut entry = self.entry.take().unwrap_or_else(|| Box::new(self.entry(ended.protocol, Some(&request()))));
             self.fill(&mut entry);
             entry.status = ended.status;
@@ -1153,7 +1149,7 @@ impl Exchange {
         }
         entry.queued = Duration::from_micros(self.queued.into());
         entry.search = self.ties.as_ref().and_then(|ties| ties.session.as_ref()?.sought()).unwrap_or("");
-        entry.trace = self.trace.take();
+        entry.trace = self.ruled.as_mut().and_then(|ruled| ruled.trace.take());
     }
 
     fn origin(&self) -> Origin {

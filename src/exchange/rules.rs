@@ -20,8 +20,9 @@ use crate::router::config::Timeouts;
 use crate::router::{Action, Policy, Rewrite, Route};
 use crate::session::Held;
 use crate::snapshot::Snapshot;
+use crate::trace::Trace;
 
-/// What few exchanges need: what rules have decided when the request came, and what passes of bodies.
+/// What few exchanges need: what rules have decided when the request came, what passes of bodies, and a trace.
 #[derive(Default)]
 pub(super) struct Ruled {
     /// The path and query that the server gets, where these are not the client's.
@@ -36,6 +37,8 @@ pub(super) struct Ruled {
     pub(super) held: Option<Held>,
     /// A copy of it for another upstream, while its body comes.
     pub(super) copying: Option<Copying>,
+    /// Its trace, where that is recorded.
+    pub(super) trace: Option<Box<Trace>>,
 }
 
 impl Exchange {

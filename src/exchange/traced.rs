@@ -9,10 +9,19 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 impl Exchange {
+    /// Of a connection that does not speak HTTP.
+    pub(super) fn begin_raw_trace(&mut self, core: &Core) {
+        if let trace @ Some(_) = core.traces.begin_raw() {
+            self.ruled.get_or_insert_default().trace = trace;
+        }
+    }
+
     pub(super) fn begin_trace(&mut self, core: &Core, request: &RequestHead<'_>) {
         let trusted = self.snapshot.config.forwarding.trusts(self.info.peer.ip());
         let (trace, parent) = core.traces.begin(request.headers, trusted);
-        self.trace = trace;
+        if trace.is_some() {
+            self.ruled.get_or_insert_default().trace = trace;
+        }
         let keeps_state = match parent {
             Parent::Passes => return,
             Parent::Dropped => {

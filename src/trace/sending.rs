@@ -82,12 +82,16 @@ impl Prepared {
             warn!("traces: nothing is recorded: {error}");
             return None;
         }
-        let below = (said.sample * (1u64 << 63) as f64) as u64;
-        Some(Sending { below, parents: said.parents, waiting, metrics, ended: Mutex::new(ended) })
+        Some(Sending::new(&said, waiting, metrics, ended))
     }
 }
 
 impl Sending {
+    fn new(said: &Config, waiting: mpsc::Sender<SpanData>, metrics: Arc<Metrics>, ended: Receiver<()>) -> Self {
+        let below = (said.sample * (1u64 << 63) as f64) as u64;
+        Self { below, parents: said.parents, waiting, metrics, ended: Mutex::new(ended) }
+    }
+
     /// Whether a trace that begins here is recorded. By its id, as OpenTelemetry's samplers decide by the same share.
     pub(super) fn takes(&self, trace: u128) -> bool {
         (trace as u64) >> 1 < self.below
@@ -195,5 +199,57 @@ impl HttpClient for Collector {
             warn!("traces: the collector rejects {rejected} spans: {}", partial.error_message);
         }
         Ok(Response::from_parts(head, body))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::trace::Handshake;
+    use crate::trace::Trace;
+
+    /// With nobody who sends.
+    fn sending(sample: f64) -> (Sending, mpsc::Receiver<SpanData>, Arc<Metrics>) {
+        let said: Config =
+            serde_json::from_value(json!({ "endpoint": "http://127.0.0.1:9", "sample": sample })).unwrap();
+        let (waiting, comes) = mpsc::channel(MOST_WAITING);
+        let metrics = Metrics::new().unwrap();
+        (Sending::new(&said, waiting, Arc::clone(&metrics), sync_channel(0).1), comes, metrics)
+    }
+
+    #[test]
+    fn spans_beyond_those_that_may_wait_are_dropped_and_counted() {
+        let (sending, mut comes, metrics) = sending(1.0);
+        let span = || {
+            let handshake = Handshake {
+                began: std::time::SystemTime::now(),
+                listener: "web".into(),
+                client: [127, 0, 0, 1].into(),
+                server_name: None,
+                outcome: Err("late".to_owned()),
+            };
+            handshake.span(&Trace::new(1, 0, None, Default::default()))
+        };
+        for _ in 0..MOST_WAITING + 3 {
+            sending.take(span());
+        }
+        assert_eq!(metrics.spans.with_label_values(&["dropped"]).get(), 3);
+        comes.try_recv().unwrap();
+        sending.take(span());
+        assert_eq!(metrics.spans.with_label_values(&["dropped"]).get(), 3, "there is room again");
+    }
+
+    #[test]
+    fn a_share_of_all_ids_is_taken_and_none_and_all_are_exact() {
+        for (sample, least, most) in [(0.0, 0, 0), (0.25, 2300, 2700), (1.0, 10_000, 10_000)] {
+            let (sending, ..) = sending(sample);
+            // Ids that lie evenly, whatever is above the half that tells.
+            let taken =
+                (0..10_000u64).filter(|at| sending.takes(u128::from(at * (u64::MAX / 10_000)) | 1 << 100)).count();
+            assert!((least..=most).contains(&taken), "{sample}: {taken}");
+        }
+        assert!(sending(1.0).0.takes(u128::MAX), "the last one, too");
     }
 }

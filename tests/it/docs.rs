@@ -191,7 +191,7 @@ fn what_the_guide_shows_works() {
     assert!(all.len() >= 7, "{}", all.len());
     for yaml in all {
         std::fs::write(&file, &yaml).unwrap();
-        let mut check = std::process::Command::new(env!("CARGO_BIN_EXE_sockgate"));
+        let mut check = Command::new(env!("CARGO_BIN_EXE_sockgate"));
         let said = check.args(["check", "--offline", "-c"]).arg(&file).output().unwrap();
         let fault = String::from_utf8_lossy(&said.stderr);
         assert!(said.status.success() && fault.is_empty(), "{fault}\n{yaml}");
@@ -216,7 +216,7 @@ fn what_the_guides_for_operators_show_works() {
         assert!(shown.clone().next().is_some(), "{name}");
         for yaml in shown {
             std::fs::write(&file, yaml).unwrap();
-            let mut check = std::process::Command::new(env!("CARGO_BIN_EXE_sockgate"));
+            let mut check = Command::new(env!("CARGO_BIN_EXE_sockgate"));
             let said = check.args(["check", "--offline", "-c"]).arg(&file).output().unwrap();
             let fault = String::from_utf8_lossy(&said.stderr);
             assert!(said.status.success() && fault.is_empty(), "{name}: {fault}\n{yaml}");

@@ -277,15 +277,12 @@ async fn a_collector_that_is_gone_costs_requests_nothing_but_spans() {
         .start()
         .await;
     let mut client = gateway.client().await;
-    // More than may wait: two for each request.
-    for _ in 0..6000 {
+    let failed = async || gateway.metric("sockgate_trace_spans_total{result=\"failed\"}").await;
+    eventually("batch after batch fails, and requests go on", async || {
         assert_eq!(client.get("/").await.status, 200);
-    }
-    let spans =
-        async |result: &str| gateway.metric(&format!("sockgate_trace_spans_total{{result=\"{result}\"}}")).await;
-    eventually("some are dropped, some fail", async || spans("dropped").await > 0.0 && spans("failed").await > 0.0)
-        .await;
-    gateway.log_line("does not take 512 spans").await;
+        failed().await > 2.0
+    })
+    .await;
     assert_eq!(gateway.log_lines("does not take").len(), 1, "it is told of once a minute");
 }
 
