@@ -19,7 +19,7 @@ use crate::roster::{Leave, Why};
 use crate::session::LastMessage;
 use crate::transport::Transport;
 use crate::wire::ping::OwnPings;
-use crate::wire::websocket::{FrameCounts, FrameTracker, close_frame, text_frame};
+use crate::wire::websocket::{FrameCounts, FrameTracker, close_frame, close_frame_of_client, text_frame};
 
 /// The two sides of a tunnel, and what has been read of each already.
 #[derive(Debug)]
@@ -162,6 +162,8 @@ pub struct Closed {
 
 /// The status code for a client whose leave to be here is over, as IANA's registry has it: what 401 is to a request.
 const UNAUTHORIZED: u16 = 3000;
+/// What a server is told whose client leaves: its end goes away (RFC 6455 7.4.1).
+const GOING_AWAY: u16 = 1001;
 /// How long a client that has been told goodbye may take to leave. What it sends meanwhile is read away: the kernel would
 /// answer it with a reset, which overtakes the goodbye.
 const LINGER: Duration = Duration::from_secs(2);
@@ -426,24 +428,22 @@ impl<Client: Stream, Server: Stream> Carrying<Client, Server> {
 
     /// Whether the client has got whole messages only, as far as frames are known at all.
     fn is_between_messages(&self) -> bool {
-        self.is_between_frames() && !self.outward.tracker.as_ref().is_some_and(FrameTracker::in_message)
-    }
-
-    /// Whether the client has got whole frames only, as far as frames are known at all.
-    fn is_between_frames(&self) -> bool {
-        self.outward.pending.is_empty() && self.outward.tracker.as_ref().is_none_or(FrameTracker::at_boundary)
+        self.outward.is_between_frames() && !self.outward.tracker.as_ref().is_some_and(FrameTracker::in_message)
     }
 
     /// Puts a Close frame behind the last whole frame to the client. Raw tunnels are just ended.
     fn say_goodbye(&mut self, end: End, cx: &mut Context<'_>) {
         let tracked = self.outward.tracker.is_some();
-        if tracked && self.is_between_frames() && self.outward.seen.close.is_none() && !self.outward.eof {
+        if tracked && self.outward.is_between_frames() && self.outward.seen.close.is_none() && !self.outward.eof {
             if let Some(message) = self.last_message.filter(|_| self.is_between_messages()) {
                 self.outward.pending.extend_from_slice(&text_frame(&message(self.goodbye)));
             }
             self.outward.pending.extend_from_slice(&close_frame(self.goodbye));
             self.outward.eof = true;
             self.left = Some(end);
+            if end == End::Drained {
+                self.part_from_server(cx);
+            }
         }
         if self.outward.eof {
             // Best effort: a client that takes no bytes any more is not waited for.
@@ -451,8 +451,22 @@ impl<Client: Stream, Server: Stream> Carrying<Client, Server> {
         }
     }
 
+    /// Tells the server as well that the WebSocket ends. Some keep for a while what was only cut, and would take its client up
+    /// again by any gateway that has heard of no drain.
+    fn part_from_server(&mut self, cx: &mut Context<'_>) {
+        let inward = &mut self.inward;
+        if inward.is_between_frames() && inward.seen.close.is_none() && !inward.eof {
+            inward.pending.extend_from_slice(&close_frame_of_client(GOING_AWAY, rand::random()));
+            inward.eof = true;
+            let _ = inward.poll(&mut self.client, &mut self.server, &mut None, cx);
+        }
+    }
+
     /// Ready once a client that has been told goodbye has left, or has had its time.
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.inward.eof {
+            let _ = self.inward.poll(&mut self.client, &mut self.server, &mut None, cx);
+        }
         let told = self.outward.poll(&mut self.server, &mut self.client, &mut None, cx);
         if matches!(told, Poll::Ready(Err(_))) || discard(&mut self.client, cx).is_ready() {
             return Poll::Ready(());
@@ -563,6 +577,10 @@ mod tests {
         client.read_exact(&mut first[..1]).await.unwrap();
         server.write_all(b"\x80\x03you").await.unwrap();
         assert_eq!(read_all(&mut client).await, [b"\x80\x03you".as_slice(), &close_frame(1012)].concat());
+        // Its server need not guess whether it comes back.
+        let told = read_all(&mut server).await;
+        assert_eq!(told, close_frame_of_client(1001, told[2..6].try_into().unwrap()));
+        drop(client);
         assert_eq!(closed.await.unwrap().end, End::Drained);
     }
 

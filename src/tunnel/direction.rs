@@ -127,6 +127,13 @@ impl Direction {
         (idle > 0).then(|| Duration::from_millis(idle.into()))
     }
 
+    /// Whether the sink has got whole frames only, as far as frames are known at all.
+    pub(super) fn is_between_frames(&self) -> bool {
+        self.pending.is_empty()
+            && self.bulk.waiting() == 0
+            && self.tracker.as_ref().is_none_or(FrameTracker::at_boundary)
+    }
+
     /// Whether the source has finished, or has said that it is about to: it is the server that ends the connection,
     /// whoever has begun to close the WebSocket (RFC 6455 7.1.1).
     pub(super) fn is_ending(&self) -> bool {

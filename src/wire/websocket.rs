@@ -237,6 +237,11 @@ pub fn close_frame(code: u16) -> [u8; 4] {
     [FIN | CLOSE, 2, high, low]
 }
 
+/// The same from a client, whose frames are masked.
+pub fn close_frame_of_client(code: u16, mask: [u8; 4]) -> Vec<u8> {
+    control_frame(CLOSE, &code.to_be_bytes(), Some(mask))
+}
+
 /// A message of text from a server, of 125 bytes at most.
 pub fn text_frame(text: &str) -> Vec<u8> {
     [&[FIN | TEXT, text.len().min(125) as u8], &text.as_bytes()[..text.len().min(125)]].concat()
@@ -387,6 +392,7 @@ mod tests {
         assert_eq!(close_frame(1012), *b"\x88\x02\x03\xf4");
         assert_eq!(close_frame(1012), *close(1012, "", None));
         assert_eq!(close(1000, "", Some([0x37, 0xfa, 0x21, 0x3d])), b"\x88\x82\x37\xfa\x21\x3d\x34\x12");
+        assert_eq!(close_frame_of_client(1000, [0x37, 0xfa, 0x21, 0x3d]), b"\x88\x82\x37\xfa\x21\x3d\x34\x12");
     }
 
     /// A stream that keeps the protocol, the offsets between its frames, and what there is to see in it.

@@ -16,6 +16,10 @@ for_each_engine! {
     both_versions_name_their_connection_and_what_sends_elsewhere_names_none,
     a_websocket_that_was_cut_is_taken_up_again_where_it_was,
     clients_without_a_negotiation_are_spread,
+    a_server_that_is_killed_is_left_and_others_keep_their_connections,
+    no_client_is_lost_by_a_gateway_that_is_killed_and_started_again,
+    a_connection_that_was_told_to_leave_is_taken_up_again_by_no_other_gateway,
+    a_server_that_is_added_gets_new_connections_and_nobody_is_moved,
     ids_of_an_app_are_no_connections,
 }
 
@@ -87,13 +91,16 @@ async fn connections_that_another_gateway_has_seen_negotiated_are_found() {
     for gateway in &gateways {
         negotiated(&mut gateway.client().await, "").await;
     }
-    let mut both = clients(&web, &["--transport", "polling"], 18).await;
-    for _ in 0..3 {
-        call(&mut both, 18).await;
+    for way in WAYS {
+        let asked = counted(&servers, "questions").await;
+        let mut both = clients(&web, way, 18).await;
+        for _ in 0..3 {
+            call(&mut both, 18).await;
+        }
+        let asked = counted(&servers, "questions").await - asked;
+        assert!((1..=18 * 3 + 10).contains(&asked), "{way:?}: {asked} questions for 18 connections");
     }
     assert_eq!(counted(&servers, "unknown").await, 0);
-    let asked = counted(&servers, "questions").await;
-    assert!((1..=18 * 3 + 10).contains(&asked), "{asked} questions for 18 connections");
 }
 
 async fn both_versions_name_their_connection_and_what_sends_elsewhere_names_none() {
@@ -152,6 +159,72 @@ async fn clients_without_a_negotiation_are_spread() {
     assert_eq!(counted(&servers, "negotiated").await, 0);
 }
 
+async fn a_server_that_is_killed_is_left_and_others_keep_their_connections() {
+    let mut servers = servers(&["a", "b", "c"]).await;
+    let gateway = before(&servers).upstream("sessions: { grace: 1s }").start().await;
+    let web = [gateway.address("web")];
+    let mut all = Vec::new();
+    for way in WAYS {
+        let mut some = clients(&web, way, 12).await;
+        assert_eq!(call(&mut some, 12).await["a"], 4, "{way:?}");
+        all.push((way, some));
+    }
+    servers[0].kill().await;
+    for (way, client) in &mut all {
+        let left = client.ask("left a").await;
+        assert_eq!((&left["closed"], &left["homes"]["a"]), (&json!(0), &Value::Null), "{way:?} {left}");
+        assert_eq!(left["reconnected"], 4, "{way:?}: the others stay {left}");
+        call(client, 12).await;
+    }
+}
+
+/// Their clients reconnect by themselves.
+async fn no_client_is_lost_by_a_gateway_that_is_killed_and_started_again() {
+    let servers = servers(&["a", "b", "c"]).await;
+    let setup = before(&servers).upstream("sessions: { paths: [/chat] }");
+    let first = setup.start().await;
+    let web = first.address("web");
+    let mut all = Vec::new();
+    for way in WAYS {
+        let mut some = clients(&[web], way, 12).await;
+        call(&mut some, 12).await;
+        all.push((way, some));
+    }
+    let negotiated = counted(&servers, "negotiated").await;
+    drop(first);
+    let _second = setup.at(web).start().await;
+    for (way, client) in &mut all {
+        let back = async || client.ask("call").await["called"] == 12;
+        eventually("they are back", back).await;
+        call(client, 12).await;
+        assert_eq!(client.ask("left nobody").await["closed"], 0, "{way:?}");
+    }
+    let again = counted(&servers, "negotiated").await - negotiated;
+    assert!(again <= 12 * 6, "{again} negotiations");
+}
+
+async fn a_server_that_is_added_gets_new_connections_and_nobody_is_moved() {
+    let mut servers = servers(&["a", "b", "c"]).await;
+    let added = servers.pop().unwrap();
+    let mut gateway = before(&servers).start().await;
+    let web = [gateway.address("web")];
+    let mut all = Vec::new();
+    for way in WAYS {
+        let mut some = clients(&web, way, 6).await;
+        let homes = call(&mut some, 6).await;
+        all.push((some, homes));
+    }
+    servers.push(added);
+    assert_eq!(gateway.reload(&before(&servers).yaml()).await.status, 200);
+    for way in WAYS {
+        let mut new = clients(&web, way, 6).await;
+        assert_eq!(call(&mut new, 6).await["c"], 2, "{way:?}");
+    }
+    for (old, homes) in &mut all {
+        assert_eq!(call(old, 6).await, *homes);
+    }
+}
+
 async fn ids_of_an_app_are_no_connections() {
     let servers = servers(&["a", "b", "c"]).await;
     let gateway = before(&servers).start().await;
@@ -204,6 +277,41 @@ async fn a_drained_server_is_left_by_every_transport_and_no_connection_is_lost()
         again.answer().await.status == 404
     };
     eventually("it is told that nobody knows it", gone).await;
+}
+
+/// A server keeps a connection for a while that was cut, so that it can be taken up again; it is told that this one was not. Another
+/// gateway has heard of no goodbye, and finds the server whatever that is about to do.
+async fn a_connection_that_was_told_to_leave_is_taken_up_again_by_no_other_gateway() {
+    let servers = servers(&["a", "b"]).await;
+    let setup = before(&servers).upstream("sessions: { paths: [/chat] }");
+    let (one, other) = (setup.start().await, setup.start().await);
+    let mut sockets = Vec::new();
+    for _ in 0..2 {
+        let said = negotiated(&mut one.client().await, "?negotiateVersion=1&useStatefulReconnect=true").await;
+        let path = format!("/chat?id={}", said["connectionToken"].as_str().unwrap());
+        let mut socket = one.client().await;
+        socket.send(upgrade(&path)).await;
+        assert_eq!(socket.answer().await.status, 101);
+        // `{"protocol":"json","version":1}` and its end, masked with zeros.
+        socket.send([b"\x81\xa0\0\0\0\0".as_slice(), b"{\"protocol\":\"json\",\"version\":1}\x1e"].concat()).await;
+        assert_eq!(socket.read(5).await, b"\x81\x03{}\x1e");
+        sockets.push((path, socket));
+    }
+    let mut admin = Client::connect(one.address("admin")).await;
+    for server in ["a", "b"] {
+        assert_eq!(admin.post(&format!("/drain?upstream=app&server={server}&rate=100"), b"").await.status, 200);
+    }
+    for (_, socket) in &mut sockets {
+        assert_eq!(socket.read(4).await, [0x88, 2, 3, 0xf4], "1012");
+    }
+    eventually("their servers have forgotten them", async || counted(&servers, "open").await == 0).await;
+    for (path, socket) in sockets {
+        drop(socket);
+        let mut again = other.client().await;
+        again.send(upgrade(&path)).await;
+        assert_eq!(again.answer().await.status, 404);
+    }
+    assert_eq!(counted(&servers, "resumed").await, 0);
 }
 
 async fn the_file_that_comes_along_serves_hubs() {
