@@ -75,7 +75,7 @@ impl SessionTie {
         let questions = lost.and_then(|id| question(id).zip(question(&made_up_id())));
         let questions = questions.map(|(about, decoy)| Arc::new(Questions { about, decoy, fields: Vec::new() }));
         let path = (said.opens && !upstream.expects_sessions_at(path)).then(|| protocol.path_of_sessions(path).into());
-        let says_goodbye = said.polls && protocol.goodbye(said.dialect, request).is_some();
+        let says_goodbye = said.polls && protocol.says_goodbye(said.dialect, request);
         let said = SessionRequest { id: None, ..said };
         Some(Self { begun, said, found, path, questions, sought: None, says_goodbye })
     }

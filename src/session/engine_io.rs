@@ -120,6 +120,10 @@ impl SessionProtocol for EngineIo {
         Some(Goodbye { status: 200, content_type, body: engine_io::goodbye(revision, jsonp) })
     }
 
+    fn says_goodbye(&self, _dialect: u64, _request: &Request<'_>) -> bool {
+        true
+    }
+
     fn farewell(&self, dialect: u64, id: &str, request: &Request<'_>) -> Option<Question> {
         let Dialect { revision, .. } = Dialect::unpack(dialect);
         let path = &request.path.canonical;

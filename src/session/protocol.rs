@@ -151,6 +151,11 @@ pub trait SessionProtocol: Send + Sync + 'static {
         None
     }
 
+    /// Whether there is a [goodbye](Self::goodbye) for a poll. Each poll is asked for it, so this should build nothing.
+    fn says_goodbye(&self, dialect: u64, request: &Request<'_>) -> bool {
+        self.goodbye(dialect, request).is_some()
+    }
+
     /// What is said last in an answer that [streams](SessionRequest::streams), and ends in the server's place. `None` where none
     /// may be ended.
     fn last_words(&self, _dialect: u64) -> Option<LastWords> {

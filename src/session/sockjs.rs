@@ -107,6 +107,14 @@ impl SessionProtocol for SockJs {
         Some(Goodbye { status: 200, content_type, body })
     }
 
+    fn says_goodbye(&self, dialect: u64, request: &Request<'_>) -> bool {
+        match transport_of(dialect) {
+            Some(Transport::Xhr | Transport::XhrStreaming | Transport::EventSource) => true,
+            Some(Transport::Jsonp) => request.query.and_then(callback).is_some(),
+            _ => false,
+        }
+    }
+
     fn last_words(&self, dialect: u64) -> Option<LastWords> {
         let transport = transport_of(dialect)?;
         let words = close_in_stream(transport, RESTARTS)?.into_bytes();

@@ -65,14 +65,22 @@ fn the_question_is_an_empty_message_and_none_is_asked_for_a_websocket() {
 fn each_transport_has_its_own_goodbye() {
     let goodbye = |transport: Transport, target: &str| {
         let request = request(transport.method(), target, &[]);
-        SockJs.goodbye(dialect_of(transport), &request).map(|goodbye| String::from_utf8(goodbye.body.to_vec()).unwrap())
+        let goodbye = SockJs.goodbye(dialect_of(transport), &request);
+        assert_eq!(SockJs.says_goodbye(dialect_of(transport), &request), goodbye.is_some(), "{target}");
+        goodbye.map(|goodbye| String::from_utf8(goodbye.body.to_vec()).unwrap())
     };
     let frame = "c[1012,\"Service restart\"]";
     assert_eq!(goodbye(Transport::Xhr, "/e/0/a/xhr"), Some(format!("{frame}\n")));
     let script = "/**/cb(\"c[1012,\\\"Service restart\\\"]\");\r\n";
     assert_eq!(goodbye(Transport::Jsonp, "/e/0/a/jsonp?c=cb").as_deref(), Some(script));
     assert_eq!(goodbye(Transport::Jsonp, "/e/0/a/jsonp?c=(x)"), None);
-    assert_eq!(goodbye(Transport::WebSocket, "/e/0/a/websocket"), None);
+    for transport in [Transport::HtmlFile, Transport::WebSocket, Transport::XhrSend, Transport::JsonpSend] {
+        assert_eq!(goodbye(transport, &format!("/e/0/a/{}", transport.as_str())), None);
+    }
+    for transport in [Transport::XhrStreaming, Transport::EventSource] {
+        let whole = goodbye(transport, &format!("/e/0/a/{}", transport.as_str())).unwrap();
+        assert!(whole.contains(frame), "{whole}");
+    }
     for transport in [Transport::XhrStreaming, Transport::EventSource, Transport::HtmlFile] {
         let LastWords { words, behind } = SockJs.last_words(dialect_of(transport)).unwrap();
         assert!(String::from_utf8_lossy(&words).contains("c[1012,"), "{transport:?}");
