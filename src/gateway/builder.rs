@@ -122,6 +122,9 @@ impl Builder {
 
     /// Keeps the sessions of an upstream's servers by this protocol: an upstream of kind `http` has sessions then, one of
     /// kind `socket.io` has these in place of Engine.IO's.
+    ///
+    /// What its file says of `sessions` (grace, placement, rebalance) is read where the kind has sessions; where it is `http`, the
+    /// program says it in the [`Config`] that it hands over: `config.upstreams["app"].sessions`.
     #[must_use]
     pub fn session_protocol(mut self, upstream: &str, protocol: impl SessionProtocol) -> Self {
         let own = self.brought.upstreams.entry(upstream.to_owned()).or_default();

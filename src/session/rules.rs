@@ -36,11 +36,12 @@ const CREDENTIALS: [&str; 3] = ["authorization", "cookie", "origin"];
 /// What a request is, as its answer has to know.
 const NAMED: u64 = 1;
 
+/// Where answers are looked into, one after the other.
 #[derive(Debug)]
-enum LearnRule {
-    Header(String),
-    Cookie(String),
-    Json(PointerReader),
+struct LearnRule {
+    header: Option<String>,
+    cookie: Option<String>,
+    json: Option<PointerReader>,
 }
 
 #[derive(Debug)]
@@ -103,7 +104,7 @@ impl SessionProtocol for Rules {
         SessionRequest {
             id,
             opens: id.is_none() == self.learn.is_some(),
-            reads_answer: id.is_none() && matches!(self.learn, Some(LearnRule::Json(_))),
+            reads_answer: id.is_none() && self.learn.as_ref().is_some_and(|learn| learn.json.is_some()),
             streams: id.is_some(),
             is_ambiguous,
             transport: request.websocket.then_some("websocket"),
@@ -122,22 +123,23 @@ impl SessionProtocol for Rules {
             return Answered::Nothing;
         }
         let opened = |id: &str| Answered::Opened(NewSession::new(id, self.lifetime));
-        match &self.learn {
-            None if named => Answered::Opened(NewSession::named(self.lifetime)),
-            Some(LearnRule::Header(name)) => match headers.get(name).and_then(as_id) {
-                Some(id) => opened(id),
-                None => Answered::Nothing,
-            },
-            // Whoever logs in may get another one, and whoever logs out none.
-            Some(LearnRule::Cookie(name)) => match set_cookie(headers, name) {
-                Some("") if named => Answered::Ended,
-                Some(value) => as_id(value.as_bytes()).map_or(Answered::Nothing, opened),
-                None => Answered::Nothing,
-            },
-            Some(LearnRule::Json(reader)) if !named && status != 101 => {
+        let Some(LearnRule { header, cookie, json }) = &self.learn else {
+            return if named { Answered::Opened(NewSession::named(self.lifetime)) } else { Answered::Nothing };
+        };
+        if let Some(id) = header.as_ref().and_then(|name| headers.get(name)).and_then(as_id) {
+            return opened(id);
+        }
+        // Whoever logs in may get another one, and whoever logs out none.
+        match cookie.as_ref().and_then(|name| set_cookie(headers, name)) {
+            Some("") if named => return Answered::Ended,
+            Some(value) if let Some(id) = as_id(value.as_bytes()) => return opened(id),
+            _ => {}
+        }
+        match json {
+            Some(reader) if !named && status != 101 => {
                 Answered::Body(Box::new(JsonReader(reader.clone(), self.lifetime)))
             }
-            None | Some(LearnRule::Json(_)) => Answered::Nothing,
+            _ => Answered::Nothing,
         }
     }
 
@@ -209,14 +211,18 @@ impl SessionProtocol for Rules {
 
 impl LearnRule {
     fn new(said: &Learn) -> Result<Self, String> {
-        match said {
-            Learn { header: Some(name), cookie: None, json: None } => Ok(Self::Header(name.to_ascii_lowercase())),
-            Learn { header: None, cookie: Some(name), json: None } => Ok(Self::Cookie(name.clone())),
-            Learn { header: None, cookie: None, json: Some(pointer) } => PointerReader::new(pointer)
-                .map(Self::Json)
-                .ok_or_else(|| format!("found `{pointer}`, expected a JSON pointer such as /session/id")),
-            _ => Err("expected one of `header`, `cookie` and `json`".to_owned()),
+        if *said == Learn::default() {
+            return Err("expected some of `header`, `cookie` and `json`".to_owned());
         }
+        let pointer = |said: &String| {
+            let expected = || format!("found `{said}`, expected a JSON pointer such as /session/id");
+            PointerReader::new(said).ok_or_else(expected)
+        };
+        Ok(Self {
+            header: said.header.as_ref().map(|name| name.to_ascii_lowercase()),
+            cookie: said.cookie.clone(),
+            json: said.json.as_ref().map(pointer).transpose()?,
+        })
     }
 }
 

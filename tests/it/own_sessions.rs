@@ -162,7 +162,7 @@ async fn servers_of(gateway: &Gateway, id: &str) -> Vec<String> {
 }
 
 async fn sessions_are_learned_from_a_header_a_cookie_or_json_and_routed_by_all_four_places() {
-    for learn in ["header: X-Session", "cookie: session", "json: /session/id"] {
+    for learn in ["header: X-Session", "cookie: session", "json: /session/id", "header: X-Other, json: /session/id"] {
         let apps = apps().await;
         let gateway = before(&apps, &format!("{EVERYWHERE}, learn: {{ {learn} }}")).start().await;
         let mut homes = HashSet::new();

@@ -93,14 +93,17 @@ impl Mcp {
     }
 }
 
-fn before(servers: &[&Mcp]) -> Inside {
+fn yaml(servers: &[&Mcp]) -> String {
     let servers: Vec<_> = servers.iter().map(|mcp| format!("\"{}\"", mcp.server.address())).collect();
-    let yaml = format!(
+    format!(
         "admin: {{ address: 127.0.0.1:0 }}\nroutes: [{{ upstream: app }}]\n\
          upstreams: {{ app: {{ servers: [{}], health: {{ check: none }} }} }}\n",
         servers.join(", ")
-    );
-    Inside::start(&yaml, |builder| builder.session_protocol("app", ByHeader))
+    )
+}
+
+fn before(servers: &[&Mcp]) -> Inside {
+    Inside::start(&yaml(servers), |builder| builder.session_protocol("app", ByHeader))
 }
 
 /// Opens a session from an address of its own, on a connection of its own; gives its id.
@@ -167,6 +170,27 @@ async fn a_session_that_its_server_has_forgotten_is_over() {
     assert_eq!(ask(gateway.address, 1, &format!("Mcp-Session-Id: {id}\r\n")).await.status, 404);
     let seen = metrics(&gateway).await;
     assert!(seen.contains("sockgate_sessions_ended_total{upstream=\"app\",cause=\"unknown\"} 1"), "{seen}");
+}
+
+/// A file says nothing of sessions where its kind has none; so the program does, or the file names a kind that has some.
+#[tokio::test]
+async fn what_else_there_is_to_say_of_its_sessions_the_program_or_the_file_says() {
+    let (a, b) = (Mcp::start("a").await, Mcp::start("b").await);
+    let yaml = yaml(&[&a, &b]);
+    let max = |config: &mut Config| config.upstreams.get_mut("app").unwrap().sessions.max = 2;
+    let by_program = Inside::start_with(&yaml, max, |builder| builder.session_protocol("app", ByHeader));
+    let yaml = yaml.replace("app: {", "app: { kind: socket.io, sessions: { max: 2 },");
+    let by_file = Inside::start(&yaml, |builder| builder.session_protocol("app", ByHeader));
+    for gateway in [by_program, by_file] {
+        let mut ids = Vec::new();
+        for client in 2..6 {
+            let id = open(gateway.address, client).await;
+            assert!(id.starts_with(&server_of(gateway.address, &id).await));
+            ids.push(id);
+        }
+        let seen = metrics(&gateway).await;
+        assert!(seen.contains("sockgate_session_events_total{upstream=\"app\",event=\"learned\"} 2"), "{seen}");
+    }
 }
 
 #[test]

@@ -61,7 +61,7 @@ impl Places {
     }
 }
 
-/// `learn`: the one place where an answer says which session is open.
+/// `learn`: where an answer says which session is open. Of several places the first that has an id counts, in this order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Learn {

@@ -122,6 +122,20 @@ fn ids_are_learned_from_the_place_that_the_rule_says() {
 }
 
 #[test]
+fn of_several_places_the_first_that_has_an_id_counts() {
+    let learn = json!({ "header": "X-Session", "cookie": "S", "json": "/id" });
+    let rules = rules(json!({ "route": { "query": "sid" }, "learn": learn }));
+    let (header, cookie) = (field("X-Session", "h"), field("Set-Cookie", "S=c"));
+    let body = br#"{"id":"j"}"#;
+    assert_eq!(taught(&rules, 0, 200, &[cookie, header], body), "h");
+    assert_eq!(taught(&rules, 0, 200, &[cookie], body), "c");
+    assert_eq!(taught(&rules, 0, 200, &[field("X-Session", "")], body), "j");
+    assert_eq!(taught(&rules, NAMED, 200, &[], body), "nothing", "bodies are read where a session may begin");
+    assert_eq!(taught(&rules, NAMED, 200, &[field("Set-Cookie", "S=; Max-Age=0")], body), "ended");
+    assert_eq!(taught(&rules, 0, 200, &[field("Set-Cookie", "S=; Max-Age=0")], body), "j");
+}
+
+#[test]
 fn a_session_is_over_by_the_statuses_of_the_rule() {
     let rules = everywhere();
     assert_eq!(taught(&rules, NAMED, 410, &[], b""), "refused, unknown: true");

@@ -16,9 +16,15 @@ pub struct Inside {
 
 impl Inside {
     pub fn start(yaml: &str, with: impl FnOnce(Builder) -> Builder) -> Self {
+        Self::start_with(yaml, |_| {}, with)
+    }
+
+    /// With a configuration that is not all in its file.
+    pub fn start_with(yaml: &str, say: impl FnOnce(&mut Config), with: impl FnOnce(Builder) -> Builder) -> Self {
         let yaml =
             format!("listeners: [{{ name: web, address: 127.0.0.1:0 }}]\naccess_log: {{ format: \"off\" }}\n{yaml}");
-        let config = Config::read("test.yaml", &yaml, &|_| None).unwrap().config;
+        let mut config = Config::read("test.yaml", &yaml, &|_| None).unwrap().config;
+        say(&mut config);
         let gateway = with(sockgate::Gateway::builder(config)).build().unwrap();
         let (address, handle) = (gateway.address("web").unwrap().parse().unwrap(), gateway.handle());
         let admin = gateway.address("admin").map(|address| address.parse().unwrap());
