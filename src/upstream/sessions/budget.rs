@@ -13,6 +13,9 @@ use tokio::time::Instant;
 /// Searches in vain that one address and all of them together are allowed.
 pub(super) struct Budget {
     common: Mutex<Bucket>,
+    /// For addresses and connections that have not searched in vain before, where others have spent what all have in common. It
+    /// has an end, too: strangers may have any number of addresses.
+    beyond: Mutex<Bucket>,
     accounts: Mutex<Accounts>,
     /// For addresses beyond those that are kept apart.
     others: Arc<Account>,
@@ -43,7 +46,9 @@ pub(super) struct Account {
 pub(super) struct Charge<'a> {
     budget: &'a Budget,
     account: &'a Account,
+    /// Whether it was paid from the account's reserve, and from what is [beyond](Budget::beyond) the common.
     reserved: bool,
+    beyond: bool,
 }
 
 /// A request that waits for a search; dropping it leaves.
@@ -56,6 +61,7 @@ pub(super) struct Waiting<'a> {
 const OF_ADDRESS: Allowance = Allowance { burst: 500.0, rate: 20.0 };
 const OF_CONNECTIONS: Allowance = Allowance { burst: 100.0, rate: 10.0 };
 const OF_ALL: Allowance = Allowance { burst: 5000.0, rate: 500.0 };
+const BEYOND: Allowance = Allowance { burst: 10_000.0, rate: 1000.0 };
 /// Requests that may wait for a search: more than ten thousand sessions, which come back at once after a restart.
 const MOST_WAITING: usize = 16_384;
 /// Searches of one address at once.
@@ -66,8 +72,8 @@ const PRUNE_EVERY: Duration = Duration::from_secs(1);
 
 impl Budget {
     pub(super) fn new() -> Self {
-        let others = Arc::new(Account::new());
-        Self { common: Mutex::new(Bucket::full(OF_ALL)), accounts: Mutex::default(), others, waiting: 0.into() }
+        let [common, beyond] = [OF_ALL, BEYOND].map(|allowance| Mutex::new(Bucket::full(allowance)));
+        Self { common, beyond, accounts: Mutex::default(), others: Arc::new(Account::new()), waiting: 0.into() }
     }
 
     /// The account of an address.
@@ -98,16 +104,17 @@ impl Budget {
 
     /// Pays for a search; `None` where it can't be. Where an address has spent what it has, connections of it that are
     /// `fresh`, since they have not searched in vain, have something left: others behind the same address made up ids, perhaps.
-    /// Where all have spent what there is, that holds for addresses.
+    /// Where all have spent what there is, that holds for addresses, as long as there are not too many of them.
     pub(super) fn charge<'a>(&'a self, account: &'a Account, fresh: bool) -> Option<Charge<'a>> {
         let clean = account.is_clean();
         let reserved = !account.bucket().take();
         if reserved && !(fresh && account.reserve().take()) {
             return None;
         }
-        let charge = Charge { budget: self, account, reserved };
-        if !self.common().take() && !clean && !reserved {
-            account.bucket().give();
+        let beyond = !lock(&self.common).take();
+        let charge = Charge { budget: self, account, reserved, beyond };
+        if beyond && !((clean || reserved) && lock(&self.beyond).take()) {
+            charge.give_back_to_account();
             return None;
         }
         Some(charge)
@@ -117,10 +124,10 @@ impl Budget {
     pub(super) fn is_spent(&self, account: &Account, fresh: bool) -> bool {
         account.bucket().is_empty() && (!fresh || account.reserve().is_empty())
     }
+}
 
-    fn common(&self) -> MutexGuard<'_, Bucket> {
-        self.common.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock(bucket: &Mutex<Bucket>) -> MutexGuard<'_, Bucket> {
+    bucket.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Account {
@@ -140,20 +147,24 @@ impl Account {
     }
 
     fn reserve(&self) -> MutexGuard<'_, Bucket> {
-        self.reserve.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.reserve)
     }
 
     fn bucket(&self) -> MutexGuard<'_, Bucket> {
-        self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.bucket)
     }
 }
 
 impl Charge<'_> {
     /// The session was found: that costs nothing.
     pub(super) fn give_back(self) {
+        self.give_back_to_account();
+        lock(if self.beyond { &self.budget.beyond } else { &self.budget.common }).give();
+    }
+
+    fn give_back_to_account(&self) {
         let mut paid = if self.reserved { self.account.reserve() } else { self.account.bucket() };
         paid.give();
-        self.budget.common().give();
     }
 }
 
@@ -276,6 +287,18 @@ mod tests {
         advance(Duration::from_millis(1)).await;
         assert_eq!(spend(&budget, 0, 10), 0);
         assert_eq!(spend(&budget, 99, 10), 1, "once, and then it is one of them");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_million_ids_from_as_many_addresses_are_looked_for_within_bounds() {
+        let budget = Budget::new();
+        let mut searched = 0;
+        for second in 0..10 {
+            searched += (0..100_000).filter(|number| spend(&budget, second * 100_000 + number, 1) == 1).count();
+            advance(Duration::from_secs(1)).await;
+        }
+        assert!((15_000..=15_000 + 9 * 1500).contains(&searched), "{searched}");
+        assert!(budget.accounts.lock().unwrap().by_address.len() <= MOST_ACCOUNTS);
     }
 
     #[tokio::test(start_paused = true)]
