@@ -66,6 +66,7 @@ mod signals;
 mod socketio;
 mod sockjs;
 mod stop;
+mod strangers;
 mod support;
 mod tcp;
 mod timeouts;

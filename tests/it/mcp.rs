@@ -22,6 +22,7 @@ for_each_engine! {
     clients_of_revisions_without_sessions_go_to_any_server,
     the_older_transport_is_followed_by_its_first_event,
     made_up_ids_cost_servers_little_and_known_sessions_nothing,
+    a_server_that_says_yes_to_every_id_is_not_believed,
 }
 
 for_the_relay! {
@@ -116,7 +117,7 @@ async fn gateways_that_share_nothing_find_each_others_sessions() {
     for _ in 0..3 {
         call(&mut both, 60).await;
     }
-    // Servers that are asked in vain count those as unknown, and no client has heard of it.
+    assert_eq!(counted(&servers, "unknown").await, 0);
     let asked = counted(&servers, "questions").await;
     assert!((60..=60 * 3 + 10).contains(&asked), "{asked} questions for 60 sessions");
 }
@@ -269,7 +270,7 @@ async fn made_up_ids_cost_servers_little_and_known_sessions_nothing() {
     let most = 600 + 30 * (began.elapsed().as_secs() + 1);
     assert!(asked <= 3 * most, "{asked} questions for 700 ids in {:?}", began.elapsed());
     call(&mut known, 10).await;
-    assert!(gateway.memory() < before + 32 * 1024 * 1024);
+    assert!(gateway.memory() < before + 32 * 1024);
     // Twice the same is one; two are none; and what is too long for an id is none.
     stranger.send(ask("x\r\nMcp-Session-Id: y")).await;
     assert_eq!(stranger.answer().await.status, 400);
@@ -277,6 +278,29 @@ async fn made_up_ids_cost_servers_little_and_known_sessions_nothing() {
     stranger.send(ask(&long)).await;
     assert_eq!(stranger.answer().await.status, 404);
     tokio::time::timeout(Duration::from_secs(30), call(&mut known, 10)).await.unwrap();
+}
+
+/// It has no sessions, and comes first where servers are asked: by its name, on the ring, for the address of these clients.
+async fn a_server_that_says_yes_to_every_id_is_not_believed() {
+    let honest = servers(&["mcp1", "mcp2"]).await;
+    let first = before(&honest).start().await;
+    let web = first.address("web");
+    let mut old = clients("mcp1", &[web], "/mcp", 40, &[]).await;
+    let spread = call(&mut old, 40).await;
+    drop(first);
+    let liar = [Node::start("mcp_server.js", &["mcp1", "--id", "agreeable", "--stateless"]).await];
+    let named = liar.iter().chain(&honest).map(|server| (server.ready["id"].as_str().unwrap(), server.address()));
+    let all = Setup::before_named(named).unchecked().upstream("kind: mcp, balance: round_robin");
+    let second = all.at(web).start().await;
+    for _ in 0..2 {
+        assert_eq!(call(&mut old, 40).await, spread);
+    }
+    let (lies, calls) = (counted(&liar, "questions").await, counted(&liar, "calls").await);
+    assert!(lies >= 40, "it was asked for each, and first: {lies} times");
+    assert_eq!(calls, 0, "and nobody's call went there");
+    let told = "does not tell which sessions it knows";
+    second.log_line(told).await;
+    assert_eq!(second.log_lines(told).len(), 1, "the operator hears of it once");
 }
 
 async fn an_event_stream_ends_only_when_its_session_is_not_served_any_more() {

@@ -10,11 +10,12 @@ const path = require("node:path");
 const { createRequire } = require("node:module");
 const lib = require("./lib.js");
 
-const options = lib.args("node mcp_server.js mcp1|mcp2 [--id a] [--host 127.0.0.1] [--port 0] [--json]", {
+const options = lib.args("node mcp_server.js mcp1|mcp2 [--id a] [--host 127.0.0.1] [--port 0] [--json] [--stateless]", {
   id: { type: "string", default: "a" },
   host: { type: "string", default: "127.0.0.1" },
   port: { type: "string", default: "0" },
   json: { type: "boolean", default: false }, // answers in JSON instead of event streams
+  stateless: { type: "boolean", default: false }, // has no sessions, and takes any id for good
 }, 1);
 const [version] = options.positionals;
 const { id } = options;
@@ -77,9 +78,9 @@ class Events {
 
 function transport(onOpen) {
   const said = {
-    sessionIdGenerator: () => crypto.randomUUID(),
+    sessionIdGenerator: options.stateless ? undefined : () => crypto.randomUUID(),
     enableJsonResponse: options.json,
-    eventStore: options.json ? undefined : new Events(),
+    eventStore: options.json || options.stateless ? undefined : new Events(),
     onsessioninitialized: onOpen,
   };
   if (version === "mcp1") {
@@ -110,11 +111,18 @@ async function streamable(req, res, body) {
     return modern(req, res, body);
   }
   if (req.method === "GET") stats.gets++;
-  if (body?.method === "notifications/cancelled") stats.questions++;
+  const asks = body?.method === "notifications/cancelled";
+  if (asks) stats.questions++;
+  if (options.stateless) {
+    // Of version 1, one for each request.
+    const only = transport();
+    await application().connect(only);
+    return only.handleRequest(req, res, body);
+  }
   const known = named && sessions.get(named);
   if (known) return known.handleRequest(req, res, body);
   if (named) {
-    stats.unknown++;
+    if (!asks) stats.unknown++;
     return refuse(res, 404, -32001, "Session not found");
   }
   if (body?.method !== "initialize") return refuse(res, 400, -32000, "Mcp-Session-Id is missing");

@@ -59,10 +59,15 @@ server.on("request", (req, res) => {
     res.on("close", () => stats.waiting--);
   }
   if (transport === "xhr_send") {
-    res.on("finish", () => { if (res.statusCode === 404) stats.unknown++; });
     let body = "";
     req.on("data", (part) => { body += part; });
-    req.on("end", () => { if (body === "[]") stats.questions++; });
+    const both = () => {
+      if (!res.writableFinished || !req.readableEnded) return;
+      if (body === "[]") stats.questions++;
+      else if (res.statusCode === 404) stats.unknown++;
+    };
+    res.on("finish", both);
+    req.on("end", both);
   }
   for (const handler of handlers) handler.call(server, req, res);
 });
