@@ -38,6 +38,10 @@ pub(crate) struct Rule {
     /// What stands at the top level besides.
     besides: &'static str,
     path: &'static str,
+    /// What a `POST` says; nothing where it is a `GET`.
+    post: Option<&'static str>,
+    /// The method and path that open a session first.
+    opens: Option<(&'static str, &'static str)>,
     asks: Asks,
 }
 
@@ -57,6 +61,8 @@ const PLAIN: Rule = Rule {
     upstream: "",
     besides: "",
     path: "/bytes/100",
+    post: None,
+    opens: None,
     asks: Asks::Fields(""),
 };
 
@@ -75,6 +81,23 @@ const fn besides(title: &'static str, besides: &'static str, fields: &'static st
 const fn token(title: &'static str, besides: &'static str, fresh: bool) -> Rule {
     Rule { title, besides, asks: Asks::Token { fresh }, ..PLAIN }
 }
+
+/// A request that says something, to servers of this kind.
+const fn saying(title: &'static str, upstream: &'static str, path: &'static str) -> Rule {
+    Rule { title, upstream, path, post: Some("x"), ..PLAIN }
+}
+
+const fn in_session(
+    title: &'static str,
+    upstream: &'static str,
+    opens: (&'static str, &'static str),
+    path: &'static str,
+    fields: &'static str,
+) -> Rule {
+    Rule { opens: Some(opens), asks: Asks::Fields(fields), ..saying(title, upstream, path) }
+}
+
+const BY_RULE: &str = ", sessions: { rule: { route: { header: Mcp-Session-Id }, learn: { header: Mcp-Session-Id } } }";
 
 const BY_SECRET: &str = "access: { jwt: { secret: \"@SECRET@\", claims: { X-User: sub } } }\n";
 
@@ -172,6 +195,47 @@ const RULES: &[Rule] = &[
         "access: { forward_auth: { url: \"http://@SERVER@/bytes/0\" } }\n",
         "",
     ),
+    saying("a POST of one byte", "", "/bytes/100"),
+    saying("`kind: socket.io`, a POST of no session", ", kind: socket.io", "/bytes/100"),
+    in_session(
+        "`kind: socket.io`, a POST of a session",
+        ", kind: socket.io",
+        ("GET", "/opens/?EIO=4&transport=polling"),
+        "/bytes/100?EIO=4&transport=polling&sid=AAAAAAAAAAAAAAAAAAAAAA",
+        "",
+    ),
+    saying("`kind: mcp`, a POST of no session", ", kind: mcp", "/bytes/100"),
+    in_session(
+        "`kind: mcp`, a POST of a session",
+        ", kind: mcp",
+        ("POST", "/opens"),
+        "/bytes/100",
+        "Mcp-Session-Id: AAAAAAAAAAAAAAAAAAAAAA\r\n",
+    ),
+    saying("`kind: signalr`, a POST of no session", ", kind: signalr", "/bytes/100"),
+    in_session(
+        "`kind: signalr`, a POST of a session",
+        ", kind: signalr",
+        ("POST", "/opens/negotiate"),
+        "/bytes/100?id=AAAAAAAAAAAAAAAAAAAAAA",
+        "",
+    ),
+    saying("`kind: sockjs`, a POST of no session", ", kind: sockjs", "/bytes/100"),
+    in_session(
+        "`kind: sockjs`, a POST of a session",
+        ", kind: sockjs",
+        ("POST", "/bytes/100/aaaaaaaa/xhr"),
+        "/bytes/100/aaaaaaaa/xhr_send",
+        "",
+    ),
+    saying("`sessions.rule`, a POST of no session", BY_RULE, "/bytes/100"),
+    in_session(
+        "`sessions.rule`, a POST of a session",
+        BY_RULE,
+        ("POST", "/opens"),
+        "/bytes/100",
+        "Mcp-Session-Id: AAAAAAAAAAAAAAAAAAAAAA\r\n",
+    ),
     Rule {
         path: "/page.txt",
         ..route("`files`, 100 B, in place of a server", "  - { files: { root: @FOLDER@/site } }")
@@ -206,6 +270,12 @@ impl Rule {
             next: Arc::clone(&next),
             connection: None,
         };
+        if let Some((method, path)) = self.opens {
+            let mut connection = Http::new(target.connect(0).await?);
+            let length = if method == "POST" { "Content-Length: 0\r\n" } else { "" };
+            connection.send(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n").as_bytes()).await?;
+            connection.answer(None).await?;
+        }
         let (askers, opened) = open((0..CLIENTS).map(asker).collect()).await;
         let (askers, ahead) = drive(askers, Pace::Closed, Until::Count((CLIENTS * AHEAD) as u64)).await;
         bracket.begin(gateway).await?;
@@ -222,8 +292,13 @@ impl Rule {
     fn requests(&self) -> Result<Vec<Vec<u8>>, Error> {
         let request = |fields: &str| {
             let path = self.path;
-            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bench\r\nAccept: */*\r\n{fields}\r\n")
-                .into_bytes()
+            let (method, length) = match self.post {
+                Some(body) => ("POST", format!("Content-Length: {}\r\n", body.len())),
+                None => ("GET", String::new()),
+            };
+            let body = self.post.unwrap_or_default();
+            let usual = "Host: localhost\r\nUser-Agent: bench\r\nAccept: */*\r\n";
+            format!("{method} {path} HTTP/1.1\r\n{usual}{fields}{length}\r\n{body}").into_bytes()
         };
         match self.asks {
             Asks::Fields(fields) => Ok(vec![request(fields)]),

@@ -37,11 +37,16 @@ impl Drop for Held {
 
 /// What a request asks for.
 enum Asked {
-    Bytes { delay: Duration, size: usize },
+    Bytes {
+        delay: Duration,
+        size: usize,
+    },
     Hold,
     Held,
     Echo,
     SocketIo(String),
+    /// Opens a session, the same for all, by what a header or a body of this kind says.
+    Opens(&'static str),
     Nothing,
 }
 
@@ -106,6 +111,13 @@ pub(super) async fn serve(mut stream: TcpStream, sessions: Arc<Sessions>) -> io:
                 let packets = head.post.then(|| body.collect::<Vec<u8>>());
                 let (status, body) = socket_io::polled(&query, packets, &sessions).await;
                 stream.write_all(&text(status, &body)).await?;
+            }
+            Asked::Opens(said) => {
+                drop(body);
+                let fields = "Mcp-Session-Id: AAAAAAAAAAAAAAAAAAAAAA\r\n";
+                let length = said.len();
+                let answer = format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: {length}\r\n\r\n{said}");
+                stream.write_all(answer.as_bytes()).await?;
             }
             Asked::Echo | Asked::Nothing => {
                 drop(body);
@@ -192,6 +204,14 @@ fn asked(target: &str) -> Asked {
         "hold" => Asked::Hold,
         "held" => Asked::Held,
         "echo" => Asked::Echo,
+        "opens" => match path {
+            "/opens/negotiate" => {
+                Asked::Opens("{\"negotiateVersion\":1,\"connectionToken\":\"AAAAAAAAAAAAAAAAAAAAAA\"}")
+            }
+            _ => Asked::Opens(
+                "0{\"sid\":\"AAAAAAAAAAAAAAAAAAAAAA\",\"upgrades\":[],\"pingInterval\":25000,\"pingTimeout\":20000}",
+            ),
+        },
         "socket.io" => Asked::SocketIo(query.to_owned()),
         _ => Asked::Nothing,
     }
