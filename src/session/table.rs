@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,9 +20,16 @@ use super::shards::{AsIs, Clock, LAG, Shard, sweeping};
 use super::totals::{Cause, Totals};
 use super::upgrades::{Recent, Upgrades};
 
+mod entry;
+mod held;
 mod listing;
+mod moving;
 
+pub use held::Held;
 pub use listing::Listed;
+pub use moving::Moving;
+
+use entry::{ENDED, Entry, GUESSED, LOST, UNUSED};
 
 /// Session → server, for one upstream. It outlives reloads.
 pub struct SessionTable {
@@ -65,16 +72,6 @@ pub enum Mark {
     Leaving = 4,
 }
 
-/// It is over and counts no more; who asks for it before it is due still finds the way.
-const ENDED: u8 = 8;
-/// Its handshake was not seen: how long it may be silent is a guess.
-const GUESSED: u8 = 16;
-
-/// Nobody has come back with it since its handshake, which is all that a stranger needs to make a server say one.
-const UNUSED: u8 = 32;
-/// Its client has lost its connections, and most likely comes back with another session.
-const LOST: u8 = 64;
-
 /// How a session became known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
@@ -104,70 +101,12 @@ pub struct Upgrade {
     pub after: Option<Duration>,
 }
 
-/// A session on its way to the process that takes over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moving {
-    key: Key,
-    server: u64,
-    life: u16,
-    marks: u8,
-}
-
-impl Moving {
-    /// How long the bytes of one are.
-    pub const LENGTH: usize = 27;
-
-    /// As bytes.
-    pub fn to_bytes(self) -> [u8; Self::LENGTH] {
-        let mut bytes = [0; Self::LENGTH];
-        let [first, second] = self.key.0;
-        for (at, number) in [first, second, self.server].into_iter().enumerate() {
-            bytes[8 * at..8 * at + 8].copy_from_slice(&number.to_le_bytes());
-        }
-        bytes[24..26].copy_from_slice(&self.life.to_le_bytes());
-        bytes[26] = self.marks;
-        bytes
-    }
-
-    /// What such bytes say.
-    pub fn from_bytes(bytes: &[u8; Self::LENGTH]) -> Self {
-        let number =
-            |at: usize| bytes[8 * at..8 * at + 8].iter().rev().fold(0, |sum, &byte| sum << 8 | u64::from(byte));
-        let life = u16::from_le_bytes([bytes[24], bytes[25]]);
-        Self { key: Key([number(0), number(1)]), server: number(2), life, marks: bytes[26] }
-    }
-}
-
-/// Keeps a session from expiring while one of its tunnels is open; dropped with the tunnel.
-#[derive(Debug)]
-pub struct Held {
-    table: Arc<SessionTable>,
-    key: Key,
-    /// Why the tunnel ended, as a place in [`Cause::ALL`]; beyond it while nobody has said.
-    cause: AtomicU8,
-    after: After,
-}
-
-/// What becomes of a session that nothing holds any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum After {
-    /// It ends with a tunnel that it has come to for good; if it has not, it has a little time for its next request.
-    ByTunnel,
-    /// It may be silent for as long as after any request.
-    GoesOn,
-    /// It is over, for this reason.
-    Ends(Cause),
-}
-
 /// Parts of the table with a lock each. A sweep holds one for some microseconds, everything else for nanoseconds.
 const SHARDS: usize = 512;
 /// Shards that one sweep looks at, so that each has its turn every four seconds and no worker is away for long.
 const SHARDS_PER_SWEEP: usize = SHARDS / 16;
 /// How long the way to a session that is over is still known, in seconds: enough for requests that are under way.
 const AFTERGLOW: u32 = 5;
-/// How long a session is remembered at most that nobody comes back with, in seconds: clients do so at once.
-const UNUSED_LIFE: u16 = 60;
-
 impl SessionTable {
     /// An empty table for at most `max` sessions, whose clock stands still until [`Self::run`] is polled.
     pub fn new(max: usize) -> Arc<Self> {
@@ -209,44 +148,6 @@ impl SessionTable {
     /// Makes hashes with the secret of another table from now on; to be called before there is any.
     pub fn share_secret(&self, secret: [u64; 2]) {
         (0..2).for_each(|half| self.secret[half].store(secret[half], Relaxed));
-    }
-
-    /// The sessions that go on with the process that takes over: those that live, and are not on a WebSocket, which stays.
-    pub fn moving(&self) -> Vec<Moving> {
-        let now = self.clock.now();
-        let mut moving = Vec::with_capacity(self.len());
-        for shard in &self.shards {
-            let shard = shard.lock();
-            let goes = |entry: &Entry| entry.is_live(now) && entry.marks & Mark::Upgraded as u8 == 0;
-            moving.extend(shard.sessions.iter().filter(|(_, entry)| goes(entry)).map(|(key, entry)| Moving {
-                key: *key,
-                server: entry.home.server(),
-                life: entry.life,
-                marks: entry.marks,
-            }));
-        }
-        moving
-    }
-
-    /// Takes in a session of the process before. False if it is known already, or there is no room.
-    pub fn take_in(&self, moving: &Moving) -> bool {
-        let now = self.clock.now();
-        let mut shard = self.shard(moving.key);
-        if shard.sessions.contains_key(&moving.key) || !self.make_room(&mut shard, now) {
-            return false;
-        }
-        let home = self.home(moving.server);
-        home.open();
-        let mut entry = Entry::new(home, moving.life, How::Handshake, self.clock.milliseconds() as u32);
-        entry.marks = moving.marks & (Mark::Offered as u8 | Mark::Leaving as u8 | GUESSED | UNUSED);
-        entry.renew(now);
-        if entry.marks & UNUSED != 0 {
-            shard.unused.push_back(moving.key);
-            self.unused.fetch_add(1, Relaxed);
-        }
-        shard.sessions.insert(moving.key, entry);
-        shard.totals.inherited += 1;
-        true
     }
 
     /// The home that stands for a server. Its totals last for as long as somebody keeps it or a session lives there.
@@ -378,18 +279,6 @@ impl SessionTable {
         self.upgrades.recent(second(self.clock.milliseconds()))
     }
 
-    /// Keeps a session from expiring until the guard is dropped. `None` if it isn't known, or 255 tunnels hold it: no
-    /// client has more than one or two.
-    pub fn hold(self: &Arc<Self>, key: Key) -> Option<Held> {
-        let now = self.clock.now();
-        let mut shard = self.shard(key);
-        let entry = shard.live(key, now)?;
-        entry.holds = entry.holds.checked_add(1)?;
-        entry.marks &= !UNUSED;
-        entry.regain();
-        Some(Held { table: self.clone(), key, cause: AtomicU8::new(u8::MAX), after: After::ByTunnel })
-    }
-
     /// Notes that the client of a session has lost its connections: until it is heard of again, the session is in nobody's
     /// way. One that is on a tunnel lives and ends with that.
     pub fn lose(&self, key: Key) {
@@ -469,37 +358,6 @@ impl SessionTable {
     /// Changes the limit; sessions beyond a lower one stay until they end.
     pub fn set_max(&self, max: usize) {
         self.max.store(max, Relaxed);
-    }
-
-    fn renew(&self, key: Key) {
-        let now = self.clock.now();
-        if let Some(entry) = self.shard(key).live(key, now) {
-            entry.renew(now);
-        }
-    }
-
-    fn release(&self, key: Key, cause: Option<Cause>) {
-        let now = self.clock.now();
-        let mut shard = self.shard(key);
-        let Some(entry) = shard.sessions.get_mut(&key) else { return };
-        entry.holds -= 1;
-        if entry.holds > 0 {
-            return;
-        }
-        let soon = now.saturating_add(AFTERGLOW + LAG);
-        let (ended, upgraded) = (entry.marks & ENDED != 0, entry.marks & Mark::Upgraded as u8 != 0);
-        match cause {
-            _ if ended && entry.due <= now => self.remove(&mut shard, key, Cause::Silent),
-            _ if ended => {}
-            // Engine.IO closes a session with its transport, and nobody can go back to polling.
-            Some(cause) if upgraded => {
-                let lived = entry.end(soon, self.clock.milliseconds());
-                shard.totals.end(cause, lived);
-            }
-            None if upgraded => entry.due = soon,
-            // A WebSocket that was only tried leaves a session that goes on polling, and one poll may be under way.
-            _ => entry.due = entry.due.max(soon),
-        }
     }
 
     /// Counts one more session if there is room, or if there is when the expired ones of the shard have gone, or one that
@@ -612,51 +470,6 @@ impl Found {
     }
 }
 
-impl Held {
-    /// What the table calls the session.
-    pub fn key(&self) -> Key {
-        self.key
-    }
-
-    /// Notes that the session went on to this tunnel for good, see [`SessionTable::upgrade`].
-    pub fn upgraded(&self) -> Option<Upgrade> {
-        self.table.upgrade(self.key)
-    }
-
-    /// The session goes on when this is dropped, as if it had been asked for then.
-    pub fn goes_on(&mut self) {
-        self.after = After::GoesOn;
-    }
-
-    /// The session is over when this is dropped.
-    pub fn ends(&mut self, cause: Cause) {
-        self.after = After::Ends(cause);
-    }
-
-    /// Notes that the session was told to leave.
-    pub fn leaves(&self) {
-        self.table.mark(self.key, Mark::Leaving);
-    }
-
-    /// Says why the tunnel has ended: a session that is on it for good ends with it. Without a word, such a session is
-    /// left some seconds in which it can be heard of.
-    pub fn ended(&self, cause: Cause) {
-        self.cause.store(cause as u8, Relaxed);
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let cause = Cause::ALL.get(usize::from(*self.cause.get_mut())).copied();
-        match self.after {
-            After::ByTunnel => {}
-            After::GoesOn => self.table.renew(self.key),
-            After::Ends(cause) => drop(self.table.goodbye(self.key, cause)),
-        }
-        self.table.release(self.key, cause);
-    }
-}
-
 #[derive(Default)]
 struct Part {
     sessions: HashMap<Key, Entry, BuildHasherDefault<AsIs>>,
@@ -670,90 +483,6 @@ struct Part {
 impl Part {
     fn live(&mut self, key: Key, now: u32) -> Option<&mut Entry> {
         self.sessions.get_mut(&key).filter(|entry| entry.is_live(now))
-    }
-}
-
-struct Entry {
-    home: Arc<Home>,
-    /// When it expires, unless a tunnel holds it; in seconds since the start of the table.
-    due: u32,
-    /// When it was learned; in milliseconds since the start of the table, which start over after 49 days.
-    opened: u32,
-    /// How long it may be silent, in seconds.
-    life: u16,
-    /// Tunnels that hold it.
-    holds: u8,
-    marks: u8,
-}
-
-impl Entry {
-    fn new(home: Arc<Home>, life: u16, how: How, opened: u32) -> Self {
-        let marks = if how == How::Rescue { GUESSED } else { UNUSED };
-        Self { home, due: 0, opened, life, holds: 0, marks }
-    }
-
-    /// Ends it at this millisecond of the table's clock; `due` is how long it can still be found. Gives the milliseconds for
-    /// which it was known.
-    fn end(&mut self, due: u32, exactly: u64) -> u32 {
-        self.regain();
-        if self.marks & Mark::Upgraded as u8 != 0 {
-            self.home.leave_websocket();
-        }
-        self.home.close();
-        self.marks = (self.marks & !(Mark::Upgraded as u8)) | ENDED;
-        self.due = due;
-        (exactly as u32).wrapping_sub(self.opened)
-    }
-
-    /// Notes something; false if it was noted before.
-    fn mark(&mut self, mark: Mark) -> bool {
-        let new = self.marks & mark as u8 == 0;
-        self.marks |= mark as u8;
-        if new && mark == Mark::Upgraded {
-            self.home.enter_websocket();
-        }
-        new
-    }
-
-    /// Ends what [`SessionTable::lose`] began.
-    fn regain(&mut self) {
-        if self.marks & LOST != 0 {
-            self.marks &= !LOST;
-            self.home.regain();
-        }
-    }
-
-    fn renew(&mut self, now: u32) {
-        let life = if self.marks & UNUSED == 0 { self.life } else { self.life.min(UNUSED_LIFE) };
-        self.due = now.saturating_add(u32::from(life) + LAG);
-    }
-
-    fn move_to(&mut self, home: &Arc<Home>) {
-        home.open();
-        let left = std::mem::replace(&mut self.home, home.clone());
-        if self.marks & Mark::Upgraded as u8 != 0 {
-            home.enter_websocket();
-            left.leave_websocket();
-        }
-        left.close();
-    }
-
-    /// Whether it lives, and nobody has come back with it.
-    fn is_unused(&self) -> bool {
-        self.marks & (UNUSED | ENDED) == UNUSED && self.holds == 0
-    }
-
-    fn is_over(&self, now: u32) -> bool {
-        self.holds == 0 && self.due <= now
-    }
-
-    fn is_live(&self, now: u32) -> bool {
-        !self.is_over(now) && self.marks & ENDED == 0
-    }
-
-    /// Whether it lives, or is over but a short while.
-    fn is_known(&self, now: u32) -> bool {
-        self.due > now || self.is_live(now)
     }
 }
 
