@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use fnv::FnvBuildHasher;
 
@@ -21,6 +21,7 @@ use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::rate::{self, Limit};
 use crate::router::{self, Route, Router, Routes, Rules, Taken};
 use crate::session::SessionProtocol;
+use crate::upstream::peers::{Peering, new_identity};
 use crate::upstream::{self, Upstream};
 
 /// One configuration, built.
@@ -57,6 +58,10 @@ pub struct Snapshot {
     pub(crate) applications: HashMap<String, Arc<dyn TcpApplication>>,
     /// The upstreams by name.
     pub upstreams: HashMap<Arc<str>, Arc<Upstream>, FnvBuildHasher>,
+    /// For those of them that have any: the upstream that their peers are.
+    pub(crate) peers: HashMap<Arc<str>, Arc<Upstream>, FnvBuildHasher>,
+    /// How peers are known; `None` where no upstream has any.
+    pub(crate) peering: Option<Peering>,
     /// What the gateway's own answers count.
     pub local: UpstreamMetrics,
     /// Where answers lie for authorities that ask by HTTP.
@@ -92,6 +97,9 @@ pub struct Extensions {
     pub upstreams: HashMap<String, upstream::Extensions>,
 }
 
+/// Who this process is among its peers, whatever the configuration.
+static IDENTITY: LazyLock<u128> = LazyLock::new(new_identity);
+
 impl Snapshot {
     /// Builds upstreams and routes. `brought` are the parts that a program brings in place of the configuration's,
     /// `before` finds the upstream that had a name until now, and `known` is what was built of rules until now: what they
@@ -114,11 +122,12 @@ impl Snapshot {
             )));
         }
         let mut upstreams = HashMap::default();
-        for (name, said) in &config.upstreams {
-            let upstream = match before(name) {
+        let mut peers = HashMap::default();
+        let build = |name: &str, said: &upstream::Config, brought: Option<&upstream::Extensions>| {
+            Ok::<_, upstream::BuildError>(match before(name) {
                 Some(before) => before.rebuild_in(config.zone.as_deref(), said)?,
                 None => {
-                    let brought = brought.upstreams.get(name).cloned().unwrap_or_default();
+                    let brought = brought.cloned().unwrap_or_default();
                     let brought = upstream::Extensions {
                         open_source: Some(discovery::open),
                         zone: config.zone.clone(),
@@ -126,15 +135,31 @@ impl Snapshot {
                     };
                     Upstream::build_with(name, said, metrics.upstream(name), brought)?
                 }
-            };
-            upstreams.insert(Arc::from(name.as_str()), upstream);
+            })
+        };
+        for (name, said) in &config.upstreams {
+            let brought = brought.upstreams.get(name);
+            let upstream = build(name, said, brought)?;
+            if let Some(of_peers) = said.of_peers() {
+                // A protocol of the program's is spoken there, too.
+                let protocol = brought.and_then(|brought| brought.session_protocol.clone());
+                let brought = upstream::Extensions { session_protocol: protocol, ..upstream::Extensions::default() };
+                let name_of_peers = upstream::Config::name_of_peers(name);
+                let of_peers = build(&name_of_peers, &of_peers, Some(&brought))?;
+                peers.insert(Arc::clone(upstream.name()), Arc::clone(&of_peers));
+                upstreams.insert(Arc::clone(of_peers.name()), of_peers);
+            }
+            upstreams.insert(Arc::clone(upstream.name()), upstream);
         }
+        let secrets = config.peers.secret_file.as_deref();
+        let peering = (!peers.is_empty()).then(|| Peering::new(*IDENTITY, secrets)).transpose().map_err(BuildError)?;
         let fields = config.upstreams.iter().filter_map(|(name, said)| {
             Some((Arc::from(name.as_str()), MessageRules::build(&said.request_headers, &said.response_headers)?))
         });
         let fields = fields.collect();
         let mut session_protocols: Vec<Arc<dyn SessionProtocol>> = Vec::new();
-        for protocol in upstreams.values().filter_map(|upstream| upstream.session_protocol()) {
+        let own = upstreams.values().filter(|upstream| !upstream.are_peers());
+        for protocol in own.filter_map(|upstream| upstream.session_protocol()) {
             if !session_protocols.iter().any(|known| Arc::ptr_eq(known, protocol)) {
                 session_protocols.push(Arc::clone(protocol));
             }
@@ -217,6 +242,8 @@ impl Snapshot {
             router,
             routes,
             upstreams,
+            peers,
+            peering,
             admin_tokens: Vec::new(),
             local: metrics.upstream("-"),
             challenges: by_http.map(|acme| acme.challenges()).collect(),

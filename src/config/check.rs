@@ -59,6 +59,8 @@ pub(super) fn check(config: &Config, root: &Node, files: Vec<String>) -> Report 
         upstreams::check(name, upstream, &spot, &mut report);
     }
     upstreams::cookies(&config.upstreams, &upstreams, &mut report);
+    upstreams::names_of_peers(&config.upstreams, &upstreams, &mut report);
+    peers(config, &root, &mut report);
     access::check(config, &root, &mut report);
     unused_upstreams(config, &upstreams, &mut report);
     proxies(config, &root, &mut report);
@@ -214,6 +216,15 @@ fn unused_upstreams(config: &Config, upstreams: &Spot<'_>, report: &mut Report) 
     let unused = |(_, (name, _)): &(Spot<'_>, (&String, _))| !used.contains(name.as_str());
     for (spot, _) in upstreams.each_key(&config.upstreams).filter(unused) {
         report.warn(Lint::UpstreamUnused, &spot.as_str(), "no route and no listener uses this upstream");
+    }
+}
+
+/// A secret is there for peers.
+fn peers(config: &Config, root: &Spot<'_>, report: &mut Report) {
+    let spot = root.key("peers").key("secret_file");
+    report.some_path(&spot, config.peers.secret_file.as_deref());
+    if config.peers.secret_file.is_some() && config.upstreams.values().all(|upstream| upstream.peers.is_none()) {
+        report.warn(Lint::PeersUnused, &spot, "nobody is told anything: no upstream has `peers`");
     }
 }
 

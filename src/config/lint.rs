@@ -91,6 +91,8 @@ lints! {
         "An upstream has one server, on another host: when that is down, or a new version comes, nobody is served."
     OverBeyondDeadline "over-beyond-deadline"
         "Goodbyes are to be spread over more time than `drain.deadline` leaves."
+    PeersUnused "peers-unused"
+        "Peers are named where there are no sessions, or a secret for them where there are none."
     PingTimeoutUnused "ping-timeout-unused"
         "`ping_timeout` is said, and nobody is asked: that takes `ping_interval`."
     QuestionUnused "question-unused"

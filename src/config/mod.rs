@@ -87,6 +87,9 @@ pub struct Config {
     /// Where operators look: `/livez`, `/readyz`, `/metrics`, `/status`. Default: nowhere.
     #[serde(default)]
     pub admin: Option<Admin>,
+    /// How gateways that are peers of each other are told from strangers.
+    #[serde(default)]
+    pub peers: Peers,
     /// Where this gateway stands: servers of the same zone come first. Default: nowhere in particular.
     #[serde(default)]
     pub zone: Option<String>,
@@ -99,6 +102,15 @@ pub struct Config {
     /// What is not warned of.
     #[serde(default)]
     pub lint: lint::Config,
+}
+
+/// `peers`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Peers {
+    /// A file of secrets that all gateways know, one a line: the first seals what they tell each other, each of them opens it.
+    /// Default: whoever has the address of a peer is one.
+    pub secret_file: Option<PathBuf>,
 }
 
 /// `admin`.
@@ -203,7 +215,13 @@ impl Config {
         let of_listeners = of_listeners.flat_map(access::config::OfListener::files);
         let pages = self.routes.iter().map(|route| &route.error_pages).chain([&self.error_pages]);
         let pages = pages.flat_map(|pages| pages.0.values()).filter_map(|page| page.file.as_ref());
-        let all = upstreams.chain(&self.flash_policy.file).chain(pages).chain(access).chain(of_listeners).chain(tokens);
+        let all = upstreams
+            .chain(&self.flash_policy.file)
+            .chain(&self.peers.secret_file)
+            .chain(pages)
+            .chain(access)
+            .chain(of_listeners)
+            .chain(tokens);
         certificates.chain(all.cloned()).collect()
     }
 

@@ -5,6 +5,7 @@ use crate::http::head::MOST_FIELDS;
 use crate::http::onward::Onward;
 use crate::http::write::HeadWriter;
 use crate::listener::ClientCertificate;
+use crate::wire::peer::FIELD;
 
 /// The fields of a request on its way to a server.
 pub(crate) struct ServerFields<'a> {
@@ -16,6 +17,8 @@ pub(crate) struct ServerFields<'a> {
     asks_clients: bool,
     /// The certificate of this one.
     client: Option<&'a ClientCertificate>,
+    /// Another gateway gets the request as the client has sent it, with this mark.
+    mark: Option<String>,
 }
 
 impl<'a> ServerFields<'a> {
@@ -25,11 +28,19 @@ impl<'a> ServerFields<'a> {
         plain: bool,
         (asks_clients, client): (bool, Option<&'a ClientCertificate>),
     ) -> Self {
-        Self { onward, edits, plain, asks_clients, client }
+        Self { onward, edits, plain, asks_clients, client, mark: None }
+    }
+
+    /// The same for another gateway, which applies the rules by itself.
+    pub(super) fn for_peer(self, mark: String) -> Self {
+        Self { mark: Some(mark), ..self }
     }
 
     /// Whether a field that the client sent goes on as it is; `Host` is [`super::Exchange::host`].
     pub(crate) fn pass(&self, name: &str) -> bool {
+        if self.mark.is_some() {
+            return self.onward.passes_to_peer(name);
+        }
         // What a filter sets or removes comes in by no other spelling.
         self.onward
             .passes(name, |name| self.edits.keeps(name) && !(self.asks_clients && ClientCertificate::is_field(name)))
@@ -39,6 +50,9 @@ impl<'a> ServerFields<'a> {
     /// Hands out the fields that come in, name and value, `Host` left out: first those that say who asks, which a filter
     /// may replace.
     pub(crate) fn add(&self, mut field: impl FnMut(&str, &[u8])) {
+        if let Some(mark) = &self.mark {
+            return field(FIELD, mark.as_bytes());
+        }
         self.onward.add(|name, value| {
             if self.edits.keeps(&name) {
                 field(&name, value);

@@ -17,6 +17,7 @@ mod fields;
 mod learn;
 mod masking;
 mod mirror;
+mod peers;
 mod place;
 mod request;
 mod rules;
@@ -62,9 +63,11 @@ use crate::snapshot::Snapshot;
 use crate::transport::cause::is_refusal;
 use crate::transport::shortage::is_shortage;
 use crate::upstream::{Fields, Lease, PickError, Server, ServerId, Tried, Upstream};
+use crate::wire::peer::FIELD;
 use crate::wire::proxy_protocol::{Header, Subject};
 use admit::Pace;
 use learn::Learner;
+use peers::Hop;
 use place::Ties;
 use rules::Ruled;
 
@@ -109,6 +112,10 @@ pub struct Exchange {
     reached: bool,
     /// Whether a server took it and ended without an answer.
     lost: bool,
+    /// The other gateway that it comes from, or goes to.
+    hop: Option<Box<Hop>>,
+    /// It has turned to a peer, or back, and what its server is asked has to be written anew.
+    turned: bool,
     /// Servers that could not be connected to.
     tried: Tried,
     /// Servers asked so far.
@@ -244,6 +251,10 @@ impl Exchange {
     ) -> Box<Self> {
         let mut this = Self::of(core, info, request);
         let decided = match this.look(request, announced) {
+            Ok(()) if this.is_question() => {
+                Box::pin(this.testify(request)).await;
+                Ok(())
+            }
             Ok(()) if this.snapshot.filters.is_empty() || this.own.is_some() => this.enter(core, request, announced),
             Ok(()) => match this.ask_filters(request).await {
                 Ok(Verdict::Pass) => this.enter(core, request, announced),
@@ -275,7 +286,8 @@ impl Exchange {
         announced: Option<u64>,
     ) -> Option<Box<Self>> {
         let mut this = Self::of(core, info, request);
-        if !this.snapshot.filters.is_empty() || this.snapshot.waits {
+        let of_peer = this.snapshot.peering.is_some() && request.headers.get(FIELD).is_some();
+        if !this.snapshot.filters.is_empty() || this.snapshot.waits || of_peer {
             return None;
         }
         let decided = this.look(request, announced).and_then(|()| this.enter(core, request, announced));
@@ -300,7 +312,7 @@ impl Exchange {
             self.refuse(core, refusal);
         } else if self.polls && self.own.is_none() {
             self.overdue_goodbye(core, request);
-        } else if let Some(route) = &self.route
+        } else if let Some(route) = self.route.as_ref().filter(|_| !self.is_from_peer())
             && let Some(copying) = self.begin_copy(request, route)
         {
             self.ruled.get_or_insert_default().copying = Some(copying);
@@ -342,6 +354,8 @@ impl Exchange {
             lease: None,
             reached: false,
             lost: false,
+            hop: None,
+            turned: false,
             tried: Tried::default(),
             tries: 0,
             queued: 0,
@@ -364,7 +378,8 @@ impl Exchange {
     /// Looks at a request whatever becomes of it; refuses one that is too long, or one too many.
     fn look(&mut self, head: &RequestHead<'_>, announced: Option<u64>) -> Result<(), Refusal> {
         self.know(head, announced)?;
-        if self.own.is_some() { Ok(()) } else { self.pace(head) }
+        // Who comes from a peer has been counted there.
+        if self.own.is_some() || self.is_from_peer() { Ok(()) } else { self.pace(head) }
     }
 
     /// What is known of a request whatever becomes of it; refuses one that is too long.
@@ -373,10 +388,15 @@ impl Exchange {
         if most != 0 && announced.is_some_and(|length| length > most) {
             return Err(Refusal::BodyTooLarge);
         }
+        if self.snapshot.peering.is_some() {
+            self.meet_peer(head);
+        }
         let forwarding = &self.snapshot.config.forwarding;
         let peer = self.info.peer.ip();
         self.client = forwarding.client(peer, head.headers);
-        self.request_id = forwarding.request_id(peer, head.headers);
+        if matches!(self.request_id, RequestId::None) {
+            self.request_id = forwarding.request_id(peer, head.headers);
+        }
         let longest = self.snapshot.config.limits.uri.as_u64();
         if longest != 0 && head.target.len() as u64 > longest {
             return Err(Refusal::UriTooLong);
@@ -413,7 +433,8 @@ impl Exchange {
             route.taken.count(&self.info.listener);
         }
         decided?;
-        self.admit(head, Pace::Paid)
+        let pace = if self.is_from_peer() { Pace::Free } else { Pace::Paid };
+        self.admit(head, pace)
     }
 
     fn decide(&mut self, core: &Core, head: &RequestHead<'_>, announced: Option<u64>) -> Result<(), Refusal> {
@@ -447,6 +468,9 @@ impl Exchange {
         self.will_come_back(head, &route, target);
         self.rule(head, &request, &route);
         self.say_who_asks(head);
+        if self.snapshot.peering.is_some() {
+            self.think_of_peers(head);
+        }
         // Nobody comes in any more, and a session has to come again. After a hand-over it does, to the next process.
         let opens = self.ties.as_ref().is_some_and(Ties::opens);
         if opens && core.ending.is_leaving() && !core.ending.is_handed_over() {
@@ -535,6 +559,7 @@ impl Exchange {
     /// It is carried as an upgrade to another protocol.
     pub(crate) fn upgrades(&mut self) {
         (self.form, self.polls, self.offer) = (Form::OtherUpgrade, false, Offer::Never);
+        self.forget_peers();
     }
 
     /// Whether it belongs to a session that has begun.
@@ -549,7 +574,8 @@ impl Exchange {
     /// Whether the answer is the last on its connection: the gateway leaves, and no session uses it that has not been told
     /// goodbye yet and has nowhere else to go.
     pub(crate) fn is_last(&self, core: &Core) -> bool {
-        let stays = self.is_of_session() && self.told.is_none();
+        // One that lives behind a peer has another way to come.
+        let stays = self.is_of_session() && self.told.is_none() && !self.is_to_peer();
         core.ending.is_leaving() && (!stays || core.ending.is_handed_over())
     }
 
@@ -611,7 +637,11 @@ impl Exchange {
         // A compressed handshake could not be read as it passes; it is too short to be worth it anyway.
         let plain = self.ties.as_ref().is_some_and(Ties::reads_answer);
         let client = self.info.tls.as_ref().and_then(|tls| tls.client.as_deref());
-        ServerFields::new(onward, &self.changes.to_server, plain, (self.snapshot.asks_clients, client))
+        let fields = ServerFields::new(onward, &self.changes.to_server, plain, (self.snapshot.asks_clients, client));
+        match self.mark_for_peer(request) {
+            Some(mark) => fields.for_peer(mark),
+            None => fields,
+        }
     }
 
     /// Whom the server is told of at the start of a connection; `None` where it is told of nobody. Such a connection is for
@@ -634,6 +664,9 @@ impl Exchange {
     pub(crate) fn host<'a>(&'a self, request: &RequestHead<'a>) -> Option<&'a [u8]> {
         if let Some(host) = self.changes.to_server.value("host") {
             return Some(host.as_bytes());
+        }
+        if self.is_to_peer() {
+            return request.authority.map(str::as_bytes);
         }
         let of_route = self.route.as_ref().and_then(|route| route.policy.as_ref()?.host.as_ref());
         match of_route.or(self.upstream.as_ref().map(|upstream| &upstream.config().host)) {
@@ -696,6 +729,7 @@ impl Exchange {
         // A place on a server that could not be reached is given back before another one is looked for.
         self.lease = None;
         self.leave = None;
+        self.turn_back();
         let of_route = self.connect_retries();
         let (Some(upstream), Some(ties)) = (&self.upstream, &mut self.ties) else {
             return Err(self.fail(Refusal::NoRoute));
@@ -709,6 +743,17 @@ impl Exchange {
         }
         let lease = match ties.place(upstream, &mut self.tried, retries, &self.info.strayed).await {
             Ok(lease) => lease,
+            Err(_) if ties.is_at_peer() => match self.turn_to_peer() {
+                Some(lease) => {
+                    self.placed(lease);
+                    return Ok(());
+                }
+                None => {
+                    self.forget_peers();
+                    return Box::pin(self.place()).await;
+                }
+            },
+            Err(_) if self.is_from_peer() => return Err(self.answer_visitor(None)),
             // Enough others were tried: what failed is the connecting.
             Err(PickError::NoServer) if self.tried.in_shortage => return Err(self.fail(Refusal::Shortage)),
             Err(PickError::NoServer) if self.lost => return Err(self.fail(Refusal::BadAnswer)),
@@ -862,6 +907,7 @@ impl Exchange {
     /// no answer.
     pub(crate) fn answered(&mut self, status: u16, headers: Headers<'_>) -> Result<&HeaderEdits, Refusal> {
         let first_byte = *self.first_byte.get_or_insert_with(Instant::now);
+        self.hear_peer(headers);
         if let Some(lease) = &self.lease {
             if self.form == Form::Plain && !self.polls {
                 let waited = first_byte.duration_since(self.started);

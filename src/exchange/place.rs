@@ -11,7 +11,7 @@ use rand::Rng;
 use crate::affinity::stable_hash;
 use crate::request::{Request, host_name};
 use crate::session::{Arrival, Cause, Found, Goodbye, Key, LastWords, SessionProtocol, SessionRequest};
-use crate::upstream::{Lease, PickError, PickKey, Questions, ServerId, Sought, Tried, Upstream, Wanted};
+use crate::upstream::{AskedPeers, Lease, PickError, PickKey, Questions, ServerId, Sought, Tried, Upstream, Wanted};
 
 /// What ties a request to a server, as far as the request says.
 #[derive(Clone, Debug)]
@@ -48,7 +48,11 @@ pub(super) struct SessionTie {
     /// What servers can be asked for a session that the table does not know.
     questions: Option<Arc<Questions>>,
     /// What came of asking them.
-    sought: Option<Sought>,
+    pub(super) sought: Option<Sought>,
+    /// Other gateways, which may know it.
+    pub(super) peers: Option<Box<AskedPeers>>,
+    /// Whether even a single server is asked, since another gateway wants to know.
+    pub(super) is_thorough: bool,
     /// Whether this is a poll that can be answered with a goodbye.
     says_goodbye: bool,
 }
@@ -66,7 +70,8 @@ impl SessionTie {
             // Nobody is asked about either.
             let said = SessionRequest { is_ambiguous: true, ..SessionRequest::default() };
             let (begun, found, path, questions, sought) = (None, None, None, None, None);
-            return Some(Self { begun, said, found, path, questions, sought, says_goodbye: false });
+            let (peers, is_thorough, says_goodbye) = (None, false, false);
+            return Some(Self { begun, said, found, path, questions, sought, peers, is_thorough, says_goodbye });
         }
         let begun = said.id.map(|id| (table.key(id), Box::from(id)));
         let found = begun.as_ref().and_then(|(key, _)| table.find(*key));
@@ -77,7 +82,13 @@ impl SessionTie {
         let path = (said.opens && !upstream.expects_sessions_at(path)).then(|| protocol.path_of_sessions(path).into());
         let says_goodbye = said.polls && protocol.says_goodbye(said.dialect, request);
         let said = SessionRequest { id: None, ..said };
-        Some(Self { begun, said, found, path, questions, sought: None, says_goodbye })
+        let (sought, peers, is_thorough) = (None, None, false);
+        Some(Self { begun, said, found, path, questions, sought, peers, is_thorough, says_goodbye })
+    }
+
+    /// Whether servers can be asked for it.
+    pub(super) fn can_be_asked_for(&self) -> bool {
+        self.questions.is_some()
     }
 
     /// What came of looking for its session among the servers, where that was done.
@@ -160,6 +171,32 @@ impl Ties {
         self.session.as_ref().is_some_and(|session| session.found.is_some_and(|found| found.has_left()))
     }
 
+    /// Whether the request itself ends its session.
+    pub(super) fn ends(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.said.ends)
+    }
+
+    /// Its session lives behind a peer, whose upstream calls it so and knows this of it.
+    pub(super) fn move_to_peer(&mut self, key: Key, found: Option<Found>) {
+        if let Some(session) = &mut self.session {
+            if let Some((known, _)) = &mut session.begun {
+                *known = key;
+            }
+            (session.found, session.path, session.questions) = (found, None, None);
+        }
+    }
+
+    /// Whether a peer has its session.
+    pub(super) fn is_at_peer(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| matches!(session.sought, Some(Sought::AtPeer(_))))
+    }
+
+    /// The answer that says that its session is unknown, where there is one.
+    pub(super) fn unknown(&self, upstream: &Upstream) -> Option<Goodbye> {
+        let session = self.session.as_ref().filter(|session| session.begun.is_some())?;
+        upstream.session_protocol()?.unknown(session.said.dialect)
+    }
+
     /// The answer that says that its session is over, where there is one.
     pub(super) fn over(&self, upstream: &Upstream) -> Option<Goodbye> {
         let session = self.session.as_ref().filter(|session| session.begun.is_some())?;
@@ -220,7 +257,8 @@ impl Ties {
 
     /// Finds a place for the request; `tried` are servers that could not be connected to, which may be no more
     /// than `connect_retries`. That of a session is tried again for a while.
-    /// `strayed` is whether the client's connection has asked for a session that nobody knew.
+    /// `strayed` is whether the client's connection has asked for a session that nobody knew. One whose session a peer has, and one
+    /// that comes from a peer with a session that is not here, has none.
     pub(super) async fn place(
         &mut self,
         upstream: &Arc<Upstream>,
@@ -232,6 +270,10 @@ impl Ties {
         if let Some(lease) = self.at_home(upstream, tried, strayed).await {
             tried.add(lease.server().id());
             return Ok(lease);
+        }
+        let from_peer = self.session.as_ref().is_some_and(|session| session.is_thorough);
+        if from_peer || self.is_at_peer() {
+            return Err(PickError::NoServer);
         }
         // A session that can't be reached for want of descriptors is on its server all the same.
         if tried.len() > retries || tried.in_shortage && self.is_of_session() {
@@ -296,16 +338,33 @@ impl Ties {
         let found = match found {
             Some(found) => ServerId::from_bits(found.server),
             // With one server there is nothing to find out.
-            None if session.sought.is_some() || upstream.all_servers().len() < 2 => return None,
+            None if session.sought.is_some() => return None,
+            None if session.peers.is_none() && !session.is_thorough && upstream.all_servers().len() < 2 => return None,
             None => {
-                let (dialect, questions) = (session.said.dialect, session.questions.as_ref()?);
+                let (dialect, peers) = (session.said.dialect, session.peers.as_deref());
                 // One that opens here most likely is asked for only where it may be open.
                 let among = if session.said.opens { upstream.elsewhere(&self.client) } else { None };
-                if among.as_ref().is_some_and(Vec::is_empty) {
+                let (questions, among) = match (&session.questions, peers) {
+                    (Some(questions), _) => (questions, among),
+                    // Only other gateways can tell.
+                    (None, Some(peers)) => (&peers.questions, Some(Vec::new())),
+                    (None, None) => return None,
+                };
+                if among.as_ref().is_some_and(Vec::is_empty) && peers.is_none() {
                     return None;
                 }
                 let (client, was_on) = (&self.client, self.was_on);
-                let wanted = Wanted { key, dialect, client, was_on, among, questions, strayed };
+                let wanted = Wanted {
+                    key,
+                    dialect,
+                    client,
+                    was_on,
+                    among,
+                    questions,
+                    strayed,
+                    peers,
+                    for_peer: session.is_thorough,
+                };
                 let sought = Box::pin(upstream.search(&wanted)).await;
                 session.sought = Some(sought);
                 tried.in_shortage = sought == Sought::Shortage;
@@ -331,7 +390,7 @@ impl Ties {
 }
 
 /// An id that no session has.
-fn made_up_id() -> String {
+pub(super) fn made_up_id() -> String {
     rand::rng().sample_iter(rand::distr::Alphanumeric).take(20).map(char::from).collect()
 }
 

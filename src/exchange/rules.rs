@@ -41,6 +41,13 @@ pub(super) struct Ruled {
     pub(super) trace: Option<Box<Trace>>,
 }
 
+impl Ruled {
+    /// No rule but a copy that is on its way.
+    pub(super) fn copying(copying: Copying) -> Self {
+        Self { copying: Some(copying), ..Self::default() }
+    }
+}
+
 impl Exchange {
     /// The path and query that the server gets; `None` where they are those of the client.
     pub(super) fn rewritten(route: &Route, request: &Request<'_>) -> Result<Option<String>, Refusal> {

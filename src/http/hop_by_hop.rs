@@ -4,13 +4,14 @@ use super::origin::is_origin;
 use crate::request::{Headers, elements};
 
 /// Fields that never pass a gateway, whether `Connection` names them or not.
-const HOP_BY_HOP: [&str; 9] = [
+const HOP_BY_HOP: [&str; 10] = [
     "connection",
     "http2-settings",
     "keep-alive",
     "proxy-authenticate",
     "proxy-authorization",
     "proxy-connection",
+    "sockgate-peer",
     "te",
     "trailer",
     "upgrade",

@@ -38,6 +38,12 @@ impl<'a> Onward<'a> {
         self.forwarding.underscores && !frames && goes && !self.nominated.contains(name)
     }
 
+    /// Whether a field goes on to another gateway, which looks at all that clients say as this one would.
+    pub fn passes_to_peer(&self, name: &str) -> bool {
+        let may_be_mark = taken_for(name).is_some_and(|taken_for| is_hop_by_hop(&taken_for));
+        !is_hop_by_hop(name) && !may_be_mark && !self.nominated.contains(name)
+    }
+
     fn goes(&self, name: &str) -> bool {
         !is_hop_by_hop(name) && !self.forwarding.replaces(name, self.trusted) && !self.nominated.contains(name)
     }

@@ -39,8 +39,9 @@ pub(super) async fn serve(
         return Box::pin(answer(core, connection, exchange, &head)).await;
     }
     let Some(asked) = asked(&mut exchange, &head, WEBSOCKET) else { return };
-    drop(head);
-    let attempt = Attempt { core: Arc::clone(core), exchange, asked, opening, protocol: WEBSOCKET.into() };
+    // It is written again where it turns to a peer.
+    let head = if exchange.may_turn() { head } else { BytesMut::new() };
+    let attempt = Attempt { core: Arc::clone(core), exchange, asked, head, opening, protocol: WEBSOCKET.into() };
     tokio::spawn(core.metrics.contain(Serving::new(attempt.open(connection))));
 }
 
@@ -57,7 +58,8 @@ pub(super) fn serve_other(
     let Some(mut asked) = asked(&mut exchange, head, protocol) else { return };
     asked.extend_from_slice(body);
     let opening = Opening::Other;
-    let attempt = Attempt { core: Arc::clone(core), exchange, asked, opening, protocol: protocol.into() };
+    let head = BytesMut::new();
+    let attempt = Attempt { core: Arc::clone(core), exchange, asked, head, opening, protocol: protocol.into() };
     tokio::spawn(core.metrics.contain(Serving::new(attempt.open(connection))));
 }
 
@@ -133,6 +135,8 @@ struct Attempt {
     exchange: Box<Exchange>,
     /// The request as servers get it.
     asked: Vec<u8>,
+    /// The same as it came, where it may have to be written once more.
+    head: BytesMut,
     opening: Opening,
     /// What it upgrades to.
     protocol: Box<str>,
@@ -148,6 +152,13 @@ impl Attempt {
                 return None;
             }
         };
+        if self.exchange.has_turned() {
+            let mut fields = head::room();
+            if let Some(parsed) = parsed(&self.head, &mut fields) {
+                self.asked = server_head(&self.exchange, &parsed, &RequestHead::from(&parsed), &self.protocol);
+            }
+        }
+        self.head = BytesMut::new();
         let patience = self.exchange.first_byte_timeout().unwrap_or_default();
         let read_idle = self.exchange.read_idle_timeout();
         let answer = ask(&mut client, &mut server, &self.asked, (self.opening, &self.protocol), patience).await;

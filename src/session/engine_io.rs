@@ -124,6 +124,13 @@ impl SessionProtocol for EngineIo {
         true
     }
 
+    fn unknown(&self, dialect: u64) -> Option<Goodbye> {
+        const UNKNOWN: &[u8] = br#"{"code":1,"message":"Session ID unknown"}"#;
+        let knows_codes = Dialect::unpack(dialect).revision != Revision::SocketIo09;
+        let body = Cow::Borrowed(UNKNOWN);
+        knows_codes.then_some(Goodbye { status: 400, content_type: "application/json", body })
+    }
+
     fn farewell(&self, dialect: u64, id: &str, request: &Request<'_>) -> Option<Question> {
         let Dialect { revision, .. } = Dialect::unpack(dialect);
         let path = &request.path.canonical;

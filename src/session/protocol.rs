@@ -179,6 +179,12 @@ pub trait SessionProtocol: Send + Sync + 'static {
         None
     }
 
+    /// The answer that tells a client that nobody knows its session, as servers give it. The gateway gives it to one that comes by
+    /// another gateway, for a session that has ended meanwhile. `None` where servers have no words of their own for it.
+    fn unknown(&self, dialect: u64) -> Option<Goodbye> {
+        self.over(dialect)
+    }
+
     /// The request by which a client ends the session `id`. The gateway makes it where it has said goodbye and the server has
     /// no way to see that. `None` where there is no such request: the server finds out by itself.
     fn farewell(&self, _dialect: u64, _id: &str, _request: &Request<'_>) -> Option<Question> {

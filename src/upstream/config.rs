@@ -34,6 +34,13 @@ pub struct Config {
     pub balance: Option<Balance>,
     /// The servers, or where they are found.
     pub servers: Servers,
+    /// Other gateways, or where they are found, which have servers of their own: whoever comes with a session that nobody here
+    /// knows goes on to the one whose servers have it. Default: there are none.
+    #[serde(default)]
+    pub peers: Option<Servers>,
+    /// Whether its servers are such gateways.
+    #[serde(skip)]
+    pub(crate) are_peers: bool,
     /// Waiting room for when every server has its `max_connections`.
     #[serde(default)]
     pub queue: Queue,
@@ -134,6 +141,47 @@ impl Config {
         })
     }
 
+    /// The name of the upstream that the peers of this one are.
+    pub(crate) fn name_of_peers(upstream: &str) -> String {
+        format!("{upstream}@peers")
+    }
+
+    /// The other gateways as an upstream of its own: sessions live there, and none is opened, waited for or let go.
+    pub(crate) fn of_peers(&self) -> Option<Self> {
+        let servers = self.peers.clone()?;
+        let usual = Timeouts::default();
+        Some(Self {
+            balance: Some(Balance::RoundRobin),
+            servers,
+            peers: None,
+            are_peers: true,
+            affinity: affinity::Config::default(),
+            sessions: Sessions {
+                grace: Duration::ZERO,
+                returning: Some(Duration::ZERO),
+                rebalance: None,
+                ..self.sessions.clone()
+            },
+            new_sessions: NewSessions::default(),
+            slow_start: Duration::ZERO,
+            drain: Drain { goodbye: false, ..Drain::default() },
+            proxy_protocol: None,
+            http2: false,
+            tls: None,
+            optional: true,
+            // Whoever was down a moment ago may have opened sessions since.
+            health: Health { check: Some(Check::None), ..Health::default() },
+            timeouts: Timeouts { connect: PEER_CONNECT, keep_alive: usual.keep_alive, ..self.timeouts.clone() },
+            websocket: WebSocket::default(),
+            messages: Messages::default(),
+            connect_retries: 0,
+            host: HostHeader::Keep,
+            request_headers: HeaderRules::default(),
+            response_headers: HeaderRules::default(),
+            ..self.clone()
+        })
+    }
+
     /// Whether the servers have sessions.
     pub(crate) fn has_sessions(&self) -> bool {
         match self.kind {
@@ -158,6 +206,9 @@ impl Config {
         }
     }
 }
+
+/// Longest time until a peer is connected to: whoever is not there by then is not near.
+const PEER_CONNECT: Duration = Duration::from_secs(1);
 
 /// What the servers of an upstream speak.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

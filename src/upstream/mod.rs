@@ -9,6 +9,7 @@ mod connect;
 mod discovery;
 mod drains;
 mod health;
+pub(crate) mod peers;
 mod pick;
 mod queue;
 mod running;
@@ -47,7 +48,7 @@ use queue::Queue;
 use servers::{Found, Health, Members};
 use sessions::{Searches, Sessions};
 
-pub(crate) use sessions::{Fields, Questions, Sought, Wanted};
+pub(crate) use sessions::{AskedPeers, Fields, Questions, Sought, Wanted};
 
 use crate::affinity::{self, Affinity, By, CookieAffinity, stable_hash};
 use crate::metrics::UpstreamMetrics;
@@ -215,6 +216,10 @@ impl Upstream {
             None => config.session_protocol().map_err(explain)?,
         };
         check_protocol(protocol.as_deref(), config).map_err(explain)?;
+        let protocol = match protocol {
+            Some(protocol) if config.are_peers => Some(Arc::new(peers::AtPeers(protocol)) as Arc<dyn SessionProtocol>),
+            protocol => protocol,
+        };
         let own_balance = brought.balance.is_none().then(|| config.balance());
         if brought.affinity.is_some() && own_balance.is_some_and(|balance| balance != config::Balance::ClientIp) {
             let what = "the program brings an affinity for it, which balance `client_ip` alone looks at: expected \

@@ -7,6 +7,7 @@ pub mod flash;
 pub mod http2;
 pub mod json;
 pub mod mcp;
+pub mod peer;
 pub mod ping;
 pub mod proxy_protocol;
 pub mod signalr;

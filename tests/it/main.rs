@@ -50,6 +50,7 @@ mod operate;
 mod other_upgrades;
 mod own_sessions;
 mod package;
+mod peers;
 mod proxy_protocol;
 mod queue;
 mod rates;

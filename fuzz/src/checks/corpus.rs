@@ -6,7 +6,7 @@ use std::path::Path;
 
 type Check = fn(&[u8]);
 
-const TARGETS: [(&str, Check); 28] = [
+const TARGETS: [(&str, Check); 29] = [
     ("answer", checks::answers),
     ("chunks", checks::chunks),
     ("client_hello", checks::client_hellos),
@@ -23,6 +23,7 @@ const TARGETS: [(&str, Check); 28] = [
     ("json_pointer", checks::json_pointers),
     ("passing", checks::passing),
     ("path", checks::paths),
+    ("peer_mark", checks::peer_marks),
     ("proxy_protocol", checks::proxy_headers),
     ("request_head", checks::request_heads),
     ("response_head", checks::response_heads),

@@ -11,7 +11,7 @@ mod tls;
 pub use access::{cross_site, tokens};
 pub use config::configurations;
 pub use sealed::{cookies, ticket_keys};
-pub use sessions::{first_events, json_pointers, signalr_negotiations, sockjs_paths};
+pub use sessions::{first_events, json_pointers, peer_marks, signalr_negotiations, sockjs_paths};
 pub use tls::{tls_records, tls_streams};
 
 use std::net::IpAddr;

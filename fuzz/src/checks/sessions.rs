@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::wire::events::{self, FirstEvent};
 use crate::wire::json::{self, PointerReader, Progress};
 use crate::wire::mcp::{LONGEST_ID, id_of_endpoint, is_id};
+use crate::wire::peer;
 use crate::wire::signalr::{self, Negotiated, NegotiationReader, hub, ids, with_id};
 use crate::wire::sockjs::{self, Address, Transport, callback, closing_answer, is_server_goodbye};
 
@@ -88,4 +89,13 @@ pub fn sockjs_paths(bytes: &[u8]) {
     if let Some((_, body)) = callback(text).and_then(|name| closing_answer(Transport::Jsonp, 1012, Some(name))) {
         assert_eq!(body.iter().filter(|&&byte| byte == b'(').count(), 1);
     }
+}
+
+/// What is read of a mark is what it says, in the one way that it can be said, and nothing in it ends a field.
+pub fn peer_marks(bytes: &[u8]) {
+    let Some(sealed) = peer::Sealed::read(bytes) else { return };
+    assert_eq!(sealed.mark.write(), sealed.text);
+    assert!(sealed.text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()));
+    let again = format!("{} {}", sealed.text, sealed.seal);
+    assert_eq!(peer::Sealed::read(again.as_bytes()), Some(sealed));
 }

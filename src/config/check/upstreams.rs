@@ -38,7 +38,8 @@ const LONGEST_REFRESH: Duration = Duration::from_hours(24);
 
 pub(super) fn check(name: &str, upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
     report.name(&spot.as_str(), name);
-    servers(upstream, &spot.key("servers"), report);
+    servers(&upstream.servers, !upstream.optional, &spot.key("servers"), report);
+    peers(upstream, spot, report);
     queue(upstream, spot, report);
     sessions(upstream, spot, report);
     drain(&upstream.drain, &spot.key("drain"), report);
@@ -107,9 +108,39 @@ pub(super) fn cookies(upstreams: &BTreeMap<String, Config>, spot: &Spot<'_>, rep
     }
 }
 
-fn servers(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
-    match &upstream.servers {
-        Servers::List(list) => listed(upstream, list, spot, report),
+/// Other gateways are there for sessions.
+fn peers(upstream: &Config, spot: &Spot<'_>, report: &mut Report) {
+    let Some(peers) = &upstream.peers else { return };
+    let spot = spot.key("peers");
+    if upstream.kind == Kind::Tcp {
+        return report.fault(&spot.as_str(), "not for kind `tcp`, which carries no HTTP");
+    }
+    if upstream.http2 {
+        report.fault(&spot.as_str(), "not with `http2: true`: gateways speak HTTP/1.1 to each other");
+    }
+    if !upstream.has_sessions() {
+        let what = "nobody is asked for anything: servers of this kind have no sessions";
+        report.warn(Lint::PeersUnused, &spot.as_str(), what);
+    }
+    servers(peers, false, &spot, report);
+}
+
+/// The upstreams that peers are have names, too.
+pub(super) fn names_of_peers(upstreams: &BTreeMap<String, Config>, spot: &Spot<'_>, report: &mut Report) {
+    for (spot, (name, said)) in spot.each_key(upstreams) {
+        let taken = Config::name_of_peers(name);
+        if said.peers.is_some() && upstreams.contains_key(&taken) {
+            let what =
+                format!("its peers are called `{taken}`, and so is another upstream: expected another name for that");
+            report.fault(&spot.key("peers").as_str(), what);
+        }
+    }
+}
+
+/// `needed` says whether something is lost with the only one.
+fn servers(said: &Servers, needed: bool, spot: &Spot<'_>, report: &mut Report) {
+    match said {
+        Servers::List(list) => listed(list, needed, spot, report),
         Servers::File(said) => report.some_path(&spot.key("file"), Some(&said.file)),
         Servers::Dns(said) => {
             if !is_host_name(&said.dns) {
@@ -169,12 +200,12 @@ fn lookups(said: &Lookups, spot: &Spot<'_>, report: &mut Report) {
     }
 }
 
-fn listed(upstream: &Config, list: &[ServerConfig], spot: &Spot<'_>, report: &mut Report) {
+fn listed(list: &[ServerConfig], needed: bool, spot: &Spot<'_>, report: &mut Report) {
     if spot.is_intact() && list.is_empty() {
         report.fault(spot, "found an empty list, expected at least one server");
     }
     if let [only] = list
-        && !upstream.optional
+        && needed
         && matches!(&only.address, ServerAddress::Inet(address) if !address.ip().to_canonical().is_loopback())
     {
         let what = format!("{} is the only server: while it is down or replaced, nobody is served", only.address);
@@ -357,7 +388,7 @@ fn question(upstream: &Config, rule: &Rule, said: &Asked, spot: &Spot<'_>, repor
             report.fault(&spot, format!("{status} says in `known` that the server knows the session"));
         }
     }
-    if upstream.servers.list().len() == 1 {
+    if upstream.servers.list().len() == 1 && upstream.peers.is_none() {
         report.warn(Lint::QuestionUnused, &spot.as_str(), "nobody is ever asked: there is one server");
     }
 }

@@ -14,6 +14,7 @@ use crate::session::{Known, Question};
 use crate::text::Text;
 use crate::transport::Transport;
 use crate::transport::shortage::is_shortage;
+use crate::upstream::peers::OWN;
 use crate::upstream::{Endpoint, Server, Upstream};
 
 /// Names and values that say who asks.
@@ -65,10 +66,14 @@ struct Character {
     quiet_until: Option<Instant>,
     /// Whether it can be believed, and when that was found out.
     honest: Option<(bool, Instant)>,
+    /// When it was found out that it is this very gateway.
+    own: Option<Instant>,
 }
 
 /// Longest time that one server takes over one question.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// The same for another gateway, which may have to ask its servers.
+const PATIENCE_WITH_PEERS: Duration = Duration::from_secs(2);
 /// Time from one try to the next where this machine lacks something.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 /// How much of an answer is looked at: the objection is a short text.
@@ -110,6 +115,11 @@ impl Witness {
     /// Whether the last question to it went without an answer.
     pub(super) fn fell_silent(&self) -> bool {
         self.character().silences > 0
+    }
+
+    /// Whether it is this very gateway, which has been asked already.
+    pub(super) fn is_own(&self) -> bool {
+        self.character().own.is_some_and(|since| since.elapsed() < REPUTATION)
     }
 
     fn heard(&self, anything: bool) {
@@ -177,7 +187,8 @@ impl Upstream {
         if said != Testimony::Shortage {
             witness.heard(said != Testimony::Silence);
         }
-        if said != Testimony::Yes {
+        // Gateways say it in words that nothing else uses.
+        if said != Testimony::Yes || self.are_peers() {
             return said;
         }
         let honest = match witness.reputation() {
@@ -209,6 +220,9 @@ impl Upstream {
             Ok(answer) => answer,
             Err(none) => return none,
         };
+        if self.are_peers() && answer.body == OWN.as_bytes() {
+            witness.character().own = Some(Instant::now());
+        }
         let mut known = protocol.is_known(dialect, first, answer.status, &answer.body);
         if let Known::Ask(second) = &known {
             self.metrics.session_questions.inc();
@@ -258,7 +272,8 @@ impl Upstream {
             }
             Some(answer)
         };
-        let answer = timeout(PATIENCE, asking).await.ok().flatten();
+        let patience = if self.are_peers() { PATIENCE_WITH_PEERS } else { PATIENCE };
+        let answer = timeout(patience, asking).await.ok().flatten();
         let why = || if in_shortage.load(Relaxed) { Testimony::Shortage } else { Testimony::Silence };
         answer.ok_or_else(why)
     }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 pub use heavy_hitters::LargestClient;
 pub(crate) use lookup::{Fields, Questions};
-pub(crate) use search::{Searches, Sought, Wanted};
+pub(crate) use search::{AskedPeers, Searches, Sought, Wanted};
 pub use shedding::Rebalancing;
 pub use spread::Overloaded;
 

@@ -21,11 +21,12 @@ use crate::upstream::{PickKey, Server, ServerId, Upstream};
 
 /// The searches of one upstream; they outlive reloads.
 pub(crate) struct Searches {
-    running: Mutex<HashMap<Key, watch::Receiver<Option<Sought>>>>,
+    /// For clients that come here.
+    of_clients: Searched,
+    /// For other gateways, which want to know of the servers here alone: they are not to wait for searches that may wait for them.
+    of_peers: Searched,
     turns: Semaphore,
     budget: Budget,
-    /// Sessions that nobody knew, and until when that is believed.
-    missing: Mutex<HashMap<Key, Instant>>,
     witnesses: Mutex<HashMap<(u64, ServerId), Arc<Witness>>>,
     /// Where sessions were opened, other than where one expects them.
     paths: Mutex<HashSet<Box<str>>>,
@@ -33,6 +34,14 @@ pub(crate) struct Searches {
     told: AtomicBool,
     /// Since when this gateway places sessions here.
     since: SystemTime,
+}
+
+/// What is searched for at this moment, and what was in vain.
+#[derive(Default)]
+struct Searched {
+    running: Mutex<HashMap<Key, watch::Receiver<Option<Sought>>>>,
+    /// Sessions that nobody knew, and until when that is believed.
+    missing: Mutex<HashMap<Key, Instant>>,
 }
 
 /// What is looked for, and for whom.
@@ -47,6 +56,21 @@ pub(crate) struct Wanted<'a> {
     pub(crate) questions: &'a Arc<Questions>,
     /// Whether the client's connection has searched in vain before.
     pub(crate) strayed: &'a AtomicBool,
+    /// Other gateways, which are asked when no server knows it.
+    pub(crate) peers: Option<&'a AskedPeers>,
+    /// Another gateway wants to know.
+    pub(crate) for_peer: bool,
+}
+
+/// Other gateways that may have a session.
+#[derive(Clone, Debug)]
+pub(crate) struct AskedPeers {
+    /// They are the servers of this upstream.
+    pub(crate) upstream: Arc<Upstream>,
+    /// What its table calls the session.
+    pub(crate) key: Key,
+    /// What they are asked.
+    pub(crate) questions: Arc<Questions>,
 }
 
 /// What a search came to.
@@ -54,6 +78,8 @@ pub(crate) struct Wanted<'a> {
 pub(crate) enum Sought {
     /// This server knows the session.
     Found(ServerId),
+    /// This gateway's servers do.
+    AtPeer(ServerId),
     /// Nobody has said so.
     Unknown,
     /// There are too many searches, or too many of this client were in vain.
@@ -69,6 +95,7 @@ impl Sought {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Found(_) => "found",
+            Self::AtPeer(_) => "peer",
             Self::Unknown => "unknown",
             Self::Refused => "refused",
             Self::Late => "late",
@@ -103,10 +130,10 @@ const AT_START: Duration = Duration::from_secs(10);
 impl Searches {
     pub(crate) fn new() -> Self {
         Self {
-            running: Mutex::default(),
+            of_clients: Searched::default(),
+            of_peers: Searched::default(),
             turns: Semaphore::new(TURNS),
             budget: Budget::new(),
-            missing: Mutex::default(),
             witnesses: Mutex::default(),
             paths: Mutex::default(),
             told: AtomicBool::new(false),
@@ -114,6 +141,12 @@ impl Searches {
         }
     }
 
+    fn of(&self, wanted: &Wanted<'_>) -> &Searched {
+        if wanted.for_peer { &self.of_peers } else { &self.of_clients }
+    }
+}
+
+impl Searched {
     /// Takes part in the search for a session, or begins it.
     fn join(&self, key: Key) -> Part<'_> {
         let mut running = lock(&self.running);
@@ -122,7 +155,7 @@ impl Searches {
         }
         let (tell, heard) = watch::channel(None);
         running.insert(key, heard);
-        Part::Leads(Lead { searches: self, key, tell })
+        Part::Leads(Lead { searched: self, key, tell })
     }
 
     fn is_missing(&self, key: Key) -> bool {
@@ -164,14 +197,14 @@ enum Part<'a> {
 
 /// The one who searches. If it is dropped before it has told anything, one of those who wait goes on.
 struct Lead<'a> {
-    searches: &'a Searches,
+    searched: &'a Searched,
     key: Key,
     tell: watch::Sender<Option<Sought>>,
 }
 
 impl Drop for Lead<'_> {
     fn drop(&mut self) {
-        lock(&self.searches.running).remove(&self.key);
+        lock(&self.searched.running).remove(&self.key);
     }
 }
 
@@ -258,9 +291,18 @@ impl Upstream {
         Some(servers)
     }
 
+    /// Whether every session that lives here is known, for all that anybody knows: whoever was there when the gateway started has
+    /// come back by now, or is there no more.
+    pub(crate) fn has_seen_all(&self) -> bool {
+        let Some((table, protocol)) = self.sessions().zip(self.session_protocol()) else { return true };
+        let long = protocol.unseen_life().max(AFTER_START);
+        let since = SystemTime::now().duration_since(self.searches.since);
+        since.is_ok_and(|since| since > long) && table.len() < table.max()
+    }
+
     async fn take_part(self: &Arc<Self>, wanted: &Wanted<'_>, account: &Account) -> Sought {
         loop {
-            match self.searches.join(wanted.key) {
+            match self.searches.of(wanted).join(wanted.key) {
                 Part::Waits(mut heard) => {
                     let sought = heard.wait_for(Option::is_some).await.ok().and_then(|sought| *sought);
                     if let Some(sought) = sought {
@@ -283,7 +325,10 @@ impl Upstream {
         if let Some(found) = table.find(key) {
             return Sought::Found(ServerId::from_bits(found.server));
         }
-        if searches.is_missing(key) {
+        if let Some(found) = wanted.peers.and_then(|peers| peers.upstream.sessions()?.find(peers.key)) {
+            return Sought::AtPeer(ServerId::from_bits(found.server));
+        }
+        if searches.of(wanted).is_missing(key) {
             return Sought::Unknown;
         }
         let fresh = !wanted.strayed.load(Relaxed);
@@ -293,14 +338,27 @@ impl Upstream {
         }
         let Ok(_place) = account.places.acquire().await else { return Sought::Refused };
         let Some(charge) = searches.budget.charge(account, fresh) else { return Sought::Refused };
-        let server = match self.ask_around(wanted).await {
+        let found = match self.ask_around(wanted).await {
+            Ok(server) => Ok(server),
+            Err(doubt) => match wanted.peers {
+                Some(peers) => match peers.ask(wanted).await {
+                    Ok(peer) => {
+                        charge.give_back();
+                        return Sought::AtPeer(peer);
+                    }
+                    Err(theirs) => Err(doubt.max(theirs)),
+                },
+                None => Err(doubt),
+            },
+        };
+        let server = match found {
             Ok(server) => server,
             Err(Doubt::Shortage) => {
                 charge.give_back();
                 return Sought::Shortage;
             }
             Err(doubt) => {
-                searches.note_missing(key, doubt == Doubt::None);
+                searches.of(wanted).note_missing(key, doubt == Doubt::None);
                 return Sought::Unknown;
             }
         };
@@ -321,7 +379,7 @@ impl Upstream {
             servers.retain(|server| among.contains(&server.id()));
         }
         servers.truncate(MOST_ASKED);
-        servers.retain(|server| !self.has_let_go_of(server));
+        servers.retain(|server| !self.has_let_go_of(server) && !self.witness(server).is_own());
         let answers = |server: &Arc<Server>| server.health() != Health::Down && !self.witness(server).is_silent();
         let (first, mut last): (Vec<_>, Vec<_>) = servers.into_iter().partition(answers);
         let doubt = match self.ask_these(wanted, first, HEAD_START).await {
@@ -420,6 +478,19 @@ impl Upstream {
         let members = self.members.load();
         witnesses.retain(|(group, id), _| *group == self.group && members.find_ever(*id).is_some());
         Arc::clone(witnesses.entry(name).or_insert_with(|| Arc::new(Witness::new())))
+    }
+}
+
+impl AskedPeers {
+    /// The gateway whose servers have the session, which is learned; else how sure it is that none has.
+    async fn ask(&self, wanted: &Wanted<'_>) -> Result<ServerId, Doubt> {
+        let Self { upstream, key, questions } = self;
+        let wanted = Wanted { key: *key, was_on: None, among: None, questions, peers: None, ..*wanted };
+        let peer = upstream.ask_around(&wanted).await?;
+        if let Some((table, protocol)) = upstream.sessions().zip(upstream.session_protocol()) {
+            table.learn(*key, &table.home(peer.id().to_bits()), protocol.unseen_life(), How::Rescue);
+        }
+        Ok(peer.id())
     }
 }
 

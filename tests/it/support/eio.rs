@@ -71,6 +71,11 @@ impl Eio {
         self.known.lock().unwrap().insert(sid.into());
     }
 
+    /// Has lost a session.
+    pub fn forgets(&self, sid: &str) {
+        self.known.lock().unwrap().remove(sid);
+    }
+
     /// The heads of all requests until now.
     pub fn heard(&self) -> Vec<String> {
         self.heard.lock().unwrap().clone()

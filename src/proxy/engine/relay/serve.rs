@@ -322,6 +322,10 @@ fn carry<'a>(
                     return After::Drop;
                 }
             };
+            if exchange.has_turned() {
+                upload.out = asked.to_server_again(&exchange);
+                needs_host = exchange.host(&asked.line()).is_none();
+            }
             if std::mem::take(&mut needs_host)
                 && let Some(lease) = exchange.lease()
             {

@@ -108,6 +108,7 @@ pub(super) async fn open(
         }
         None => return left(&core, client, exchange, &asked),
     };
+    let head = if exchange.has_turned() { asked.to_upgrade(&exchange, &key.sent) } else { head };
     let patience = exchange.first_byte_timeout().unwrap_or_default();
     let answered = ask(&mut client, &mut server, &head, (Opening::Hybi, WEBSOCKET), patience).await;
     let failed = match answered {
