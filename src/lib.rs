@@ -42,6 +42,8 @@ mod buffers;
 mod cli;
 mod compression;
 mod config;
+#[cfg(feature = "kubernetes")]
+mod controller;
 mod deadline;
 mod discovery;
 mod doctor;
@@ -63,6 +65,7 @@ mod reload;
 mod request;
 mod roster;
 mod router;
+mod secrets;
 mod service;
 pub mod session;
 mod snapshot;

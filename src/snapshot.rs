@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use fnv::FnvBuildHasher;
 
@@ -70,8 +70,24 @@ pub struct Snapshot {
     pub(crate) asks_clients: bool,
     /// When the certificates of each file end, in seconds of Unix time.
     pub(crate) certificates_end: Vec<(PathBuf, i64)>,
+    /// Why the gateway is not ready for clients though its servers may be.
+    pub(crate) unready: Arc<Unready>,
     /// The protocols of sessions that upstreams have, each once.
     session_protocols: Vec<Arc<dyn SessionProtocol>>,
+}
+
+/// Why a gateway is not ready for clients though its servers may be, as long as that is so.
+#[derive(Debug, Default)]
+pub struct Unready(Mutex<Option<String>>);
+
+impl Unready {
+    pub(crate) fn why(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set(&self, why: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
 }
 
 /// What rules were built of, and know: what the next configuration says in the same words goes on.
@@ -237,6 +253,7 @@ impl Snapshot {
             limits: top_limits,
             applications: brought.applications.clone(),
             open: Arc::default(),
+            unready: Arc::default(),
             pages,
             fields,
             router,

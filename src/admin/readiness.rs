@@ -35,6 +35,9 @@ pub(super) fn of(stays: &AtomicBool, snapshot: &Snapshot) -> Readiness {
     if !stays.load(Ordering::Acquire) {
         return Readiness { ready: false, notes: vec!["stopping".to_owned()] };
     }
+    if let Some(why) = snapshot.unready.why() {
+        return Readiness { ready: false, notes: vec![why] };
+    }
     let mut down: Vec<_> = snapshot.upstreams.iter().filter(|(_, upstream)| !upstream.ready()).collect();
     down.sort_by_key(|&(name, _)| name);
     let notes = down.iter().map(|(name, upstream)| format!("upstream {name}: {}", why_not(upstream))).collect();

@@ -75,6 +75,18 @@ told! {
         tried: Moment,
         /// Why that failed, if it did; then everything has stayed as it was.
         error: Option<String>,
+        /// What there is to say of objects of a cluster, where they are a part of it.
+        remarks: Vec<Remark>,
+    }
+
+    /// Something to say of an object of a cluster.
+    Remark {
+        /// Its kind, namespace and name.
+        object: String,
+        /// One word for it.
+        reason: &'static str,
+        /// What it is.
+        what: String,
     }
 
     /// How the last reload went.
@@ -243,11 +255,13 @@ pub(super) fn overview(admin: &Admin) -> Overview {
 
 fn configuration(admin: &Admin) -> Configuration {
     let outcome = admin.reloader.outcome();
+    let remarks = admin.reloader.told_beside().into_iter();
     Configuration {
         generation: outcome.generation,
         loaded: Moment(outcome.loaded),
         tried: Moment(outcome.tried),
         error: outcome.fault,
+        remarks: remarks.map(|(object, reason, what)| Remark { object, reason, what }).collect(),
     }
 }
 

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::ask::{Answer, Door, run};
-use crate::config::{Config, Fault, Faults, Lint, Loaded, Memory};
+use crate::config::{Config, Fault, Faults, Lint, Loaded, Memory, Parts};
 use crate::reload::Plan;
 use crate::reload::outside::{Outside, look};
 
@@ -18,6 +18,9 @@ pub(super) struct How {
     /// Don't look at the files that it names: for where they aren't.
     #[arg(long)]
     offline: bool,
+    /// It is for `sockgate controller`: what Ingresses say is put beside it, certificates among that.
+    #[arg(long)]
+    controller: bool,
     /// Don't warn of this, by the name that stands in [ ] behind a warning; may be said several times.
     #[arg(long, value_name = "NAME")]
     allow: Vec<Lint>,
@@ -35,7 +38,11 @@ struct Verdict {
 
 impl Verdict {
     fn of(file: &Path, how: &How) -> Self {
-        let mut loaded = match Config::load(file) {
+        let load = |file: &Path| match how.controller {
+            true => Config::load_with(file, &Parts::default()).map(|(loaded, _)| loaded),
+            false => Config::load(file),
+        };
+        let mut loaded = match load(file) {
             Ok(loaded) => loaded,
             Err(Faults(faults)) => return Self { loaded: None, faults, warnings: Vec::new() },
         };

@@ -3,6 +3,8 @@
 mod ask;
 mod check;
 mod config;
+#[cfg(feature = "kubernetes")]
+mod controller;
 mod doctor;
 mod explain;
 mod health;
@@ -70,6 +72,9 @@ enum Command {
         #[arg(short, long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Serve what a Kubernetes cluster's Ingresses say, beside what a configuration file says.
+    #[cfg(feature = "kubernetes")]
+    Controller(Box<controller::How>),
     /// Check a configuration file; print every fault with its line and column.
     Check {
         /// The YAML file.
@@ -219,6 +224,8 @@ fn weight(text: &str) -> Result<Weight, String> {
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run { config } => run::run(&config),
+        #[cfg(feature = "kubernetes")]
+        Command::Controller(how) => controller::controller(*how),
         Command::Check { config, print: true, how, .. } => check::print_anew(&config, &how),
         Command::Check { config, against, how, .. } => check::check(&config, against.as_deref(), &how),
         Command::Import { source, file } => import::import(source, &file),

@@ -6,13 +6,27 @@ use std::process::ExitCode;
 use log::{error, info, warn};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use crate::config::Config;
 use crate::gateway::{Gateway, Signals};
 use crate::logging;
 
 /// The variable that names the HTTP engine, whatever the configuration says: who works on one runs the tests with it.
 const ENGINE: &str = "SOCKGATE_ENGINE";
 
+/// What is said beside the file.
+pub(super) enum Beside {
+    Nothing,
+    /// By the objects of a cluster.
+    #[cfg(feature = "kubernetes")]
+    Cluster(Box<crate::controller::Terms>),
+}
+
 pub(super) fn run(file: &Path) -> ExitCode {
+    serve(file, Beside::Nothing, || super::load(file).map(|loaded| loaded.config))
+}
+
+/// Serves what `load` gives, and what is said beside it.
+pub(super) fn serve(file: &Path, beside: Beside, load: impl FnOnce() -> Result<Config, ExitCode>) -> ExitCode {
     let signals = Signals::catch();
     start_log();
     let signals = match signals {
@@ -22,8 +36,8 @@ pub(super) fn run(file: &Path) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let config = match super::load(file) {
-        Ok(loaded) => loaded.config,
+    let config = match load() {
+        Ok(config) => config,
         Err(code) => return code,
     };
     let engine = match std::env::var(ENGINE).unwrap_or_default().as_str() {
@@ -37,7 +51,13 @@ pub(super) fn run(file: &Path) -> ExitCode {
         },
     };
     raise_file_limit();
-    match Gateway::builder(config).file(file).engine(engine).build() {
+    let mut builder = Gateway::builder(config).file(file).engine(engine);
+    match beside {
+        Beside::Nothing => {}
+        #[cfg(feature = "kubernetes")]
+        Beside::Cluster(terms) => builder = builder.controller(*terms),
+    }
+    match builder.build() {
         Ok(gateway) => {
             gateway.run_with(signals);
             ExitCode::SUCCESS

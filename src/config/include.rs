@@ -25,18 +25,31 @@ pub(super) struct Sources(Vec<Source>);
 #[derive(Debug)]
 struct Source {
     name: String,
-    text: String,
+    /// `None` for who is no file, and says parts beside it.
+    text: Option<String>,
 }
 
 impl Sources {
     pub(super) fn new(name: &str, text: String) -> Self {
         let name = name.to_owned();
-        Self(vec![Source { name, text }])
+        Self(vec![Source { name, text: Some(text) }])
+    }
+
+    /// Adds those who say parts beside the files; gives the number of the first.
+    pub(super) fn add_origins(&mut self, names: &[String]) -> usize {
+        let first = self.0.len();
+        self.0.extend(names.iter().map(|name| Source { name: name.clone(), text: None }));
+        first
+    }
+
+    /// The number of the first who is no file: that of none where all are files.
+    pub(super) fn first_origin(&self) -> usize {
+        self.0.iter().position(|source| source.text.is_none()).unwrap_or(self.0.len())
     }
 
     /// The file itself.
     pub(super) fn main(&self) -> &str {
-        self.0.first().map_or("", |source| &source.text)
+        self.0.first().and_then(|source| source.text.as_deref()).unwrap_or_default()
     }
 
     pub(super) fn names(&self) -> Vec<String> {
@@ -59,13 +72,15 @@ impl Sources {
     pub(super) fn fault(&self, Misfit { at, path, what }: Misfit, lint: Option<Lint>) -> Fault {
         let file = self.0.get(at.file);
         let place = Place { file: file.map_or("", |file| &file.name).to_owned(), line: at.line, column: at.column };
-        let source = file.and_then(|file| file.text.lines().nth(at.line - 1)).map(str::to_owned);
+        let text = file.and_then(|file| file.text.as_deref());
+        let source = text.and_then(|text| text.lines().nth(at.line.checked_sub(1)?)).map(str::to_owned);
         Fault { place, path, what, source, lint }
     }
 
     /// The name of a file, if it has this text in it.
     pub(super) fn holds(&self, file: usize, text: &str) -> Option<&Path> {
-        self.0.get(file).filter(|source| source.text.contains(text)).map(|source| Path::new(&source.name))
+        let source = self.0.get(file)?;
+        source.text.as_ref().is_some_and(|all| all.contains(text)).then(|| Path::new(&source.name))
     }
 
     /// Reads the files that the root includes, and lays their routes and upstreams behind those of the root. `main` is
@@ -91,8 +106,9 @@ impl Sources {
                 }
             };
             let number = self.0.len();
-            self.0.push(Source { name: file.display().to_string(), text });
-            match document::read(&self.0[number].text, env) {
+            let read = document::read(&text, env);
+            self.0.push(Source { name: file.display().to_string(), text: Some(text) });
+            match read {
                 Ok(mut part) => {
                     part.belongs_to(number);
                     parts.push(part);
@@ -113,7 +129,8 @@ impl Sources {
 
     /// The files that were included.
     pub(super) fn included(&self) -> Vec<PathBuf> {
-        self.0.iter().skip(1).map(|source| PathBuf::from(&source.name)).collect()
+        let files = self.0.iter().take(self.first_origin());
+        files.skip(1).map(|source| PathBuf::from(&source.name)).collect()
     }
 }
 
@@ -368,7 +385,8 @@ impl Joined {
 
 /// A place as a fault elsewhere names it.
 pub(super) fn place(names: &[String], at: Position) -> String {
-    format!("{}:{}:{}", names.get(at.file).map_or("", String::as_str), at.line, at.column)
+    let name = names.get(at.file).map_or("", String::as_str);
+    if at.line == 0 { name.to_owned() } else { format!("{name}:{}:{}", at.line, at.column) }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod fault;
 pub(crate) mod include;
 pub(crate) mod lint;
 mod memory;
+mod parts;
 mod print;
 mod reload;
 #[cfg(test)]
@@ -25,9 +26,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use engine::Engine;
+pub(crate) use fault::nearest;
 pub use fault::{Fault, Faults, Place};
 pub use lint::Lint;
 pub use memory::Memory;
+pub use parts::{LeftOut, Parts};
 pub use reload::{Orphans, Reload};
 pub use servers::load_servers;
 
@@ -36,6 +39,7 @@ use spot::Spot;
 
 use crate::address::BindAddress;
 use crate::listener::tls::config::{Acme, Tls};
+use crate::secrets::{Secrets, is_secret};
 use crate::{access, access_log, ending, http, listener, router, trace, upstream};
 
 /// One configuration file.
@@ -102,6 +106,9 @@ pub struct Config {
     /// What is not warned of.
     #[serde(default)]
     pub lint: lint::Config,
+    /// Files that it names and that are in no file system; `None` where nothing is said beside the file.
+    #[serde(skip)]
+    pub(crate) secrets: Option<Secrets>,
 }
 
 /// `peers`.
@@ -222,7 +229,7 @@ impl Config {
             .chain(access)
             .chain(of_listeners)
             .chain(tokens);
-        certificates.chain(all.cloned()).collect()
+        certificates.chain(all.cloned()).filter(|file| !is_secret(file)).collect()
     }
 
     /// The certificates that are ordered from authorities, each once.
@@ -243,7 +250,7 @@ impl Config {
     /// Everything that is wrong with them, or why one cannot be read.
     pub fn load(path: &Path) -> Result<Loaded, Faults> {
         let sources = Sources::new(&path.display().to_string(), read_text(path)?);
-        Self::read_sources(sources, Some(path), &|variable| std::env::var(variable).ok())
+        Self::read_sources(sources, Some(path), &|variable| std::env::var(variable).ok(), None)
     }
 
     /// Reads the text of a file called `file_name`, with the variables that `env` knows. Nothing is looked up outside:
@@ -252,13 +259,14 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn read(file_name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Faults> {
-        Self::read_sources(Sources::new(file_name, text.to_owned()), None, env)
+        Self::read_sources(Sources::new(file_name, text.to_owned()), None, env, None)
     }
 
     fn read_sources(
         mut sources: Sources,
         main: Option<&Path>,
         env: &dyn Fn(&str) -> Option<String>,
+        parts: Option<(&Parts, &LeftOut)>,
     ) -> Result<Loaded, Faults> {
         let alone = |unreadable: document::Unreadable| {
             let misfit = shape::Misfit { at: unreadable.at, path: String::new(), what: unreadable.what };
@@ -266,9 +274,17 @@ impl Config {
         };
         let mut root = document::read(sources.main(), env).map_err(alone)?;
         let mut misfits = sources.include(&mut root, main, env)?;
-        let (config, of_shape) = shape::fit::<Self>(&mut root);
+        if let Some((parts, out)) = parts {
+            parts.lay(&mut root, sources.add_origins(&parts.origins), out);
+        }
+        let (mut config, of_shape) = shape::fit::<Self>(&mut root);
         misfits.extend(of_shape);
-        let mut report = config.as_ref().map(|config| check::check(config, &root, sources.names())).unwrap_or_default();
+        if let Some(config) = &mut config {
+            config.secrets = parts.map(|(parts, _)| parts.secrets.clone());
+        }
+        let first = sources.first_origin();
+        let check = |config| check::check(config, &root, sources.names(), first);
+        let mut report = config.as_ref().map(check).unwrap_or_default();
         misfits.extend(report.faults);
         match config {
             Some(config) if misfits.is_empty() => {

@@ -14,6 +14,8 @@ use super::Gateway;
 use crate::admin::Admin;
 use crate::affinity::Affinity;
 use crate::config::{Config, Engine};
+#[cfg(feature = "kubernetes")]
+use crate::controller;
 use crate::exchange::Core;
 use crate::filter::Filter;
 use crate::listener::TcpApplication;
@@ -21,7 +23,7 @@ use crate::listener::config::Protocol;
 use crate::listener::inherit::Sockets;
 use crate::metrics::Metrics;
 use crate::proxy::{App, Balancer, Engines, Http2, PingoraEngine, Relay};
-use crate::reload::Reloader;
+use crate::reload::{Beside, Reloader};
 use crate::router::Router;
 use crate::session::SessionProtocol;
 use crate::snapshot::Extensions;
@@ -31,6 +33,9 @@ use crate::upstream::{self, Balance, Discovery, HealthCheck};
 pub struct Builder {
     config: Config,
     file: Option<PathBuf>,
+    beside: Option<Beside>,
+    #[cfg(feature = "kubernetes")]
+    controller: Option<controller::Terms>,
     brought: Extensions,
     engine: Option<Engine>,
     own_proxy: Option<EngineMaker>,
@@ -56,7 +61,16 @@ const KEPT_CONNECTIONS: usize = 512;
 
 impl Builder {
     pub(super) fn new(config: Config) -> Self {
-        Self { config, file: None, brought: Extensions::default(), engine: None, own_proxy: None }
+        Self {
+            config,
+            file: None,
+            beside: None,
+            #[cfg(feature = "kubernetes")]
+            controller: None,
+            brought: Extensions::default(),
+            engine: None,
+            own_proxy: None,
+        }
     }
 
     /// The file that the configuration was loaded from: it is loaded anew on SIGHUP, on `POST /reload`, and when it
@@ -64,6 +78,15 @@ impl Builder {
     #[must_use]
     pub fn file(mut self, file: impl Into<PathBuf>) -> Self {
         self.file = Some(file.into());
+        self
+    }
+
+    /// What a Kubernetes cluster says is put beside the file, which has to be there.
+    #[cfg(feature = "kubernetes")]
+    #[must_use]
+    pub(crate) fn controller(mut self, terms: controller::Terms) -> Self {
+        self.beside = Some(Beside::unready("controller: nothing is listed yet"));
+        self.controller = Some(terms);
         self
     }
 
@@ -169,7 +192,9 @@ impl Builder {
     /// # Errors
     /// The first certificate, policy, log file, upstream or address that can't be used, or a name that no upstream has.
     pub fn build(self) -> Result<Gateway, BuildError> {
-        let Self { config, file, brought, engine, own_proxy } = self;
+        #[cfg(feature = "kubernetes")]
+        let controller = self.controller;
+        let Self { config, file, beside, brought, engine, own_proxy, .. } = self;
         let fail = |error: &dyn fmt::Display| BuildError(error.to_string());
         // Named before anything else does: Pingora would choose ring, whose handshakes cost more. If a program has
         // chosen already, its choice stands.
@@ -186,7 +211,7 @@ impl Builder {
         let relays = engine.unwrap_or(config.engine) == Engine::Relay && own_proxy.is_none();
         let (sockets, predecessor) = Sockets::from_env();
         let (reloader, listeners, log_writer) =
-            Reloader::first(config, file, brought, &metrics, &sockets).map_err(|error| fail(&error))?;
+            Reloader::first(config, (file, beside), brought, &metrics, &sockets).map_err(|error| fail(&error))?;
         sockets.close_rest();
         let conf = ServerConf {
             threads,
@@ -210,7 +235,19 @@ impl Builder {
         let app = Arc::new(App::new(Arc::clone(core), engine));
         let admin = Admin::new(Arc::clone(&reloader)).map_err(|error| fail(&error))?;
         let stop_asked = Arc::default();
-        Ok(Gateway { reloader, listeners, app, admin, server, log_writer, stop_asked, sockets, predecessor })
+        Ok(Gateway {
+            reloader,
+            listeners,
+            app,
+            admin,
+            server,
+            log_writer,
+            stop_asked,
+            sockets,
+            predecessor,
+            #[cfg(feature = "kubernetes")]
+            controller,
+        })
     }
 }
 

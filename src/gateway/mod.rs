@@ -23,6 +23,8 @@ pub(crate) use signals::Signals;
 use crate::access_log::Writer;
 use crate::admin::Admin;
 use crate::config::Config;
+#[cfg(feature = "kubernetes")]
+use crate::controller;
 use crate::listener::inherit::Sockets;
 use crate::proxy::App;
 use crate::reload::{Listeners, Plan, ReloadError, Reloader};
@@ -38,6 +40,8 @@ pub struct Gateway {
     stop_asked: Arc<Notify>,
     sockets: Arc<Sockets>,
     predecessor: Option<UnixStream>,
+    #[cfg(feature = "kubernetes")]
+    controller: Option<controller::Terms>,
 }
 
 impl Gateway {

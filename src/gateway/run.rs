@@ -2,6 +2,7 @@
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use log::{debug, info, warn};
@@ -17,13 +18,18 @@ use super::{Gateway, manager};
 use crate::access_log::AccessLog;
 use crate::acme;
 use crate::admin::Admin;
+#[cfg(feature = "kubernetes")]
+use crate::controller;
 use crate::listener::{Application, Listener};
 use crate::proxy::App;
 use crate::reload::{Listeners, Reloader};
 
 /// Serves until a signal or [`super::Handle::stop`] ends it, and everything has ended.
 pub(super) fn run(gateway: Gateway, signals: Signals) {
-    let Gateway { reloader, listeners, app, admin, mut server, log_writer, stop_asked, sockets, predecessor } = gateway;
+    #[cfg(feature = "kubernetes")]
+    let controller = gateway.controller;
+    let Gateway { reloader, listeners, app, admin, mut server, log_writer, stop_asked, sockets, predecessor, .. } =
+        gateway;
     let upgrade = Upgrade::new(sockets);
     let ending = &reloader.core().ending;
     let ready = Arc::clone(admin.ready());
@@ -38,6 +44,8 @@ pub(super) fn run(gateway: Gateway, signals: Signals) {
         predecessor,
         signals: Some((reload, reopen)),
         threads,
+        #[cfg(feature = "kubernetes")]
+        controller,
     });
     let stopping = ending.handed_over();
     server.add_service(AdminService { listeners: Some(for_operators), admin: Some(admin), stopping });
@@ -50,6 +58,9 @@ pub(super) fn run(gateway: Gateway, signals: Signals) {
     log_writer.finish();
 }
 
+/// How long a process that takes over waits for what is said beside its file.
+const BESIDE: Duration = Duration::from_secs(30);
+
 /// Every listener for traffic, and what runs beside them.
 struct Traffic {
     reloader: Arc<Reloader>,
@@ -60,6 +71,9 @@ struct Traffic {
     /// Those that ask for the file to be loaded anew, and for the access log to be opened anew.
     signals: Option<(Signal, Signal)>,
     threads: usize,
+    /// What the operator says of the controller, where there is one.
+    #[cfg(feature = "kubernetes")]
+    controller: Option<controller::Terms>,
 }
 
 impl Traffic {
@@ -81,13 +95,21 @@ impl Service for Traffic {
         tokio::spawn(Arc::clone(&self.reloader).watch());
         tokio::spawn(Arc::clone(&self.reloader).remind());
         tokio::spawn(acme::run(Arc::clone(&self.reloader)));
+        #[cfg(feature = "kubernetes")]
+        if let Some(terms) = self.controller.take() {
+            tokio::spawn(controller::run(Arc::clone(&self.reloader), terms));
+        }
         if let Some((reload, reopen)) = self.signals.take() {
             tokio::spawn(reload_on(reload, Arc::clone(&self.reloader)));
             tokio::spawn(reopen_on(reopen, self.reloader.core().access_log.clone()));
         }
         // Clients that come before the listeners run wait in their queues.
         match self.predecessor.take() {
-            Some(predecessor) => self.relieve(predecessor).await,
+            Some(predecessor) => {
+                // The process before serves until this one knows as much.
+                self.reloader.beside_is_known(BESIDE).await;
+                self.relieve(predecessor).await;
+            }
             None => manager::ready(),
         }
         if let Some(listeners) = self.listeners.take() {

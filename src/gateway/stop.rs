@@ -21,6 +21,8 @@ use crate::reload::Reloader;
 
 /// Longest time for goodbyes to leave once the deadline of the drain has come.
 const GOODBYES: Duration = Duration::from_secs(1);
+/// Longest time for whoever speaks beside the file to take leave.
+const LAST_WORD: Duration = Duration::from_secs(2);
 /// Time from one look at what is open to the next.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -79,7 +81,10 @@ impl Stopper {
         if handed_over {
             self.core().ending.hand_over();
         }
-        let drain = self.drain(handed_over);
+        let drain = async {
+            self.drain(handed_over).await;
+            self.reloader.beside_has_left(LAST_WORD).await;
+        };
         tokio::pin!(drain);
         if handed_over {
             // Whoever stops the service tells all of its processes, and this one is stopping already.

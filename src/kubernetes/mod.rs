@@ -1,11 +1,8 @@
 //! Kubernetes' API server, as far as a gateway asks it: who asks and where, and one way of following objects of any kind.
 //! What they mean is left to those who ask.
 
-// What only controllers ask for has nobody to ask for it yet.
-#![allow(dead_code, unused_imports)]
-
 mod api;
 mod follow;
 
 pub(crate) use api::{connect, told};
-pub(crate) use follow::{Follow, News, Which};
+pub(crate) use follow::{Follow, Kind, News, Which};

@@ -16,6 +16,7 @@ use crate::buffers::Buffers;
 use crate::deadline::Deadlines;
 use crate::http::config::Forwarding;
 use crate::metrics::ListenerMetrics;
+use crate::secrets::Secrets;
 use crate::trace::Traces;
 use crate::wire::flash::Policy;
 
@@ -40,6 +41,8 @@ pub struct Shared {
     pub(crate) traces: Traces,
     /// Sockets of the process before, and those to hand to the next.
     pub sockets: Arc<Sockets>,
+    /// Files that are in no file system, where there can be any.
+    pub(crate) secrets: Option<Secrets>,
 }
 
 /// What a listener does with its connections: everything but the socket. Each connection keeps those that it was
@@ -86,7 +89,7 @@ impl Settings {
             Protocol::Tcp | Protocol::FlashPolicy | Protocol::Application => &[],
         };
         let before = before.and_then(|before| before.tls.as_ref());
-        let tls = config.tls.as_ref().map(|said| tls::Terms::load(said, alpn, before));
+        let tls = config.tls.as_ref().map(|said| tls::Terms::load(said, alpn, shared.secrets.as_ref(), before));
         let tls = tls.transpose().map_err(|error| fail(error.to_string()))?;
         let networks = config.access.as_ref().map(Networks::of_listener);
         let networks = networks.transpose().map_err(|error| fail(error.to_string()))?.flatten();

@@ -15,7 +15,7 @@ use crate::listener::inherit::Sockets;
 use crate::listener::{self, ConnectionLimits, Control, Listener, Settings, Shared};
 use crate::metrics::Metrics;
 use crate::rate;
-use crate::snapshot::{Extensions, Known, Snapshot};
+use crate::snapshot::{Extensions, Known, Snapshot, Unready};
 use crate::trace::Traces;
 use crate::upstream::Upstream;
 
@@ -26,6 +26,8 @@ pub(super) struct Context {
     pub(super) limits: Arc<ConnectionLimits>,
     /// What clients have under way.
     pub(super) open_requests: Arc<rate::Open>,
+    /// Why the gateway is not ready though its servers may be.
+    pub(super) unready: Arc<Unready>,
     /// The admin address answers when the gateway is full.
     pub(super) admin_limits: Arc<ConnectionLimits>,
     pub(super) deadlines: Arc<Deadlines>,
@@ -70,6 +72,7 @@ impl Context {
             forwarding: Arc::new(config.forwarding.clone()),
             sockets: Arc::clone(&self.sockets),
             traces: self.traces.clone(),
+            secrets: config.secrets.clone(),
         };
         let admin = config.admin.as_ref().map(|said| admin_listener(said, &config));
         let kept = config.listeners.iter().filter_map(|said| existing.listeners.get(&said.identity()));
@@ -106,6 +109,7 @@ impl Context {
         let mut snapshot =
             Snapshot::build(config, &self.brought, &self.metrics, known, &existing.known).map_err(failed)?;
         snapshot.open = Arc::clone(&self.open_requests);
+        snapshot.unready = Arc::clone(&self.unready);
         // A reload says all of them, whoever has heard them before.
         let said = certificates.warnings.iter().map(|warning| warning.to_string()).collect();
         self.reminder.lock().unwrap_or_else(PoisonError::into_inner).due(said, Instant::now());

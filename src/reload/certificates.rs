@@ -18,6 +18,7 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer, GeneralName, X509
 use crate::config::{Config, Lint};
 use crate::listener::tls::config::Certificate;
 use crate::listener::tls::ocsp;
+use crate::secrets::Secrets;
 
 /// A certificate should have been renewed so long before its end, and one that lives for days in the last quarter of that.
 const LATE: Duration = Duration::from_secs(14 * 24 * 3600);
@@ -29,6 +30,8 @@ pub(crate) struct Certificates {
     pub(crate) ends: Vec<(PathBuf, i64)>,
     /// What is wrong with them, though they can be loaded.
     pub(crate) warnings: Vec<Warning>,
+    /// Files that are in no file system.
+    secrets: Secrets,
 }
 
 /// Something that is wrong with a file.
@@ -59,7 +62,8 @@ impl Certificates {
         let trusted = upstreams.iter().filter(|tls| tls.verify).map(|tls| (tls.ca.as_ref(), None));
         let trusted = trusted.chain(asked.clone().map(|asked| (Some(&asked.ca), None)));
         let sealed = tls.iter().map(|tls| (None, tls.tickets.keys.as_ref()));
-        let (mut found, now) = (Self::default(), SystemTime::now());
+        let secrets = config.secrets.clone().unwrap_or_default();
+        let (mut found, now) = (Self { secrets, ..Self::default() }, SystemTime::now());
         let access = config.access.iter().chain(config.routes.iter().filter_map(|route| route.access.as_ref()));
         let users = access.filter_map(|access| access.basic.as_ref()).flat_map(|basic| basic.users.files());
         let accounts = tls.iter().flat_map(|tls| tls.acme()).filter_map(|acme| Some(&acme.eab.as_ref()?.hmac_file));
@@ -92,7 +96,7 @@ impl Certificates {
     }
 
     fn certificate(&mut self, file: &Path, now: SystemTime) {
-        let Ok(pem) = fs::read(file) else { return };
+        let Ok(pem) = self.secrets.read(file) else { return };
         let chain = CertificateDer::pem_slice_iter(&pem).map_while(Result::ok);
         let validity = |der: CertificateDer<'_>| {
             let (_, certificate) = X509Certificate::from_der(&der).ok()?;

@@ -3,6 +3,8 @@
 //! Everything that can fail comes before the swap, so a bad file changes nothing. What is the same by its meaning is
 //! carried over: sockets, connections, servers and their health, sessions, queues, counters, tickets.
 
+#[cfg_attr(not(feature = "kubernetes"), allow(dead_code))]
+mod beside;
 mod build;
 pub(crate) mod certificates;
 mod open;
@@ -23,6 +25,9 @@ use log::{info, warn};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+pub use beside::Beside;
+#[cfg(feature = "kubernetes")]
+pub use beside::Verdict;
 pub use open::Open;
 pub use plan::Plan;
 
@@ -56,6 +61,8 @@ pub struct Reloader {
     core: Arc<Core>,
     /// Where the configuration comes from; `None` where a program made it.
     file: Option<PathBuf>,
+    /// What is said beside the file; `None` where nobody says anything.
+    beside: Option<Beside>,
     running: tokio::sync::Mutex<Running>,
     /// Where each listener is bound, by name.
     addresses: Mutex<HashMap<String, String>>,
@@ -163,7 +170,7 @@ impl Reloader {
     /// The first certificate, policy, log file, upstream or address that can't be used.
     pub fn first(
         config: Config,
-        file: Option<PathBuf>,
+        (file, beside): (Option<PathBuf>, Option<Beside>),
         brought: Extensions,
         metrics: &Arc<Metrics>,
         sockets: &Arc<Sockets>,
@@ -175,6 +182,7 @@ impl Reloader {
             brought,
             limits: ConnectionLimits::new(most_connections(&config), config.limits.connections_per_address),
             open_requests: Arc::default(),
+            unready: Arc::default(),
             admin_limits: ConnectionLimits::new(0, 0),
             deadlines: Deadlines::new(),
             buffers: Buffers::new(metrics.buffered_bytes.clone(), metrics.buffers_cut.clone()),
@@ -183,6 +191,7 @@ impl Reloader {
             reminder: Mutex::default(),
         };
         let files_at_start = file.as_deref().map_or(0, |file| fingerprint(&watch::files(file, &config)));
+        context.unready.set(beside.as_ref().map(|beside| beside.unready.clone()));
         context.buffers.bound(config.limits.buffers.as_u64());
         context.open_requests.set(config.limits.requests_per_address);
         let Built { snapshot, listeners, admin } = context.build(config, &Existing::default())?;
@@ -196,6 +205,7 @@ impl Reloader {
             context,
             core: Arc::new(core),
             file,
+            beside,
             running: tokio::sync::Mutex::default(),
             addresses: Mutex::default(),
             last: Mutex::new(Outcome {
@@ -281,6 +291,7 @@ impl Reloader {
     /// No configuration is loaded any more: the gateway stops.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
+        self.leave_beside();
         for upstream in self.core.snapshot.load().upstreams.values() {
             upstream.stop_shedding();
         }
@@ -293,8 +304,9 @@ impl Reloader {
     pub async fn reload(self: &Arc<Self>, cause: &str) -> Result<Plan, ReloadError> {
         let file = self.file.clone().ok_or_else(no_file)?;
         info!("{cause}: loading {}", file.display());
+        let this = Arc::clone(self);
         self.load(cause, move || {
-            let Loaded { config, warnings, .. } = Config::load(&file).map_err(failed)?;
+            let Loaded { config, warnings, .. } = this.read()?;
             for warning in warnings {
                 warn!("{warning}");
             }
@@ -433,10 +445,9 @@ impl Reloader {
     /// # Errors
     /// Every fault of the file.
     pub async fn plan_of_file(self: &Arc<Self>) -> Result<Plan, ReloadError> {
-        let file = self.file.clone().ok_or_else(no_file)?;
         let this = Arc::clone(self);
         let planning = tokio::task::spawn_blocking(move || {
-            let Loaded { config, .. } = Config::load(&file).map_err(failed)?;
+            let Loaded { config, .. } = this.read()?;
             Ok(this.plan(&config))
         });
         planning.await.unwrap_or_else(|error| Err(failed(error)))

@@ -432,6 +432,7 @@ fn settings(config: &Config) -> Vec<(&'static str, Value)> {
         threads,
         // What is told of a configuration changes nothing that it does.
         lint: _,
+        secrets: _,
     } = config;
     vec![
         ("access", to_value(access)),

@@ -69,7 +69,7 @@ fn others(value: &Value) -> Vec<Value> {
 
 fn build(config: Config) -> Result<(), ReloadError> {
     let (metrics, (sockets, _)) = (Metrics::new().unwrap(), Sockets::from_env());
-    Reloader::first(config, None, Extensions::default(), &metrics, &sockets).map(drop)
+    Reloader::first(config, (None, None), Extensions::default(), &metrics, &sockets).map(drop)
 }
 
 /// Parts that it is tried in, side by side: all of it takes minutes.

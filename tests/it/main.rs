@@ -18,6 +18,8 @@ mod bench;
 mod bounds;
 mod classic;
 mod cli;
+#[cfg(feature = "kubernetes")]
+mod controller;
 mod dashboard;
 mod detect;
 mod discovery;

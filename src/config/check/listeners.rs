@@ -51,7 +51,8 @@ pub(super) fn check(config: &Config, spot: &Spot<'_>, names: &Names, report: &mu
     }
     orders(config, spot, report);
     let http = |listener: &listener::Config| listener.protocol == Protocol::Http;
-    if spot.is_intact() && config.routes.is_empty() && config.listeners.iter().any(http) {
+    let come = report.certificates_come;
+    if spot.is_intact() && config.routes.is_empty() && !come && config.listeners.iter().any(http) {
         report.warn(Lint::NoRoutes, spot, "there are no routes: every HTTP request is answered 404");
     }
 }
@@ -160,7 +161,7 @@ fn tls(listener: &listener::Config, spot: &Spot<'_>, report: &mut Report) {
 /// What is said of TLS towards clients, who may speak HTTP.
 pub(super) fn tls_terms(tls: &Tls, is_http: bool, spot: &Spot<'_>, report: &mut Report) {
     let certificates = spot.key("certificates");
-    if certificates.is_intact() && tls.certificates.is_empty() {
+    if certificates.is_intact() && tls.certificates.is_empty() && !report.certificates_come {
         report.fault(&certificates, "found an empty list, expected at least one certificate");
     }
     for (spot, certificate) in certificates.each(&tls.certificates) {
@@ -188,6 +189,9 @@ pub(super) fn tls_terms(tls: &Tls, is_http: bool, spot: &Spot<'_>, report: &mut 
 /// A certificate comes from files or from an authority.
 fn certificate_entry(certificate: &Certificate, spot: &Spot<'_>, report: &mut Report) {
     let files = ["cert", "key"].map(|key| spot.key(key));
+    for (spot, name) in spot.key("names").each(&certificate.names) {
+        report.well_formed(&spot, words::host_pattern(&name.to_ascii_lowercase()));
+    }
     let Some(acme) = &certificate.acme else {
         for (key, file) in files.iter().zip([&certificate.cert, &certificate.key]) {
             report.some_path(key, Some(file).filter(|_| key.is_given()).map(|file| &**file));
@@ -201,7 +205,7 @@ fn certificate_entry(certificate: &Certificate, spot: &Spot<'_>, report: &mut Re
         }
         return report.some_path(&spot.key("ocsp"), certificate.ocsp.as_deref());
     };
-    for key in files.iter().chain([&spot.key("ocsp")]).filter(|key| key.is_given()) {
+    for key in files.iter().chain([&spot.key("ocsp"), &spot.key("names")]).filter(|key| key.is_given()) {
         report.fault(&key.as_str(), "not beside `acme`: the authority decides what there is");
     }
     let spot = spot.key("acme");

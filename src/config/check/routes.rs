@@ -9,6 +9,7 @@ use super::{Lint, Names, Report, Spot, fields, upstreams, words};
 use crate::compression::config::Levels;
 use crate::compression::{self, checked_type};
 use crate::config::Config;
+use crate::config::parts::NEVER_REACHED;
 use crate::config::shape::quoted;
 use crate::filter::Expression;
 use crate::filter::config::Files;
@@ -46,7 +47,7 @@ pub(super) fn check(config: &Config, spot: &Spot<'_>, names: &Names, report: &mu
         match reach.first(&route.matches, |place| takes_all(&earlier[place].0.matches, &route.matches)) {
             Some(place) => {
                 let first = report.other(&spot, &earlier[place].1);
-                report.fault(&spot, format!("never reached: {first} comes first and takes all that this one would"));
+                report.fault(&spot, format!("{NEVER_REACHED}{first} comes first and takes all that this one would"));
             }
             None => {
                 reach.add(earlier.len(), &route.matches);

@@ -95,6 +95,8 @@ pub(super) fn cookies(upstreams: &BTreeMap<String, Config>, spot: &Spot<'_>, rep
         let Some(cookie) = &said.affinity.cookie else { continue };
         let name = cookie.name_for(upstream);
         match known.get(&name) {
+            // Who has hosts of its own, or paths that its cookie is for, may call it as others do.
+            Some(_) if spot.at().file >= report.first_origin => {}
             Some((other, first)) => {
                 let other = match report.other(&spot, first) {
                     path if path == first.path() => format!("upstream `{other}`"),

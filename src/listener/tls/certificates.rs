@@ -15,10 +15,11 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use super::TlsError;
 use super::challenges;
 use super::config::{Acme, Certificate};
 use super::ocsp::{self, Response};
-use super::{TlsError, read};
+use crate::secrets::Secrets;
 use crate::transport::tls::note_server_name;
 
 /// Certificates by the names inside them; the first of the list answers for every other name.
@@ -58,7 +59,13 @@ impl Shown {
 }
 
 impl Certificates {
-    pub(super) fn load(list: &[Certificate]) -> Result<Self, TlsError> {
+    /// `secrets` are files that are in no file system; with them there may be no certificate yet.
+    pub(super) fn load(list: &[Certificate], secrets: Option<&Secrets>) -> Result<Self, TlsError> {
+        let none = Secrets::default();
+        let read = |file: &Path| {
+            let read = secrets.unwrap_or(&none).read(file);
+            read.map_err(|error| TlsError { file: file.to_owned(), what: format!("this file can't be read: {error}") })
+        };
         let mut by_name = HashMap::new();
         let (mut default, mut pending) = (None, HashSet::new());
         let mut fingerprint = digest::Context::new(&digest::SHA256);
@@ -82,12 +89,16 @@ impl Certificates {
                 fingerprint.update(file);
             }
             let shown = Arc::new(Shown { stapled: stapled(&key, response), key: Arc::new(key) });
-            for name in names {
+            let is_for_all = entry.names.is_empty();
+            let said = entry.names.iter().map(|name| name.to_ascii_lowercase());
+            for name in if is_for_all { names } else { said.collect() } {
                 by_name.entry(name).or_insert_with(|| Arc::clone(&shown));
             }
-            default.get_or_insert(shown);
+            if is_for_all {
+                default.get_or_insert(shown);
+            }
         }
-        if list.is_empty() {
+        if list.is_empty() && secrets.is_none() {
             return Err(TlsError { file: "tls.certificates".into(), what: "there is none".to_owned() });
         }
         pending.retain(|name| !by_name.contains_key(name));
@@ -166,6 +177,11 @@ fn certified((cert_file, key_file): (&Path, &Path), [cert, key]: &[Vec<u8>; 2]) 
     Ok((certified, names))
 }
 
+/// The names in a certificate that can be shown with this key.
+pub(super) fn names(files: (&Path, &Path), pair: &[Vec<u8>; 2]) -> Result<Vec<String>, TlsError> {
+    certified(files, pair).map(|(_, names)| names)
+}
+
 /// The certificates of a PEM file, at least one.
 pub(super) fn read_chain(file: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let fail = |what: String| TlsError { file: file.to_owned(), what };
@@ -199,7 +215,7 @@ mod tests {
             write(&folder, "w", &["*.w.example"]),
             write(&folder, "x", &["x.w.example"]),
         ];
-        let certificates = Certificates::load(&list).unwrap();
+        let certificates = Certificates::load(&list, None).unwrap();
         let which = |name: &str| {
             let found = certificates.find(name).unwrap();
             let order = ["a.example", "*.w.example", "x.w.example"];
@@ -220,7 +236,7 @@ mod tests {
     #[test]
     fn a_staple_is_shown_for_as_long_as_it_holds() {
         let folder = tempfile::tempdir().unwrap();
-        let certificates = Certificates::load(&[write(&folder, "a", &["a.example"])]).unwrap();
+        let certificates = Certificates::load(&[write(&folder, "a", &["a.example"])], None).unwrap();
         let key = &certificates.default.as_ref().unwrap().key;
         let (from, until) = (SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + Duration::from_secs(10));
         let with = Arc::new(CertifiedKey { ocsp: Some(vec![1]), ..CertifiedKey::clone(key) });
@@ -238,12 +254,12 @@ mod tests {
         std::fs::write(&garbage, "not PEM").unwrap();
         let fault = |cert: &Path, key: &Path| {
             let entry = Certificate { cert: cert.to_owned(), key: key.to_owned(), ..Certificate::default() };
-            Certificates::load(&[entry]).unwrap_err().to_string()
+            Certificates::load(&[entry], None).unwrap_err().to_string()
         };
         assert!(fault(Path::new("/nowhere.pem"), &good.key).starts_with("/nowhere.pem: this file can't be read"));
         assert!(fault(&garbage, &good.key).contains("expected PEM certificates"));
         assert!(fault(&good.cert, &garbage).contains("expected a PEM private key"));
         assert!(fault(&good.cert, &other.key).contains("does not belong to the certificate"));
-        assert!(Certificates::load(&[]).is_err());
+        assert!(Certificates::load(&[], None).is_err());
     }
 }

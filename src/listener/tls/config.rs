@@ -78,6 +78,9 @@ pub struct Certificate {
     /// An OCSP response about it in DER, which clients are shown for as long as it holds. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ocsp: Option<PathBuf>,
+    /// The names (SNI) that it is shown for. Default: those inside it, and any that no other certificate is for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
     /// In place of files: an authority that issues it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acme: Option<Acme>,

@@ -29,6 +29,8 @@ use clients::Clients;
 use config::{Challenge, Cipher, ClientFact, Curve, Tls, TlsVersion};
 use tickets::KeyFile;
 
+use crate::secrets::Secrets;
+
 /// What is wrong with a certificate, its key, or another file.
 #[derive(Debug)]
 pub struct TlsError {
@@ -65,9 +67,14 @@ pub(super) struct Terms {
 impl Terms {
     /// Reads the files. Where nothing is different from `before`, its configuration is the very same again; where the
     /// certificates alone are, tickets that clients hold stay good.
-    pub(super) fn load(said: &Tls, alpn: &[&str], before: Option<&Self>) -> Result<Self, TlsError> {
+    pub(super) fn load(
+        said: &Tls,
+        alpn: &[&str],
+        secrets: Option<&Secrets>,
+        before: Option<&Self>,
+    ) -> Result<Self, TlsError> {
         let provider = Arc::new(provider(said));
-        let certificates = Certificates::load(&said.certificates)?;
+        let certificates = Certificates::load(&said.certificates, secrets)?;
         let clients = said.client_certificates.as_ref();
         let clients = clients.map(|said| Clients::load(said, Arc::clone(&provider))).transpose()?;
         let mut terms = clients.as_ref().map(|clients| clients.fingerprint.clone()).unwrap_or_default();
@@ -107,7 +114,15 @@ impl Terms {
 /// # Errors
 /// The first of what can't be used.
 pub(crate) fn try_to_load(said: &Tls) -> Result<(), TlsError> {
-    Terms::load(said, &[], None).map(drop)
+    Terms::load(said, &[], None, None).map(drop)
+}
+
+/// Tries a chain and its key, both in PEM; gives the names in the certificate.
+///
+/// # Errors
+/// Why they can't be shown.
+pub(crate) fn try_pair(pair: &[Vec<u8>; 2]) -> Result<Vec<String>, TlsError> {
+    certificates::names((Path::new("tls.crt"), Path::new("tls.key")), pair)
 }
 
 fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
@@ -229,11 +244,11 @@ mod tests {
     fn tickets_outlive_new_certificates_and_nothing_is_new_where_files_are_the_same() {
         let folder = tempfile::tempdir().unwrap();
         let said = Tls::showing(vec![write(&folder, "a", &["a.example"])]);
-        let first = Terms::load(&said, &["h2"], None).unwrap();
-        let same = Terms::load(&said, &["h2"], Some(&first)).unwrap();
+        let first = Terms::load(&said, &["h2"], None, None).unwrap();
+        let same = Terms::load(&said, &["h2"], None, Some(&first)).unwrap();
         assert!(Arc::ptr_eq(&first.config, &same.config));
         write(&folder, "a", &["a.example"]);
-        let renewed = Terms::load(&said, &["h2"], Some(&same)).unwrap();
+        let renewed = Terms::load(&said, &["h2"], None, Some(&same)).unwrap();
         assert!(!Arc::ptr_eq(&same.config, &renewed.config) && !renewed.has_files_of(&same));
         assert!(has_same_tickets(&same, &renewed));
     }
@@ -242,7 +257,7 @@ mod tests {
     fn a_ticket_brings_back_nothing_that_newer_terms_forbid() {
         let folder = tempfile::tempdir().unwrap();
         let said = Tls::showing(vec![write(&folder, "a", &["a.example"])]);
-        let first = Terms::load(&said, &["h2"], None).unwrap();
+        let first = Terms::load(&said, &["h2"], None, None).unwrap();
         let ca = write(&folder, "ca", &["ca.example"]).cert;
         let asked = |mode| ClientCertificates { ca: ca.clone(), mode, crl: None, forward: Vec::new() };
         let with = |mode| Tls { client_certificates: Some(asked(mode)), ..said.clone() };
@@ -251,11 +266,11 @@ mod tests {
         let shared = |tls: Tls| Tls { tickets: Tickets { keys: Some(keys.clone()) }, ..tls };
         let stricter = Tls { min_version: TlsVersion::V1_3, ..said.clone() };
         for other in [stricter, with(ClientMode::Required), with(ClientMode::Optional)] {
-            let terms = Terms::load(&other, &["h2"], Some(&first)).unwrap();
+            let terms = Terms::load(&other, &["h2"], None, Some(&first)).unwrap();
             assert!(!has_same_tickets(&first, &terms), "{other:?}");
             // A shared key knows nothing of the process, so it has to be the ticket itself that does not open.
             let (before, after) = (shared(said.clone()), shared(other));
-            let load = |tls: &Tls| Terms::load(tls, &["h2"], None).unwrap().config;
+            let load = |tls: &Tls| Terms::load(tls, &["h2"], None, None).unwrap().config;
             let ticket = load(&before).ticketer.encrypt(b"state").unwrap();
             assert_eq!(load(&after).ticketer.decrypt(&ticket), None);
             assert_eq!(load(&before).ticketer.decrypt(&ticket).as_deref(), Some(&b"state"[..]));
@@ -268,7 +283,7 @@ mod tests {
         let all = Tls::showing(vec![write(&folder, "a", &["a.example"])]);
         let with = |ciphers: &[Cipher]| {
             let said = Tls { ciphers: ciphers.to_vec(), ..all.clone() };
-            assert!(Terms::load(&said, &[], None).is_ok());
+            assert!(Terms::load(&said, &[], None, None).is_ok());
             versions(&said).iter().map(|version| version.version).collect::<Vec<_>>()
         };
         assert_eq!(versions(&all).len(), 2);

@@ -95,7 +95,18 @@ impl Gateway {
 
     /// Runs this program with the arguments that make it serve the configuration.
     pub async fn launch(yaml: &str, command: Command) -> Self {
-        let mut gateway = Self::spawn(yaml, command, &[]).await;
+        Self::launch_as(&["run"], yaml, command).await
+    }
+
+    /// Starts a controller with these arguments, which need not be ready.
+    #[cfg(feature = "kubernetes")]
+    pub async fn controller(yaml: &str, arguments: &[&str]) -> Self {
+        let arguments: Vec<&str> = ["controller"].into_iter().chain(arguments.iter().copied()).collect();
+        Self::launch_as(&arguments, yaml, Command::new(env!("CARGO_BIN_EXE_sockgate"))).await
+    }
+
+    async fn launch_as(arguments: &[&str], yaml: &str, command: Command) -> Self {
+        let mut gateway = Self::spawn_as(arguments, yaml, command, &[]).await;
         // The admin listener and one for each `- ` entry under `listeners:` tell where they are.
         let expected = 1 + count_listeners(yaml);
         let told = gateway.log.wait_for(|lines| addresses(lines).len() >= expected).await;
@@ -104,7 +115,11 @@ impl Gateway {
         gateway
     }
 
-    async fn spawn(yaml: &str, mut command: Command, early: &[Signal]) -> Self {
+    async fn spawn(yaml: &str, command: Command, early: &[Signal]) -> Self {
+        Self::spawn_as(&["run"], yaml, command, early).await
+    }
+
+    async fn spawn_as(arguments: &[&str], yaml: &str, mut command: Command, early: &[Signal]) -> Self {
         let yaml = with_admin(yaml);
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(FILE);
@@ -117,7 +132,8 @@ impl Gateway {
             command.env("SOCKGATE_ENGINE", engine);
         }
         let mut child = command
-            .args(["run", "-c"])
+            .args(arguments)
+            .arg("-c")
             .arg(&file)
             .env("RUST_LOG", "info,sockgate=debug,kube_client=off,pingora=warn,pingora_core=off,pingora_proxy=off")
             .stdin(Stdio::null())

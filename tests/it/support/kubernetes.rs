@@ -1,5 +1,6 @@
-//! A fake of Kubernetes' API server, as far as EndpointSlices go: list, watch, bookmarks, and the ways in which that fails.
-//! It knows no pods, no controllers and no validation; `transcript.rs` holds it, and a real one, to the same words.
+//! A fake of Kubernetes' API server, as far as the gateway goes: list, watch, bookmarks, writes that conflict, patches of a
+//! status, and the ways in which that fails. It knows no pods, no controllers and no validation; `transcript.rs` holds it, and a
+//! real one, to the same words.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -28,7 +29,18 @@ use super::tls::Authority;
 
 /// Whoever shows this may ask.
 pub const TOKEN: &str = "token-of-the-gateway";
-const GROUP: &str = "/apis/discovery.k8s.io/v1/namespaces/";
+
+/// A kind of objects: its address behind `/apis/` or `/api/`, and what one of them is called.
+pub type Resource = (&'static str, &'static str);
+pub const SLICES: Resource = ("discovery.k8s.io/v1/endpointslices", "EndpointSlice");
+pub const INGRESSES: Resource = ("networking.k8s.io/v1/ingresses", "Ingress");
+pub const CLASSES: Resource = ("networking.k8s.io/v1/ingressclasses", "IngressClass");
+pub const SERVICES: Resource = ("v1/services", "Service");
+pub const SECRETS: Resource = ("v1/secrets", "Secret");
+pub const EVENTS: Resource = ("v1/events", "Event");
+pub const LEASES: Resource = ("coordination.k8s.io/v1/leases", "Lease");
+/// All that it has.
+const RESOURCES: [Resource; 7] = [SLICES, INGRESSES, CLASSES, SERVICES, SECRETS, EVENTS, LEASES];
 
 /// An API server on the loopback, by TLS; ends when dropped.
 pub struct FakeApi {
@@ -62,8 +74,8 @@ struct State {
     version: u64,
     /// Watches can begin from here on.
     oldest: u64,
-    /// By namespace and name.
-    slices: BTreeMap<(String, String), Value>,
+    /// By their kind, namespace and name; who has no namespace has an empty one.
+    objects: BTreeMap<(&'static str, String, String), Value>,
     history: Vec<Happened>,
     trouble: Trouble,
     gone_as_event: bool,
@@ -74,8 +86,9 @@ struct State {
 struct Happened {
     version: u64,
     how: &'static str,
+    resource: &'static str,
     namespace: String,
-    slice: Value,
+    object: Value,
 }
 
 impl FakeApi {
@@ -83,7 +96,7 @@ impl FakeApi {
         let state = State {
             version: 100,
             oldest: 100,
-            slices: BTreeMap::new(),
+            objects: BTreeMap::new(),
             history: Vec::new(),
             trouble: Trouble::None,
             gone_as_event: false,
@@ -156,16 +169,37 @@ impl FakeApi {
 
     /// Puts a slice of the Service `app` in the namespace `chat`: endpoints at one port of TCP, `web`.
     pub fn put(&self, name: &str, port: u16, endpoints: &[Value]) {
+        self.apply(SLICES, "chat", slice(name, "app", port, endpoints));
+    }
+
+    /// Puts an object, new or in place of the one that has its name.
+    pub fn apply(&self, resource: Resource, namespace: &str, object: Value) {
         let mut state = self.state();
-        state.put("chat", slice(name, "app", port, endpoints));
+        state.put(resource, namespace, object);
         self.shared.version.send_replace(state.version);
+    }
+
+    /// Takes an object away.
+    pub fn delete(&self, resource: Resource, namespace: &str, name: &str) {
+        let mut state = self.state();
+        assert!(state.remove(resource, namespace, name));
+        self.shared.version.send_replace(state.version);
+    }
+
+    /// An object as it is now.
+    pub fn get(&self, resource: Resource, namespace: &str, name: &str) -> Option<Value> {
+        self.state().objects.get(&(resource.0, namespace.to_owned(), name.to_owned())).cloned()
+    }
+
+    /// All of a kind.
+    pub fn all(&self, resource: Resource) -> Vec<Value> {
+        let state = self.state();
+        state.objects.iter().filter(|((kind, ..), _)| *kind == resource.0).map(|(_, object)| object.clone()).collect()
     }
 
     /// Takes a slice away.
     pub fn remove(&self, name: &str) {
-        let mut state = self.state();
-        assert!(state.remove("chat", name));
-        self.shared.version.send_replace(state.version);
+        self.delete(SLICES, "chat", name);
     }
 
     pub fn trouble(&self, trouble: Trouble) {
@@ -250,26 +284,84 @@ pub fn pod(name: &str, uid: &str, address: &str, stands: Pod) -> Value {
 }
 
 impl State {
-    fn put(&mut self, namespace: &str, mut slice: Value) -> Value {
-        let key = (namespace.to_owned(), slice["metadata"]["name"].as_str().unwrap().to_owned());
+    fn put(&mut self, (resource, kind): Resource, namespace: &str, mut object: Value) -> Value {
+        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
         self.version += 1;
-        slice["metadata"]["namespace"] = json!(namespace);
-        slice["metadata"]["resourceVersion"] = json!(self.version.to_string());
-        let how = if self.slices.insert(key, slice.clone()).is_some() { "MODIFIED" } else { "ADDED" };
-        self.note(how, namespace, slice.clone());
-        slice
+        let key = (resource, namespace.to_owned(), name.clone());
+        let before = self.objects.get(&key).map(|before| before["metadata"].clone());
+        let metadata = &mut object["metadata"];
+        if !namespace.is_empty() {
+            metadata["namespace"] = json!(namespace);
+        }
+        metadata["resourceVersion"] = json!(self.version.to_string());
+        // Who is put again is who they were.
+        let first = json!({ "uid": format!("{namespace}-{name}-uid"), "creationTimestamp": "2026-01-01T00:00:00Z" });
+        for key in ["uid", "creationTimestamp"] {
+            if metadata[key].is_null() {
+                metadata[key] = before.as_ref().unwrap_or(&first)[key].clone();
+            }
+        }
+        let version = resource.rsplit_once('/').map_or("", |(version, _)| version);
+        (object["apiVersion"], object["kind"]) = (json!(version), json!(kind));
+        let how = if self.objects.insert(key, object.clone()).is_some() { "MODIFIED" } else { "ADDED" };
+        self.note(how, resource, namespace, object.clone());
+        object
     }
 
-    fn remove(&mut self, namespace: &str, name: &str) -> bool {
-        let Some(mut slice) = self.slices.remove(&(namespace.to_owned(), name.to_owned())) else { return false };
+    fn remove(&mut self, (resource, _): Resource, namespace: &str, name: &str) -> bool {
+        let key = (resource, namespace.to_owned(), name.to_owned());
+        let Some(mut object) = self.objects.remove(&key) else { return false };
         self.version += 1;
-        slice["metadata"]["resourceVersion"] = json!(self.version.to_string());
-        self.note("DELETED", namespace, slice);
+        object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        self.note("DELETED", resource, namespace, object);
         true
     }
 
-    fn note(&mut self, how: &'static str, namespace: &str, slice: Value) {
-        self.history.push(Happened { version: self.version, how, namespace: namespace.to_owned(), slice });
+    fn note(&mut self, how: &'static str, resource: &'static str, namespace: &str, object: Value) {
+        let (version, namespace) = (self.version, namespace.to_owned());
+        self.history.push(Happened { version, how, resource, namespace, object });
+    }
+}
+
+/// What a question is about.
+#[derive(Clone, Debug)]
+struct About {
+    resource: Resource,
+    /// `None`: those of all, or of none.
+    namespace: Option<String>,
+    /// Empty for all of them.
+    name: String,
+    /// What of it, such as `status`.
+    part: String,
+}
+
+impl About {
+    fn read(path: &str) -> Option<Self> {
+        let path = path.strip_prefix("/apis/").or_else(|| path.strip_prefix("/api/"))?;
+        RESOURCES.into_iter().find_map(|resource| {
+            let (version, plural) = resource.0.rsplit_once('/')?;
+            let rest = path.strip_prefix(version)?.strip_prefix('/')?;
+            let (namespace, rest) = match rest.strip_prefix("namespaces/") {
+                Some(rest) => rest.split_once('/').map(|(namespace, rest)| (Some(namespace.to_owned()), rest))?,
+                None => (None, rest),
+            };
+            let mut parts = rest.split('/');
+            let mut next = || parts.next().unwrap_or_default().to_owned();
+            (next() == plural).then(|| Self { resource, namespace, name: next(), part: next() })
+        })
+    }
+
+    fn takes(&self, resource: &str, namespace: &str) -> bool {
+        resource == self.resource.0 && self.namespace.as_ref().is_none_or(|own| own == namespace)
+    }
+
+    /// As faults name it.
+    fn told(&self) -> String {
+        let (version, plural) = self.resource.0.rsplit_once('/').unwrap();
+        match version.split_once('/') {
+            Some((group, _)) => format!("{plural}.{group}"),
+            None => plural.to_owned(),
+        }
     }
 }
 
@@ -293,12 +385,14 @@ impl Query {
         self.get(key)?.parse().ok()
     }
 
-    fn selects(&self, slice: &Value) -> bool {
-        let Some(selector) = self.get("labelSelector") else { return true };
-        selector
-            .split(',')
-            .filter_map(|one| one.split_once('='))
-            .all(|(label, value)| slice["metadata"]["labels"][label].as_str() == Some(value.trim_start_matches('=')))
+    fn selects(&self, object: &Value) -> bool {
+        let all = |selector: &str, holds: &dyn Fn(&str, &str) -> bool| {
+            let mut pairs = self.get(selector).unwrap_or_default().split(',').filter_map(|one| one.split_once('='));
+            pairs.all(|(name, value)| holds(name, value.trim_start_matches('=')))
+        };
+        let field = |name: &str| name.split('.').fold(object, |object, key| &object[key]);
+        all("labelSelector", &|label, value| object["metadata"]["labels"][label] == *value)
+            && all("fieldSelector", &|name, value| *field(name) == *value)
     }
 }
 
@@ -322,53 +416,100 @@ async fn answer(shared: Arc<Shared>, request: Request) -> Response {
     if request.headers().get("authorization").is_none_or(|shown| shown.as_bytes() != bearer.as_bytes()) {
         return refuse(401, "Unauthorized", "Unauthorized");
     }
+    let Some(about) = About::read(&path) else {
+        return refuse(404, "NotFound", "the server could not find the requested resource");
+    };
     match trouble {
         Trouble::Refuses(401) => return refuse(401, "Unauthorized", "Unauthorized"),
         Trouble::Refuses(403) => {
-            let message = "endpointslices.discovery.k8s.io is forbidden: User \"system:serviceaccount:chat:sockgate\" \
-                           cannot list resource \"endpointslices\" in API group \"discovery.k8s.io\" in the namespace \
-                           \"chat\"";
-            return refuse(403, "Forbidden", message);
+            let (told, group) = (about.told(), about.resource.0.split('/').next().unwrap_or_default());
+            let message = format!(
+                "{told} is forbidden: User \"system:serviceaccount:chat:sockgate\" cannot list resource \"{}\" in API group \
+                 \"{group}\" in the namespace \"chat\"",
+                told.split('.').next().unwrap_or_default()
+            );
+            return refuse(403, "Forbidden", &message);
         }
         Trouble::Refuses(code) => return refuse(code, "InternalError", "etcdserver: leader changed"),
         Trouble::None | Trouble::EndsWatches => {}
     }
-    let Some((namespace, rest)) = path.strip_prefix(GROUP).and_then(|rest| rest.split_once("/endpointslices")) else {
-        return refuse(404, "NotFound", "the server could not find the requested resource");
-    };
-    let name = rest.trim_start_matches('/').to_owned();
-    let namespace = namespace.to_owned();
+    let (resource, name) = (about.resource, about.name.clone());
+    let namespace = about.namespace.clone().unwrap_or_default();
+    let gone = || refuse(404, "NotFound", &format!("{} \"{name}\" not found", about.told()));
     match (request.method().clone(), name.is_empty()) {
         (Method::GET, true) if query.get("watch").is_some_and(|watch| ["true", "1"].contains(&watch)) => {
-            watching(&shared, namespace, query, trouble)
+            watching(&shared, about, query, trouble)
         }
-        (Method::GET, true) => listed(&shared.state.lock().unwrap(), &namespace, &query),
-        (Method::POST, true) | (Method::PUT, false) => {
+        (Method::GET, true) => listed(&shared.state.lock().unwrap(), &about, &query),
+        (Method::GET, false) => {
+            let found = shared.state.lock().unwrap().objects.get(&(resource.0, namespace, name.clone())).cloned();
+            found.map_or_else(gone, |object| axum::Json(object).into_response())
+        }
+        (method @ (Method::POST | Method::PUT | Method::PATCH), is_new) if is_new == (method == Method::POST) => {
             let body = to_bytes(request.into_body(), 1 << 20).await.unwrap();
+            let mut body: Value = serde_json::from_slice(&body).unwrap();
             let mut state = shared.state.lock().unwrap();
-            let slice = state.put(&namespace, serde_json::from_slice(&body).unwrap());
+            let named = if is_new { body["metadata"]["name"].as_str().unwrap().to_owned() } else { name.clone() };
+            let known = state.objects.get(&(resource.0, namespace.clone(), named.clone())).cloned();
+            let conflict = |what: &str| {
+                refuse(409, what, &format!("Operation cannot be fulfilled on {} \"{named}\": {what}", about.told()))
+            };
+            match (&method, known) {
+                (&Method::POST, Some(_)) => return conflict("AlreadyExists"),
+                (&Method::PATCH, None) => return gone(),
+                // Only what a status is may be changed there.
+                (&Method::PATCH, Some(mut object)) => {
+                    assert_eq!(about.part, "status", "what a gateway patches is a status");
+                    object["status"] = merged(object["status"].take(), body["status"].take());
+                    body = object;
+                }
+                (&Method::PUT, Some(object)) => {
+                    let (asked, now) = (&body["metadata"]["resourceVersion"], &object["metadata"]["resourceVersion"]);
+                    if !asked.is_null() && asked != now {
+                        return conflict("Conflict");
+                    }
+                }
+                _ => {}
+            }
+            let object = state.put(resource, &namespace, body);
             shared.version.send_replace(state.version);
-            let code = if name.is_empty() { StatusCode::CREATED } else { StatusCode::OK };
-            (code, axum::Json(slice)).into_response()
+            let code = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+            (code, axum::Json(object)).into_response()
         }
         (Method::DELETE, false) => {
             let mut state = shared.state.lock().unwrap();
-            let found = state.remove(&namespace, &name);
+            let found = state.remove(resource, &namespace, &name);
             shared.version.send_replace(state.version);
-            if found {
-                axum::Json(json!({ "kind": "Status", "apiVersion": "v1", "status": "Success" })).into_response()
-            } else {
-                refuse(404, "NotFound", &format!("endpointslices.discovery.k8s.io \"{name}\" not found"))
+            if !found {
+                return gone();
             }
+            axum::Json(json!({ "kind": "Status", "apiVersion": "v1", "status": "Success" })).into_response()
         }
         _ => refuse(405, "MethodNotAllowed", "the server does not allow this method on the requested resource"),
     }
 }
 
+/// A merge patch (RFC 7386).
+fn merged(before: Value, patch: Value) -> Value {
+    match (before, patch) {
+        (Value::Object(mut before), Value::Object(patch)) => {
+            for (key, value) in patch {
+                let merged = merged(before.remove(&key).unwrap_or_default(), value);
+                if !merged.is_null() {
+                    before.insert(key, merged);
+                }
+            }
+            Value::Object(before)
+        }
+        (_, patch) => patch,
+    }
+}
+
 /// A page of the list; the next one is asked for by what it begins with.
-fn listed(state: &State, namespace: &str, query: &Query) -> Response {
-    let all = state.slices.iter().filter(|((of, _), slice)| of == namespace && query.selects(slice));
-    let mut items: Vec<&Value> = all.map(|(_, slice)| slice).collect();
+fn listed(state: &State, about: &About, query: &Query) -> Response {
+    let all = state.objects.iter();
+    let all = all.filter(|((of, namespace, _), object)| about.takes(of, namespace) && query.selects(object));
+    let mut items: Vec<&Value> = all.map(|(_, object)| object).collect();
     let skipped = query.number("continue").map_or(0, |from| from as usize).min(items.len());
     items.drain(..skipped);
     let mut metadata = json!({ "resourceVersion": state.version.to_string() });
@@ -376,7 +517,8 @@ fn listed(state: &State, namespace: &str, query: &Query) -> Response {
         items.truncate(limit as usize);
         metadata["continue"] = json!((skipped + limit as usize).to_string());
     }
-    axum::Json(json!({ "kind": "EndpointSliceList", "apiVersion": "discovery.k8s.io/v1", "metadata": metadata,
+    let (version, _) = about.resource.0.rsplit_once('/').unwrap();
+    axum::Json(json!({ "kind": format!("{}List", about.resource.1), "apiVersion": version, "metadata": metadata,
         "items": items }))
     .into_response()
 }
@@ -386,7 +528,7 @@ struct Watch {
     shared: Arc<Shared>,
     versions: watch::Receiver<u64>,
     breaks: watch::Receiver<u64>,
-    namespace: String,
+    about: About,
     query: Query,
     /// What has been told.
     version: u64,
@@ -395,7 +537,7 @@ struct Watch {
     over: bool,
 }
 
-fn watching(shared: &Arc<Shared>, namespace: String, query: Query, trouble: Trouble) -> Response {
+fn watching(shared: &Arc<Shared>, about: About, query: Query, trouble: Trouble) -> Response {
     let (oldest, now, gone_as_event) = {
         let state = shared.state.lock().unwrap();
         (state.oldest, state.version, state.gone_as_event)
@@ -406,7 +548,7 @@ fn watching(shared: &Arc<Shared>, namespace: String, query: Query, trouble: Trou
         versions: shared.version.subscribe(),
         breaks: shared.breaks.subscribe(),
         shared: Arc::clone(shared),
-        namespace,
+        about,
         query,
         version,
         end: Instant::now() + Duration::from_secs(seconds),
@@ -445,9 +587,9 @@ impl Watch {
             };
             if let Some(last) = happened.last() {
                 self.version = last.version;
-                let its = happened.into_iter().filter(|one| one.namespace == self.namespace);
-                let its = its.filter(|one| self.query.selects(&one.slice));
-                self.ready.extend(its.map(|one| json!({ "type": one.how, "object": one.slice })));
+                let its = happened.into_iter().filter(|one| self.about.takes(one.resource, &one.namespace));
+                let its = its.filter(|one| self.query.selects(&one.object));
+                self.ready.extend(its.map(|one| json!({ "type": one.how, "object": one.object })));
                 continue;
             }
             tokio::select! {
@@ -457,9 +599,13 @@ impl Watch {
                     self.over = true;
                     if self.query.get("allowWatchBookmarks") == Some("true") {
                         let version = self.shared.state.lock().unwrap().version.to_string();
-                        let slice = json!({ "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1",
-                            "metadata": { "resourceVersion": version }, "addressType": "", "endpoints": null });
-                        self.ready.push_back(json!({ "type": "BOOKMARK", "object": slice }));
+                        let (api, kind) = (self.about.resource.0.rsplit_once('/').unwrap().0, self.about.resource.1);
+                        let mut mark =
+                            json!({ "kind": kind, "apiVersion": api, "metadata": { "resourceVersion": version } });
+                        if self.about.resource == SLICES {
+                            (mark["addressType"], mark["endpoints"]) = (json!(""), Value::Null);
+                        }
+                        self.ready.push_back(json!({ "type": "BOOKMARK", "object": mark }));
                     }
                 }
             }
