@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use sockgate::Config;
 use tokio::process::Command;
 
 use crate::support::within;
@@ -35,6 +34,23 @@ fn selects(selector: &Value, labels: &Value) -> bool {
     !asked.is_empty() && asked.iter().all(|(label, value)| labels[label] == *value)
 }
 
+/// A configuration as the program reads it, without a fault and without a warning that matters.
+async fn checked(name: &str, text: &str, is_controllers: bool) -> Value {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sockgate.yaml");
+    std::fs::write(&file, text).unwrap();
+    let mut check = Command::new(env!("CARGO_BIN_EXE_sockgate"));
+    check.args(["check", "--offline", "--print", "-c"]).arg(&file).args(is_controllers.then_some("--controller"));
+    let output = within("the configuration is checked", check.output()).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name}: {said}");
+    // The kubelet's probes come without a certificate, so the admin address is in plain; the network policy says who may
+    // come there.
+    let warned: Vec<_> = said.lines().filter(|line| line.starts_with("warning: ")).collect();
+    assert!(warned.iter().all(|line| line.contains("tokens pass in plain")), "{name}: {said}");
+    serde_yaml::from_slice(&output.stdout).unwrap()
+}
+
 fn seconds(time: &Value) -> u64 {
     time.as_str().and_then(|time| time.strip_suffix('s')).unwrap_or_else(|| panic!("{time}")).parse().unwrap()
 }
@@ -44,7 +60,7 @@ async fn overlays_and_chart_are_valid_and_need_no_privilege() {
     let Some(all) = made().await else { return };
     assert_eq!(all["lint"]["errors"], json!([]), "{}", all["lint"]);
     let made: BTreeMap<String, Vec<Value>> = serde_json::from_value(all["made"].clone()).unwrap();
-    assert_eq!(made.len(), 5);
+    assert_eq!(made.len(), 8);
     for (name, documents) in &made {
         let [deployment] = of_kind(documents, "Deployment")[..] else { panic!("{name}: one Deployment") };
         let (pod, labels) =
@@ -62,13 +78,7 @@ async fn overlays_and_chart_are_valid_and_need_no_privilege() {
         let maps = of_kind(documents, "ConfigMap");
         let map = maps.iter().find(|map| map["metadata"]["name"] == mounted["configMap"]["name"]);
         let text = map.unwrap_or_else(|| panic!("{name}: {mounted}"))["data"]["sockgate.yaml"].as_str().unwrap();
-        let loaded = Config::read(name, text, &|_| None).unwrap_or_else(|faults| panic!("{faults}"));
-        // The kubelet's probes come without a certificate, so the admin address is in plain; the network policy says who may
-        // come there.
-        let warned: Vec<_> =
-            loaded.warnings.iter().filter(|warning| !warning.to_string().contains("tokens pass in plain")).collect();
-        assert!(warned.is_empty(), "{name}: {warned:?}");
-        let config = serde_json::to_value(&loaded.config).unwrap();
+        let config = checked(name, text, name.contains("controller")).await;
         let ports: Vec<u64> =
             gateway["ports"].as_array().unwrap().iter().map(|port| port["containerPort"].as_u64().unwrap()).collect();
         let listens = [&config["listeners"][0]["address"], &config["admin"]["address"]];
@@ -89,12 +99,30 @@ async fn overlays_and_chart_are_valid_and_need_no_privilege() {
             assert!(selects(selector, labels), "{name}: {selector} {labels}");
         }
 
-        // All that it may do is to look at slices, and only in namespaces.
-        assert!(of_kind(documents, "ClusterRole").is_empty());
-        for role in of_kind(documents, "Role") {
-            let few = json!([{ "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"],
-                "verbs": ["get", "list", "watch"] }]);
-            assert_eq!(role["rules"], few, "{name}");
+        // All that it may do is to look at slices, and only in namespaces; a controller looks at what it serves, and writes
+        // what becomes of that.
+        let everywhere = of_kind(documents, "ClusterRole");
+        assert_eq!(
+            everywhere.len(),
+            usize::from(["controller", "chart with controller"].contains(&name.as_str())),
+            "{name}"
+        );
+        for rule in
+            of_kind(documents, "Role").into_iter().chain(everywhere).flat_map(|role| role["rules"].as_array().unwrap())
+        {
+            let looks = json!(["get", "list", "watch"]);
+            let verbs = match rule["resources"].to_string().as_str() {
+                r#"["endpointslices"]"# => looks,
+                _ if !name.contains("controller") => panic!("{name}: {rule}"),
+                r#"["ingresses","ingressclasses"]"# | r#"["ingresses"]"# | r#"["services"]"# | r#"["secrets"]"# => {
+                    looks
+                }
+                r#"["ingresses/status"]"# => json!(["patch"]),
+                r#"["events"]"# => json!(["create"]),
+                r#"["leases"]"# => json!(["get", "create", "update"]),
+                _ => panic!("{name}: {rule}"),
+            };
+            assert_eq!(rule["verbs"], verbs, "{name}: {rule}");
         }
         let account = &pod["serviceAccountName"];
         assert_eq!(account.is_null(), name == "sidecar", "{name}");

@@ -27,6 +27,18 @@ ALL = {
 }
 
 
+LISTENERS = """
+threads: 1
+listeners:
+  - { name: web, address: "0.0.0.0:8080" }
+  - { name: tls, address: "0.0.0.0:8443", tls: { certificates: [] } }
+admin: { address: "0.0.0.0:9901", token_file: /etc/sockgate-admin/token }
+drain: { delay: 5s, deadline: 50s }
+"""
+CONTROLLER = {"config": LISTENERS, "controller": {"enabled": True, "default": True}}
+NAMESPACED = {"config": LISTENERS, "controller": {"enabled": True, "namespaces": ["chat", "games"]}}
+
+
 def kustomize(folder):
     made = subprocess.run([KUBECTL, "kustomize", folder], capture_output=True, text=True, check=False)
     if made.returncode:
@@ -66,8 +78,11 @@ def main(scratch):
         "discovery": kustomize(CONF / "overlays" / "discovery"),
         "components": with_components(pathlib.Path(scratch)),
         "sidecar": kustomize(CONF / "overlays" / "sidecar"),
+        "controller": kustomize(CONF / "overlays" / "controller"),
         "chart": rendered({}),
         "chart with all": rendered(ALL),
+        "chart with controller": rendered(CONTROLLER),
+        "chart with controller of namespaces": rendered(NAMESPACED),
     }
     for name, documents in made.items():
         check(name, documents)
