@@ -30,7 +30,7 @@ pub(crate) use fault::nearest;
 pub use fault::{Fault, Faults, Place};
 pub use lint::Lint;
 pub use memory::Memory;
-pub use parts::{LeftOut, Parts};
+pub use parts::{Findings, LeftOut, Parts};
 pub use reload::{Orphans, Reload};
 pub use servers::load_servers;
 

@@ -29,12 +29,21 @@ pub struct Parts {
 /// Who was left out, by its place among the origins, and why.
 pub type LeftOut = BTreeMap<usize, String>;
 
+/// What was found out about those who say parts, by their places among the origins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Whom the configuration was read without.
+    pub left_out: LeftOut,
+    /// What is allowed but hardly meant.
+    pub doubts: Vec<(usize, String)>,
+}
+
 impl Config {
     /// Reads a file as [`Self::load`] does, with parts beside it: those that are wrong are left out.
     ///
     /// # Errors
     /// Everything that is wrong with the file, or why it cannot be read.
-    pub(crate) fn load_with(path: &Path, parts: &Parts) -> Result<(Loaded, LeftOut), Faults> {
+    pub(crate) fn load_with(path: &Path, parts: &Parts) -> Result<(Loaded, Findings), Faults> {
         let text = read_text(path)?;
         Self::read_with(&path.display().to_string(), &text, Some(path), &|name| std::env::var(name).ok(), parts)
     }
@@ -46,14 +55,21 @@ impl Config {
         main: Option<&Path>,
         env: &dyn Fn(&str) -> Option<String>,
         parts: &Parts,
-    ) -> Result<(Loaded, LeftOut), Faults> {
+    ) -> Result<(Loaded, Findings), Faults> {
         let places: HashMap<&str, usize> =
             parts.origins.iter().enumerate().map(|(place, name)| (name.as_str(), place)).collect();
         let mut out = LeftOut::new();
         loop {
             let sources = Sources::new(name, text.to_owned());
             let Faults(faults) = match Self::read_sources(sources, main, env, Some((parts, &out))) {
-                Ok(loaded) => return Ok((loaded, out)),
+                Ok(mut loaded) => {
+                    // What is doubtful about a part is told of its origin, and not at every reload.
+                    let place = |fault: &Fault| places.get(fault.place.file.as_str()).copied();
+                    let doubts =
+                        loaded.warnings.iter().filter_map(|fault| Some((place(fault)?, told(fault)))).collect();
+                    loaded.warnings.retain(|fault| place(fault).is_none());
+                    return Ok((loaded, Findings { left_out: out, doubts }));
+                }
                 Err(faults) => faults,
             };
             let before = out.len();
@@ -161,7 +177,7 @@ mod tests {
 
     fn read(text: &str, parts: &Parts) -> Result<(Config, LeftOut), String> {
         let read = Config::read_with("test.yaml", text, None, &|_| None, parts);
-        read.map(|(loaded, out)| (loaded.config, out)).map_err(|faults| faults.to_string())
+        read.map(|(loaded, found)| (loaded.config, found.left_out)).map_err(|faults| faults.to_string())
     }
 
     fn part(path: &str, upstream: &str) -> serde_json::Value {

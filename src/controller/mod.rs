@@ -244,16 +244,18 @@ fn make(world: &World, terms: &Terms) -> Draft {
     draft
 }
 
-/// Notes whom the configuration had no place for.
+/// Notes whom the configuration had no place for, and what is hardly meant.
 fn refused(reloader: &Reloader, drawn: &Drawn, notes: &mut std::collections::BTreeSet<Note>) {
     let Some(verdicts) = reloader.verdicts() else { return };
-    let Verdict { parts, left_out } = verdicts.borrow().clone();
+    let Verdict { parts, found } = verdicts.borrow().clone();
     if parts.origins != drawn.parts.origins {
         return;
     }
-    for (&place, why) in left_out.iter() {
+    let rejected = found.left_out.iter().map(|(&place, why)| (place, "Rejected", why));
+    let doubtful = found.doubts.iter().map(|(place, why)| (*place, "Doubtful", why));
+    for (place, reason, why) in rejected.chain(doubtful) {
         if let Some(object) = drawn.origins.get(place) {
-            notes.insert(Note { object: object.clone(), reason: "Rejected", what: why.clone() });
+            notes.insert(Note { object: object.clone(), reason, what: why.clone() });
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::{Plan, ReloadError, Reloader, failed};
-use crate::config::{Config, LeftOut, Loaded, Parts};
+use crate::config::{Config, Findings, Loaded, Parts};
 
 /// How often it is looked whether all is known.
 const LOOK: Duration = Duration::from_millis(20);
@@ -34,8 +34,8 @@ pub type Told = (String, &'static str, String);
 pub struct Verdict {
     /// What was loaded.
     pub parts: Arc<Parts>,
-    /// Whom it was loaded without.
-    pub left_out: Arc<LeftOut>,
+    /// What was found out about those who say it.
+    pub found: Arc<Findings>,
 }
 
 impl Beside {
@@ -126,8 +126,8 @@ impl Reloader {
         let file = self.file.as_deref().ok_or_else(super::no_file)?;
         let Some(beside) = &self.beside else { return Config::load(file).map_err(failed) };
         let parts = Arc::clone(&beside.parts());
-        let (loaded, left_out) = Config::load_with(file, &parts).map_err(failed)?;
-        beside.verdict.send_replace(Verdict { parts, left_out: Arc::new(left_out) });
+        let (loaded, found) = Config::load_with(file, &parts).map_err(failed)?;
+        beside.verdict.send_replace(Verdict { parts, found: Arc::new(found) });
         Ok(loaded)
     }
 }

@@ -61,8 +61,8 @@ fn read(ingresses: Vec<Value>) -> (Config, Vec<(String, &'static str)>) {
     let draft = draft(&world, &terms());
     let mut told: Vec<_> = draft.notes.iter().map(|note| (note.object.name.clone(), note.reason)).collect();
     let drawn = draft.draw();
-    let (loaded, out) = Config::read_with("test.yaml", FILE, None, &|_| None, &drawn.parts).unwrap();
-    told.extend(out.keys().filter_map(|&place| Some((drawn.origins.get(place)?.name.clone(), "Rejected"))));
+    let (loaded, found) = Config::read_with("test.yaml", FILE, None, &|_| None, &drawn.parts).unwrap();
+    told.extend(found.left_out.keys().filter_map(|&place| Some((drawn.origins.get(place)?.name.clone(), "Rejected"))));
     (loaded.config, told)
 }
 
@@ -174,6 +174,21 @@ fn usual_values_of_annotations_are_taken() {
     let all: Map<String, Value> = own.iter().map(|(name, value)| (format!("{OWN}{name}"), (*value).into())).collect();
     let (config, told) = read(vec![ingress("a", all.into(), json!([rule("a.test", &[("/", "Prefix", "app")])]))]);
     assert_eq!((told, config.upstreams.len()), (Vec::new(), 1));
+}
+
+/// What a large cluster has is read within a moment, a bad one among it or not.
+#[test]
+fn a_thousand_ingresses_are_read_together() {
+    let one = |at: usize| {
+        let host = format!("n{at}.test");
+        let kind = if at == 500 { json!({ "sockgate.io/kind": "none of these" }) } else { json!({}) };
+        ingress(&format!("n{at}"), kind, json!([rule(&host, &[("/", "Prefix", "app"), ("/x", "Exact", "alone")])]))
+    };
+    let began = std::time::Instant::now();
+    let (config, told) = read((0..1000).map(one).collect());
+    println!("read within {:?}", began.elapsed());
+    assert_eq!((config.routes.len(), config.upstreams.len()), (1998, 1998));
+    assert_eq!(told, [("n500".to_owned(), "Rejected")]);
 }
 
 const HOSTS: &[&str] =

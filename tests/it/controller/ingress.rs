@@ -47,9 +47,11 @@ async fn the_controller_is_ready_when_all_is_listed_and_stays_so() {
     assert_eq!(who(&gateway, "app.test", "/").await, "a");
 }
 
-/// The table of examples in Kubernetes' own documentation of Ingress: the type of each path, the path itself and who serves it;
-/// what is asked for, and who has to answer.
-const EXAMPLES: &[(&[(&str, &str, &str)], &str, &str)] = &[
+/// A path: its type, itself, and who serves it.
+type Rule = (&'static str, &'static str, &'static str);
+
+/// The table of examples in Kubernetes' own documentation of Ingress: the paths, what is asked for, and who has to answer.
+const EXAMPLES: &[(&[Rule], &str, &str)] = &[
     (&[("Prefix", "/", "a")], "/any/path", "a"),
     (&[("Exact", "/foo", "a")], "/foo", "a"),
     (&[("Exact", "/foo", "a")], "/bar", "404"),

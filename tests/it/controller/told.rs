@@ -37,6 +37,7 @@ async fn one_that_can_not_be_served_is_told_why_and_stops_no_other() {
     put(&api, annotated(good("snippet"), &[("nginx.ingress.kubernetes.io/server-snippet", "return 418;")]));
     put(&api, annotated(good("typo"), &[("sockgate.io/balanec", "round_robin")]));
     put(&api, ingress("two", &[("two.test", "/gone", "Prefix", "nobody"), ("two.test", "/a", "Prefix", "a")]));
+    put(&api, ingress("forgot", &[("forgot.test", "/socket.io", "Prefix", "a")]));
     put(&api, ingress("path", &[("path.test", "/a*", "Prefix", "a")]));
     let mut resource = good("resource");
     let backend = &mut resource["spec"]["rules"][0]["http"]["paths"][0]["backend"];
@@ -55,6 +56,7 @@ async fn one_that_can_not_be_served_is_told_why_and_stops_no_other() {
         ("typo.test", "/", "a"),
         ("two.test", "/gone", "503"),
         ("two.test", "/a", "a"),
+        ("forgot.test", "/socket.io", "a"),
         ("path.test", "/a", "404"),
         ("resource.test", "/", "503"),
         ("port.test", "/", "503"),
@@ -68,6 +70,7 @@ async fn one_that_can_not_be_served_is_told_why_and_stops_no_other() {
         ("snippet", "AnnotationRefused", "server-snippet` is refused and has no effect: never"),
         ("typo", "AnnotationUnknown", "`sockgate.io/balanec` is not known here"),
         ("two", "BackendUnusable", "the Service chat/nobody is not there"),
+        ("forgot", "Doubtful", "sessions are usually opened at /socket.io"),
         ("path", "Rejected", "without wildcards"),
         ("resource", "BackendUnusable", "a backend of the kind Bucket is refused"),
         ("port", "BackendUnusable", "the Service chat/a has no port `nope`"),
