@@ -236,6 +236,8 @@ const RULES: &[Rule] = &[
         "/bytes/100",
         "Mcp-Session-Id: AAAAAAAAAAAAAAAAAAAAAA\r\n",
     ),
+    besides("`traces`, none recorded", "traces: { endpoint: \"http://127.0.0.1:9\", sample: 0 }\n", ""),
+    besides("`traces`, each recorded and sent", "traces: { endpoint: \"http://@SERVER@/bytes/0\", sample: 1 }\n", ""),
     Rule {
         path: "/page.txt",
         ..route("`files`, 100 B, in place of a server", "  - { files: { root: @FOLDER@/site } }")

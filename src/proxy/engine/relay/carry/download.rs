@@ -269,6 +269,8 @@ impl Carry<'_> {
         }
     }
 
+    /// Ends an answer that has trailers, with those that may pass; with none where they can't be read.
+    #[cold]
     fn end_with_trailers(&mut self, trailers: &Trailers) {
         let Self { download, exchange, .. } = self;
         let Some(body) = &download.body else { return };

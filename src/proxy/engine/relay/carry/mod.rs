@@ -203,9 +203,6 @@ impl<'a> Carry<'a> {
         if self.is_unanswered() { End::Refused(refusal, side) } else { End::Cut(side) }
     }
 
-    /// Ends an answer that has trailers, with those that may pass; with none where they can't be read.
-    #[cold]
-
     /// Looks whether the client is still there, where nothing of its request is to be read.
     fn poll_client(&mut self, buffer: &mut Buffer, cx: &mut Context<'_>) -> Poll<End> {
         if !self.upload.body.is_over() || self.half_closed.is_some() {
