@@ -116,7 +116,8 @@ impl Exchange {
 
     /// The client gets this answer, and no server hears of the request; `why` is the word for it in the log.
     fn answer_itself(&mut self, answer: FilterAnswer, why: &'static str) {
-        (self.own, self.told) = (Some(Box::new(answer)), Some(why));
+        self.own = Some(Box::new(answer));
+        self.ruled.get_or_insert_default().told = Some(why);
     }
 
     /// Marks the answer, whoever gives it, as one that the page which asks may read, or as none. What opens a WebSocket is

@@ -128,8 +128,6 @@ pub struct Exchange {
     endable: bool,
     /// Whether who carries it can end a stream, too.
     ends_streams: bool,
-    /// The goodbye that its session was told in place of an answer, where it was: the word for it in the log.
-    told: Option<&'static str>,
     /// Learns what the answer says of a session.
     learner: Option<Box<Learner>>,
     /// What the client gets where the answer is worth compressing.
@@ -362,7 +360,6 @@ impl Exchange {
             leave: None,
             endable: false,
             ends_streams: false,
-            told: None,
             learner: None,
             offer: Offer::Never,
             encoder: None,
@@ -571,11 +568,16 @@ impl Exchange {
         self.info.secure()
     }
 
+    /// The goodbye that its session was told in place of an answer, where it was: the word for it in the log.
+    fn told(&self) -> Option<&'static str> {
+        self.ruled.as_ref()?.told
+    }
+
     /// Whether the answer is the last on its connection: the gateway leaves, and no session uses it that has not been told
     /// goodbye yet and has nowhere else to go.
     pub(crate) fn is_last(&self, core: &Core) -> bool {
         // One that lives behind a peer has another way to come.
-        let stays = self.is_of_session() && self.told.is_none() && !self.is_to_peer();
+        let stays = self.is_of_session() && self.told().is_none() && !self.is_to_peer();
         core.ending.is_leaving() && (!stays || core.ending.is_handed_over())
     }
 
@@ -837,7 +839,7 @@ impl Exchange {
         let why = self.leave.as_ref().and_then(|leave| leave.why()).unwrap_or(Why::Drain);
         let why = if core.ending.is_leaving() { "stopped" } else { why.as_str() };
         upstream.metrics.goodbye(why);
-        self.told = Some(why);
+        self.ruled.get_or_insert_default().told = Some(why);
         // Who asks for it again is told so, as long as that may come.
         self.with_session(|table, key| {
             table.mark(key, Mark::Leaving);
@@ -1086,7 +1088,7 @@ impl Exchange {
         upstream.metrics.goodbye(why);
         let origin = request.headers.get("origin").and_then(|origin| HeaderValue::from_bytes(origin).ok());
         self.own = Some(Box::new(answer::goodbye(goodbye, origin)));
-        self.told = Some(why);
+        self.ruled.get_or_insert_default().told = Some(why);
         self.with_session(|table, key| {
             table.forget(key, Cause::Drain);
         });
@@ -1130,7 +1132,7 @@ impl Exchange {
                 (Some(refusal), _) => refusal.as_str(),
                 // An upgrade that was refused leaves nothing to be used again.
                 (None, None) if self.form.may_switch() && self.server_status.is_some() => Side::Server.as_str(),
-                (None, None) => self.told.unwrap_or(""),
+                (None, None) => self.told().unwrap_or(""),
                 (None, side) => side.map_or("", Side::as_str),
             };
             let trace = entry.trace.take();

@@ -115,7 +115,7 @@ impl Exchange {
             _ => OWN,
         };
         self.own = Some(Box::new(FilterAnswer::text(200, said)));
-        self.told = Some("peer");
+        self.ruled.get_or_insert_default().told = Some("peer");
     }
 
     /// Whether a server of this gateway has a session.

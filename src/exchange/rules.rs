@@ -37,6 +37,8 @@ pub(super) struct Ruled {
     pub(super) held: Option<Held>,
     /// A copy of it for another upstream, while its body comes.
     pub(super) copying: Option<Copying>,
+    /// The goodbye that its session was told in place of an answer, where it was: the word for it in the log.
+    pub(super) told: Option<&'static str>,
     /// Its trace, where that is recorded.
     pub(super) trace: Option<Box<Trace>>,
 }

@@ -41,6 +41,8 @@ async fn checked(name: &str, text: &str, is_controllers: bool) -> Value {
     std::fs::write(&file, text).unwrap();
     let mut check = Command::new(env!("CARGO_BIN_EXE_sockgate"));
     check.args(["check", "--offline", "--print", "-c"]).arg(&file).args(is_controllers.then_some("--controller"));
+    // As the downward API says it.
+    check.env("POD_NAMESPACE", "scratch");
     let output = within("the configuration is checked", check.output()).await.unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name}: {said}");

@@ -382,11 +382,13 @@ impl Upstream {
         servers.retain(|server| !self.has_let_go_of(server) && !self.witness(server).is_own());
         let answers = |server: &Arc<Server>| server.health() != Health::Down && !self.witness(server).is_silent();
         let (first, mut last): (Vec<_>, Vec<_>) = servers.into_iter().partition(answers);
-        let doubt = match self.ask_these(wanted, first, HEAD_START).await {
+        let doubt = match self.ask_these(wanted, first.clone(), HEAD_START).await {
             Ok(found) => return Ok(found),
             Err(doubt) => doubt,
         };
         drop(turn);
+        // One that was busy may answer now: to take it for a no would end a session that lives.
+        last.extend(first.into_iter().filter(|server| self.witness(server).fell_silent()));
         let all = last.len();
         last.retain(|server| server.health() != Health::Down || self.is_waited_for(server));
         let unasked = if last.len() < all { Doubt::Some } else { Doubt::None };

@@ -237,6 +237,18 @@ async fn a_flood_of_made_up_sessions_leaves_something_to_others_behind_its_own_a
     }
 }
 
+#[tokio::test]
+async fn a_server_that_is_too_busy_to_answer_a_question_is_asked_once_more() {
+    let (a, busy) = (Eio::start("a").await, Eio::with("b", Manner::BusyAtFirst).await);
+    let gateway = before(&[&a, &busy], "balance: round_robin").await;
+    for number in 0..3 {
+        let sid = format!("there-{number}");
+        busy.knows(&sid);
+        assert_eq!(poll(gateway.address("web"), &sid).await.text(), "4b", "{sid}");
+    }
+    assert_eq!(searches(&gateway, "found").await, 3.0);
+}
+
 /// To be told that its session is over a client does not wait for a server that says nothing to anybody.
 #[tokio::test]
 async fn a_session_that_nobody_knows_is_refused_by_a_server_that_answers() {

@@ -23,6 +23,8 @@ pub enum Manner {
     YesToAll,
     /// Nothing at all to anybody.
     Hung,
+    /// Nothing when it is asked about a session for the first time.
+    BusyAtFirst,
 }
 
 impl Eio {
@@ -39,8 +41,10 @@ impl Eio {
                 while let Some(request) = client.request().await {
                     let head = String::from_utf8_lossy(&request.head).into_owned();
                     let target = head.split(' ').nth(1).unwrap_or_default().to_owned();
+                    let is_first = !heads.lock().unwrap().contains(&head);
+                    let busy = manner == Manner::BusyAtFirst && is_first && target.contains("transport=websocket&sid=");
                     heads.lock().unwrap().push(head);
-                    if manner == Manner::Hung {
+                    if manner == Manner::Hung || busy {
                         std::future::pending::<()>().await;
                     }
                     let (status, body) = answer(name, &target, manner, &mut sids.lock().unwrap());
