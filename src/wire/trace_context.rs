@@ -1,4 +1,4 @@
-//! `traceparent`: which trace a request is part of (W3C Trace Context, https://www.w3.org/TR/trace-context/).
+//! `traceparent`: which trace a request is part of (W3C Trace Context, <https://www.w3.org/TR/trace-context/>).
 
 /// What a `traceparent` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
