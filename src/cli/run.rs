@@ -51,6 +51,7 @@ pub(super) fn serve(file: &Path, beside: Beside, load: impl FnOnce() -> Result<C
         },
     };
     raise_file_limit();
+    #[cfg_attr(not(feature = "kubernetes"), allow(unused_mut))]
     let mut builder = Gateway::builder(config).file(file).engine(engine);
     match beside {
         Beside::Nothing => {}

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use engine::Engine;
+#[cfg(feature = "kubernetes")]
 pub(crate) use fault::nearest;
 pub use fault::{Fault, Faults, Place};
 pub use lint::Lint;

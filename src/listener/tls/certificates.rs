@@ -178,6 +178,7 @@ fn certified((cert_file, key_file): (&Path, &Path), [cert, key]: &[Vec<u8>; 2]) 
 }
 
 /// The names in a certificate that can be shown with this key.
+#[cfg(feature = "kubernetes")]
 pub(super) fn names(files: (&Path, &Path), pair: &[Vec<u8>; 2]) -> Result<Vec<String>, TlsError> {
     certified(files, pair).map(|(_, names)| names)
 }

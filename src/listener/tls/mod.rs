@@ -121,6 +121,7 @@ pub(crate) fn try_to_load(said: &Tls) -> Result<(), TlsError> {
 ///
 /// # Errors
 /// Why they can't be shown.
+#[cfg(feature = "kubernetes")]
 pub(crate) fn try_pair(pair: &[Vec<u8>; 2]) -> Result<Vec<String>, TlsError> {
     certificates::names((Path::new("tls.crt"), Path::new("tls.key")), pair)
 }
