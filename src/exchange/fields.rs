@@ -39,7 +39,7 @@ impl<'a> ServerFields<'a> {
     /// Whether a field that the client sent goes on as it is; `Host` is [`super::Exchange::host`].
     pub(crate) fn pass(&self, name: &str) -> bool {
         if self.mark.is_some() {
-            return self.onward.passes_to_peer(name);
+            return self.onward.passes_to_peer(name) && self.edits.keeps(name);
         }
         // What a filter sets or removes comes in by no other spelling.
         self.onward
@@ -51,7 +51,8 @@ impl<'a> ServerFields<'a> {
     /// may replace.
     pub(crate) fn add(&self, mut field: impl FnMut(&str, &[u8])) {
         if let Some(mark) = &self.mark {
-            return field(FIELD, mark.as_bytes());
+            field(FIELD, mark.as_bytes());
+            return self.edits.added().for_each(|(name, value)| field(name.as_str(), value.as_bytes()));
         }
         self.onward.add(|name, value| {
             if self.edits.keeps(&name) {

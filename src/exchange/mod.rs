@@ -8,13 +8,18 @@
 
 mod admit;
 mod answer;
+mod asked;
 mod back;
+mod begin;
+mod body;
 mod compress;
 mod core;
+mod ended;
 mod entry;
 mod explain;
 mod fields;
 mod learn;
+mod leaving;
 mod masking;
 mod mirror;
 mod peers;
@@ -25,17 +30,14 @@ mod tail;
 mod traced;
 mod tunnel;
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use ::http::HeaderValue;
-use ::http::header::STRICT_TRANSPORT_SECURITY;
-
 pub use self::core::Core;
 pub(crate) use admit::marks_of_refusal;
 pub(crate) use answer::Answer;
+pub(crate) use ended::{Ended, Side};
 pub(crate) use entry::Entry;
 pub(crate) use fields::{ServerFields, with_edits};
 pub(crate) use learn::of_session;
@@ -43,29 +45,21 @@ pub(crate) use request::RequestHead;
 pub(crate) use tunnel::Opened;
 
 use crate::compression::{Encoder, Offer};
-use crate::config::Config;
-use crate::filter::{Changes, FilterAnswer, HeaderEdits, Response, Verdict};
+use crate::filter::{Changes, FilterAnswer, HeaderEdits, Response};
 use crate::http::Refusal;
-use crate::http::config::HostHeader;
-use crate::http::forwarding::Seen;
 use crate::http::grpc::is_grpc;
-use crate::http::onward::Onward;
 use crate::http::request_id::RequestId;
 use crate::http::upgrade::other;
 use crate::listener::Info;
-use crate::listener::tls::challenges;
 use crate::rate::Place;
 use crate::request::Headers;
-use crate::roster::{Expiry, Leave, OfSession, Origin, Visitor, Why};
-use crate::router::{Action, Decision, Route};
-use crate::session::{Cause, Key, Mark, Question, SessionTable};
+use crate::roster::{Expiry, Leave, Origin};
+use crate::router::{Action, Route};
+use crate::session::{Cause, Key, SessionTable};
 use crate::snapshot::Snapshot;
 use crate::transport::cause::is_refusal;
 use crate::transport::shortage::is_shortage;
-use crate::upstream::{Fields, Lease, PickError, Server, ServerId, Tried, Upstream};
-use crate::wire::peer::FIELD;
-use crate::wire::proxy_protocol::{Header, Subject};
-use admit::Pace;
+use crate::upstream::{Lease, PickError, Server, ServerId, Tried, Upstream};
 use learn::Learner;
 use peers::Hop;
 use place::Ties;
@@ -179,57 +173,8 @@ enum Form {
     Raw,
 }
 
-/// How an exchange ended, as its carrier saw it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ended {
-    /// What was spoken with the client; an upgrade says so by itself.
-    pub(crate) protocol: &'static str,
-    /// The status that the client got; 0 for none.
-    pub(crate) status: u16,
-    /// Body bytes written to the client.
-    pub(crate) bytes_out: u64,
-    /// Who cut it, if it did not end by itself.
-    pub(crate) cut_by: Option<Side>,
-}
-
-/// Which of the two that an exchange is between has ended it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
-    /// Who asks.
-    Client,
-    /// The same, by taking nothing of the answer for longer than it may.
-    StalledClient,
-    /// The same, by taking less of it than it has to.
-    SlowClient,
-    /// Neither: too much waited in the process, and most of it for one of them.
-    NoRoom,
-    /// Who answers.
-    Server,
-}
-
 /// A longer body takes its client longer than the server its answer.
 const LONG_BODY: u64 = 64 * 1024;
-
-/// What the log says of whoever has been cut to make room.
-pub(crate) const NO_ROOM: &str = "buffers_full";
-
-impl Side {
-    /// Who has ended a connection to a client that something was being written to. The kernel gives one up that takes
-    /// nothing, too.
-    pub(crate) fn of_client(error: &std::io::Error) -> Self {
-        if error.kind() == std::io::ErrorKind::TimedOut { Self::StalledClient } else { Self::Client }
-    }
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::StalledClient => "write_timeout",
-            Self::SlowClient => "answer_rate",
-            Self::NoRoom => NO_ROOM,
-            Self::Server => "server",
-        }
-    }
-}
 
 impl Form {
     /// Whether the server may answer 101.
@@ -239,98 +184,6 @@ impl Form {
 }
 
 impl Exchange {
-    /// Begins with a request whose head is whole, asks the filters and the router, and knows then where the request
-    /// goes, or why it doesn't. `announced` is the length of its body, where it says one.
-    pub(crate) async fn begin(
-        core: &Core,
-        info: &Arc<Info>,
-        request: &RequestHead<'_>,
-        announced: Option<u64>,
-    ) -> Box<Self> {
-        let mut this = Self::of(core, info, request);
-        let decided = match this.look(request, announced) {
-            Ok(()) if this.is_question() => {
-                Box::pin(this.testify(request)).await;
-                Ok(())
-            }
-            Ok(()) if this.snapshot.filters.is_empty() || this.own.is_some() => this.enter(core, request, announced),
-            Ok(()) => match this.ask_filters(request).await {
-                Ok(Verdict::Pass) => this.enter(core, request, announced),
-                Ok(Verdict::Answer(answer)) => {
-                    this.own = Some(Box::new(answer));
-                    Ok(())
-                }
-                Err(refusal) => Err(refusal),
-            },
-            Err(refusal) => Err(refusal),
-        };
-        let decided = match decided {
-            Ok(()) if this.snapshot.waits && this.own.is_none() => Box::pin(this.admit_in_time(core, request)).await,
-            decided => decided,
-        };
-        let decided = match decided {
-            Ok(()) if this.snapshot.waits && this.own.is_none() => Box::pin(this.serve_file(request)).await,
-            decided => decided,
-        };
-        this.decided(core, request, decided);
-        this
-    }
-
-    /// The same, where no filter, password or service may have to be waited for; else `None`.
-    pub(crate) fn begin_now(
-        core: &Core,
-        info: &Arc<Info>,
-        request: &RequestHead<'_>,
-        announced: Option<u64>,
-    ) -> Option<Box<Self>> {
-        let mut this = Self::of(core, info, request);
-        let of_peer = this.snapshot.peering.is_some() && request.headers.get(FIELD).is_some();
-        if !this.snapshot.filters.is_empty() || this.snapshot.waits || of_peer {
-            return None;
-        }
-        let decided = this.look(request, announced).and_then(|()| this.enter(core, request, announced));
-        this.decided(core, request, decided);
-        Some(this)
-    }
-
-    fn of(core: &Core, info: &Arc<Info>, request: &RequestHead<'_>) -> Box<Self> {
-        let mut this = Box::new(Self::new(if request.websocket { Form::Upgrade } else { Form::Plain }, core, info));
-        if let Some(hsts) = info.hsts() {
-            this.changes.to_client.set(STRICT_TRANSPORT_SECURITY, hsts.clone());
-        }
-        if core.traces.is_on() {
-            this.begin_trace(core, request);
-        }
-        this
-    }
-
-    fn decided(&mut self, core: &Core, request: &RequestHead<'_>, decided: Result<(), Refusal>) {
-        self.mark_for_pages(request);
-        if let Err(refusal) = decided {
-            self.refuse(core, refusal);
-        } else if self.polls && self.own.is_none() {
-            self.overdue_goodbye(core, request);
-        } else if let Some(route) = self.route.as_ref().filter(|_| !self.is_from_peer())
-            && let Some(copying) = self.begin_copy(request, route)
-        {
-            self.ruled.get_or_insert_default().copying = Some(copying);
-            self.send_copy();
-        }
-    }
-
-    /// Begins with a connection that does not speak HTTP, and goes to the upstream of this name. Where a reload has taken
-    /// that away meanwhile there is nowhere to go.
-    pub(crate) fn begin_raw(core: &Core, info: &Arc<Info>, upstream: &str) -> Box<Self> {
-        let mut this = Box::new(Self::new(Form::Raw, core, info));
-        this.upstream = this.snapshot.upstreams.get(upstream).cloned();
-        this.ties = Some(Ties::silent(info.peer.ip()));
-        if core.traces.is_on() {
-            this.begin_raw_trace(core);
-        }
-        this.admit_raw(core);
-        this
-    }
-
     fn new(form: Form, core: &Core, info: &Arc<Info>) -> Self {
         Self {
             form,
@@ -370,136 +223,6 @@ impl Exchange {
             first_byte: None,
             entry: None,
         }
-    }
-
-    /// Looks at a request whatever becomes of it; refuses one that is too long, or one too many.
-    fn look(&mut self, head: &RequestHead<'_>, announced: Option<u64>) -> Result<(), Refusal> {
-        self.know(head, announced)?;
-        // Who comes from a peer has been counted there.
-        if self.own.is_some() || self.is_from_peer() { Ok(()) } else { self.pace(head) }
-    }
-
-    /// What is known of a request whatever becomes of it; refuses one that is too long.
-    fn know(&mut self, head: &RequestHead<'_>, announced: Option<u64>) -> Result<(), Refusal> {
-        let most = self.snapshot.config.limits.body.as_u64();
-        if most != 0 && announced.is_some_and(|length| length > most) {
-            return Err(Refusal::BodyTooLarge);
-        }
-        if self.snapshot.peering.is_some() {
-            self.meet_peer(head);
-        }
-        let forwarding = &self.snapshot.config.forwarding;
-        let peer = self.info.peer.ip();
-        self.client = forwarding.client(peer, head.headers);
-        if matches!(self.request_id, RequestId::None) {
-            self.request_id = forwarding.request_id(peer, head.headers);
-        }
-        let longest = self.snapshot.config.limits.uri.as_u64();
-        if longest != 0 && head.target.len() as u64 > longest {
-            return Err(Refusal::UriTooLong);
-        }
-        if !self.snapshot.challenges.is_empty() && !self.secure() && head.method == "GET" {
-            // An authority, which no rule and no filter stands before.
-            let proof = challenges::answer(&self.snapshot.challenges, head.target);
-            if let Some(proof) = proof {
-                self.own = Some(Box::new(FilterAnswer::text(200, proof)));
-            }
-        }
-        Ok(())
-    }
-
-    /// What the first filter says that answers.
-    async fn ask_filters(&mut self, head: &RequestHead<'_>) -> Result<Verdict, Refusal> {
-        let info = Arc::clone(&self.info);
-        let request = head.request(&info, self.client)?;
-        for filter in Arc::clone(&self.snapshot.filters).iter() {
-            if let answer @ Verdict::Answer(_) = filter.request(&request, &mut self.changes).await {
-                return Ok(answer);
-            }
-        }
-        Ok(Verdict::Pass)
-    }
-
-    /// Finds the route, and whether whoever asks may go there.
-    fn enter(&mut self, core: &Core, head: &RequestHead<'_>, announced: Option<u64>) -> Result<(), Refusal> {
-        if self.own.is_some() {
-            return Ok(());
-        }
-        let decided = self.decide(core, head, announced);
-        if let Some(route) = &self.route {
-            route.taken.count(&self.info.listener);
-        }
-        decided?;
-        let pace = if self.is_from_peer() { Pace::Free } else { Pace::Paid };
-        self.admit(head, pace)
-    }
-
-    fn decide(&mut self, core: &Core, head: &RequestHead<'_>, announced: Option<u64>) -> Result<(), Refusal> {
-        let info = Arc::clone(&self.info);
-        let request = head.request(&info, self.client)?;
-        let route = match self.snapshot.router.route(&request) {
-            Decision::To(route) => route,
-            Decision::Nowhere => return Err(Refusal::NoRoute),
-            Decision::Ambiguous => return Err(Refusal::AmbiguousPath),
-        };
-        let target = Self::rewritten(&route, &request)?;
-        if let Action::Upstream(name) = &route.action {
-            // Sessions are where their servers have them, whatever clients call the place.
-            let onward = target.as_ref().map(|target| rules::with_target(&request, target)).transpose()?;
-            let onward = onward.as_ref().unwrap_or(&request);
-            let chosen = self.side(&route, onward);
-            let name = chosen.as_ref().unwrap_or(name);
-            match self.snapshot.upstreams.get(name) {
-                Some(upstream) => {
-                    let ties = Ties::new(upstream, onward);
-                    if ties.is_ambiguous() {
-                        return Err(Refusal::AmbiguousSession);
-                    }
-                    self.polls = self.form == Form::Plain && ties.polls();
-                    self.ties = Some(ties);
-                    self.upstream = Some(Arc::clone(upstream));
-                }
-                None => core.stranger(&route.name, name),
-            }
-        }
-        self.will_come_back(head, &route, target);
-        self.rule(head, &request, &route);
-        self.say_who_asks(head);
-        if self.snapshot.peering.is_some() {
-            self.think_of_peers(head);
-        }
-        // Nobody comes in any more, and a session has to come again. After a hand-over it does, to the next process.
-        let opens = self.ties.as_ref().is_some_and(Ties::opens);
-        if opens && core.ending.is_leaving() && !core.ending.is_handed_over() {
-            return Err(Refusal::Stopping);
-        }
-        self.offer_compression(&route, head);
-        let lost = self.upstream.is_none() && matches!(route.action, Action::Upstream(_));
-        let most = route.policy.as_ref().and_then(|policy| policy.most_body);
-        self.route = Some(route);
-        if most.is_some_and(|most| most != 0 && announced.is_some_and(|length| length > most)) {
-            return Err(Refusal::BodyTooLarge);
-        }
-        if lost { Err(Refusal::NoRoute) } else { Ok(()) }
-    }
-
-    /// Where servers may have to be asked for the session, they are told of the client as they will be of its request.
-    fn say_who_asks(&mut self, head: &RequestHead<'_>) {
-        if self.ties.as_mut().and_then(Ties::questions).is_none() {
-            return;
-        }
-        let fields = self.own_fields(head);
-        if let Some(questions) = self.ties.as_mut().and_then(Ties::questions) {
-            questions.fields = fields;
-        }
-    }
-
-    /// What a request of the gateway's own says of the client that it is made for.
-    fn own_fields(&self, head: &RequestHead<'_>) -> Fields {
-        let host = self.host(head).map(|host| (Box::from("host"), host.to_vec()));
-        let mut fields: Fields = host.into_iter().collect();
-        self.to_server(head).add(|name, value| fields.push((name.into(), value.to_vec())));
-        fields
     }
 
     /// The route that matched; `None` where none did, or nobody was asked.
@@ -568,11 +291,6 @@ impl Exchange {
         self.info.secure()
     }
 
-    /// The goodbye that its session was told in place of an answer, where it was: the word for it in the log.
-    fn told(&self) -> Option<&'static str> {
-        self.ruled.as_ref()?.told
-    }
-
     /// Whether the answer is the last on its connection: the gateway leaves, and no session uses it that has not been told
     /// goodbye yet and has nowhere else to go.
     pub(crate) fn is_last(&self, core: &Core) -> bool {
@@ -623,96 +341,6 @@ impl Exchange {
     pub(crate) fn refuse(&mut self, core: &Core, refusal: Refusal) {
         self.refusal = Some(refusal);
         core.metrics.refused(refusal.as_str());
-    }
-
-    /// Which of the client's fields go on to the server, and what is added to them.
-    pub(crate) fn to_server<'a>(&'a self, request: &RequestHead<'a>) -> ServerFields<'a> {
-        let seen = Seen {
-            peer: self.info.peer.ip(),
-            client: self.client,
-            local_port: self.info.local.port(),
-            secure: self.secure(),
-            authority: request.authority,
-            headers: request.headers,
-        };
-        let onward = Onward::new(&self.snapshot.config.forwarding, seen, &self.request_id);
-        // A compressed handshake could not be read as it passes; it is too short to be worth it anyway.
-        let plain = self.ties.as_ref().is_some_and(Ties::reads_answer);
-        let client = self.info.tls.as_ref().and_then(|tls| tls.client.as_deref());
-        let fields = ServerFields::new(onward, &self.changes.to_server, plain, (self.snapshot.asks_clients, client));
-        match self.mark_for_peer(request) {
-            Some(mark) => fields.for_peer(mark),
-            None => fields,
-        }
-    }
-
-    /// Whom the server is told of at the start of a connection; `None` where it is told of nobody. Such a connection is for
-    /// no other client.
-    pub(crate) fn subject(&self) -> Option<Subject> {
-        self.upstream.as_ref()?.config().proxy_protocol?;
-        let Info { peer, local, .. } = &*self.info;
-        // Of a client that a trusted proxy tells of in a field the port is not known.
-        let port = if self.client == peer.ip().to_canonical() { peer.port() } else { 0 };
-        Some(Subject::Client { source: (self.client, port).into(), destination: *local })
-    }
-
-    /// What tells the server so.
-    pub(crate) fn proxy_header(&self) -> Option<Box<Header>> {
-        let subject = self.subject()?;
-        Some(Box::new(Header { subject, tlvs: self.info.tlvs(self.request_id.as_str()) }))
-    }
-
-    /// The host that the server is asked for.
-    pub(crate) fn host<'a>(&'a self, request: &RequestHead<'a>) -> Option<&'a [u8]> {
-        if let Some(host) = self.changes.to_server.value("host") {
-            return Some(host.as_bytes());
-        }
-        if self.is_to_peer() {
-            return request.authority.map(str::as_bytes);
-        }
-        let of_route = self.route.as_ref().and_then(|route| route.policy.as_ref()?.host.as_ref());
-        match of_route.or(self.upstream.as_ref().map(|upstream| &upstream.config().host)) {
-            Some(HostHeader::Set(host)) => Some(host.as_bytes()),
-            _ => request.authority.map(str::as_bytes),
-        }
-    }
-
-    /// Takes the next bytes of the request's body; `whole` says that they are all of it.
-    pub(crate) fn hear_request(&mut self, bytes: &[u8], whole: bool) -> Result<(), Refusal> {
-        self.copy_body(bytes);
-        if let (true, Some(upstream), Some(ties)) = (whole, &self.upstream, &self.ties) {
-            ties.note_client_goodbye(upstream, bytes);
-        }
-        self.count_body(bytes.len() as u64)
-    }
-
-    /// The same for bytes that nobody has looked at.
-    pub(crate) fn count_request(&mut self, bytes: u64) -> Result<(), Refusal> {
-        self.drop_copy();
-        self.count_body(bytes)
-    }
-
-    fn count_body(&mut self, bytes: u64) -> Result<(), Refusal> {
-        self.body_in += bytes;
-        let most = self.most_body();
-        if most != 0 && self.body_in > most { Err(self.fail(Refusal::BodyTooLarge)) } else { Ok(()) }
-    }
-
-    /// How long after its beginning the request's body has to have ended, or to have brought more than so many bytes;
-    /// and the same for the case that its place on the server is wanted, which may come at any time.
-    pub(crate) fn body_due(&self, bytes: u64) -> (Option<Duration>, Option<Duration>) {
-        let Config { timeouts, limits, .. } = &self.snapshot.config;
-        let due = |wanted| timeouts.body_due(limits, bytes, wanted);
-        match &self.lease {
-            Some(lease) if lease.is_wanted() => (due(true), None),
-            Some(_) => (due(false), due(true)),
-            None => (due(false), None),
-        }
-    }
-
-    /// The request's body does not bring what it has to.
-    pub(crate) fn body_is_late(&mut self) -> Refusal {
-        self.fail(Refusal::BodyTimeout)
     }
 
     fn fail(&mut self, refusal: Refusal) -> Refusal {
@@ -794,64 +422,9 @@ impl Exchange {
         }
     }
 
-    /// Puts it on the list of those who can be told to leave its server.
-    fn enter_roster(&mut self) {
-        let (Some(upstream), Some(ties), Some(lease)) = (&self.upstream, &self.ties, &self.lease) else { return };
-        let begun = ties.session.as_ref().and_then(|session| session.begun.as_ref());
-        let session = begun.map_or(OfSession::None, |(key, _)| OfSession::Known(key.name()));
-        let visitor = Visitor { origin: self.origin(), client: self.client, session };
-        let leave = upstream.roster(lease.server().id()).enter(visitor);
-        if let Some(who) = &mut self.who {
-            who.expiry = who.ends().map(|at| leave.expires(at));
-        }
-        self.leave = Some(leave);
-    }
-
     /// Whether it is a poll of a session, which the server may take its time to answer.
     pub(crate) fn is_poll(&self) -> bool {
         self.polls
-    }
-
-    /// A poll's place on the list of those who can be told to leave.
-    pub(crate) fn leave(&self) -> Option<&Arc<Leave>> {
-        self.leave.as_ref()
-    }
-
-    /// Whoever carries it can end a stream when its session has to go: see [`Self::last_words`].
-    pub(crate) fn can_end_streams(&mut self) {
-        self.ends_streams = true;
-    }
-
-    /// Whether its answer is a stream that can be ended.
-    pub(crate) fn is_endable_stream(&self) -> bool {
-        self.endable && self.server_status.is_some()
-    }
-
-    /// What ends the stream in the server's place, where that may be said now, and not in the middle of an event. Its session
-    /// is over then.
-    pub(crate) fn last_words(&mut self, core: &Core) -> Option<Cow<'static, [u8]>> {
-        let (upstream, ties) = (self.upstream.as_ref()?, self.ties.as_ref()?);
-        let last = ties.last_words(upstream)?;
-        let said = self.ruled.as_ref().and_then(|ruled| ruled.tail.as_ref()).map_or(&b""[..], |tail| tail.bytes());
-        if !last.may_follow(said) {
-            return None;
-        }
-        let why = self.leave.as_ref().and_then(|leave| leave.why()).unwrap_or(Why::Drain);
-        let why = if core.ending.is_leaving() { "stopped" } else { why.as_str() };
-        upstream.metrics.goodbye(why);
-        self.ruled.get_or_insert_default().told = Some(why);
-        // Who asks for it again is told so, as long as that may come.
-        self.with_session(|table, key| {
-            table.mark(key, Mark::Leaving);
-            table.goodbye(key, Cause::Drain);
-        });
-        Some(last.words)
-    }
-
-    /// Whoever carries the poll can end it when it is told to leave, and calls [`Self::goodbye`] then. Otherwise the poll
-    /// goes on to its end, and the session is told at the next one.
-    pub(crate) fn can_be_ended(&mut self) {
-        self.endable = true;
     }
 
     /// The server could not be connected to. True if another one should be asked: nothing of the request has been sent,
@@ -1010,11 +583,6 @@ impl Exchange {
         said.or(upstream.map(|upstream| upstream.config().timeouts.read_idle)).unwrap_or_default()
     }
 
-    /// Bytes of the request's body that have come.
-    pub(crate) fn body_in(&self) -> u64 {
-        self.body_in
-    }
-
     /// How long the server may take until the answer begins: what the handshake of its session allows, where this is a
     /// poll of one.
     pub(crate) fn first_byte_timeout(&self) -> Option<Duration> {
@@ -1027,73 +595,6 @@ impl Exchange {
         (!timeout.is_zero()).then_some(timeout)
     }
 
-    /// Whether [`Self::hear_answer`] has to have the answer's body.
-    pub(crate) fn hears_answer(&self) -> bool {
-        self.learner.is_some() || self.polls || self.is_endable_stream()
-    }
-
-    /// Takes the next bytes of the answer's body, before the client gets them.
-    pub(crate) fn hear_answer(&mut self, bytes: &[u8], is_end: bool) {
-        if self.learner.as_mut().is_some_and(|learner| !learner.hear(bytes, is_end)) {
-            self.learner = None;
-        }
-        let tells = self.polls || self.is_endable_stream();
-        if let (true, Some(upstream), Some(ties)) = (tells, &self.upstream, &self.ties) {
-            let tail = self.ruled.get_or_insert_default().tail.get_or_insert_default();
-            tail.push(bytes);
-            if is_end && self.polls {
-                ties.note_server_goodbye(upstream, tail.bytes(), tail.is_whole());
-            }
-        }
-    }
-
-    /// Ends a poll in the server's place, since its session's turn to leave has come: [`Self::own_answer`] is the goodbye,
-    /// on which the client opens another session.
-    pub(crate) fn goodbye(&mut self, core: &Core, request: &RequestHead<'_>) {
-        let why = self.leave.as_ref().and_then(|leave| leave.why()).unwrap_or(Why::Drain);
-        self.say_goodbye(core, why, request);
-    }
-
-    /// The same for a session whose turn came during its last poll, which could not be ended.
-    fn overdue_goodbye(&mut self, core: &Core, request: &RequestHead<'_>) {
-        let found = self.ties.as_ref().and_then(|ties| ties.session.as_ref()?.found);
-        if let (Some(upstream), Some(found)) = (&self.upstream, found.filter(|found| found.is(Mark::Leaving))) {
-            let server = upstream.server(ServerId::from_bits(found.server));
-            let drains = server.as_ref().is_none_or(|server| server.is_draining());
-            if let (Some(server), Some(farewell)) = (server, self.farewell(request)) {
-                upstream.say_farewell(server, farewell, self.own_fields(request));
-            }
-            let why = match upstream.rebalancing() {
-                _ if drains => Why::Drain,
-                Some(_) => Why::Rebalance,
-                None => Why::Operator,
-            };
-            self.say_goodbye(core, why, request);
-        }
-    }
-
-    /// What tells the server of a goodbye that no broken connection shows.
-    fn farewell(&self, head: &RequestHead<'_>) -> Option<Question> {
-        let session = self.ties.as_ref()?.session.as_ref()?;
-        let request = self.onward(head).request(&self.info, self.client).ok()?;
-        let (_, id) = session.begun.as_ref()?;
-        self.upstream.as_ref()?.session_protocol()?.farewell(session.said.dialect, id, &request)
-    }
-
-    fn say_goodbye(&mut self, core: &Core, why: Why, request: &RequestHead<'_>) {
-        let (Some(upstream), Some(ties)) = (&self.upstream, &self.ties) else { return };
-        let Ok(onward) = self.onward(request).request(&self.info, self.client) else { return };
-        let Some(goodbye) = ties.goodbye(upstream, &onward) else { return };
-        let why = if core.ending.is_leaving() { "stopped" } else { why.as_str() };
-        upstream.metrics.goodbye(why);
-        let origin = request.headers.get("origin").and_then(|origin| HeaderValue::from_bytes(origin).ok());
-        self.own = Some(Box::new(answer::goodbye(goodbye, origin)));
-        self.ruled.get_or_insert_default().told = Some(why);
-        self.with_session(|table, key| {
-            table.forget(key, Cause::Drain);
-        });
-    }
-
     /// Tells the table something of the session that the request names.
     fn with_session(&self, tell: impl FnOnce(&Arc<SessionTable>, Key)) {
         let begun = self.ties.as_ref().and_then(|ties| ties.session.as_ref()?.begun.as_ref());
@@ -1103,120 +604,9 @@ impl Exchange {
         }
     }
 
-    /// Notes that the turn of this poll's session has come while the poll could not be ended.
-    fn leave_next_time(&self) {
-        if !self.endable && self.leave.as_ref().is_some_and(|leave| leave.is_told()) {
-            self.with_session(|table, key| {
-                table.mark(key, Mark::Leaving);
-            });
-        }
-    }
-
-    /// Counts and logs, and gives the place on the server back: what may follow is between the client and the gateway.
-    /// True if the client got all that there was.
-    pub(crate) fn end<'a>(&mut self, core: &Core, ended: Ended, request: impl FnOnce() -> RequestHead<'a>) -> bool {
-        let metrics = self.upstream.as_ref().map_or(&self.snapshot.local, |upstream| &upstream.metrics);
-        if ended.status != 0 {
-            metrics.answered(ended.status);
-            if self.form == Form::Plain {
-                metrics.seconds.observe(self.started.elapsed().as_secs_f64());
-            }
-        }
-        if core.access_log.is_on() || self.ruled.as_ref().is_some_and(|ruled| ruled.trace.is_some()) {
-            let mut entry = self.entry.take().unwrap_or_else(|| Box::new(self.entry(ended.protocol, Some(&request()))));
-            self.fill(&mut entry);
-            entry.status = ended.status;
-            entry.bytes_out = ended.bytes_out;
-            entry.closed_by = match (self.refusal, ended.cut_by) {
-                (_, Some(_)) if core.ending.is_cut() => "stopped",
-                (Some(refusal), _) => refusal.as_str(),
-                // An upgrade that was refused leaves nothing to be used again.
-                (None, None) if self.form.may_switch() && self.server_status.is_some() => Side::Server.as_str(),
-                (None, None) => self.told().unwrap_or(""),
-                (None, side) => side.map_or("", Side::as_str),
-            };
-            let trace = entry.trace.take();
-            let record = entry.finish();
-            if let Some(trace) = trace {
-                core.traces.request(&trace, &record);
-            }
-            core.access_log.write(&record);
-        }
-        self.judge(ended.cut_by);
-        // A stream that has ended by itself has had no time to be told.
-        self.endable &= self.server_status.is_none();
-        self.leave_next_time();
-        if self.polls && ended.cut_by == Some(Side::Client) && !core.ending.is_cut() {
-            self.with_session(|table, key| table.lose(key));
-        }
-        self.leave = None;
-        self.lease = None;
-        self.place = None;
-        if let Some(ruled) = &mut self.ruled {
-            ruled.held = None;
-        }
-        let told = |refusal: Refusal| if self.called { 200 } else { refusal.status() };
-        ended.cut_by.is_none() || self.refusal.is_some_and(|refusal| told(refusal) == ended.status)
-    }
-
-    /// Counts and logs a request that a program's own hooks have answered, before any of this began.
-    pub(crate) fn untold(core: &Core, info: &Arc<Info>, ended: Ended, request: &RequestHead<'_>) {
-        let form = if request.websocket { Form::Upgrade } else { Form::Plain };
-        Self::new(form, core, info).end(core, ended, || *request);
-    }
-
-    /// The line of the log as far as the request tells it.
-    fn entry(&self, protocol: &'static str, request: Option<&RequestHead<'_>>) -> Entry {
-        let protocol = match self.form {
-            Form::Plain => protocol,
-            Form::Upgrade => "WebSocket",
-            Form::OtherUpgrade => "Upgrade",
-            Form::Raw => "TCP",
-        };
-        let mut entry = Entry::new(&self.info, protocol, self.began, self.started);
-        if let Some(request) = request {
-            entry.request(request, &self.snapshot.secrets);
-        }
-        entry.client = self.client;
-        entry.user = self.who.as_ref().and_then(|who| who.user.clone());
-        entry.route = self.route.as_ref().map(|route| Arc::clone(&route.name));
-        if let Some(session) = self.ties.as_ref().and_then(|ties| ties.session.as_ref()) {
-            entry.session(session.said.transport, session.begun.as_ref());
-        }
-        entry
-    }
-
-    /// What has been found out since.
-    fn fill(&mut self, entry: &mut Entry) {
-        entry.tries = self.tries;
-        entry.bytes_in = self.body_in;
-        entry.first_byte = self.first_byte.map(|at| at.duration_since(self.started));
-        entry.request_id = self.request_id.as_str().to_owned();
-        if let Some(lease) = &self.lease {
-            entry.taken(lease);
-        }
-        entry.queued = Duration::from_micros(self.queued.into());
-        entry.search = self.ties.as_ref().and_then(|ties| ties.session.as_ref()?.sought()).unwrap_or("");
-        entry.trace = self.ruled.as_mut().and_then(|ruled| ruled.trace.take());
-    }
-
     fn origin(&self) -> Origin {
         let route = self.route.as_ref().map(|route| Arc::clone(&route.name));
         Origin { listener: Arc::clone(&self.info.listener), route }
-    }
-
-    /// Tells the upstream how its server did, now that the exchange is over: an answer that is cut is no good one, however
-    /// well it began. What a client broke off says nothing, unless there was an answer.
-    fn judge(&self, cut_by: Option<Side>) {
-        let Some(lease) = self.lease.as_ref().filter(|_| self.reached) else { return };
-        let failed = cut_by == Some(Side::Server);
-        match self.server_status {
-            // 101 was not asked for.
-            Some(status) if !failed && (status != 101 || self.form.may_switch()) => lease.answered(status),
-            Some(_) => lease.gave_no_answer(),
-            None if failed => lease.gave_no_answer(),
-            None => {}
-        }
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::place::Ties;
 use super::rules::Ruled;
+use super::traced::tell_alike;
 use super::{Exchange, RequestHead, answer};
 use crate::compression::Offer;
 use crate::filter::{Changes, FilterAnswer};
@@ -251,10 +252,9 @@ impl Exchange {
         if let Some(hsts) = self.info.hsts() {
             changes.to_client.set(::http::header::STRICT_TRANSPORT_SECURITY, hsts.clone());
         }
+        tell_alike(&self.changes.to_server, &mut changes.to_server);
         let mut ruled = self.ruled.take();
-        // A copy that is on its way goes on.
-        let copying = ruled.as_mut().and_then(|ruled| ruled.copying.take());
-        self.ruled = copying.map(|copying| Box::new(Ruled::copying(copying)));
+        self.ruled = Ruled::take_along(&mut ruled);
         let aside = Aside {
             upstream: self.upstream.replace(peers)?,
             ties: self.ties.replace(ties)?,
@@ -277,12 +277,14 @@ impl Exchange {
         });
         let Some(Hop::To(aside)) = self.hop.take().map(|hop| *hop) else { return };
         self.turned = true;
-        let copying = self.ruled.as_mut().and_then(|ruled| ruled.copying.take());
+        let along = Ruled::take_along(&mut self.ruled);
         let Aside { upstream, ties, changes, ruled, offer } = *aside;
         (self.upstream, self.ties) = (Some(upstream), Some(ties));
         (self.changes, self.ruled, self.offer) = (changes, ruled, offer);
-        if let Some(copying) = copying {
-            self.ruled.get_or_insert_default().copying = Some(copying);
+        if let Some(along) = along {
+            let Ruled { copying, trace, .. } = *along;
+            let ruled = self.ruled.get_or_insert_default();
+            (ruled.copying, ruled.trace) = (copying, trace);
         }
         self.forget_peers();
     }

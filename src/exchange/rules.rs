@@ -44,9 +44,11 @@ pub(super) struct Ruled {
 }
 
 impl Ruled {
-    /// No rule but a copy that is on its way.
-    pub(super) fn copying(copying: Copying) -> Self {
-        Self { copying: Some(copying), ..Self::default() }
+    /// Takes what is of the request, whoever gets it: a copy that is on its way, and its trace.
+    pub(super) fn take_along(from: &mut Option<Box<Self>>) -> Option<Box<Self>> {
+        let from = from.as_mut()?;
+        let (copying, trace) = (from.copying.take(), from.trace.take());
+        (copying.is_some() || trace.is_some()).then(|| Box::new(Self { copying, trace, ..Self::default() }))
     }
 }
 

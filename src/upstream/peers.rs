@@ -184,6 +184,10 @@ impl SessionProtocol for AtPeers {
         self.0.goodbye(dialect, request)
     }
 
+    fn says_goodbye(&self, dialect: u64, request: &Request<'_>) -> bool {
+        self.0.says_goodbye(dialect, request)
+    }
+
     fn last_words(&self, dialect: u64) -> Option<LastWords> {
         self.0.last_words(dialect)
     }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::cluster::{calm, run, served};
+use crate::support::collector::Collector;
 use crate::support::eio::{Eio, poll, poll_from};
 use crate::support::engine::for_each_engine;
 use crate::support::http2::Http2;
@@ -32,6 +33,7 @@ for_each_engine! {
     what_ended_at_a_peer_is_forgotten_and_begins_anew,
     sessions_of_mcp_go_on_to_the_peer_that_has_them,
     sessions_of_sockjs_go_on_to_the_peer_that_has_them,
+    a_request_that_is_passed_on_is_one_trace_through_both_gateways,
     a_flood_of_made_up_sessions_stays_within_the_budget_of_each_gateway,
 }
 
@@ -149,11 +151,17 @@ async fn clients(front: SocketAddr) -> (Value, Value) {
     tokio::join!(run(front, "v4", "polling,websocket", 40, &options), run(front, "v4", "polling", 24, &options))
 }
 
-/// Waits until all of them are there, and have said what they had to say.
-async fn all_have_begun(pods: &Pods) {
-    const LEARNED: &str = "sockgate_session_events_total{upstream=\"app\",event=\"learned\"}";
-    eventually("all sessions have begun", async || pods.sum(LEARNED).await >= 64.0).await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+/// Waits until all of them are there, and have said what they had to say: who they are on, and five times an echo and a number.
+async fn all_have_spoken(workers: &[Vec<Node>]) {
+    eventually("all have spoken, and who upgrades has", async || {
+        let (mut events, mut upgrades) = (0, 0);
+        for two in workers {
+            events += counted(two, "events").await;
+            upgrades += counted(two, "upgrades").await;
+        }
+        events >= 64 * 11 && upgrades >= 40
+    })
+    .await;
 }
 
 async fn a_gateway_that_is_restarted_leaves_nobody_with_a_session_unknown() {
@@ -162,7 +170,7 @@ async fn a_gateway_that_is_restarted_leaves_nobody_with_a_session_unknown() {
     let folder = tempfile::tempdir().unwrap();
     let Some((_haproxy, front)) = pods.front(folder.path()) else { return };
     let restart = async {
-        all_have_begun(&pods).await;
+        all_have_spoken(&workers).await;
         let web = pods.gateways[1].address("web");
         pods.gateways[1].signal(Signal::SIGTERM);
         pods.gateways[1].ended().await;
@@ -377,6 +385,38 @@ async fn sessions_of_sockjs_go_on_to_the_peer_that_has_them() {
     }
     let servers: Vec<Node> = servers.into_iter().flatten().collect();
     assert_eq!(counted(&servers, "opened").await, 40, "no ghosts");
+}
+
+async fn a_request_that_is_passed_on_is_one_trace_through_both_gateways() {
+    let Some(collector) = Collector::start(&[]).await else { return };
+    let (a, b) = (Eio::start("a").await, Eio::start("b").await);
+    let traces = format!(
+        "traces: {{ endpoint: \"http://{}\", sample: 0 }}\nforwarding: {{ trusted_proxies: [127.0.0.2/32] }}",
+        collector.address()
+    );
+    let setup = |server: &Eio| Setup::before(&[server.address()]).upstream("kind: socket.io").more(&traces);
+    let pods = Pods::before([setup(&a), setup(&b)]).await;
+    b.knows("there");
+    let ask = async |from: u8| {
+        let parent = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n";
+        let mut client = Client::connect_from(from, pods.web()[0]).await;
+        let answer = client.get_with("/socket.io/?EIO=4&transport=polling&sid=there", parent).await;
+        assert_eq!(answer.text(), "4b");
+    };
+    ask(2).await;
+    let first = collector.first("the first gateway", |told| told["parent"] == "00f067aa0ba902b7").await;
+    let passed = collector.first("what it asks", |told| told["parent"] == first["span"]).await;
+    assert_eq!((&passed["kind"], &passed["attributes"]["sockgate.upstream"]), (&json!("client"), &json!("app@peers")));
+    let second = collector.first("the second one", |told| told["parent"] == passed["span"]).await;
+    let asked = collector.first("what that asks", |told| told["parent"] == second["span"]).await;
+    assert_eq!(asked["attributes"]["server.address"], b.address().to_string());
+    let head = b.heard().into_iter().find(|head| head.contains("transport=polling")).unwrap();
+    let told = format!("-4bf92f3577b34da6a3ce929d0e0e4736-{}-01", asked["span"].as_str().unwrap());
+    assert!(head.contains(&told), "{head}");
+    // A stranger's goes no further than the first of them.
+    ask(3).await;
+    let head = b.heard().into_iter().rfind(|head| head.contains("transport=polling")).unwrap();
+    assert!(!head.to_ascii_lowercase().contains("traceparent"), "{head}");
 }
 
 async fn a_flood_of_made_up_sessions_stays_within_the_budget_of_each_gateway() {

@@ -23,6 +23,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 KINDS = ["unspecified", "internal", "server", "client", "producer", "consumer"]
 script = sys.argv[1:]
 turn = threading.Lock()
+speaking = threading.Lock()
 
 
 def value(any_value):
@@ -35,7 +36,8 @@ def attributes(pairs):
 
 
 def tell(what):
-    print(json.dumps(what), flush=True)
+    with speaking:
+        print(json.dumps(what), flush=True)
 
 
 def tell_all(request, fields):
