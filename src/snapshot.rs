@@ -202,10 +202,13 @@ impl Snapshot {
             .collect::<Result<_, PageError>>()?;
         let listeners: Vec<Arc<str>> = config.listeners.iter().map(|listener| listener.name().into()).collect();
         let names = router::named(&config.routes);
-        let taken: Vec<(Arc<str>, Arc<Taken>)> = names
-            .iter()
-            .map(|(name, _)| (Arc::from(name.as_str()), Taken::after(known.taken.get(name.as_str()), &listeners)))
-            .collect();
+        // Routes may share a name, and count together then.
+        let mut taken: HashMap<Arc<str>, Arc<Taken>, FnvBuildHasher> = HashMap::default();
+        let taken_by = names.iter().map(|(name, _)| {
+            let new = || Taken::after(known.taken.get(name.as_str()), &listeners);
+            Arc::clone(taken.entry(name.as_str().into()).or_insert_with(new))
+        });
+        let taken_by: Vec<Arc<Taken>> = taken_by.collect();
         let limits_of =
             names.into_iter().map(|(name, route)| all_limits.build(&name, &route.limits.rate.0, &known.limits));
         let compressing = &known.compressing;
@@ -218,13 +221,13 @@ impl Snapshot {
             .into_iter()
             .zip(limits_of)
             .zip(compressions)
-            .zip(&taken)
-            .map(|((((access, pages), limits), compression), (_, taken))| Rules {
+            .zip(taken_by)
+            .map(|((((access, pages), limits), compression), taken)| Rules {
                 access,
                 limits,
                 compression,
                 pages,
-                taken: Arc::clone(taken),
+                taken,
             })
             .collect();
         let rules = |place: usize| rules[place].clone();
@@ -246,7 +249,7 @@ impl Snapshot {
                 accesses: builder.built,
                 limits: Arc::new(all_limits),
                 compressing: Arc::clone(compressing),
-                taken: taken.into_iter().collect(),
+                taken,
             },
             raw,
             secrets: secrets.collect(),

@@ -15,9 +15,11 @@ use crate::http::config::ErrorPages;
 use crate::http::pages::Pages;
 use crate::listener::tls::config::Tls;
 use crate::listener::{self, config::Protocol};
+use crate::service::Service;
 use crate::transport::shortage::most_files;
 use crate::upstream::ServerTls;
 use crate::upstream::config::Servers;
+use crate::upstream::peers::Peering;
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -35,6 +37,8 @@ pub(crate) fn look(loaded: &Loaded) -> Outside {
     look.access();
     look.pages();
     look.admin();
+    look.peers();
+    look.traces();
     look.certificates();
     look.hosts();
     look.file_limit();
@@ -244,6 +248,22 @@ impl<'a> Look<'a> {
             if self.reads(spot.clone(), Some(file)) {
                 self.built(&spot, tokens::load(file));
             }
+        }
+    }
+
+    fn peers(&mut self) {
+        let spot = self.written.spot().key("peers").key("secret_file");
+        let file = self.config.peers.secret_file.as_deref();
+        if file.is_some() && self.reads(spot.clone(), file) {
+            self.built(&spot, Peering::new(0, file));
+        }
+    }
+
+    fn traces(&mut self) {
+        let Some(traces) = &self.config.traces else { return };
+        let spot = self.written.spot().key("traces").key("ca");
+        if traces.ca.is_some() && self.reads(spot.clone(), traces.ca.as_deref()) {
+            self.built(&spot, Service::build(&traces.endpoint, traces.ca.as_deref()));
         }
     }
 

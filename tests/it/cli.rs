@@ -130,6 +130,8 @@ upstreams:
 access_log: { file: /nowhere/logs/access.log }
 flash_policy: { file: /nowhere/policy.xml }
 admin: { address: 127.0.0.1:0, token_file: /nowhere/token }
+peers: { secret_file: /nowhere/secret }
+traces: { endpoint: https://127.0.0.1:1, ca: /nowhere/authorities.pem }
 ";
     let (_folder, path) = file(yaml);
     let output = sockgate(&["check", "-c", &path]).await;
@@ -147,7 +149,9 @@ admin: { address: 127.0.0.1:0, token_file: /nowhere/token }
         "access_log.file: its folder /nowhere/logs is not there",
         "flash_policy.file: /nowhere/policy.xml cannot",
         "admin.token_file: /nowhere/token cannot",
-        "11 faults",
+        "peers.secret_file: /nowhere/secret cannot",
+        "traces.ca: /nowhere/authorities.pem cannot",
+        "13 faults",
     ] {
         assert!(err(&output).contains(told), "{told}: {}", err(&output));
     }

@@ -1,5 +1,6 @@
 //! What is told as metrics of the state that there is: each family's name, its meaning, and where its values are read.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering::Acquire;
 use std::time::UNIX_EPOCH;
 
@@ -91,7 +92,9 @@ pub(super) const FAMILIES: [Family; 43] = [
         kind: COUNTER,
         help: "Requests that went a way",
         read: Read::Parts(&["route", "listener"], |seen, add| {
-            for route in &seen.snapshot.routes {
+            // Those that share a name count together.
+            let mut told = HashSet::new();
+            for route in seen.snapshot.routes.iter().filter(|route| told.insert(&route.name)) {
                 for (listener, count) in route.taken.by_listener() {
                     add(&[&route.name, listener], count as f64);
                 }

@@ -21,7 +21,7 @@ use crate::upstream::{PickKey, Tried};
 
 const YAML: &str = r#"
 listeners: [{ address: "127.0.0.1:0" }]
-routes: [{ upstream: sockets }]
+routes: [{ name: to, match: { path: /a }, upstream: web }, { name: to, upstream: sockets }]
 upstreams:
   sockets:
     kind: socket.io
@@ -83,6 +83,16 @@ fn how_new_sessions_come_to_their_servers_is_told() {
     assert_eq!((&sessions["live"], &sessions["refused_to_open"]), (&json!(1), &json!(1)));
     assert_eq!(sessions["largest_client"], json!({ "address": "192.0.2.7", "share": 1.0 }));
     assert_eq!(json!(UpstreamStatus::of(&Rates::default(), &snapshot.upstreams["web"]))["sessions"], Value::Null);
+}
+
+#[test]
+fn routes_that_share_a_name_are_told_of_once_and_count_together() {
+    let core = core();
+    let snapshot = core.snapshot.load();
+    snapshot.routes.iter().for_each(|route| route.taken.count("127.0.0.1:0"));
+    let text = String::from_utf8(core.metrics.render()).unwrap();
+    let told: Vec<&str> = text.lines().filter(|line| line.starts_with("sockgate_route_requests_total{")).collect();
+    assert_eq!(told, [r#"sockgate_route_requests_total{route="to",listener="127.0.0.1:0"} 2"#]);
 }
 
 /// The rows of the tables of docs/metrics.md: name, type, labels.
