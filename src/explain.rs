@@ -164,11 +164,14 @@ pub(crate) fn explain(core: &Core, asked: &Question, live: bool) -> Result<Value
         "place": place,
         "match": said.matches,
         "action": match route.action {
+            _ if exchange.share().is_some() => "respond",
             Action::Upstream(_) => "upstream",
             Action::Respond(_) => "respond",
             Action::Redirect(_) => "redirect",
             Action::Files(_) => "files",
         },
+        "split_over": said.upstream.iter().flat_map(|shares| &shares.0).map(|share| share.to_string()).collect::<Vec<_>>(),
+        "share": exchange.share(),
         "asks": asks(&snapshot.config, said),
     });
     let Some(upstream) = exchange.upstream().and_then(|name| snapshot.upstreams.get(name)) else { return Ok(told) };
@@ -186,7 +189,6 @@ pub(crate) fn explain(core: &Core, asked: &Question, live: bool) -> Result<Value
         "session": session,
         "by_hash": by_hash,
         "choice": live.then(|| exchange.choice()).flatten().map(|(server, why)| json!({ "server": server, "why": why })),
-        "split_over": said.upstream.iter().flat_map(|upstreams| upstreams.names()).collect::<Vec<_>>(),
     });
     told["request"] =
         json!({ "method": head.method, "target": exchange.target(&head), "fields": fields(&exchange, &head) });

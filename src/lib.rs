@@ -68,6 +68,7 @@ mod router;
 mod secrets;
 mod service;
 pub mod session;
+mod share;
 mod snapshot;
 mod text;
 mod trace;

@@ -108,10 +108,14 @@ fn in_words(told: &Value) -> String {
     if let Some(why) = told["refused"]["why"].as_str() {
         let _ = writeln!(out, "refused   {}: {why}", told["refused"]["status"]);
     }
+    if route["split_over"].as_array().is_some_and(|all| all.len() > 1) {
+        let _ = writeln!(out, "split     this client's side of {}", list(&route["split_over"]));
+    }
     let upstream = &told["upstream"];
     if upstream.is_null() {
         if !route.is_null() && told["refused"].is_null() {
-            let _ = writeln!(out, "answer    by the gateway itself ({})", text(&route["action"]));
+            let status = route["share"].as_u64().map(|status| format!(" with {status}")).unwrap_or_default();
+            let _ = writeln!(out, "answer    by the gateway itself ({}{status})", text(&route["action"]));
         }
         return out;
     }
@@ -122,9 +126,6 @@ fn in_words(told: &Value) -> String {
         text(&upstream["kind"]),
         list(&upstream["servers"])
     );
-    if upstream["split_over"].as_array().is_some_and(|names| names.len() > 1) {
-        let _ = writeln!(out, "split     this client's side of {}", list(&upstream["split_over"]));
-    }
     for server in told["servers"].as_array().into_iter().flatten() {
         let [name, state] = ["name", "state"].map(|key| text(&server[key]));
         let _ = writeln!(

@@ -5,6 +5,7 @@ mod fields;
 mod listeners;
 mod reach;
 mod routes;
+mod shares;
 mod upstreams;
 mod words;
 

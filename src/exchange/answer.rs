@@ -44,8 +44,18 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// The same with this page in its body.
-    pub(super) fn with_page(mut self, page: &'a Page) -> Self {
+    /// What a share of the requests is answered with.
+    pub(super) fn of_share(status: u16) -> Self {
+        let empty = matches!(status, 204 | 205 | 304);
+        let fields = answers::REFUSAL_FIELDS.into_iter().skip(usize::from(empty));
+        let body = if empty { Bytes::new() } else { Bytes::from_static(b"The gateway answers this by itself.") };
+        let fields = fields.map(|(name, value)| (name, value.as_bytes().into())).collect();
+        Self { status, fields, body, is_status: false, delay: Duration::ZERO }
+    }
+
+    /// The same with this page in its body, where there is one.
+    pub(super) fn with_page(mut self, page: Option<&'a Page>) -> Self {
+        let Some(page) = page else { return self };
         self.fields.retain(|(name, _)| !name.eq_ignore_ascii_case("content-type"));
         self.fields.insert(0, ("content-type", page.content_type.as_bytes().into()));
         Self { body: page.body.clone(), ..self }

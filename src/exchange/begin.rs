@@ -6,13 +6,14 @@ use ::http::header::STRICT_TRANSPORT_SECURITY;
 
 use super::admit::Pace;
 use super::place::Ties;
+use super::rules::SHARE;
 use super::{Core, Exchange, Form, RequestHead, rules};
 use crate::filter::{FilterAnswer, Verdict};
 use crate::http::Refusal;
 use crate::http::request_id::RequestId;
 use crate::listener::Info;
 use crate::listener::tls::challenges;
-use crate::router::{Action, Decision};
+use crate::router::{Action, Decision, Goal};
 use crate::upstream::Fields;
 use crate::wire::peer::FIELD;
 
@@ -87,6 +88,8 @@ impl Exchange {
         self.mark_for_pages(request);
         if let Err(refusal) = decided {
             self.refuse(core, refusal);
+        } else if self.share().is_some() && self.own.is_none() {
+            core.metrics.refused(SHARE);
         } else if self.polls && self.own.is_none() {
             self.overdue_goodbye(core, request);
         } else if let Some(route) = self.route.as_ref().filter(|_| !self.is_from_peer())
@@ -184,14 +187,21 @@ impl Exchange {
             Decision::Ambiguous => return Err(Refusal::AmbiguousPath),
         };
         let target = Self::rewritten(&route, &request)?;
-        if let Action::Upstream(name) = &route.action {
+        let mut name = None;
+        if matches!(route.action, Action::Upstream(_)) || route.split().is_some() {
             // Sessions are where their servers have them, whatever clients call the place.
             let onward = target.as_ref().map(|target| rules::with_target(&request, target)).transpose()?;
             let onward = onward.as_ref().unwrap_or(&request);
-            let chosen = self.side(&route, onward);
-            let name = chosen.as_ref().unwrap_or(name);
-            match self.snapshot.upstreams.get(name) {
-                Some(upstream) => {
+            name = match (self.side(&route, onward), &route.action) {
+                (Some(&Goal::Respond(status)), _) => {
+                    self.answer_share(status);
+                    None
+                }
+                (Some(Goal::Upstream(name)), _) | (None, Action::Upstream(name)) => Some(name),
+                (None, _) => None,
+            };
+            match name.map(|name| (name, self.snapshot.upstreams.get(name))) {
+                Some((_, Some(upstream))) => {
                     let ties = Ties::new(upstream, onward);
                     if ties.is_ambiguous() {
                         return Err(Refusal::AmbiguousSession);
@@ -200,9 +210,11 @@ impl Exchange {
                     self.ties = Some(ties);
                     self.upstream = Some(Arc::clone(upstream));
                 }
-                None => core.stranger(&route.name, name),
+                Some((name, None)) => core.stranger(&route.name, name),
+                None => {}
             }
         }
+        let lost = name.is_some() && self.upstream.is_none();
         self.will_come_back(head, &route, target);
         self.rule(head, &request, &route);
         self.say_who_asks(head);
@@ -215,7 +227,6 @@ impl Exchange {
             return Err(Refusal::Stopping);
         }
         self.offer_compression(&route, head);
-        let lost = self.upstream.is_none() && matches!(route.action, Action::Upstream(_));
         let most = route.policy.as_ref().and_then(|policy| policy.most_body);
         self.route = Some(route);
         if most.is_some_and(|most| most != 0 && announced.is_some_and(|length| length > most)) {

@@ -37,7 +37,7 @@ impl Exchange {
     pub(super) fn begin_copy(&self, head: &RequestHead<'_>, route: &Route) -> Option<Copying> {
         let mirror = route.policy.as_ref()?.mirror.as_ref()?;
         let plain = self.form == Form::Plain && !self.ties.as_ref().is_some_and(|ties| ties.is_of_sessions());
-        if !plain || self.refusal.is_some() || self.own.is_some() || !mirror.draws() {
+        if !plain || self.answers_itself() || !mirror.draws() {
             return None;
         }
         let upstream = self.snapshot.upstreams.get(&*mirror.upstream)?;

@@ -299,38 +299,35 @@ impl Exchange {
         core.ending.is_leaving() && (!stays || core.ending.is_handed_over())
     }
 
-    /// Whether the gateway answers by itself: it refuses, a filter or the route answers, or the session's turn to leave
-    /// came during its last poll.
+    /// Whether the gateway answers by itself: it refuses, a filter, the route or its share of the requests is answered here, or
+    /// the session's turn to leave came during its last poll.
     pub(crate) fn answers_itself(&self) -> bool {
         let local = |route: &Arc<Route>| !matches!(route.action, Action::Upstream(_));
-        self.refusal.is_some() || self.own.is_some() || self.route.as_ref().is_some_and(local)
+        let is_answered = self.refusal.is_some() || self.own.is_some() || self.share().is_some();
+        is_answered || self.route.as_ref().is_some_and(local)
     }
 
     /// What the gateway answers by itself; `None` where a server is to be asked. To be called once, when it is written.
     pub(crate) fn own_answer(&mut self, request: &RequestHead<'_>) -> Option<Answer<'_>> {
-        let status = match (self.refusal, &self.own, self.route.as_ref().map(|route| &route.action)) {
+        let share = self.share();
+        let status = match (self.refusal, &self.own, share, self.route.as_ref().map(|route| &route.action)) {
             // The protocol of the session has words of its own for it.
-            (Some(Refusal::SessionOver), Some(own), _) => own.status.as_u16(),
+            (Some(Refusal::SessionOver), Some(own), ..) => own.status.as_u16(),
             (Some(refusal), ..) => refusal.status(),
-            (None, Some(own), _) => own.status.as_u16(),
-            (None, None, Some(Action::Respond(respond))) => respond.status,
-            (None, None, Some(Action::Redirect(redirect))) => redirect.status,
-            (None, None, Some(Action::Upstream(_) | Action::Files(_)) | None) => return None,
+            (None, Some(own), ..) => own.status.as_u16(),
+            (None, None, Some(status), _) => status,
+            (None, None, None, Some(Action::Respond(respond))) => respond.status,
+            (None, None, None, Some(Action::Redirect(redirect))) => redirect.status,
+            (None, None, None, Some(Action::Upstream(_) | Action::Files(_)) | None) => return None,
         };
         self.filter_answer(status, Headers::Fields(&[]), false);
-        let answer = match (self.refusal, &self.own) {
-            (Some(Refusal::SessionOver), Some(own)) => Answer::of_filter(own),
-            (Some(refusal), _) => {
-                let answer = Answer::refusing(refusal);
-                // The words of a call's status are the gateway's.
-                match rules::page(self.route.as_deref(), &self.snapshot, status).filter(|_| !is_grpc(&request.headers))
-                {
-                    Some(page) => answer.with_page(page),
-                    None => answer,
-                }
-            }
-            (None, Some(own)) => Answer::of_filter(own),
-            (None, None) => Answer::of_route(self.route.as_ref()?, request, self.secure())?,
+        // The words of a call's status are the gateway's.
+        let page = rules::page(self.route.as_deref(), &self.snapshot, status).filter(|_| !is_grpc(&request.headers));
+        let answer = match (self.refusal, &self.own, share) {
+            (Some(Refusal::SessionOver), Some(own), _) | (None, Some(own), _) => Answer::of_filter(own),
+            (Some(refusal), ..) => Answer::refusing(refusal).with_page(page),
+            (None, None, Some(status)) => Answer::of_share(status).with_page(page),
+            (None, None, None) => Answer::of_route(self.route.as_ref()?, request, self.secure())?,
         };
         let answer = answer.edited(&self.changes.to_client);
         self.called = !(200..=299).contains(&status) && is_grpc(&request.headers);

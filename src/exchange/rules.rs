@@ -17,7 +17,7 @@ use crate::http::config::HostHeader;
 use crate::http::pages::Page;
 use crate::request::{Headers, Path, Request};
 use crate::router::config::Timeouts;
-use crate::router::{Action, Policy, Rewrite, Route};
+use crate::router::{Action, Goal, Policy, Rewrite, Route};
 use crate::session::Held;
 use crate::snapshot::Snapshot;
 use crate::trace::Trace;
@@ -39,6 +39,8 @@ pub(super) struct Ruled {
     pub(super) copying: Option<Copying>,
     /// The goodbye that its session was told in place of an answer, where it was: the word for it in the log.
     pub(super) told: Option<&'static str>,
+    /// The status that its share is answered with.
+    share: Option<u16>,
     /// Its trace, where that is recorded.
     pub(super) trace: Option<Box<Trace>>,
 }
@@ -74,15 +76,27 @@ impl Exchange {
     }
 
     /// The side that the request goes to, where its route has several; its client is told where that is to be.
-    pub(super) fn side(&mut self, route: &Route, request: &Request<'_>) -> Option<Arc<str>> {
-        let split = route.policy.as_ref()?.split.as_ref()?;
+    pub(super) fn side<'a>(&mut self, route: &'a Route, request: &Request<'_>) -> Option<&'a Goal> {
+        let split = route.split()?;
         let upstreams = &self.snapshot.upstreams;
         let lives_in = |name: &str| upstreams.get(name).is_some_and(|upstream| place::lives_in(upstream, request));
         let (side, cookie) = split.choose(request, lives_in);
         if let Some(cookie) = cookie {
             self.changes.to_client.append(SET_COOKIE, cookie);
         }
-        Some(side)
+        // Who comes from a peer has had its turn there.
+        Some(side).filter(|side| !(self.is_from_peer() && matches!(side, Goal::Respond(_))))
+    }
+
+    /// Its share is answered here, with this status, once it is known that its client may ask.
+    pub(super) fn answer_share(&mut self, status: u16) {
+        let ruled = self.ruled.get_or_insert_default();
+        (ruled.share, ruled.told) = (Some(status), Some(SHARE));
+    }
+
+    /// The status that its share is answered with here, where it is.
+    pub(crate) fn share(&self) -> Option<u16> {
+        self.ruled.as_ref()?.share
     }
 
     /// The longest body that the request may have; 0 for any.
@@ -190,6 +204,9 @@ impl Exchange {
         ruled.late.iter().for_each(|rule| rule.apply(&facts, &mut self.changes.to_client));
     }
 }
+
+/// The word in the log for what a share is answered with.
+pub(super) const SHARE: &str = "share";
 
 /// What tells servers of the prefix that they do not get.
 const PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");

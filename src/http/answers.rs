@@ -213,7 +213,10 @@ pub fn write<'a>(
     for (name, value) in fields {
         head.field(name, value);
     }
-    head.field("content-length", Text::number(body.len() as u64).as_bytes());
+    // There is none to tell of (RFC 9110 8.6).
+    if status != 204 {
+        head.field("content-length", Text::number(body.len() as u64).as_bytes());
+    }
     if last {
         head.field("connection", "close");
     }

@@ -99,7 +99,8 @@ impl Gone {
 /// Where a route leads; one that answers by itself leads to `None`.
 fn upstreams(said: &router::Config) -> impl Iterator<Item = Option<&str>> {
     let names = said.upstream.iter().flat_map(|upstreams| upstreams.names()).map(Some);
-    names.chain(said.upstream.is_none().then_some(None))
+    let answers = said.upstream.as_ref().is_none_or(|upstreams| upstreams.first().is_none());
+    names.chain(answers.then_some(None))
 }
 
 /// The servers of a configuration whose upstreams tell those goodbye who are on another one. Where they are found

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{self, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::access;
 use crate::compression;
@@ -15,6 +15,7 @@ use crate::filter::config::{Files, HeaderRules};
 use crate::http::config::{ErrorPages, exactly, exactly_some};
 pub use crate::http::config::{HostHeader, OneOrMany};
 use crate::rate::config::Rates;
+pub use crate::share::{Share, Upstreams};
 
 /// One entry of `routes`: the first whose `match` holds decides. Exactly one of `upstream`, `respond`, `redirect` and `files`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
@@ -25,7 +26,7 @@ pub struct Config {
     /// What has to hold; everything, where it is left out.
     #[serde(rename = "match")]
     pub matches: Match,
-    /// Carry the request to this upstream.
+    /// Carry the request to this upstream, or to one of several by their shares, of which some may be answered here.
     pub upstream: Option<Upstreams>,
     /// How clients are told apart where there are several upstreams. Default: by their addresses.
     pub split: Split,
@@ -59,74 +60,6 @@ pub struct Config {
     pub connect_retries: Option<usize>,
     /// Pages in place of the gateway's own words. A status that is not among them has the page of the top level.
     pub error_pages: ErrorPages,
-}
-
-/// `routes[].upstream`: the name of one, or a list of several with their shares of the clients.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Upstreams(pub Vec<Share>);
-
-/// One upstream of several.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Share {
-    /// The name.
-    pub name: String,
-    /// Its share beside the others, 0 to 1000; 0 for no new clients. Default 1.
-    #[serde(default = "one")]
-    pub weight: u16,
-}
-
-fn one() -> u16 {
-    1
-}
-
-impl Upstreams {
-    /// The only one, or the first of them.
-    pub fn first(&self) -> &str {
-        self.0.first().map_or("", |share| &share.name)
-    }
-
-    /// Their names.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|share| share.name.as_str())
-    }
-}
-
-impl From<&str> for Upstreams {
-    fn from(name: &str) -> Self {
-        Self(vec![Share { name: name.to_owned(), weight: one() }])
-    }
-}
-
-impl Serialize for Upstreams {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0.as_slice() {
-            [Share { name, weight: 1 }] => serializer.serialize_str(name),
-            shares => shares.serialize(serializer),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Upstreams {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
-        impl<'de> Visitor<'de> for Either {
-            type Value = Upstreams;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the name of an upstream, or a list such as `[{ name: a, weight: 9 }, { name: b }]`")
-            }
-
-            fn visit_str<E: de::Error>(self, name: &str) -> Result<Upstreams, E> {
-                Ok(Upstreams::from(name))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Upstreams, A::Error> {
-                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(Upstreams)
-            }
-        }
-        deserializer.deserialize_any(Either)
-    }
 }
 
 /// `routes[].split`.

@@ -20,7 +20,7 @@ pub(crate) use matcher::{HostRule, PathRule, network, regex};
 pub(crate) use mirror::Mirror;
 pub use policy::Policy;
 pub(crate) use rewrite::Rewrite;
-pub(crate) use split::Split;
+pub(crate) use split::{Goal, Split};
 pub(crate) use taken::Taken;
 
 use crate::access::Access;
@@ -29,7 +29,7 @@ use crate::filter::config::Files;
 use crate::http::pages::Pages;
 use crate::rate::Limit;
 use crate::request::Request;
-use config::{Redirect, Respond};
+use config::{Redirect, Respond, Upstreams};
 use index::Index;
 use matcher::Matcher;
 
@@ -87,6 +87,11 @@ impl Route {
             taken: Arc::default(),
         }
     }
+
+    /// How its requests are shared out, where they are.
+    pub(crate) fn split(&self) -> Option<&Split> {
+        self.policy.as_ref()?.split.as_ref()
+    }
 }
 
 /// What a route asks of its clients, built.
@@ -138,7 +143,10 @@ impl Routes {
         let mut routes = Vec::with_capacity(configs.len());
         for (place, (name, config)) in named(configs).into_iter().enumerate() {
             let action = match (&config.upstream, &config.respond, &config.files) {
-                (Some(upstreams), ..) => Action::Upstream(upstreams.first().into()),
+                (Some(upstreams), ..) => match upstreams.first() {
+                    Some(name) => Action::Upstream(name.into()),
+                    None => Action::Respond(status_alone(upstreams)),
+                },
                 (None, Some(respond), _) => Action::Respond(respond.filled()),
                 (None, None, Some(files)) => Action::Files(Arc::new(files.clone())),
                 (None, None, None) => Action::Redirect(config.redirect.clone().unwrap_or_default()),
@@ -188,14 +196,21 @@ impl Routes {
 /// Routes with the names that they go by: their own, or the upstream's, or their place in the list.
 pub fn named(configs: &[Config]) -> Vec<(String, &Config)> {
     let name = |(place, config): (usize, &Config)| {
-        config.name.clone().unwrap_or_else(|| match (&config.upstream, &config.respond, &config.files) {
-            (Some(upstreams), ..) => upstreams.first().to_owned(),
-            (None, Some(_), _) => format!("respond-{}", place + 1),
+        let upstream = config.upstream.as_ref().map(Upstreams::first);
+        config.name.clone().unwrap_or_else(|| match (upstream, &config.respond, &config.files) {
+            (Some(Some(name)), ..) => name.to_owned(),
+            (Some(None), ..) | (None, Some(_), _) => format!("respond-{}", place + 1),
             (None, None, Some(_)) => format!("files-{}", place + 1),
             (None, None, None) => format!("redirect-{}", place + 1),
         })
     };
     configs.iter().enumerate().map(|(place, config)| (name((place, config)), config)).collect()
+}
+
+/// What is answered where no entry of the list is an upstream; which of them it is, the split says.
+fn status_alone(shares: &Upstreams) -> Respond {
+    let status = shares.0.iter().find_map(|share| share.respond);
+    Respond { status: status.unwrap_or(500), ..Respond::default() }
 }
 
 impl Router for Routes {

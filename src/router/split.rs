@@ -1,93 +1,97 @@
-//! Several upstreams behind one route, each with its share of the clients: a client stays on its side.
+//! Several goals behind one route, each with its share of the clients: a client stays on its side.
 
 use std::hash::Hasher;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::HeaderValue;
-use rand::Rng;
 use siphasher::sip::SipHasher13;
 
-use super::config::Upstreams;
+use super::config::{Share, Upstreams};
 use crate::address::standing_for;
 use crate::request::Request;
+use crate::share::Shares;
 
 /// The compiled form of an `upstream` that is a list.
 #[derive(Clone, Debug)]
 pub(crate) struct Split {
-    sides: Vec<Side>,
-    /// All weights together.
-    total: u64,
+    sides: Shares<Side>,
     /// Tells routes apart, so that clients who meet the new version of one app do not meet that of every other.
     salt: Box<str>,
     /// The cookie that clients are given, if they are.
     cookie: Option<Box<str>>,
 }
 
+/// What becomes of the requests of one side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Goal {
+    /// They are carried to the upstream of this name.
+    Upstream(Arc<str>),
+    /// They are answered here, with this status.
+    Respond(u16),
+}
+
 /// One of them.
 #[derive(Clone, Debug)]
 struct Side {
-    upstream: Arc<str>,
-    /// The weights up to this one.
-    upto: u64,
+    goal: Goal,
     /// What the cookie says of it.
     word: Box<str>,
 }
 
-impl Split {
-    /// Compiles what has been checked already; `None` where there is but one.
-    pub(super) fn build(route: &str, said: &Upstreams, cookie: Option<&str>) -> Option<Self> {
-        if said.0.len() < 2 {
-            return None;
-        }
-        let mut total = 0;
-        let side = |share: &super::config::Share| {
-            total += u64::from(share.weight);
-            let word = format!("{:016x}", hash(share.name.as_bytes())).into();
-            Side { upstream: share.name.as_str().into(), upto: total, word }
+impl Side {
+    fn new(share: &Share) -> Self {
+        let goal = match share.respond {
+            Some(status) => Goal::Respond(status),
+            None => Goal::Upstream(share.name.as_deref().unwrap_or_default().into()),
         };
-        let sides = said.0.iter().map(side).collect();
-        Some(Self { sides, total, salt: route.into(), cookie: cookie.map(Into::into) })
+        // No upstream has a name with a space, which is in the words for an answer.
+        Self { goal, word: format!("{:016x}", hash(share.to_string().as_bytes())).into() }
     }
 
-    /// The upstream that a request goes to: the one where its session lives, or the one that its client's cookie names, or
-    /// the client's own; and the cookie that says so, where the client has to be given one.
+    fn upstream(&self) -> Option<&str> {
+        match &self.goal {
+            Goal::Upstream(name) => Some(name),
+            Goal::Respond(_) => None,
+        }
+    }
+}
+
+impl Split {
+    /// Compiles what has been checked already; `None` where there is but one upstream.
+    pub(super) fn build(route: &str, said: &Upstreams, cookie: Option<&str>) -> Option<Self> {
+        if said.0.len() < 2 && said.first().is_some() {
+            return None;
+        }
+        let sides = Shares::new(said.0.iter().map(|share| (Side::new(share), share.weight)))?;
+        Some(Self { sides, salt: route.into(), cookie: cookie.map(Into::into) })
+    }
+
+    /// Where a request goes: to the upstream where its session lives, or to the side that its client's cookie names, or to the
+    /// client's own; and the cookie that says so, where the client has to be given one.
     pub(crate) fn choose(
         &self,
         request: &Request<'_>,
         lives_in: impl Fn(&str) -> bool,
-    ) -> (Arc<str>, Option<HeaderValue>) {
+    ) -> (&Goal, Option<HeaderValue>) {
         let said = self.cookie.as_ref().and_then(|name| request.cookie(name));
-        let side = self.sides.iter().find(|side| lives_in(&side.upstream));
-        let side = side.or_else(|| self.live().find(|side| said == Some(&*side.word)));
-        let side = side.unwrap_or_else(|| self.side_at(self.point(request.client)));
+        let side = self.sides.all().find(|side| side.upstream().is_some_and(&lives_in));
+        let side = side.or_else(|| self.sides.live().find(|side| said == Some(&*side.word)));
+        let side = side.unwrap_or_else(|| self.next(request.client));
         let is_told = said == Some(&*side.word);
-        (
-            Arc::clone(&side.upstream),
-            self.cookie.as_ref().filter(|_| !is_told).and_then(|name| given(name, side, request)),
-        )
-    }
-
-    /// Those that are given new clients.
-    fn live(&self) -> impl Iterator<Item = &Side> {
-        let mut before = 0;
-        self.sides.iter().filter(move |side| side.upto > std::mem::replace(&mut before, side.upto))
+        (&side.goal, self.cookie.as_ref().filter(|_| !is_told).and_then(|name| given(name, side, request)))
     }
 
     /// With a cookie, clients behind one address are told apart by chance.
-    fn point(&self, client: IpAddr) -> u64 {
+    fn next(&self, client: IpAddr) -> &Side {
         if self.cookie.is_some() {
-            return rand::rng().random_range(0..self.total.max(1));
+            return self.sides.draw();
         }
         let client = match standing_for(client) {
             IpAddr::V4(address) => address.octets().to_vec(),
             IpAddr::V6(address) => address.octets().to_vec(),
         };
-        hash(&[self.salt.as_bytes(), &client].concat()) % self.total.max(1)
-    }
-
-    fn side_at(&self, point: u64) -> &Side {
-        self.sides.iter().find(|side| point < side.upto).unwrap_or(&self.sides[0])
+        self.sides.at(hash(&[self.salt.as_bytes(), &client].concat()))
     }
 }
 
@@ -112,11 +116,18 @@ mod tests {
         Split::build("all", &serde_json::from_str(json).unwrap(), cookie).unwrap()
     }
 
+    fn told(goal: &Goal) -> String {
+        match goal {
+            Goal::Upstream(name) => name.to_string(),
+            Goal::Respond(status) => status.to_string(),
+        }
+    }
+
     fn sides(split: &Split) -> Vec<String> {
         let of = |n: u16| {
             let client = IpAddr::from([10, 1, (n >> 8) as u8, n as u8]);
             let request = Request { client, ..request("GET", "/", &[]) };
-            split.choose(&request, |_| false).0.to_string()
+            told(split.choose(&request, |_| false).0)
         };
         (0..2000).map(of).collect()
     }
@@ -142,7 +153,7 @@ mod tests {
         let split = split(r#"[{"name": "a", "weight": 1}, {"name": "b", "weight": 1}]"#, None);
         let side = |client: &str| {
             let request = Request { client: client.parse().unwrap(), ..request("GET", "/", &[]) };
-            split.choose(&request, |_| false).0
+            told(split.choose(&request, |_| false).0)
         };
         for network in 0..50 {
             let (one, other) = (format!("2001:db8:0:{network}::1"), format!("2001:db8:0:{network}:8000::2"));
@@ -164,13 +175,26 @@ mod tests {
         let field = [httparse::Header { name: "Cookie", value: pair.as_bytes() }];
         for _ in 0..20 {
             let again = split.choose(&request("GET", "/", &field), |_| false);
-            assert_eq!(again, (Arc::clone(&side), None), "the client is told once");
+            assert_eq!(again, (side, None), "the client is told once");
         }
-        let (home, told) = split.choose(&request("GET", "/", &field), |name| name == "old");
-        assert_eq!(&*home, "old", "a session is where it is, whatever its side gets");
-        assert!(told.is_some());
-        let word = format!("side={}", split.sides[2].word);
+        let (home, cookie) = split.choose(&request("GET", "/", &field), |name| name == "old");
+        assert_eq!(told(home), "old", "a session is where it is, whatever its side gets");
+        assert!(cookie.is_some());
+        let word = format!("side={}", split.sides.all().nth(2).unwrap().word);
         let old = [httparse::Header { name: "Cookie", value: word.as_bytes() }];
-        assert_ne!(&*split.choose(&request("GET", "/", &old), |_| false).0, "old", "nobody new is sent there");
+        assert_ne!(told(split.choose(&request("GET", "/", &old), |_| false).0), "old", "nobody new is sent there");
+    }
+
+    #[test]
+    fn a_share_may_be_answered_here_unless_a_session_lives_elsewhere() {
+        let some = split(r#"[{"name": "app", "weight": 9}, {"respond": 503, "weight": 1}]"#, None);
+        let faults = sides(&some).iter().filter(|side| *side == "503").count();
+        assert!((120..280).contains(&faults), "{faults}");
+        let most = split(r#"[{"name": "app", "weight": 0}, {"respond": 503}]"#, Some("side"));
+        let (goal, cookie) = most.choose(&request("GET", "/", &[]), |_| false);
+        assert!(*goal == Goal::Respond(503) && cookie.is_some());
+        assert_eq!(told(most.choose(&request("GET", "/", &[]), |name| name == "app").0), "app");
+        let all = split(r#"[{"respond": 500}]"#, None);
+        assert!(sides(&all).iter().all(|side| side == "500"));
     }
 }

@@ -21,6 +21,7 @@ routes:
     request_headers: { set: { X-Tenant: a, X-Client: \"${client.ip}\" } }
   - { name: office, match: { path: /office }, upstream: web, access: { allow: [10.1.0.0/16] } }
   - { name: old, match: { path: /old }, redirect: { path: /new } }
+  - { name: faults, match: { path: /faults }, upstream: [{ name: web, weight: 0 }, { respond: 503 }] }
   - { name: rest, match: { host: app.example.com }, upstream: web }
 upstreams:
   socket_io:
@@ -111,9 +112,15 @@ async fn what_goes_nowhere_is_told_why() {
     assert_eq!((&allowed["refused"], &allowed["upstream"]["name"]), (&Value::Null, &json!("web")));
     let nowhere = told(&["GET http://other.example.com/"]).await;
     assert_eq!((&nowhere["route"], &nowhere["refused"]["status"]), (&Value::Null, &json!(404)));
-    assert_eq!(nowhere["passed_over"].as_array().unwrap().len(), 6);
+    assert_eq!(nowhere["passed_over"].as_array().unwrap().len(), 7);
     let (_, here) = explain(&["http://app.example.com/old"]).await;
     assert!(here.contains("answer    by the gateway itself (redirect)"), "{here}");
+    let (_, here) = explain(&["http://app.example.com/faults"]).await;
+    for line in
+        ["split     this client's side of web, respond 503", "answer    by the gateway itself (respond with 503)"]
+    {
+        assert!(here.contains(line), "{line} in\n{here}");
+    }
     for (arguments, fault) in [
         (&["app.example.com/"][..], "is no URL: expected one such as https://"),
         (&["http://a/", "-H", "nonsense"], "expected `Name: value`"),

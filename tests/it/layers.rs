@@ -34,6 +34,7 @@ const FLOORS: [&[&str]; 18] = [
         "roster",
         "secrets",
         "service",
+        "share",
         "text",
         "watch",
         "logging",

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use bytesize::ByteSize;
 
 use super::reach::Reach;
-use super::{Lint, Names, Report, Spot, fields, upstreams, words};
+use super::{Lint, Names, Report, Spot, fields, shares, upstreams, words};
 use crate::compression::config::Levels;
 use crate::compression::{self, checked_type};
 use crate::config::Config;
@@ -14,7 +14,7 @@ use crate::config::shape::quoted;
 use crate::filter::Expression;
 use crate::filter::config::Files;
 use crate::listener::{self, config::Protocol};
-use crate::router::config::{HostHeader, Match, Mirror, OneOrMany, Redirect, Respond, Rewrite, Timeouts, Upstreams};
+use crate::router::config::{HostHeader, Match, Mirror, OneOrMany, Redirect, Respond, Rewrite, Timeouts};
 use crate::router::{self, HostRule, PathRule};
 use crate::session::Named;
 use crate::upstream::config::{Balance, Kind};
@@ -165,16 +165,9 @@ fn outcome(config: &Config, route: &router::Config, spot: &Spot<'_>, names: &Nam
     }
     let said = spot.key("upstream");
     if let Some(upstreams) = &route.upstream {
-        if said.text().is_some() {
-            upstream(config, upstreams.first(), &said, names, report);
-            sessions_are_known(config, route, upstreams.first(), &said, report);
-        } else {
-            for (spot, share) in said.each(&upstreams.0) {
-                let spot = spot.key("name");
-                upstream(config, &share.name, &spot, names, report);
-                sessions_are_known(config, route, &share.name, &spot, report);
-            }
-            shares(upstreams, &said, report);
+        for (spot, name) in shares::check(upstreams, &said, report) {
+            upstream(config, name, &spot, names, report);
+            sessions_are_known(config, route, name, &spot, report);
         }
     }
     if let Some(cookie) = &route.split.cookie {
@@ -288,29 +281,6 @@ fn upstream(config: &Config, name: &str, spot: &Spot<'_>, names: &Names, report:
         let what =
             format!("`{name}` is of kind `tcp`, which carries no HTTP: `detect.tcp` or a `tcp` listener leads there");
         report.fault(spot, what);
-    }
-}
-
-/// Several upstreams with their weights.
-fn shares(upstreams: &Upstreams, spot: &Spot<'_>, report: &mut Report) {
-    if upstreams.0.is_empty() && spot.is_intact() {
-        report.fault(spot, "found an empty list, expected an upstream");
-    }
-    let mut known = HashSet::new();
-    for (spot, share) in spot.each(&upstreams.0) {
-        if !known.insert(&share.name) {
-            report.fault(
-                &spot.key("name"),
-                format!("`{}` is in the list already: `weight` gives a larger share", share.name),
-            );
-        }
-        if share.weight > 1000 {
-            report
-                .fault(&spot.key("weight"), format!("found {}, expected a whole number from 0 to 1000", share.weight));
-        }
-    }
-    if !upstreams.0.is_empty() && upstreams.0.iter().all(|share| share.weight == 0) && spot.is_intact() {
-        report.fault(spot, "no weight is above 0, so that nobody would be given new clients");
     }
 }
 

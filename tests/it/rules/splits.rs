@@ -19,6 +19,8 @@ for_each_engine! {
     sockets_and_large_bodies_are_not_copied,
     a_route_says_times_sizes_and_pages,
     the_canary_that_comes_along_serves_sessions,
+    a_share_is_answered_here,
+    a_session_is_no_part_of_the_share_that_is_answered_here,
 }
 
 fn canary(servers: [std::net::SocketAddr; 2], weights: [u16; 2], more: &str) -> String {
@@ -250,4 +252,93 @@ async fn the_canary_that_comes_along_serves_sessions() {
     assert!(answer.status == 200 && answer.header("x-served-by").is_some());
     assert!(answer.header("set-cookie").is_some_and(|cookie| cookie.starts_with("app_side=")));
     assert_eq!(client.get("/elsewhere").await.status, 404);
+}
+
+async fn a_share_is_answered_here() {
+    let server = Echo::start("a").await;
+    let gateway = Gateway::start(&format!(
+        "
+listeners:
+  - {{ name: web, address: 127.0.0.1:0 }}
+error_pages: {{ 418: {{ body: \"<p>Tea.</p>\" }} }}
+routes:
+  - name: some
+    match: {{ path: /some }}
+    upstream: [{{ name: app }}, {{ respond: 503 }}]
+    mirror: {{ upstream: shadow }}
+    response_headers: {{ set: {{ X-Rule: \"1\" }} }}
+  - {{ name: all, match: {{ path: /all }}, upstream: [{{ respond: 500 }}] }}
+  - {{ name: kept, match: {{ path: /kept }}, upstream: [{{ respond: 418 }}], access: {{ basic: {{ users: [\"u:$$2y$$05$$PFvOwSj4TpUCHGVlgP2Pme/AJuk0bGyDFNpWMHCj.2Ayu/eCbZqnG\"] }} }} }}
+  - {{ name: tea, match: {{ path: /tea }}, upstream: [{{ respond: 418 }}] }}
+  - {{ name: nothing, match: {{ path: /nothing }}, upstream: [{{ respond: 204, weight: 3 }}, {{ name: app, weight: 0 }}] }}
+upstreams:
+  app: {{ servers: [\"{server}\"], health: {{ check: none }} }}
+  shadow: {{ servers: [\"{server}\"], health: {{ check: none }} }}
+",
+        server = server.address()
+    ))
+    .await;
+    let address = gateway.address("web");
+    let (mut served, mut refused) = (0, 0);
+    for last in 1..=40 {
+        let answer = Client::connect_from(last, address).await.get("/some").await;
+        assert_eq!(answer.header("x-rule"), Some("1"));
+        match answer.status {
+            200 => served += 1,
+            status => {
+                assert_eq!((status, answer.header("cache-control")), (503, Some("no-store")));
+                refused += 1;
+                let mut socket = Client::connect_from(last, address).await;
+                socket.send(upgrade("/some")).await;
+                assert_eq!(socket.answer().await.status, 503, "a socket goes where requests go");
+            }
+        }
+    }
+    assert!(served > 5 && refused > 5, "{served} and {refused}");
+    counted(&gateway, "answered", f64::from(served)).await;
+    assert_eq!(gateway.metric("sockgate_refusals_total{reason=\"share\"}").await, f64::from(2 * refused));
+
+    let mut client = gateway.client().await;
+    assert_eq!(client.get("/all").await.status, 500);
+    gateway.access_line(&["target=/all", "status=500", "route=all", "closed_by=share"]).await;
+    assert_eq!(client.get("/kept").await.status, 401, "who may not ask is told so first");
+    let tea = client.get("/tea").await;
+    assert_eq!((tea.status, tea.text().as_str()), (418, "<p>Tea.</p>"));
+    client.send("GET /nothing HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    let nothing = String::from_utf8(client.read_all().await).unwrap().to_ascii_lowercase();
+    assert!(nothing.starts_with("http/1.1 204 ") && nothing.ends_with("\r\n\r\n"), "{nothing}");
+    assert!(!nothing.contains("content-"), "{nothing}");
+    let http2 = Http2::over(tcp(address).await).await;
+    assert_eq!(http2.get("http://a.test/all").await.status(), 500);
+}
+
+async fn a_session_is_no_part_of_the_share_that_is_answered_here() {
+    let node = Node::server("v4", &["--id", "a"]).await;
+    let before = |weights: [u16; 2]| {
+        format!(
+            "
+listeners:
+  - {{ name: web, address: 127.0.0.1:0 }}
+routes: [{{ name: all, upstream: [{{ name: sockets, weight: {} }}, {{ respond: 500, weight: {} }}] }}]
+upstreams:
+  sockets: {{ kind: socket.io, servers: [\"127.0.0.1:{}\"] }}
+",
+            weights[0],
+            weights[1],
+            node.port()
+        )
+    };
+    let mut gateway = Gateway::start(&before([1, 0])).await;
+    let open = "/socket.io/?EIO=4&transport=polling";
+    let mut client = gateway.client().await;
+    let opened = client.get(open).await.text();
+    let sid = opened.split('"').nth(3).unwrap().to_owned();
+    gateway.reload(&before([0, 1])).await;
+    let mut client = gateway.client().await;
+    assert_eq!(client.get(open).await.status, 500, "nobody new");
+    assert_eq!(client.post(&format!("{open}&sid={sid}"), b"40").await.status, 200);
+    assert_eq!(client.get(&format!("{open}&sid={sid}")).await.status, 200);
+    let mut socket = gateway.client().await;
+    socket.send(upgrade(&format!("/socket.io/?EIO=4&transport=websocket&sid={sid}"))).await;
+    assert_eq!(socket.answer().await.status, 101);
 }

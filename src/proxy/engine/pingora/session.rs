@@ -66,8 +66,8 @@ pub(super) async fn write(session: &mut Session, answer: Answer<'_>) -> Result<(
     for (name, value) in &answer.fields {
         header.append_header((*name).to_owned(), &**value)?;
     }
-    // What a 304 has no body of need not be told, and HTTP/2 clients would wait for as much.
-    let without = answer.status == 304;
+    // Neither has a body. A 204 may not say the length of one (RFC 9110 8.6), and of a 304 HTTP/2 clients would wait for as much.
+    let without = matches!(answer.status, 204 | 304);
     if !without {
         header.insert_header(CONTENT_LENGTH, answer.body.len())?;
     }
