@@ -171,6 +171,7 @@ pub(crate) fn explain(core: &Core, asked: &Question, live: bool) -> Result<Value
             Action::Files(_) => "files",
         },
         "split_over": said.upstream.iter().flat_map(|shares| &shares.0).map(|share| share.to_string()).collect::<Vec<_>>(),
+        "split_by": said.split.by,
         "share": exchange.share(),
         "asks": asks(&snapshot.config, said),
     });

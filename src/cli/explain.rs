@@ -109,7 +109,8 @@ fn in_words(told: &Value) -> String {
         let _ = writeln!(out, "refused   {}: {why}", told["refused"]["status"]);
     }
     if route["split_over"].as_array().is_some_and(|all| all.len() > 1) {
-        let _ = writeln!(out, "split     this client's side of {}", list(&route["split_over"]));
+        let whose = if route["split_by"] == "request" { "by chance, one" } else { "this client's side" };
+        let _ = writeln!(out, "split     {whose} of {}", list(&route["split_over"]));
     }
     let upstream = &told["upstream"];
     if upstream.is_null() {

@@ -28,7 +28,7 @@ pub struct Config {
     pub matches: Match,
     /// Carry the request to this upstream, or to one of several by their shares, of which some may be answered here.
     pub upstream: Option<Upstreams>,
-    /// How clients are told apart where there are several upstreams. Default: by their addresses.
+    /// How the entries of a list of upstreams share what comes. Default: each client goes by its address.
     pub split: Split,
     /// Copies of its requests for another upstream.
     pub mirror: Option<Mirror>,
@@ -66,8 +66,21 @@ pub struct Config {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Split {
+    /// What is shared out. Default `client`.
+    pub by: SplitBy,
     /// The cookie by which a client is known again, and stays where it is when shares change. Default: none.
     pub cookie: Option<String>,
+}
+
+/// What the entries of a list share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SplitBy {
+    /// Clients: each stays on its side.
+    #[default]
+    Client,
+    /// Requests: each goes by chance, unless its session lives somewhere.
+    Request,
 }
 
 /// `routes[].mirror`: requests are copied for another upstream, whose answers nobody waits for.

@@ -15,7 +15,7 @@ pub struct Policy {
     pub(crate) rewrite: Option<Rewrite>,
     /// The host that they are asked for; `None` for what the upstream says.
     pub(crate) host: Option<HostHeader>,
-    /// The upstreams that share its clients, where there are several.
+    /// The goals that share what comes, where there are several.
     pub(crate) split: Option<Split>,
     /// Who gets copies.
     pub(crate) mirror: Option<Mirror>,
@@ -34,7 +34,7 @@ impl Policy {
     pub(super) fn build(name: &str, said: &Config, pages: Option<Pages>) -> Option<Self> {
         let fields = MessageRules::build(&said.request_headers, &said.response_headers);
         let upstreams = said.upstream.as_ref();
-        let split = upstreams.and_then(|upstreams| Split::build(name, upstreams, said.split.cookie.as_deref()));
+        let split = upstreams.and_then(|upstreams| Split::build(name, upstreams, &said.split));
         let says_nothing = fields.is_none()
             && said.rewrite.is_none()
             && said.host.is_none()

@@ -1,4 +1,4 @@
-//! Several goals behind one route, each with its share of the clients: a client stays on its side.
+//! Several goals behind one route, each with its share: of the clients, each of which stays on its side, or of the requests.
 
 use std::hash::Hasher;
 use std::net::IpAddr;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::HeaderValue;
 use siphasher::sip::SipHasher13;
 
-use super::config::{Share, Upstreams};
+use super::config::{self, Share, SplitBy, Upstreams};
 use crate::address::standing_for;
 use crate::request::Request;
 use crate::share::Shares;
@@ -16,6 +16,7 @@ use crate::share::Shares;
 #[derive(Clone, Debug)]
 pub(crate) struct Split {
     sides: Shares<Side>,
+    by: SplitBy,
     /// Tells routes apart, so that clients who meet the new version of one app do not meet that of every other.
     salt: Box<str>,
     /// The cookie that clients are given, if they are.
@@ -59,16 +60,16 @@ impl Side {
 
 impl Split {
     /// Compiles what has been checked already; `None` where there is but one upstream.
-    pub(super) fn build(route: &str, said: &Upstreams, cookie: Option<&str>) -> Option<Self> {
-        if said.0.len() < 2 && said.first().is_some() {
+    pub(super) fn build(route: &str, goals: &Upstreams, said: &config::Split) -> Option<Self> {
+        if goals.0.len() < 2 && goals.first().is_some() {
             return None;
         }
-        let sides = Shares::new(said.0.iter().map(|share| (Side::new(share), share.weight)))?;
-        Some(Self { sides, salt: route.into(), cookie: cookie.map(Into::into) })
+        let sides = Shares::new(goals.0.iter().map(|share| (Side::new(share), share.weight)))?;
+        Some(Self { sides, by: said.by, salt: route.into(), cookie: said.cookie.as_deref().map(Into::into) })
     }
 
     /// Where a request goes: to the upstream where its session lives, or to the side that its client's cookie names, or to the
-    /// client's own; and the cookie that says so, where the client has to be given one.
+    /// client's own, or by chance; and the cookie that says so, where the client has to be given one.
     pub(crate) fn choose(
         &self,
         request: &Request<'_>,
@@ -82,9 +83,9 @@ impl Split {
         (&side.goal, self.cookie.as_ref().filter(|_| !is_told).and_then(|name| given(name, side, request)))
     }
 
-    /// With a cookie, clients behind one address are told apart by chance.
+    /// With a cookie, clients behind one address are told apart by chance, too.
     fn next(&self, client: IpAddr) -> &Side {
-        if self.cookie.is_some() {
+        if self.by == SplitBy::Request || self.cookie.is_some() {
             return self.sides.draw();
         }
         let client = match standing_for(client) {
@@ -113,7 +114,8 @@ mod tests {
     use crate::request::testing::request;
 
     fn split(json: &str, cookie: Option<&str>) -> Split {
-        Split::build("all", &serde_json::from_str(json).unwrap(), cookie).unwrap()
+        let said = config::Split { cookie: cookie.map(str::to_owned), ..config::Split::default() };
+        Split::build("all", &serde_json::from_str(json).unwrap(), &said).unwrap()
     }
 
     fn told(goal: &Goal) -> String {
@@ -146,6 +148,21 @@ mod tests {
         assert!(second.iter().filter(|side| *side == "canary").count() > 2 * canary);
         let none = split(r#"[{"name": "stable", "weight": 1}, {"name": "canary", "weight": 0}]"#, None);
         assert!(sides(&none).iter().all(|side| side == "stable"));
+    }
+
+    #[test]
+    fn requests_of_one_client_are_shared_out_where_they_are_what_is_shared() {
+        let goals =
+            serde_json::from_str(r#"[{"name": "a", "weight": 3}, {"name": "b"}, {"name": "old", "weight": 0}]"#);
+        let by_request = config::Split { by: SplitBy::Request, cookie: None };
+        let split = Split::build("all", &goals.unwrap(), &by_request).unwrap();
+        let plain = request("GET", "/", &[]);
+        let mut counts = std::collections::BTreeMap::<String, usize>::new();
+        for _ in 0..2000 {
+            *counts.entry(told(split.choose(&plain, |_| false).0)).or_default() += 1;
+        }
+        assert!(counts.len() == 2 && (380..620).contains(&counts["b"]), "{counts:?}");
+        assert!((0..20).all(|_| told(split.choose(&plain, |name| name == "old").0) == "old"), "sessions stay");
     }
 
     #[test]

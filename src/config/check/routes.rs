@@ -14,7 +14,7 @@ use crate::config::shape::quoted;
 use crate::filter::Expression;
 use crate::filter::config::Files;
 use crate::listener::{self, config::Protocol};
-use crate::router::config::{HostHeader, Match, Mirror, OneOrMany, Redirect, Respond, Rewrite, Timeouts};
+use crate::router::config::{HostHeader, Match, Mirror, OneOrMany, Redirect, Respond, Rewrite, SplitBy, Timeouts};
 use crate::router::{self, HostRule, PathRule};
 use crate::session::Named;
 use crate::upstream::config::{Balance, Kind};
@@ -170,13 +170,7 @@ fn outcome(config: &Config, route: &router::Config, spot: &Spot<'_>, names: &Nam
             sessions_are_known(config, route, name, &spot, report);
         }
     }
-    if let Some(cookie) = &route.split.cookie {
-        let spot = spot.key("split").key("cookie");
-        report.well_formed(&spot, words::cookie_name(cookie));
-        if route.upstream.as_ref().is_none_or(|upstreams| upstreams.0.len() < 2) && said.is_intact() {
-            report.fault(&spot.as_str(), "only for a route whose `upstream` is a list of several");
-        }
-    }
+    split(route, spot, report);
     if let Some(said) = &route.mirror {
         mirror(config, route, said, &spot.key("mirror"), names, report);
     }
@@ -281,6 +275,25 @@ fn upstream(config: &Config, name: &str, spot: &Spot<'_>, names: &Names, report:
         let what =
             format!("`{name}` is of kind `tcp`, which carries no HTTP: `detect.tcp` or a `tcp` listener leads there");
         report.fault(spot, what);
+    }
+}
+
+/// How the entries of a list share what comes.
+fn split(route: &router::Config, spot: &Spot<'_>, report: &mut Report) {
+    let [by, cookie] = ["by", "cookie"].map(|key| spot.key("split").key(key));
+    if let Some(name) = &route.split.cookie {
+        report.well_formed(&cookie, words::cookie_name(name));
+    }
+    let by_request = route.split.by == SplitBy::Request;
+    let alone = route.upstream.as_ref().is_none_or(|upstreams| upstreams.0.len() < 2);
+    if alone && spot.key("upstream").is_intact() {
+        let given = [(&by, by_request), (&cookie, route.split.cookie.is_some())];
+        for (spot, _) in given.iter().filter(|(_, given)| *given) {
+            report.fault(&spot.as_str(), "only for a route whose `upstream` is a list of several");
+        }
+    } else if by_request && route.split.cookie.is_some() {
+        let what = "found `by: request` and `cookie`, expected one of them: a cookie keeps a client on its side";
+        report.fault(&cookie.as_str(), what);
     }
 }
 

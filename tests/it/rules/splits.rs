@@ -20,6 +20,7 @@ for_each_engine! {
     a_route_says_times_sizes_and_pages,
     the_canary_that_comes_along_serves_sessions,
     a_share_is_answered_here,
+    requests_of_one_client_are_shared_out,
     a_session_is_no_part_of_the_share_that_is_answered_here,
 }
 
@@ -310,6 +311,18 @@ upstreams:
     assert!(!nothing.contains("content-"), "{nothing}");
     let http2 = Http2::over(tcp(address).await).await;
     assert_eq!(http2.get("http://a.test/all").await.status(), 500);
+}
+
+async fn requests_of_one_client_are_shared_out() {
+    let (stable, other) = (Echo::start("stable").await, Echo::start("canary").await);
+    let servers = [stable.address(), other.address()];
+    let gateway = Gateway::start(&canary(servers, [1, 1], ", split: { by: request }")).await;
+    let mut client = gateway.client().await;
+    let mut sides = BTreeMap::<String, usize>::new();
+    for _ in 0..60 {
+        *sides.entry(client.get("/").await.header("x-server").unwrap().to_owned()).or_default() += 1;
+    }
+    assert!(sides.len() == 2 && sides.values().all(|&requests| requests > 10), "{sides:?}");
 }
 
 async fn a_session_is_no_part_of_the_share_that_is_answered_here() {
