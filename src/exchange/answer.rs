@@ -61,8 +61,13 @@ impl<'a> Answer<'a> {
         Self { body: page.body.clone(), ..self }
     }
 
-    /// What a route answers by itself; `None` where it leads to an upstream.
-    pub(super) fn of_route(route: &'a Arc<Route>, request: &RequestHead<'_>, secure: bool) -> Option<Self> {
+    /// What a route answers by itself; `None` where it leads to an upstream. A redirect leads to `target` where it says no path.
+    pub(super) fn of_route(
+        route: &'a Arc<Route>,
+        request: &RequestHead<'_>,
+        target: &str,
+        secure: bool,
+    ) -> Option<Self> {
         match &route.action {
             // Those of files have been read before.
             Action::Upstream(_) | Action::Files(_) => None,
@@ -78,7 +83,7 @@ impl<'a> Answer<'a> {
                 Some(Self { status: respond.status, fields, body, is_status: false, delay: respond.delay })
             }
             Action::Redirect(redirect) => {
-                let location = redirect.location(secure, request.authority, request.target);
+                let location = redirect.location(secure, request.authority, target);
                 let fields = vec![("location", location.into_bytes().into())];
                 let (status, body) = (redirect.status, Bytes::new());
                 Some(Self { status, fields, body, is_status: false, delay: Duration::ZERO })
@@ -183,7 +188,7 @@ mod tests {
             websocket: false,
         };
         let route = Arc::new(Route::new("test", action));
-        let answer = Answer::of_route(&route, &request, true)?;
+        let answer = Answer::of_route(&route, &request, request.target, true)?;
         let fields: Vec<String> =
             answer.fields.iter().map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value))).collect();
         Some((answer.status, fields.join(", "), String::from_utf8(answer.body.to_vec()).unwrap()))

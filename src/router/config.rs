@@ -46,7 +46,7 @@ pub struct Config {
     pub limits: RouteLimits,
     /// How answers of servers are compressed. Default: as servers send them.
     pub compression: Option<compression::Config>,
-    /// The path that servers get in place of the client's. Default: what the client asks for.
+    /// The path that servers get, or that a redirect leads to, in place of the client's. Default: what the client asks for.
     pub rewrite: Option<Rewrite>,
     /// The `Host` that servers see: `keep` (what the client sent) or a fixed value. Default: as the upstream says.
     pub host: Option<HostHeader>,
@@ -131,9 +131,9 @@ pub struct Timeouts {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rewrite {
-    /// The first segments of the path, which servers do not get. Paths that do not begin with them stay as they are.
+    /// The first segments of the path, which are left out. Paths that do not begin with them stay as they are.
     pub strip_prefix: Option<String>,
-    /// Segments that servers get before the path.
+    /// Segments that stand before the path.
     pub add_prefix: Option<String>,
     /// What is looked for in the canonical path.
     pub regex: Option<String>,
@@ -338,7 +338,7 @@ pub struct Redirect {
     pub host: Option<String>,
     /// A port; the scheme's own is not written. Default: the scheme's own when `scheme` is given, else the request's.
     pub port: Option<u16>,
-    /// A path in place of the request's path and query.
+    /// A path in place of the request's path and query. Default: what `rewrite` of the route makes of them.
     pub path: Option<String>,
 }
 

@@ -227,7 +227,8 @@ impl Router for Routes {
 impl Redirect {
     /// The `Location` for a request: what the redirect does not say is kept.
     ///
-    /// `authority` is the host as the client sent it, with its port; `target` the path and query as sent.
+    /// `authority` is the host as the client sent it, with its port; `target` the path and query as sent, or
+    /// rewritten.
     pub fn location(&self, secure: bool, authority: Option<&str>, target: &str) -> String {
         let scheme = self.scheme.as_deref().unwrap_or(if secure { "https" } else { "http" });
         let authority = authority.unwrap_or("");

@@ -184,6 +184,15 @@ fn redirects_keep_what_they_do_not_say() {
     assert_eq!(to_https.location(false, Some("a.example:8080"), "/x?y=1"), "https://a.example/x?y=1");
     let port = redirect(r#"{"scheme": "https", "port": 8443}"#);
     assert_eq!(port.location(false, Some("[::1]:80"), "/"), "https://[::1]:8443/");
+    let port = redirect(r#"{"port": 443}"#);
+    assert_eq!(
+        port.location(true, Some("a.example:8443"), "/"),
+        "https://a.example/",
+        "the scheme's own is not written"
+    );
+    assert_eq!(port.location(false, Some("a.example"), "/"), "http://a.example:443/");
+    let both = redirect(r#"{"scheme": "http", "port": 80}"#);
+    assert_eq!(both.location(true, Some("a.example:8443"), "/"), "http://a.example/");
     let host = redirect(r#"{"host": "www.example.com"}"#);
     assert_eq!(host.location(false, Some("example.com:8080"), "/"), "http://www.example.com:8080/");
     assert_eq!(redirect(r#"{"path": "/new"}"#).location(true, Some("a"), "/old?x"), "https://a/new");

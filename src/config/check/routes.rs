@@ -203,7 +203,7 @@ fn outcome(config: &Config, route: &router::Config, spot: &Spot<'_>, names: &Nam
         respond(answer, &spot.key("respond"), report);
     }
     if let Some(target) = &route.redirect {
-        redirect(config, route, target, &spot.key("redirect"), report);
+        redirect(config, route, target, spot, report);
     }
 }
 
@@ -324,7 +324,8 @@ const MOST_COPIES: usize = 100_000;
 /// What is said of the request on its way to the server.
 fn onward(route: &router::Config, spot: &Spot<'_>, report: &mut Report) {
     for key in ["rewrite", "host"] {
-        let gets_it = spot.key("upstream").is_given() || key == "rewrite" && spot.key("files").is_given();
+        let others = ["files", "redirect"].iter().any(|other| spot.key(other).is_given());
+        let gets_it = spot.key("upstream").is_given() || key == "rewrite" && others;
         if spot.key(key).is_given() && !gets_it {
             report.fault(&spot.key(key).as_str(), "only for a route with `upstream`: nobody else gets the request");
         }
@@ -413,6 +414,8 @@ fn respond(respond: &Respond, spot: &Spot<'_>, report: &mut Report) {
 }
 
 fn redirect(config: &Config, route: &router::Config, redirect: &Redirect, spot: &Spot<'_>, report: &mut Report) {
+    let rewrite = spot.key("rewrite");
+    let spot = &spot.key("redirect");
     if !matches!(redirect.status, 301 | 302 | 303 | 307 | 308) {
         report.fault(&spot.key("status"), format!("found {}, expected 301, 302, 303, 307 or 308", redirect.status));
     }
@@ -430,13 +433,17 @@ fn redirect(config: &Config, route: &router::Config, redirect: &Redirect, spot: 
     if let Some(path) = &redirect.path {
         report.well_formed(&spot.key("path"), words::target(path));
     }
+    if redirect.path.is_some() && rewrite.is_given() {
+        report.fault(&spot.key("path").as_str(), "found `rewrite` and `redirect.path`, expected one of them");
+    }
     let given = ["scheme", "host", "port", "path"].iter().any(|key| spot.key(key).is_given());
-    if !given && spot.is_intact() {
+    if !given && !rewrite.is_given() && spot.is_intact() {
         report.fault(
             &spot.as_str(),
-            "changes nothing, so that the client comes back for ever: expected `scheme`, `host`, `port` or `path`",
+            "changes nothing, so that the client comes back for ever: expected `scheme`, `host`, `port` or `path`, or \
+             `rewrite` beside it",
         );
-    } else if let Some(listener) = comes_back(config, &route.matches, redirect) {
+    } else if let Some(listener) = comes_back(config, route, redirect) {
         report.warn(
             Lint::RedirectToItself,
             &spot.as_str(),
@@ -446,17 +453,19 @@ fn redirect(config: &Config, route: &router::Config, redirect: &Redirect, spot: 
 }
 
 /// The listener where the redirect changes nothing of a request that it matches. Headers may tell more than can be seen here.
-fn comes_back(config: &Config, matches: &Match, redirect: &Redirect) -> Option<String> {
+fn comes_back(config: &Config, route: &router::Config, redirect: &Redirect) -> Option<String> {
+    let matches = &route.matches;
     let same_host = |host: &String| matches.host.0.contains(host);
-    let same_path = |path: &String| {
-        let path = path.split('?').next().unwrap_or_default();
-        let any = matches.path.0.is_empty() && matches.path_exact.0.is_empty();
-        any || matches.paths().any(|rule| rule.covers(&PathRule::Exact(path)))
+    let path = redirect.path.as_deref().map(|path| path.split('?').next().unwrap_or_default());
+    let same_path = match (path, &route.rewrite) {
+        (Some(path), _) => takes_path(matches, path),
+        (None, Some(rewrite)) => leads_back(matches, rewrite),
+        (None, None) => true,
     };
     let Match { host, path, path_exact, method, listener, .. } = matches.clone();
     let seen = Match { host, path, path_exact, method, listener, upgrade: matches.upgrade, ..Match::default() };
     let unseen = *matches != seen || redirect.port.is_some();
-    if unseen || !redirect.host.as_ref().is_none_or(same_host) || !redirect.path.as_ref().is_none_or(same_path) {
+    if unseen || !redirect.host.as_ref().is_none_or(same_host) || !same_path {
         return None;
     }
     let applies =
@@ -471,6 +480,32 @@ fn comes_back(config: &Config, matches: &Match, redirect: &Redirect) -> Option<S
         listener.protocol == Protocol::Http && same_scheme && applies(listener)
     });
     listeners.next().map(|listener| listener.name())
+}
+
+/// Whether this path is one that the route matches.
+fn takes_path(matches: &Match, path: &str) -> bool {
+    let any = matches.path.0.is_empty() && matches.path_exact.0.is_empty();
+    any || matches.paths().any(|rule| rule.covers(&PathRule::Exact(path)))
+}
+
+/// Whether a path that the route matches stays as it is, or becomes one that the route matches, too. What a regular expression
+/// finds is not known here.
+fn leads_back(matches: &Match, rewrite: &Rewrite) -> bool {
+    if rewrite.regex.is_some() {
+        return false;
+    }
+    let trimmed = |prefix: &Option<String>| prefix.as_deref().unwrap_or("").trim_end_matches('/').to_owned();
+    let (strip, add) = (trimmed(&rewrite.strip_prefix), trimmed(&rewrite.add_prefix));
+    let becomes = |path: &str| {
+        let rest = path.strip_prefix(&strip).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+        rest.map(|rest| format!("{add}{rest}"))
+            .is_none_or(|path| takes_path(matches, if path.is_empty() { "/" } else { &path }))
+    };
+    let any = matches.path.0.is_empty() && matches.path_exact.0.is_empty();
+    any && becomes("")
+        || matches.paths().any(|rule| match rule {
+            PathRule::Prefix(path) | PathRule::Exact(path) => becomes(path),
+        })
 }
 
 /// Whether `first` holds whenever `then` does.

@@ -11,6 +11,7 @@ for_each_engine! {
     servers_get_the_path_and_host_that_the_route_says,
     websockets_are_opened_at_the_path_that_the_server_knows,
     redirects_and_cookies_come_back_to_where_the_client_is,
+    redirects_lead_to_a_path_made_of_the_one_that_was_asked_for,
     nobody_climbs_out_of_a_prefix,
     socket_io_lives_below_a_prefix,
 }
@@ -104,6 +105,39 @@ async fn redirects_and_cookies_come_back_to_where_the_client_is() {
         let cookies: Vec<_> = answer.headers().get_all("set-cookie").iter().collect();
         let path = if asked.starts_with("/app1") { "/app1" } else { "/" };
         assert_eq!(cookies, [&*format!("a=1; Path={path}; HttpOnly"), "b=2"], "{asked}");
+    }
+}
+
+async fn redirects_lead_to_a_path_made_of_the_one_that_was_asked_for() {
+    let gateway = Gateway::start(
+        "
+listeners:
+  - { name: web, address: 127.0.0.1:0 }
+routes:
+  - { match: { path: /old }, rewrite: { strip_prefix: /old, add_prefix: /new }, redirect: { status: 301 } }
+  - { match: { path: /secure }, rewrite: { strip_prefix: /secure }, redirect: { scheme: https, port: 8443 } }
+  - { match: { path_regex: \"^/users/[0-9]+$\" }, rewrite: { regex: \"^/users/([0-9]+)$\", to: \"/u/$1\" }, redirect: { port: 80 } }
+",
+    )
+    .await;
+    let mut client = gateway.client().await;
+    let http2 = Http2::over(tcp(gateway.address("web")).await).await;
+    for (asked, status, location) in [
+        ("/old/x?y=1", 301, "http://localhost/new/x?y=1"),
+        ("/old", 301, "http://localhost/new"),
+        ("/old/", 301, "http://localhost/new/"),
+        ("/old/a%2fb%20c/caf%c3%a9?q=%2f", 301, "http://localhost/new/a%2Fb%20c/caf%C3%A9?q=%2f"),
+        ("/old//evil.example/%2e%2E/x", 301, "http://localhost/new/x"),
+        ("/secure/x", 308, "https://localhost:8443/x"),
+        ("/secure", 308, "https://localhost:8443/"),
+        ("/users/7?q", 308, "http://localhost/u/7?q"),
+        ("/old/..%2Fadmin", 400, ""),
+    ] {
+        let answer = client.get(asked).await;
+        assert_eq!((answer.status, answer.header("location").unwrap_or_default()), (status, location), "{asked}");
+        let answer = http2.get(&format!("http://localhost{asked}")).await;
+        let there = answer.headers().get("location").map_or("", |location| location.to_str().unwrap());
+        assert_eq!((answer.status().as_u16(), there), (status, location), "{asked}");
     }
 }
 
