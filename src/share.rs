@@ -2,6 +2,7 @@
 //! have the work.
 
 use std::fmt;
+use std::sync::Arc;
 
 use rand::Rng;
 use serde::de::value::SeqAccessDeserializer;
@@ -96,6 +97,14 @@ impl<'de> Deserialize<'de> for Upstreams {
 pub(crate) struct Shares<T> {
     /// Each with the weights up to it, its own included.
     goals: Vec<(T, u64)>,
+}
+
+impl Shares<Arc<str>> {
+    /// Those of connections, of which none is answered here; `None` where there are none.
+    pub(crate) fn of(said: &Upstreams) -> Option<Self> {
+        let named = said.0.iter().filter_map(|share| Some((share.name.as_deref()?.into(), share.weight)));
+        Self::new(named)
+    }
 }
 
 impl<T> Shares<T> {

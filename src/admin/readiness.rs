@@ -66,12 +66,7 @@ fn is_ready(snapshot: &Snapshot) -> bool {
 /// The upstreams that routes and listeners lead to.
 fn needed(config: &Config) -> HashSet<&str> {
     let of_routes = config.routes.iter().filter_map(|route| route.upstream.as_ref()).flat_map(|said| said.names());
-    let of_listeners = config.listeners.iter().flat_map(|listener| {
-        let detected = listener.detect.as_ref().and_then(|detect| detect.tcp.as_deref());
-        let passed = listener.tls.iter().flat_map(|tls| &tls.passthrough).map(|one| one.upstream.as_str());
-        listener.upstream.as_deref().into_iter().chain(detected).chain(passed)
-    });
-    of_routes.chain(of_listeners).collect()
+    of_routes.chain(config.listeners.iter().flat_map(|listener| listener.upstreams())).collect()
 }
 
 /// Whether its source has to be heard of first; servers of before will do.

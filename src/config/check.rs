@@ -214,12 +214,8 @@ fn unused_upstreams(config: &Config, upstreams: &Spot<'_>, report: &mut Report) 
         let mirror = route.mirror.as_ref().map(|mirror| mirror.upstream.as_str());
         route.upstream.iter().flat_map(|upstreams| upstreams.names()).chain(mirror)
     });
-    let in_listeners = config.listeners.iter().flat_map(|listener| {
-        let detected = listener.detect.as_ref().and_then(|detect| detect.tcp.as_deref());
-        let passed = listener.tls.iter().flat_map(|tls| &tls.passthrough).map(|one| one.upstream.as_str());
-        [listener.upstream.as_deref(), detected].into_iter().flatten().chain(passed)
-    });
-    let used: HashSet<&str> = in_routes.chain(in_listeners).collect();
+    let used: HashSet<&str> =
+        in_routes.chain(config.listeners.iter().flat_map(|listener| listener.upstreams())).collect();
     let unused = |(_, (name, _)): &(Spot<'_>, (&String, _))| !used.contains(name.as_str());
     for (spot, _) in upstreams.each_key(&config.upstreams).filter(unused) {
         report.warn(Lint::UpstreamUnused, &spot.as_str(), "no route and no listener uses this upstream");

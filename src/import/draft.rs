@@ -254,20 +254,20 @@ impl Draft {
 
     /// Takes out upstreams that nothing leads to.
     fn take_unused(&mut self) -> Vec<String> {
+        let note = |said: &Value, used: &mut Vec<String>| match said {
+            Value::String(name) => used.push(name.clone()),
+            Value::Sequence(list) => {
+                used.extend(list.iter().filter_map(|one| Some(one.get("name")?.as_str()?.to_owned())));
+            }
+            _ => {}
+        };
         let mut used = Vec::new();
         for part in self.listeners.iter().chain(&self.routes) {
             for key in ["upstream", "detect.tcp", "mirror.upstream"] {
-                match part.get(key) {
-                    Some(Value::String(name)) => used.push(name.clone()),
-                    Some(Value::Sequence(list)) => {
-                        used.extend(list.iter().filter_map(|one| Some(one.get("name")?.as_str()?.to_owned())));
-                    }
-                    _ => {}
-                }
+                part.get(key).into_iter().for_each(|said| note(said, &mut used));
             }
             let through = part.get("tls.passthrough").and_then(Value::as_sequence);
-            let through = through.into_iter().flatten().filter_map(|one| one.get("upstream")?.as_str());
-            used.extend(through.map(str::to_owned));
+            through.into_iter().flatten().filter_map(|one| one.get("upstream")).for_each(|said| note(said, &mut used));
         }
         let (kept, unused) = std::mem::take(&mut self.upstreams).into_iter().partition(|(name, _)| used.contains(name));
         self.upstreams = kept;

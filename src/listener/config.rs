@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::tls::config::Tls;
 use crate::access::config::OfListener;
 use crate::address::BindAddress;
+use crate::share::Upstreams;
 use crate::transport::TcpKeepAlive;
 
 /// One entry of `listeners`.
@@ -22,9 +23,10 @@ pub struct Config {
     /// What the listener speaks. Default `http`.
     #[serde(default)]
     pub protocol: Protocol,
-    /// The upstream that a `tcp` listener carries its connections to; an error on the other protocols.
+    /// The upstream that a `tcp` listener carries its connections to, or several with their shares; an error on the other
+    /// protocols.
     #[serde(default)]
-    pub upstream: Option<String>,
+    pub upstream: Option<Upstreams>,
     /// Who tells of a client in a PROXY header, before TLS and everything else. Default `off`.
     #[serde(default)]
     pub proxy_protocol: ProxyProtocol,
@@ -72,6 +74,13 @@ impl Config {
             backlog: default_backlog(),
             tcp_keepalive: TcpKeepAlive::default(),
         }
+    }
+
+    /// The upstreams that its connections go to, but for those that the routes say.
+    pub(crate) fn upstreams(&self) -> impl Iterator<Item = &str> {
+        let passed = self.tls.iter().flat_map(|tls| &tls.passthrough).map(|one| &one.upstream);
+        let detected = self.detect.as_ref().and_then(|detect| detect.tcp.as_deref());
+        self.upstream.iter().chain(passed).flat_map(Upstreams::names).chain(detected)
     }
 
     /// What it is known by over reloads: its address; with a port of the kernel's choice, also its name.

@@ -99,7 +99,7 @@ impl Accepted {
             settings.metrics.detected("passthrough");
             return Some((connection, AppProtocol::Raw(Some(upstream))));
         }
-        let raw = || AppProtocol::Raw(settings.tcp_upstream.clone());
+        let raw = || AppProtocol::Raw(settings.tcp_upstream.as_ref().map(|goals| Arc::clone(goals.draw())));
         match settings.config.protocol {
             Protocol::Tcp => return Some((connection, raw())),
             Protocol::Application => return Some((connection, AppProtocol::Own)),

@@ -17,6 +17,7 @@ use crate::deadline::Deadlines;
 use crate::http::config::Forwarding;
 use crate::metrics::ListenerMetrics;
 use crate::secrets::Secrets;
+use crate::share::{Shares, Upstreams};
 use crate::trace::Traces;
 use crate::wire::flash::Policy;
 
@@ -51,7 +52,8 @@ pub struct Settings {
     pub(super) name: Arc<str>,
     pub(super) config: Config,
     pub(super) tls: Option<tls::Terms>,
-    pub(super) tcp_upstream: Option<Arc<str>>,
+    /// Where bytes go that are not HTTP.
+    pub(super) tcp_upstream: Option<Shares<Arc<str>>>,
     pub(super) shared: Shared,
     pub(super) metrics: ListenerMetrics,
     /// Who may connect; `None`: everybody.
@@ -93,11 +95,11 @@ impl Settings {
         let tls = tls.transpose().map_err(|error| fail(error.to_string()))?;
         let networks = config.access.as_ref().map(Networks::of_listener);
         let networks = networks.transpose().map_err(|error| fail(error.to_string()))?.flatten();
-        let detected_tcp = config.detect.as_ref().and_then(|detect| detect.tcp.as_deref());
+        let detected_tcp = config.detect.as_ref().and_then(|detect| detect.tcp.as_deref()).map(Upstreams::from);
         Ok(Self {
             name: config.name().into(),
             tls,
-            tcp_upstream: config.upstream.as_deref().or(detected_tcp).map(Arc::from),
+            tcp_upstream: config.upstream.as_ref().or(detected_tcp.as_ref()).and_then(Shares::of),
             config: config.clone(),
             shared,
             metrics,

@@ -56,6 +56,35 @@ async fn letter(gateway: &Gateway) -> (Client, String) {
     (client, letter)
 }
 
+#[tokio::test]
+async fn upstreams_share_connections_by_their_weights() {
+    let servers = [lettered("a").await, lettered("b").await, lettered("c").await];
+    let before = |shares: &str| {
+        format!(
+            "
+listeners:
+  - {{ name: raw, address: 127.0.0.1:0, protocol: tcp, upstream: {shares} }}
+upstreams:
+  a: {{ kind: tcp, servers: [\"{}\"], health: {{ check: none }} }}
+  b: {{ kind: tcp, servers: [\"{}\"], health: {{ check: none }} }}
+  c: {{ kind: tcp, servers: [\"{}\"], health: {{ check: none }} }}
+",
+            servers[0].address(),
+            servers[1].address(),
+            servers[2].address()
+        )
+    };
+    let mut gateway =
+        Gateway::start(&before("[{ name: a, weight: 3 }, { name: b, weight: 1 }, { name: c, weight: 0 }]")).await;
+    let mut counts = std::collections::BTreeMap::<String, usize>::new();
+    for _ in 0..80 {
+        *counts.entry(letter(&gateway).await.1).or_default() += 1;
+    }
+    assert!(counts.len() == 2 && counts["b"] >= 5 && counts["a"] > counts["b"], "{counts:?}");
+    gateway.reload(&before("c")).await;
+    assert_eq!(letter(&gateway).await.1, "c");
+}
+
 /// Waits until both servers take connections.
 async fn both_up(gateway: &Gateway, servers: [&Scripted; 2]) {
     for server in servers {

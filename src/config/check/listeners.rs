@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
-use super::{Lint, Names, Report, Spot, is_taken, overlap, words};
+use super::{Lint, Names, Report, Spot, is_taken, overlap, shares, words};
 use crate::address::BindAddress;
 use crate::config::Config;
 use crate::listener::tls::config::{Acme, Certificate, Challenge, Cipher, Hsts, Tls, TlsVersion};
@@ -110,8 +110,10 @@ fn protocol(listener: &listener::Config, spot: &Spot<'_>, names: &Names, report:
         return;
     }
     match (listener.protocol, &listener.upstream) {
-        (Protocol::Tcp, Some(name)) => {
-            report.reference(&upstream, "upstream", name, &names.upstreams);
+        (Protocol::Tcp, Some(said)) => {
+            for (spot, name) in shares::of_connections(said, &upstream, report) {
+                report.reference(&spot, "upstream", name, &names.upstreams);
+            }
         }
         (Protocol::Tcp, None) if !upstream.is_given() => {
             report.fault(spot, "expected the key `upstream`, where a `tcp` listener carries its connections");
@@ -285,12 +287,13 @@ fn passthrough(config: &Config, listener: &listener::Config, spot: &Spot<'_>, na
                 None => drop(seen.insert(name, index)),
             }
         }
-        let upstream = spot.key("upstream");
-        if report.reference(&upstream, "upstream", &one.upstream, &names.upstreams)
-            && config.upstreams.get(&one.upstream).is_some_and(|upstream| upstream.tls.is_some())
-        {
-            let found = format!("found `{}`, which has `tls`", one.upstream);
-            report.fault(&upstream, format!("{found}: what is carried there is TLS already, expected one without"));
+        for (spot, name) in shares::of_connections(&one.upstream, &spot.key("upstream"), report) {
+            if report.reference(&spot, "upstream", name, &names.upstreams)
+                && config.upstreams.get(name).is_some_and(|upstream| upstream.tls.is_some())
+            {
+                let found = format!("found `{name}`, which has `tls`");
+                report.fault(&spot, format!("{found}: what is carried there is TLS already, expected one without"));
+            }
         }
     }
 }

@@ -165,7 +165,7 @@ fn outcome(config: &Config, route: &router::Config, spot: &Spot<'_>, names: &Nam
     }
     let said = spot.key("upstream");
     if let Some(upstreams) = &route.upstream {
-        for (spot, name) in shares::check(upstreams, &said, report) {
+        for (spot, name) in shares::of_requests(upstreams, &said, report) {
             upstream(config, name, &spot, names, report);
             sessions_are_known(config, route, name, &spot, report);
         }

@@ -413,7 +413,7 @@ impl Reader<'_> {
                 }
             }
             if !leads {
-                match self.service(&service) {
+                match self.service("http", &service) {
                     Ok(upstream) => part.set("upstream", upstream),
                     Err(why) => {
                         remarks.push((vec!["http", "routers", name, "service"], why));
@@ -430,12 +430,12 @@ impl Reader<'_> {
         self.draft.routes.extend(ranked.into_iter().map(|(_, part)| part));
     }
 
-    /// The upstream of a service, or those of a weighted one.
-    fn service(&self, name: &str) -> Result<Value, String> {
+    /// The upstream of a service of `http` or `tcp`, or those of a weighted one.
+    fn service(&self, kind: &str, name: &str) -> Result<Value, String> {
         if self.draft.has_upstream(name) {
             return Ok(name.into());
         }
-        let service = self.root.get("http").and_then(|http| http.get("services")?.get(name));
+        let service = self.root.get(kind).and_then(|all| all.get("services")?.get(name));
         let weighted = service.and_then(|service| service.get("weighted")?.get("services")?.as_sequence());
         let Some(weighted) = weighted else {
             return Err(format!("the file has no load balancer of the name `{name}`"));
@@ -543,13 +543,16 @@ impl Reader<'_> {
         };
         for (name, router) in entries(&routers) {
             let path = ["tcp", "routers", name, "rule"];
-            let (said, service) = (text(router, "rule"), bare(text(router, "service")).to_owned());
+            let said = text(router, "rule");
             let of = texts(router.get("entryPoints"));
             let through = router.get("tls").is_some_and(|tls| tls.get("passthrough") == Some(&Value::Bool(true)));
-            if !self.draft.has_upstream(&service) {
-                self.leave_out(&path, "its service has no load balancer");
-                continue;
-            }
+            let service = match self.service("tcp", bare(text(router, "service"))) {
+                Ok(service) => service,
+                Err(why) => {
+                    self.leave_out(&path, &why);
+                    continue;
+                }
+            };
             let names: Vec<String> = said.split('`').skip(1).step_by(2).map(str::to_lowercase).collect();
             let mut taken = false;
             for listener in self
@@ -569,7 +572,7 @@ impl Reader<'_> {
                 {
                     let one = [
                         ("names", Value::Sequence(names.iter().cloned().map(Value::from).collect())),
-                        ("upstream", service.clone().into()),
+                        ("upstream", service.clone()),
                     ];
                     listener
                         .push("tls.passthrough", Mapping::from_iter(one.map(|(key, value)| (Value::from(key), value))));
@@ -577,7 +580,7 @@ impl Reader<'_> {
                 }
             }
             if !taken {
-                self.leave_out(&path, "raw connections have one upstream for a listener; names that pass through are `tls.passthrough` of one with TLS");
+                self.leave_out(&path, "raw connections have one service for a listener; names that pass through are `tls.passthrough` of one with TLS");
             }
         }
     }

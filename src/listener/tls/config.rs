@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::share::Upstreams;
+
 /// `listeners[].tls`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -44,8 +46,8 @@ pub struct Tls {
 pub struct Passthrough {
     /// Names that clients ask for (SNI), such as `a.example` or `*.example`, which stands for all below it.
     pub names: Vec<String>,
-    /// Where their connections go.
-    pub upstream: String,
+    /// The upstream that their connections go to, or several with their shares.
+    pub upstream: Upstreams,
 }
 
 impl Tls {

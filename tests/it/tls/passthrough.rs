@@ -66,6 +66,37 @@ async fn a_name_decides_whether_tls_ends_here_or_at_its_server() {
 }
 
 #[tokio::test]
+async fn the_connections_of_a_name_are_shared_out_by_weights() {
+    let authority = Authority::new();
+    let theirs = authority.sign(&["x.passed.test"]);
+    let server = || async { Echo::start_tls(authority.server(&theirs, false), "passed").await };
+    let (one, other) = (server().await, server().await);
+    let listed = certificates(&[&authority.sign(&["a.test"])]);
+    let gateway = Gateway::start(&format!(
+        "
+listeners:
+  - name: web
+    address: 127.0.0.1:0
+    tls: {{ {listed}, passthrough: [{{ names: [\"*.passed.test\"], upstream: [{{ name: one }}, {{ name: other }}] }}] }}
+routes: [{{ respond: {{}} }}]
+upstreams:
+  one: {{ kind: tcp, servers: [\"{}\"], health: {{ check: none }} }}
+  other: {{ kind: tcp, servers: [\"{}\"], health: {{ check: none }} }}
+",
+        one.address(),
+        other.address()
+    ))
+    .await;
+    let client = authority.client(&["http/1.1"]);
+    for _ in 0..30 {
+        let stream = client.connect(gateway.address("web"), "x.passed.test").await.unwrap();
+        assert_eq!(Client::over(stream).get("/").await.status, 200);
+    }
+    assert!(one.accepted() > 3 && other.accepted() > 3, "{} and {}", one.accepted(), other.accepted());
+    assert_eq!(one.accepted() + other.accepted(), 30);
+}
+
+#[tokio::test]
 async fn a_hello_that_comes_byte_by_byte_reaches_its_server_whole() {
     let authority = Authority::new();
     let (web, server) = (Echo::start("web").await, Puppet::start().await);
