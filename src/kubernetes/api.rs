@@ -57,6 +57,11 @@ pub(super) fn is_gone_status(status: &Status) -> bool {
     status.code == 410
 }
 
+/// Whether there is nothing of the kind that was asked for.
+pub(super) fn is_absent(fault: &kube::Error) -> bool {
+    matches!(fault, kube::Error::Api(status) if status.code == 404)
+}
+
 /// A fault in one plain sentence; `what` was asked for.
 pub(crate) fn told(fault: &kube::Error, what: &str) -> String {
     match fault {

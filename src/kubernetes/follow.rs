@@ -14,7 +14,7 @@ use rand::Rng;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::api::{connect, is_gone, is_gone_status, told, told_status};
+use super::api::{connect, is_absent, is_gone, is_gone_status, told, told_status};
 
 /// How long a watch is asked to last. A connection that is dead without a word is noticed a little later than that, so it
 /// is much less than the five minutes that are usual.
@@ -49,6 +49,8 @@ pub(crate) struct Which {
     pub(crate) labels: Option<String>,
     /// What their fields hold, as `name=value`. Default: anything.
     pub(crate) fields: Option<String>,
+    /// Whether the API server may not know of the kind, which is no fault then.
+    pub(crate) may_be_absent: bool,
 }
 
 /// What is heard of them.
@@ -62,6 +64,8 @@ pub(crate) enum News<K> {
     Gone(K),
     /// Nothing is other than it was said, and that is known to be so by now.
     Confirmed,
+    /// The API server does not know of the kind, and may not. It is asked again.
+    Absent,
 }
 
 /// Follows the objects of a kind. Nothing is told of them before all have been listed; later no fault of the API server
@@ -156,7 +160,10 @@ impl<K: Kind> Follow<K> {
         };
         match &self.version {
             None => {
-                let (objects, version) = list(&api, &self.which).await?;
+                let Some((objects, version)) = list(&api, &self.which).await? else {
+                    self.wait_a_while();
+                    return Ok(Some(News::Absent));
+                };
                 debug!("{} {} at version {version}", objects.len(), K::plural(&()));
                 (self.version, self.listed) = (Some(version), Some(Instant::now()));
                 Ok(Some(News::All(objects)))
@@ -174,7 +181,12 @@ impl<K: Kind> Follow<K> {
                         self.forget_version();
                         Ok(None)
                     }
-                    Err(fault) => Err(told(&fault, &K::plural(&()))),
+                    Err(fault) => {
+                        if self.which.may_be_absent && is_absent(&fault) {
+                            self.version = None;
+                        }
+                        Err(told(&fault, &K::plural(&())))
+                    }
                 }
             }
         }
@@ -249,18 +261,21 @@ impl<K: Kind> Follow<K> {
     }
 }
 
-/// All of them, and the version that they are of.
-async fn list<K: Kind>(api: &Api<K>, which: &Which) -> Result<(Vec<K>, String), String> {
+/// All of them, and the version that they are of; `None` where the API server does not know of the kind, and may not.
+async fn list<K: Kind>(api: &Api<K>, which: &Which) -> Result<Option<(Vec<K>, String)>, String> {
     let mut params = ListParams::default().limit(PAGE);
     (params.label_selector, params.field_selector) = (which.labels.clone(), which.fields.clone());
     let mut objects = Vec::new();
     loop {
         let page = timeout(ANSWER, api.list(&params)).await.map_err(|_| silent())?;
-        let page = page.map_err(|fault| told(&fault, &K::plural(&())))?;
+        let page = match page {
+            Err(fault) if which.may_be_absent && is_absent(&fault) => return Ok(None),
+            page => page.map_err(|fault| told(&fault, &K::plural(&())))?,
+        };
         objects.extend(page.items);
         match (page.metadata.continue_.filter(|rest| !rest.is_empty()), page.metadata.resource_version) {
             (Some(rest), _) => params = params.continue_token(&rest),
-            (None, Some(version)) if !version.is_empty() => return Ok((objects, version)),
+            (None, Some(version)) if !version.is_empty() => return Ok(Some((objects, version))),
             (None, _) => return Err("the API server does not say of which version its list is".to_owned()),
         }
     }

@@ -112,7 +112,7 @@ impl Memory {
                 let Some(name) = slice.metadata.name else { return };
                 self.pods.remove(&name);
             }
-            News::Confirmed => {}
+            News::Confirmed | News::Absent => {}
         }
         self.changed.get_or_insert_with(Instant::now);
     }
