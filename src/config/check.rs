@@ -43,16 +43,16 @@ pub(super) struct Report {
     files: Vec<String>,
     /// The number of the first that is none, but says parts beside them.
     first_origin: usize,
-    /// Whether certificates may come beside the files.
-    certificates_come: bool,
+    /// Whether parts may come beside the files: certificates, and where connections go.
+    parts_come: bool,
 }
 
 /// Looks at a whole configuration, and at the tree that it was read from for the places. Where parts of the tree were set
 /// aside as faulty, what would only follow from that is not reported. `files` are the names of those that it was read from.
 /// Those from `first_origin` on are none, but say parts beside them.
 pub(super) fn check(config: &Config, root: &Node, files: Vec<String>, first_origin: usize) -> Report {
-    let certificates_come = config.secrets.is_some();
-    let mut report = Report { files, first_origin, certificates_come, ..Report::default() };
+    let parts_come = config.secrets.is_some();
+    let mut report = Report { files, first_origin, parts_come, ..Report::default() };
     let root = Spot::root(root);
     let upstreams = root.key("upstreams");
     let names = Names {

@@ -9,6 +9,7 @@ use std::path::Path;
 use super::document::{Entry, Kind, Node, Position, Scalar, Value};
 use super::fault::{Fault, Faults};
 use super::{Config, Loaded, Sources, read_text};
+use crate::address::BindAddress;
 use crate::secrets::Secrets;
 
 /// What is said beside a file.
@@ -20,6 +21,11 @@ pub struct Parts {
     pub routes: Vec<(usize, serde_json::Value)>,
     /// Upstreams: the place of the origin, the name, and what stands below it in `upstreams`.
     pub upstreams: Vec<(usize, String, serde_json::Value)>,
+    /// Where connections to `tcp` listeners of the file go that say no `upstream`: the place of the origin, the name of the
+    /// listener, and what stands in its `upstream`.
+    pub carried: Vec<(usize, String, serde_json::Value)>,
+    /// Connections that go on with TLS as it is: the same, with an entry of the listener's `tls.passthrough`.
+    pub passthrough: Vec<(usize, String, serde_json::Value)>,
     /// Certificates that each listener of the file shows that has `tls`, behind its own: entries of `tls.certificates`.
     pub certificates: Vec<(usize, serde_json::Value)>,
     /// Files that they name and that are in no file system.
@@ -120,12 +126,35 @@ impl Parts {
         let Value::List(listeners) = &mut listeners.node.value else { return };
         for listener in listeners {
             let Value::Map(keys) = &mut listener.value else { continue };
+            let name = name_of(keys).unwrap_or_default();
+            let of_it = |all: &[(usize, String, serde_json::Value)]| -> Vec<Node> {
+                let those = all.iter().filter(|(place, listener, _)| is_in(place) && *listener == name);
+                those.map(|(place, _, value)| node(value, at(*place))).collect()
+            };
+            let has_upstream = keys.iter().any(|entry| entry.key == "upstream");
+            if let Some(upstream) = of_it(&self.carried).into_iter().next().filter(|_| !has_upstream) {
+                keys.push(Entry { key: "upstream".to_owned(), at: upstream.at, node: upstream, first: None });
+            }
             let Some(tls) = keys.iter_mut().find(|entry| entry.key == "tls") else { continue };
             if let Value::Map(keys) = &mut tls.node.value {
                 add(keys, "certificates", Value::List(certificates().collect()));
+                let passed = of_it(&self.passthrough);
+                if !passed.is_empty() {
+                    add(keys, "passthrough", Value::List(passed));
+                }
             }
         }
     }
+}
+
+/// The name of a listener: as said, or its address.
+fn name_of(keys: &[Entry]) -> Option<String> {
+    let text = |key: &str| match &keys.iter().find(|entry| entry.key == key)?.node.value {
+        Value::Scalar(scalar) => Some(scalar.text.clone()),
+        _ => None,
+    };
+    let address = || Some(text("address")?.parse::<BindAddress>().ok()?.to_string());
+    text("name").or_else(address)
 }
 
 /// Adds to the list or the map that a key holds. What does not fit there is of another shape, and will be found so.

@@ -51,7 +51,7 @@ pub(super) fn check(config: &Config, spot: &Spot<'_>, names: &Names, report: &mu
     }
     orders(config, spot, report);
     let http = |listener: &listener::Config| listener.protocol == Protocol::Http;
-    let come = report.certificates_come;
+    let come = report.parts_come;
     if spot.is_intact() && config.routes.is_empty() && !come && config.listeners.iter().any(http) {
         report.warn(Lint::NoRoutes, spot, "there are no routes: every HTTP request is answered 404");
     }
@@ -115,7 +115,8 @@ fn protocol(listener: &listener::Config, spot: &Spot<'_>, names: &Names, report:
                 report.reference(&spot, "upstream", name, &names.upstreams);
             }
         }
-        (Protocol::Tcp, None) if !upstream.is_given() => {
+        // Whoever says parts beside the file may say it.
+        (Protocol::Tcp, None) if !upstream.is_given() && !report.parts_come => {
             report.fault(spot, "expected the key `upstream`, where a `tcp` listener carries its connections");
         }
         (Protocol::Http | Protocol::FlashPolicy | Protocol::Application, Some(_)) => report.fault(
@@ -163,7 +164,7 @@ fn tls(listener: &listener::Config, spot: &Spot<'_>, report: &mut Report) {
 /// What is said of TLS towards clients, who may speak HTTP.
 pub(super) fn tls_terms(tls: &Tls, is_http: bool, spot: &Spot<'_>, report: &mut Report) {
     let certificates = spot.key("certificates");
-    if certificates.is_intact() && tls.certificates.is_empty() && !report.certificates_come {
+    if certificates.is_intact() && tls.certificates.is_empty() && !report.parts_come {
         report.fault(&certificates, "found an empty list, expected at least one certificate");
     }
     for (spot, certificate) in certificates.each(&tls.certificates) {
