@@ -1,4 +1,4 @@
-//! `sockgate controller`: serves what a cluster's Ingresses say, beside what a file says.
+//! `sockgate controller`: serves what a cluster's Ingresses and Gateways say, beside what a file says.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,7 +13,7 @@ use crate::controller::{Named, Terms};
 /// How the controller is run.
 #[derive(Clone, Debug, Args)]
 pub(super) struct How {
-    /// The YAML file: listeners, admin address, limits, defaults. Its routes come before those of Ingresses.
+    /// The YAML file: listeners, admin address, limits, defaults. Its routes come before those of the cluster.
     #[arg(short, long, value_name = "FILE")]
     config: PathBuf,
     /// Look for objects in this namespace only; may be said several times. Classes are known by name alone then.
@@ -25,13 +25,26 @@ pub(super) struct How {
     /// Serve Ingresses that name no class, too.
     #[arg(long)]
     watch_ingress_without_class: bool,
+    /// Serve Ingresses alone, and look for no object of the Gateway API.
+    #[arg(long)]
+    no_gateway_api: bool,
+    /// With --watch-namespace, the class of the Gateways that are served; else their GatewayClass says whose they are.
+    #[arg(long, value_name = "NAME", default_value = "sockgate")]
+    gateway_class: String,
+    /// Serve this Gateway only; may be said several times. Default: all of the class.
+    #[arg(long = "gateway", value_name = "NAMESPACE/NAME", value_parser = Named::read)]
+    gateways: Vec<Named>,
+    /// The listener of the file that serves a port of Gateways; may be said several times. Default: the one that the Service of
+    /// --publish-service sends the port to, else the one that has it.
+    #[arg(long = "gateway-port", value_name = "PORT=LISTENER", value_parser = gateway_port)]
+    gateway_ports: Vec<(u16, String)>,
     /// Where requests go that no Ingress takes.
     #[arg(long, value_name = "NAMESPACE/SERVICE:PORT", value_parser = service_port)]
     default_backend: Option<(Named, ServiceBackendPort)>,
     /// The Secret with the certificate for names that nobody has one for. Default: those of the file.
     #[arg(long, value_name = "NAMESPACE/SECRET", value_parser = Named::read)]
     default_certificate: Option<Named>,
-    /// The Service whose addresses are written into the status of Ingresses.
+    /// The Service whose addresses are written into the status of Ingresses and Gateways.
     #[arg(long, value_name = "NAMESPACE/SERVICE", value_parser = Named::read)]
     publish_service: Option<Named>,
     /// An address to write there in place of that; may be said several times.
@@ -73,6 +86,10 @@ impl How {
             namespaces: self.namespaces,
             class: self.ingress_class,
             without_class: self.watch_ingress_without_class,
+            gateway_api: !self.no_gateway_api,
+            gateway_class: self.gateway_class,
+            gateways: self.gateways,
+            gateway_ports: self.gateway_ports,
             default_backend: self.default_backend,
             default_certificate: self.default_certificate,
             publish_service: self.publish_service,
@@ -87,6 +104,12 @@ fn name_of_host() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname");
     // Two processes of one host are two.
     format!("{}-{}", host.as_deref().map_or("sockgate", str::trim), std::process::id())
+}
+
+fn gateway_port(text: &str) -> Result<(u16, String), String> {
+    let read = text.split_once('=').filter(|(_, listener)| !listener.is_empty());
+    let read = read.and_then(|(port, listener)| Some((port.parse().ok()?, listener.to_owned())));
+    read.filter(|(port, _)| *port > 0).ok_or_else(|| "expected PORT=LISTENER, such as 443=tls".to_owned())
 }
 
 fn service_port(text: &str) -> Result<(Named, ServiceBackendPort), String> {
@@ -104,6 +127,14 @@ fn service_port(text: &str) -> Result<(Named, ServiceBackendPort), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_of_gateways_is_a_listener_of_the_file() {
+        assert_eq!(gateway_port("443=tls"), Ok((443, "tls".to_owned())));
+        for wrong in ["443", "=tls", "443=", "0=tls", "70000=tls"] {
+            assert!(gateway_port(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_default_backend_is_a_port_of_a_service() {

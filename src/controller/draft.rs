@@ -2,15 +2,17 @@
 //! and what there is to say about objects. Every kind of object that makes routes makes them here.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 
 use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
 use kube::ResourceExt;
-use serde_json::{Map, Value, json};
+pub(crate) use serde_json::Map;
+use serde_json::{Value, json};
 
 use crate::config::Parts;
+use crate::request::path::Path as Asked;
 use crate::secrets::{SCHEME, Secrets};
 
 /// An object that says something: the older comes first, and of those that are as old the one that the alphabet has first.
@@ -33,6 +35,18 @@ impl Object {
             kind: K::kind(&()).into_owned(),
             api_version: K::api_version(&()).into_owned(),
             uid: object.uid().unwrap_or_default(),
+        }
+    }
+
+    /// Who says what nobody else does.
+    pub(crate) fn controller() -> Self {
+        Self {
+            created: None,
+            namespace: String::new(),
+            name: "controller".to_owned(),
+            kind: "the".to_owned(),
+            api_version: String::new(),
+            uid: String::new(),
         }
     }
 }
@@ -107,6 +121,26 @@ impl Host {
         }
     }
 
+    /// Whether every host of the other is one of its own.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        let is_below = |host: &str, rest: &str| host.strip_suffix(rest).is_some_and(|front| front.ends_with('.'));
+        match (self, other) {
+            (Self::Any, _) => true,
+            (Self::Exact(one), Self::Exact(other)) => one == other,
+            (Self::Below(_, rest), Self::Exact(host)) => is_below(host, rest),
+            (Self::Below(_, rest), Self::Below(_, other)) => rest == other || is_below(other, rest),
+            _ => false,
+        }
+    }
+
+    /// The hosts that are of both.
+    pub(crate) fn meet(&self, other: &Self) -> Option<Self> {
+        if self.covers(other) {
+            return Some(other.clone());
+        }
+        other.covers(self).then(|| self.clone())
+    }
+
     /// As a route's `match.host` has it; `None` for any.
     pub(crate) fn pattern(&self) -> Option<String> {
         match self {
@@ -149,6 +183,14 @@ impl Path {
         Self::Begins(Reverse(text.len()), Begins::Regex(text.to_owned()))
     }
 
+    /// As people are told of it.
+    pub(crate) fn shown(&self) -> &str {
+        match self {
+            Self::Begins(_, Begins::Segments(path)) if path.is_empty() => "/",
+            Self::Exact(text) | Self::Begins(_, Begins::Segments(text) | Begins::Regex(text)) => text,
+        }
+    }
+
     /// The keys of `match` that say it.
     fn keys(&self) -> Option<(&'static str, String)> {
         match self {
@@ -160,13 +202,33 @@ impl Path {
     }
 }
 
+/// A path as requests have it that are compared with it: canonical, where that is one.
+pub(crate) fn canonical(path: &str) -> String {
+    match Asked::read(path) {
+        Ok(path) if path.loose.is_empty() => path.canonical.into_owned(),
+        _ => path.to_owned(),
+    }
+}
+
+/// The keys of a route that sends clients elsewhere.
+pub(crate) fn redirect_keys(redirect: Value) -> Map<String, Value> {
+    Map::from_iter([("redirect".to_owned(), redirect)])
+}
+
+/// The keys of a route that is answered here.
+pub(crate) fn respond_keys(status: u16) -> Map<String, Value> {
+    Map::from_iter([("respond".to_owned(), json!({ "status": status }))])
+}
+
 /// Where a route stands among the others: what comes first decides.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
     pub(crate) host: Host,
+    /// Whether it is what is left of the host when nobody takes a request.
+    pub(crate) is_last: bool,
     pub(crate) path: Path,
-    /// How many further conditions it has: more come first.
-    pub(crate) conditions: Reverse<usize>,
+    /// How many further conditions it has, those of each kind by themselves: more come first.
+    pub(crate) conditions: Reverse<[usize; 3]>,
     /// Who says it: the older object comes first.
     pub(crate) origin: Object,
     /// Its place among those of the object.
@@ -199,9 +261,15 @@ pub(crate) struct Draft {
     pub(crate) routes: Vec<Route>,
     /// What stands below a name in `upstreams`, and who says it.
     pub(crate) upstreams: BTreeMap<String, (Object, Map<String, Value>)>,
+    /// Where connections to listeners of the file go: who says it, the listener's name, and its `upstream`.
+    pub(crate) carried: Vec<(Object, String, Value)>,
+    /// Connections that go on with TLS as it is: the same with an entry of `passthrough`.
+    pub(crate) passed: Vec<(Object, String, Value)>,
     /// In the order in which they are asked for.
     pub(crate) certificates: Vec<Certificate>,
     pub(crate) notes: BTreeSet<Note>,
+    /// Names that somebody has a certificate for.
+    pub(crate) shown: HashSet<String>,
     /// The objects that are ours, whether they could be used or not.
     pub(crate) objects: BTreeSet<Object>,
 }
@@ -219,11 +287,23 @@ impl Draft {
         self.notes.insert(Note { object: object.clone(), reason, what: what.into() });
     }
 
+    /// Shows a certificate, perhaps for more names than before.
+    pub(crate) fn show(&mut self, certificate: Certificate) {
+        let of_one = |known: &&mut Certificate| known.secret == certificate.secret;
+        match self.certificates.iter_mut().find(of_one) {
+            // What is shown for any name is not shown for fewer.
+            Some(known) if known.names.is_empty() || certificate.names.is_empty() => known.names.clear(),
+            Some(known) => known.names.extend(certificate.names),
+            None => self.certificates.push(certificate),
+        }
+    }
+
     /// Puts the routes in order, and all of it into parts of a configuration.
     pub(crate) fn draw(self) -> Drawn {
-        let Self { mut routes, upstreams, certificates, .. } = self;
+        let Self { mut routes, upstreams, carried, passed, certificates, .. } = self;
         routes.sort_by(|one, other| one.rank.cmp(&other.rank));
         let said = routes.iter().map(|route| &route.rank.origin).chain(upstreams.values().map(|(origin, _)| origin));
+        let said = said.chain(carried.iter().chain(&passed).map(|(origin, ..)| origin));
         let origins: BTreeSet<Object> = said.cloned().collect();
         let origins: Vec<Object> = origins.into_iter().collect();
         let place = |object: &Object| origins.binary_search(object).unwrap_or_default();
@@ -231,7 +311,10 @@ impl Draft {
         let upstreams =
             upstreams.into_iter().map(|(name, (origin, keys))| (place(&origin), name, Value::Object(keys))).collect();
         let mut names: Vec<String> = origins.iter().map(ToString::to_string).collect();
-        let mut parts = Parts { routes, upstreams, ..Parts::default() };
+        let of = |all: Vec<(Object, String, Value)>| -> Vec<(usize, String, Value)> {
+            all.into_iter().map(|(origin, listener, said)| (place(&origin), listener, said)).collect()
+        };
+        let mut parts = Parts { routes, upstreams, carried: of(carried), passthrough: of(passed), ..Parts::default() };
         let mut files = BTreeMap::new();
         for Certificate { secret, names: shown_for, pair: [cert, key] } in certificates {
             let file = |name: &str| format!("{SCHEME}{secret}/{name}");
@@ -266,6 +349,25 @@ impl Route {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hosts_meet_where_one_covers_the_other() {
+        let meet = |one: &str, other: &str| Host::read(one).meet(&Host::read(other));
+        for (one, other, expected) in [
+            ("", "a.example", Some("a.example")),
+            ("*.example", "a.b.example", Some("a.b.example")),
+            ("*.example", "example", None),
+            ("*.example", "xexample", None),
+            ("*.example", "*.b.example", Some("*.b.example")),
+            ("*.b.example", "*.c.example", None),
+            ("a.example", "a.example", Some("a.example")),
+            ("a.example", "b.example", None),
+            ("", "", Some("")),
+        ] {
+            assert_eq!(meet(one, other), expected.map(Host::read), "{one} {other}");
+            assert_eq!(meet(other, one), expected.map(Host::read), "{other} {one}");
+        }
+    }
 
     #[test]
     fn the_most_particular_comes_first() {

@@ -1,8 +1,12 @@
-//! Kubernetes' controller in the gateway: follows Ingresses and what they name, puts what they say beside the configuration's
-//! file, and tells the cluster what has come of it. The way from there on is that of every reload.
+//! Kubernetes' controller in the gateway: follows Ingresses, Gateways and what they name, puts what they say beside the
+//! configuration's file, and tells the cluster what has come of it. The way from there on is that of every reload.
 
+mod annotations;
+mod backend;
+mod certificates;
 mod draft;
 mod events;
+mod gateway;
 mod ingress;
 mod leader;
 mod status;
@@ -12,9 +16,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass, ServiceBackendPort};
+use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kube::Resource;
 use log::{info, warn};
 use tokio::sync::{Notify, watch};
@@ -22,8 +26,11 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
 use self::draft::{Draft, Drawn, Note};
+use self::gateway::Report;
+use self::gateway::objects::{Gateway, GatewayClass, HTTPRoute, ReferenceGrant, TCPRoute, TLSRoute};
+use self::gateway::ports::Ports;
 use self::status::Wanted;
-use self::world::{Objects, World};
+use self::world::{GatewayWorld, Objects, World};
 use crate::kubernetes::{Follow, Kind, Which};
 use crate::reload::{Reloader, Verdict};
 
@@ -48,6 +55,14 @@ pub(crate) struct Terms {
     pub(crate) class: String,
     /// Whether Ingresses that name no class are the gateway's, too.
     pub(crate) without_class: bool,
+    /// Whether Gateways are served.
+    pub(crate) gateway_api: bool,
+    /// The name of the class of Gateways, where classes can't be read.
+    pub(crate) gateway_class: String,
+    /// The Gateways that are served; all of the class, where none is said.
+    pub(crate) gateways: Vec<Named>,
+    /// Which listener of the file, by name, serves a port of Gateways.
+    pub(crate) gateway_ports: Vec<(u16, String)>,
     /// Where requests go that no Ingress takes.
     pub(crate) default_backend: Option<(Named, ServiceBackendPort)>,
     /// The Secret with the certificate for names that no Ingress has one for.
@@ -69,17 +84,33 @@ struct Known {
     services: Objects<Service>,
     secrets: Objects<Secret>,
     published: Objects<Service>,
+    gateway_classes: Option<Objects<GatewayClass>>,
+    gateways: Objects<Gateway>,
+    http_routes: Objects<HTTPRoute>,
+    tls_routes: Objects<TLSRoute>,
+    tcp_routes: Objects<TCPRoute>,
+    grants: Objects<ReferenceGrant>,
+    namespaces: Option<Objects<Namespace>>,
 }
 
 impl Known {
     fn new(terms: &Terms) -> Self {
         let scopes = terms.namespaces.len().max(1);
+        let everywhere = terms.namespaces.is_empty();
+        let of_gateways = if terms.gateway_api { scopes } else { 0 };
         Self {
             ingresses: Objects::of(scopes),
-            classes: terms.namespaces.is_empty().then(|| Objects::of(1)),
+            classes: everywhere.then(|| Objects::of(1)),
             services: Objects::of(scopes),
             secrets: Objects::of(scopes),
             published: Objects::of(usize::from(terms.publish_service.is_some())),
+            gateway_classes: (everywhere && terms.gateway_api).then(|| Objects::of(1)),
+            gateways: Objects::of(of_gateways),
+            http_routes: Objects::of(of_gateways),
+            tls_routes: Objects::of(of_gateways),
+            tcp_routes: Objects::of(of_gateways),
+            grants: Objects::of(of_gateways),
+            namespaces: (everywhere && terms.gateway_api).then(|| Objects::of(1)),
         }
     }
 
@@ -87,15 +118,36 @@ impl Known {
     fn missing(&self) -> Option<String> {
         let kinds = [self.ingresses.missing(), self.services.missing(), self.secrets.missing()];
         let classes = self.classes.as_ref().and_then(Objects::missing);
-        kinds.into_iter().chain([classes]).flatten().next()
+        let of_gateways = [
+            self.gateway_classes.as_ref().and_then(Objects::missing),
+            self.gateways.missing(),
+            self.http_routes.missing(),
+            self.tls_routes.missing(),
+            self.tcp_routes.missing(),
+            self.grants.missing(),
+            self.namespaces.as_ref().and_then(Objects::missing),
+        ];
+        kinds.into_iter().chain([classes]).chain(of_gateways).flatten().next()
     }
 
     fn world(&self) -> World {
         World {
-            ingresses: self.ingresses.all().map(|(_, object)| Arc::clone(object)).collect(),
-            classes: self.classes.as_ref().map(|all| all.all().map(|(_, object)| Arc::clone(object)).collect()),
+            ingresses: self.ingresses.each(),
+            classes: self.classes.as_ref().map(Objects::each),
             services: self.services.all().map(|(name, object)| (name.clone(), Arc::clone(object))).collect(),
             secrets: self.secrets.all().map(|(name, object)| (name.clone(), Arc::clone(object))).collect(),
+            gateway: GatewayWorld {
+                classes: self.gateway_classes.as_ref().map(Objects::each),
+                gateways: self.gateways.each(),
+                http_routes: self.http_routes.each(),
+                tls_routes: self.tls_routes.each(),
+                tcp_routes: self.tcp_routes.each(),
+                grants: self.grants.each(),
+                namespaces: self
+                    .namespaces
+                    .as_ref()
+                    .map(|all| all.all().map(|(name, object)| (name.name.clone(), Arc::clone(object))).collect()),
+            },
         }
     }
 }
@@ -154,16 +206,37 @@ impl Watched {
         }
     }
 
+    /// The same of a kind that has no namespaces.
+    fn follow_all<K>(self: &Arc<Self>, which: &Which, pick: fn(&mut Known) -> Option<&mut Objects<K>>)
+    where
+        K: Kind + Resource<Scope = ClusterResourceScope>,
+    {
+        tokio::spawn(Arc::clone(self).follow(Follow::everywhere(which.clone()), 0, pick));
+    }
+
     /// Begins to follow everything.
     fn begin(self: &Arc<Self>, terms: &Terms) {
         let which = Which { kubeconfig: terms.kubeconfig.clone(), ..Which::default() };
         let certificates = Which { fields: Some("type=kubernetes.io/tls".to_owned()), ..which.clone() };
+        let everywhere = terms.namespaces.is_empty();
         self.follow_in::<Ingress>(terms, &which, |known| Some(&mut known.ingresses));
         self.follow_in::<Service>(terms, &which, |known| Some(&mut known.services));
         self.follow_in::<Secret>(terms, &certificates, |known| Some(&mut known.secrets));
-        if terms.namespaces.is_empty() {
-            let follow = Follow::<IngressClass>::everywhere(which.clone());
-            tokio::spawn(Arc::clone(self).follow(follow, 0, |known| known.classes.as_mut()));
+        if everywhere {
+            self.follow_all::<IngressClass>(&which, |known| known.classes.as_mut());
+        }
+        if terms.gateway_api {
+            // Its kinds are brought by whoever wants them.
+            let of_gateways = Which { may_be_absent: true, ..which.clone() };
+            self.follow_in::<Gateway>(terms, &of_gateways, |known| Some(&mut known.gateways));
+            self.follow_in::<HTTPRoute>(terms, &of_gateways, |known| Some(&mut known.http_routes));
+            self.follow_in::<TLSRoute>(terms, &of_gateways, |known| Some(&mut known.tls_routes));
+            self.follow_in::<TCPRoute>(terms, &of_gateways, |known| Some(&mut known.tcp_routes));
+            self.follow_in::<ReferenceGrant>(terms, &of_gateways, |known| Some(&mut known.grants));
+            if everywhere {
+                self.follow_all::<GatewayClass>(&of_gateways, |known| known.gateway_classes.as_mut());
+                self.follow_all::<Namespace>(&of_gateways, |known| known.namespaces.as_mut());
+            }
         }
         if let Some(Named { namespace, name }) = terms.publish_service.clone() {
             let one = Which { fields: Some(format!("metadata.name={name}")), ..which };
@@ -192,7 +265,7 @@ pub(crate) async fn run(reloader: Arc<Reloader>, terms: Terms) {
             let known = watched.known();
             match known.missing() {
                 Some(missing) => Err(missing),
-                None => Ok((known.world(), known.published.all().map(|(_, service)| Arc::clone(service)).next())),
+                None => Ok((known.world(), known.published.each().into_iter().next())),
             }
         };
         let (world, published) = match known {
@@ -205,14 +278,15 @@ pub(crate) async fn run(reloader: Arc<Reloader>, terms: Terms) {
         };
         // Thousands of objects take their time.
         let making = {
+            let ports = Ports::new(&reloader.core().snapshot.load().config, published.as_deref(), &terms);
             let terms = Arc::clone(&terms);
             spawn_blocking(move || {
-                let draft = make(&world, &terms);
+                let (draft, report) = make(&world, &terms, &ports);
                 let told = (draft.notes.clone(), draft.objects.clone());
-                (world, draft.draw(), told)
+                (world, draft.draw(), told, report)
             })
         };
-        let Ok((world, drawn, (mut notes, objects))) = making.await else { continue };
+        let Ok((world, drawn, (mut notes, objects), mut report)) = making.await else { continue };
         let first = before.is_none();
         if before.as_ref().is_none_or(|before| before.parts != drawn.parts) {
             let parts = drawn.parts.clone();
@@ -223,9 +297,10 @@ pub(crate) async fn run(reloader: Arc<Reloader>, terms: Terms) {
         let drawn = before.clone().unwrap_or_default();
         verdicts.mark_unchanged();
         refused(&reloader, &drawn, &mut notes);
+        report.take_up(&mut notes);
         reloader
             .tell_beside(notes.iter().map(|note| (note.object.to_string(), note.reason, note.what.clone())).collect());
-        wanted.send_replace(Wanted::new(&world, &objects, notes, published.as_deref(), &terms));
+        wanted.send_replace(Wanted::new(&world, &objects, notes, &report, published.as_deref(), &terms));
         if first {
             pods_are_known(&reloader).await;
             reloader.set_unready(None);
@@ -234,14 +309,15 @@ pub(crate) async fn run(reloader: Arc<Reloader>, terms: Terms) {
     }
 }
 
-/// What a cluster makes of a configuration.
-fn make(world: &World, terms: &Terms) -> Draft {
-    let mut draft = ingress::draft(world, terms);
-    match ingress::default_certificate(world, terms) {
+/// What a cluster makes of a configuration, and what is to be said of Gateways and their routes.
+fn make(world: &World, terms: &Terms, ports: &Ports) -> (Draft, Report) {
+    let (draft, report) = gateway::draft(world, terms, ports, Draft::default());
+    let mut draft = ingress::draft(world, terms, draft);
+    match certificates::default_certificate(world, terms) {
         Ok(certificate) => draft.certificates.extend(certificate),
         Err(why) => warn!("controller: the default certificate: {why}"),
     }
-    draft
+    (draft, report)
 }
 
 /// Notes whom the configuration had no place for, and what is hardly meant.

@@ -1,4 +1,4 @@
-//! What is written to the cluster, by one gateway of all: the addresses of Ingresses, and Events.
+//! What is written to the cluster, by one gateway of all: the status of objects, and Events.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::draft::{Note, Object};
+use super::gateway::Report;
 use super::leader::{EVERY, Leader};
 use super::world::World;
 use super::{Terms, events};
@@ -29,11 +30,21 @@ const MOST_FAULTS: usize = 3;
 /// A status that an object is to have.
 #[derive(Clone, Debug)]
 pub(super) struct Wish {
-    resource: ApiResource,
-    namespace: String,
-    name: String,
+    pub(super) resource: ApiResource,
+    /// Empty for what has none.
+    pub(super) namespace: String,
+    pub(super) name: String,
+    /// The version that it is for, where others write there, too.
+    pub(super) version: Option<String>,
     /// What is put into it, as a merge patch.
-    status: Value,
+    pub(super) status: Value,
+}
+
+impl Wish {
+    /// The same for this status.
+    pub(super) fn with(self, status: Value) -> Self {
+        Self { status, ..self }
+    }
 }
 
 /// What is to be written.
@@ -49,13 +60,12 @@ impl Wanted {
         world: &World,
         objects: &BTreeSet<Object>,
         notes: BTreeSet<Note>,
+        report: &Report,
         published: Option<&Service>,
         terms: &Terms,
     ) -> Self {
-        let addresses = match published {
-            Some(service) => addresses_of(service),
-            None => terms.publish_addresses.iter().map(|address| address_told(address)).collect(),
-        };
+        let addresses = addresses(published, terms);
+        let addresses: Vec<Value> = addresses.iter().map(Address::of_ingress).collect();
         let ours: HashSet<(&str, &str)> = objects
             .iter()
             .filter(|object| object.kind == "Ingress")
@@ -71,34 +81,62 @@ impl Wanted {
                 resource: ApiResource::erase::<Ingress>(&()),
                 namespace: namespace.to_owned(),
                 name: name.to_owned(),
+                version: None,
                 status: json!({ "loadBalancer": { "ingress": wanted } }),
             })
         };
-        Self { wishes: world.ingresses.iter().filter_map(wish).collect(), notes }
+        let wishes = world.ingresses.iter().filter_map(wish).chain(report.wishes()).collect();
+        Self { wishes, notes }
     }
 }
 
-/// Where clients come to a Service.
-fn addresses_of(service: &Service) -> Vec<Value> {
+/// Where clients come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Address {
+    Ip(String),
+    Name(String),
+}
+
+impl Address {
+    fn read(text: &str) -> Self {
+        match text.parse::<std::net::IpAddr>() {
+            Ok(_) => Self::Ip(text.to_owned()),
+            Err(_) => Self::Name(text.to_owned()),
+        }
+    }
+
+    /// As the status of an Ingress has it.
+    fn of_ingress(&self) -> Value {
+        match self {
+            Self::Ip(ip) => json!({ "ip": ip }),
+            Self::Name(name) => json!({ "hostname": name }),
+        }
+    }
+
+    /// As the status of a Gateway has it: the type, and the value.
+    pub(super) fn of_gateway(&self) -> (&'static str, String) {
+        match self {
+            Self::Ip(ip) => ("IPAddress", ip.clone()),
+            Self::Name(name) => ("Hostname", name.clone()),
+        }
+    }
+}
+
+/// Where clients come to the gateway: the addresses of its Service, or those that the operator says.
+pub(super) fn addresses(published: Option<&Service>, terms: &Terms) -> Vec<Address> {
+    let Some(service) = published else {
+        return terms.publish_addresses.iter().map(|address| Address::read(address)).collect();
+    };
     let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let told = balancer.and_then(|balancer| balancer.ingress.as_ref()).into_iter().flatten();
-    let told: Vec<Value> = told
-        .filter_map(|one| {
-            let (ip, name) = (one.ip.as_ref(), one.hostname.as_ref());
-            ip.map(|ip| json!({ "ip": ip })).or_else(|| name.map(|name| json!({ "hostname": name })))
-        })
+    let told: Vec<Address> = told
+        .filter_map(|one| one.ip.clone().map(Address::Ip).or_else(|| one.hostname.clone().map(Address::Name)))
         .collect();
     if !told.is_empty() {
         return told;
     }
-    let spec = service.spec.as_ref();
-    let external = spec.and_then(|spec| spec.external_ips.as_ref()).into_iter().flatten();
-    external.map(|ip| json!({ "ip": ip })).collect()
-}
-
-fn address_told(address: &str) -> Value {
-    let is_ip = address.parse::<std::net::IpAddr>().is_ok();
-    if is_ip { json!({ "ip": address }) } else { json!({ "hostname": address }) }
+    let external = service.spec.as_ref().and_then(|spec| spec.external_ips.as_ref()).into_iter().flatten();
+    external.cloned().map(Address::Ip).collect()
 }
 
 /// Writes what is wanted while this gateway is the one that writes; gives that up when it ends.
@@ -167,12 +205,19 @@ impl Writer {
         self.said.retain(|note| notes.contains(note));
         // One that can't be written stops no other; where several can't, it is the API server.
         let mut faults = Vec::new();
-        for Wish { resource, namespace, name, status } in wishes {
+        for Wish { resource, namespace, name, version, status } in wishes {
             if !self.leader.is_held() || faults.len() > MOST_FAULTS {
                 break;
             }
-            let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
-            let patch = Patch::Merge(json!({ "status": status }));
+            let api: Api<DynamicObject> = match namespace.as_str() {
+                "" => Api::all_with(client.clone(), &resource),
+                namespace => Api::namespaced_with(client.clone(), namespace, &resource),
+            };
+            let mut patch = json!({ "status": status });
+            if let Some(version) = version {
+                patch["metadata"] = json!({ "resourceVersion": version });
+            }
+            let patch = Patch::Merge(patch);
             faults.extend(
                 written(api.patch_status(&name, &PatchParams::default(), &patch), &resource.plural).await.err(),
             );
@@ -210,11 +255,12 @@ async fn answered<T>(asked: impl Future<Output = kube::Result<T>>, what: &str) -
     answer.map_err(|fault| told(&fault, what))
 }
 
-/// The same for what is written to an object: one that is gone meanwhile wants nothing any more.
+/// The same for what is written to an object: one that is gone meanwhile wants nothing any more, and of one that is another by
+/// now it will be heard.
 async fn written<T>(asked: impl Future<Output = kube::Result<T>>, what: &str) -> Result<(), String> {
     let asked = async {
         match asked.await {
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
             answer => answer.map(drop),
         }
     };

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube::Resource;
 
 use super::draft::Named;
+use super::gateway::objects::{Gateway, GatewayClass, HTTPRoute, ReferenceGrant, TCPRoute, TLSRoute};
 use crate::kubernetes::News;
 
 /// What is known of a cluster, as it is translated.
@@ -18,6 +19,21 @@ pub(crate) struct World {
     pub(crate) classes: Option<Vec<Arc<IngressClass>>>,
     pub(crate) services: BTreeMap<Named, Arc<Service>>,
     pub(crate) secrets: BTreeMap<Named, Arc<Secret>>,
+    pub(crate) gateway: GatewayWorld,
+}
+
+/// What is known of the Gateway API's objects.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct GatewayWorld {
+    /// `None` where classes are known by name alone.
+    pub(crate) classes: Option<Vec<Arc<GatewayClass>>>,
+    pub(crate) gateways: Vec<Arc<Gateway>>,
+    pub(crate) http_routes: Vec<Arc<HTTPRoute>>,
+    pub(crate) tls_routes: Vec<Arc<TLSRoute>>,
+    pub(crate) tcp_routes: Vec<Arc<TCPRoute>>,
+    pub(crate) grants: Vec<Arc<ReferenceGrant>>,
+    /// By their names; `None` where they can't be read.
+    pub(crate) namespaces: Option<BTreeMap<String, Arc<Namespace>>>,
 }
 
 /// The objects of one kind, as they are followed: in all namespaces at once, or in each of some.
@@ -73,6 +89,11 @@ impl<K: Resource<DynamicType = ()>> Objects<K> {
             }
             News::Gone(object) => objects.get_or_insert_default().remove(&Named::of(&object)).is_some(),
             News::Confirmed => false,
+            // Who takes a kind away takes its objects first: what is known otherwise stays.
+            News::Absent => match objects {
+                Some(_) => false,
+                None => objects.insert(BTreeMap::new()).is_empty(),
+            },
         }
     }
 
@@ -81,6 +102,11 @@ impl<K: Resource<DynamicType = ()>> Objects<K> {
         let scope = self.scopes.iter().find(|scope| scope.objects.is_none())?;
         let why = scope.fault.as_deref().unwrap_or("not listed yet");
         Some(format!("{}: {why}", K::plural(&())))
+    }
+
+    /// All that are known, without their names.
+    pub(crate) fn each(&self) -> Vec<Arc<K>> {
+        self.all().map(|(_, object)| Arc::clone(object)).collect()
     }
 
     /// All that are known.

@@ -1,8 +1,6 @@
 //! What Ingresses make of a configuration: objects in, a draft of it and a word about each object out. Nothing is asked of
 //! anybody here.
 
-pub(crate) mod annotations;
-mod backend;
 mod class;
 
 use std::cmp::Reverse;
@@ -12,21 +10,22 @@ use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend}
 use kube::ResourceExt;
 use serde_json::{Map, Value, json};
 
-use self::annotations::{Read, Settings};
-use self::backend::Backends;
 use super::Terms;
-use super::draft::{Certificate, Draft, Host, Named, Object, Path, Rank, Route};
+use super::annotations::{self, Read, Settings};
+use super::backend::Backends;
+use super::certificates::{is_for, pair};
+use super::draft::{
+    Certificate, Draft, Host, Named, Object, Path, Rank, Route, canonical, redirect_keys, respond_keys,
+};
 use super::world::World;
-use crate::listener::tls;
-use crate::request::path::Path as Asked;
 
 /// What is answered where nobody can serve.
 const NOBODY: u16 = 503;
 
-/// What Ingresses make of a configuration.
-pub(crate) fn draft(world: &World, terms: &Terms) -> Draft {
+/// Adds to a draft what Ingresses make of a configuration.
+pub(crate) fn draft(world: &World, terms: &Terms, draft: Draft) -> Draft {
     let ours = class::ours(world, terms);
-    let mut drawing = Drawing { world, terms, draft: Draft::default(), claims: HashSet::new(), names: HashSet::new() };
+    let mut drawing = Drawing { world, terms, draft, claims: HashSet::new() };
     let mut rest = Vec::new();
     for (object, ingress) in &ours {
         drawing.draft.objects.insert(object.clone());
@@ -57,8 +56,6 @@ struct Drawing<'a> {
     draft: Draft,
     /// Hosts and paths that somebody has.
     claims: HashSet<(Host, Path)>,
-    /// Names that somebody has a certificate for.
-    names: HashSet<String>,
 }
 
 impl Drawing<'_> {
@@ -78,13 +75,9 @@ impl Drawing<'_> {
                         self.draft.note(object, "CertificateMismatch", what);
                     }
                     let mut names: Vec<String> = names;
-                    names.retain(|name| self.names.insert(name.clone()));
-                    if names.is_empty() {
-                        continue;
-                    }
-                    match self.draft.certificates.iter_mut().find(|known| known.secret == secret) {
-                        Some(known) => known.names.extend(names),
-                        None => self.draft.certificates.push(Certificate { secret, names, pair }),
+                    names.retain(|name| self.draft.shown.insert(name.clone()));
+                    if !names.is_empty() {
+                        self.draft.show(Certificate { secret, names, pair });
                     }
                 }
                 Err(why) => self.draft.note(object, "SecretUnusable", format!("the Secret {secret} {why}")),
@@ -126,13 +119,10 @@ impl Drawing<'_> {
         }
     }
 
-    /// The path of a rule. What requests are compared with is canonical, so a path is, too.
+    /// The path of a rule.
     fn path(&self, said: &HTTPIngressPath, settings: &Settings) -> Path {
         let text = said.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
-        let canonical = match Asked::read(text) {
-            Ok(path) if path.loose.is_empty() => path.canonical.into_owned(),
-            _ => text.to_owned(),
-        };
+        let canonical = canonical(text);
         let is_regex = settings.use_regex || settings.rewrite_target.is_some();
         match said.path_type.as_str() {
             "Exact" => Path::exact(&canonical),
@@ -187,7 +177,7 @@ impl Drawing<'_> {
         mut matches: Map<String, Value>,
         mut keys: Map<String, Value>,
     ) {
-        let conditions = Reverse(matches.len());
+        let conditions = Reverse([matches.len(), 0, 0]);
         if let Host::Below(_, rest) = &host {
             let one_label = format!("request.host.matches(\"^[^.]+[.]{}$\")", rest.replace('.', "[.]"));
             let when = match matches.get("when").and_then(Value::as_str) {
@@ -198,7 +188,7 @@ impl Drawing<'_> {
         }
         let name = format!("{}/{}", object.namespace, object.name);
         keys.insert("name".to_owned(), name.trim_start_matches('/').into());
-        let rank = Rank { host, path, conditions, origin: object.clone(), place };
+        let rank = Rank { host, is_last: false, path, conditions, origin: object.clone(), place };
         self.draft.routes.push(Route { rank, matches, keys });
     }
 
@@ -226,7 +216,8 @@ impl Drawing<'_> {
     fn last_resort(&mut self) {
         let path = Path::prefix("/");
         let mut hosts: BTreeMap<Host, Object> = BTreeMap::new();
-        for Route { rank, .. } in &self.draft.routes {
+        // Hosts of others are theirs.
+        for Route { rank, .. } in self.draft.routes.iter().filter(|route| route.rank.origin.kind == "Ingress") {
             let first = hosts.entry(rank.host.clone()).or_insert_with(|| rank.origin.clone());
             if rank.origin < *first {
                 first.clone_from(&rank.origin);
@@ -237,12 +228,12 @@ impl Drawing<'_> {
                 let backends = Backends { world: self.world, kubeconfig: self.terms.kubeconfig.as_deref() };
                 match backends.default(service, port) {
                     Ok((name, upstream)) => {
-                        self.draft.upstreams.insert(name.clone(), (controller(), upstream));
-                        hosts.entry(Host::Any).or_insert_with(controller);
+                        self.draft.upstreams.insert(name.clone(), (Object::controller(), upstream));
+                        hosts.entry(Host::Any).or_insert_with(Object::controller);
                         Map::from_iter([("upstream".to_owned(), name.into())])
                     }
                     Err(why) => {
-                        self.draft.note(&controller(), "BackendUnusable", why);
+                        self.draft.note(&Object::controller(), "BackendUnusable", why);
                         respond_keys(NOBODY)
                     }
                 }
@@ -255,29 +246,12 @@ impl Drawing<'_> {
             let is_last = host == Host::Any && self.terms.default_backend.is_none();
             if !is_last && self.claims.insert((host.clone(), path.clone())) {
                 self.route(&object, usize::MAX, (host, path.clone()), Map::new(), keys.clone());
+                if let Some(route) = self.draft.routes.last_mut() {
+                    route.rank.is_last = true;
+                }
             }
         }
     }
-}
-
-/// Who says what nobody else does.
-fn controller() -> Object {
-    Object {
-        created: None,
-        namespace: String::new(),
-        name: "controller".to_owned(),
-        kind: "the".to_owned(),
-        api_version: String::new(),
-        uid: String::new(),
-    }
-}
-
-fn redirect_keys(redirect: Value) -> Map<String, Value> {
-    Map::from_iter([("redirect".to_owned(), redirect)])
-}
-
-fn respond_keys(status: u16) -> Map<String, Value> {
-    Map::from_iter([("respond".to_owned(), json!({ "status": status }))])
 }
 
 /// As nginx has it: the whole path is another one, with what the groups have found.
@@ -309,31 +283,6 @@ fn tls_hosts(ingress: &Ingress) -> HashSet<Host> {
     let hosts =
         said.flat_map(|tls| tls.hosts.clone().filter(|hosts| !hosts.is_empty()).unwrap_or_else(|| rule_hosts(ingress)));
     hosts.map(|host| Host::read(&host.to_ascii_lowercase())).collect()
-}
-
-/// Whether a name in a certificate is good for a host.
-fn is_for(name: &str, host: &str) -> bool {
-    let below = |name: &str| host.split_once('.').is_some_and(|(_, rest)| rest == name);
-    name == host || name.strip_prefix("*.").is_some_and(below) || host.is_empty()
-}
-
-/// The chain and the key of a Secret, both in PEM, and the names in the certificate.
-fn pair(world: &World, secret: &Named) -> Result<([Vec<u8>; 2], Vec<String>), String> {
-    let found = world.secrets.get(secret).ok_or("is not there, or is not of the type kubernetes.io/tls")?;
-    let data = |key: &str| {
-        let bytes = found.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.clone());
-        bytes.filter(|bytes| !bytes.is_empty()).ok_or_else(|| format!("has no {key}"))
-    };
-    let pair = [data("tls.crt")?, data("tls.key")?];
-    let names = tls::try_pair(&pair).map_err(|fault| format!("can't be used: {fault}"))?;
-    Ok((pair, names))
-}
-
-/// The certificate for whoever asks for a name that nobody has.
-pub(crate) fn default_certificate(world: &World, terms: &Terms) -> Result<Option<Certificate>, String> {
-    let Some(secret) = &terms.default_certificate else { return Ok(None) };
-    let (pair, _) = pair(world, secret).map_err(|why| format!("the Secret {secret} {why}"))?;
-    Ok(Some(Certificate { secret: secret.clone(), names: Vec::new(), pair }))
 }
 
 #[cfg(test)]

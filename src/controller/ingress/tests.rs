@@ -7,10 +7,10 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::json;
 
-use super::annotations::{How, NGINX, NGINX_NAMES, OWN, OWN_NAMES};
 use super::*;
 use crate::config::Config;
 use crate::controller::CONTROLLER;
+use crate::controller::annotations::{How, NGINX, NGINX_NAMES, OWN, OWN_NAMES};
 use crate::metrics::Metrics;
 use crate::snapshot::{Extensions, Snapshot};
 
@@ -58,7 +58,7 @@ fn rule(host: &str, paths: &[(&str, &str, &str)]) -> Value {
 /// The configuration, and what there is to say: the objects by name with the reasons.
 fn read(ingresses: Vec<Value>) -> (Config, Vec<(String, &'static str)>) {
     let world = world(ingresses);
-    let draft = draft(&world, &terms());
+    let draft = draft(&world, &terms(), Draft::default());
     let mut told: Vec<_> = draft.notes.iter().map(|note| (note.object.name.clone(), note.reason)).collect();
     let drawn = draft.draw();
     let (loaded, found) = Config::read_with("test.yaml", FILE, None, &|_| None, &drawn.parts).unwrap();

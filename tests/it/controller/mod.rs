@@ -1,6 +1,7 @@
 //! A controller serves what Ingresses say, as they come and go: the gateway is the built program, its pods are real servers, the
 //! API server is a fake (`support/kubernetes.rs`).
 
+mod conformance;
 mod ingress;
 mod told;
 mod traffic;

@@ -39,8 +39,32 @@ pub const SERVICES: Resource = ("v1/services", "Service");
 pub const SECRETS: Resource = ("v1/secrets", "Secret");
 pub const EVENTS: Resource = ("v1/events", "Event");
 pub const LEASES: Resource = ("coordination.k8s.io/v1/leases", "Lease");
-/// All that it has.
-const RESOURCES: [Resource; 7] = [SLICES, INGRESSES, CLASSES, SERVICES, SECRETS, EVENTS, LEASES];
+pub const NAMESPACES: Resource = ("v1/namespaces", "Namespace");
+pub const GATEWAY_CLASSES: Resource = ("gateway.networking.k8s.io/v1/gatewayclasses", "GatewayClass");
+pub const GATEWAYS: Resource = ("gateway.networking.k8s.io/v1/gateways", "Gateway");
+pub const HTTP_ROUTES: Resource = ("gateway.networking.k8s.io/v1/httproutes", "HTTPRoute");
+pub const TLS_ROUTES: Resource = ("gateway.networking.k8s.io/v1/tlsroutes", "TLSRoute");
+pub const TCP_ROUTES: Resource = ("gateway.networking.k8s.io/v1/tcproutes", "TCPRoute");
+pub const GRANTS: Resource = ("gateway.networking.k8s.io/v1beta1/referencegrants", "ReferenceGrant");
+/// What somebody has to bring into a cluster before it is there.
+const BROUGHT: [Resource; 6] = [GATEWAY_CLASSES, GATEWAYS, HTTP_ROUTES, TLS_ROUTES, TCP_ROUTES, GRANTS];
+/// All that it may have.
+const RESOURCES: [Resource; 14] = [
+    SLICES,
+    INGRESSES,
+    CLASSES,
+    SERVICES,
+    SECRETS,
+    EVENTS,
+    LEASES,
+    NAMESPACES,
+    GATEWAY_CLASSES,
+    GATEWAYS,
+    HTTP_ROUTES,
+    TLS_ROUTES,
+    TCP_ROUTES,
+    GRANTS,
+];
 
 /// An API server on the loopback, by TLS; ends when dropped.
 pub struct FakeApi {
@@ -80,6 +104,8 @@ struct State {
     trouble: Trouble,
     gone_as_event: bool,
     asked: Vec<String>,
+    /// Whether the Gateway API has been brought.
+    has_gateways: bool,
 }
 
 #[derive(Clone)]
@@ -101,6 +127,7 @@ impl FakeApi {
             trouble: Trouble::None,
             gone_as_event: false,
             asked: Vec::new(),
+            has_gateways: false,
         };
         let shared =
             Shared { state: Mutex::new(state), version: watch::Sender::new(100), breaks: watch::Sender::new(0) };
@@ -191,6 +218,12 @@ impl FakeApi {
         self.state().objects.get(&(resource.0, namespace.to_owned(), name.to_owned())).cloned()
     }
 
+    /// The same by the name of its kind.
+    pub fn find(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
+        let (resource, _) = RESOURCES.into_iter().find(|(_, known)| *known == kind)?;
+        self.state().objects.get(&(resource, namespace.to_owned(), name.to_owned())).cloned()
+    }
+
     /// All of a kind.
     pub fn all(&self, resource: Resource) -> Vec<Value> {
         let state = self.state();
@@ -219,6 +252,20 @@ impl FakeApi {
     /// Breaks all watches off in the middle.
     pub fn break_watches(&self) {
         self.shared.breaks.send_modify(|breaks| *breaks += 1);
+    }
+
+    /// Knows the kinds of the Gateway API from now on.
+    pub fn bring_gateways(&self) {
+        self.state().has_gateways = true;
+    }
+
+    /// Puts an object of any kind that it knows, as a manifest has it. What has a namespace says it.
+    pub fn manifest(&self, object: Value) {
+        let kind = object["kind"].as_str().unwrap_or_default();
+        let resource = RESOURCES.into_iter().find(|(_, known)| *known == kind);
+        let resource = resource.unwrap_or_else(|| panic!("no kind {kind} of {object}"));
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
+        self.apply(resource, &namespace, object);
     }
 
     /// How often it was asked for something that holds this.
@@ -300,6 +347,15 @@ impl State {
             if metadata[key].is_null() {
                 metadata[key] = before.as_ref().unwrap_or(&first)[key].clone();
             }
+        }
+        let before = self.objects.get(&(resource, namespace.to_owned(), name.clone()));
+        let generation = before.and_then(|before| before["metadata"]["generation"].as_u64()).unwrap_or(0);
+        // A status is no word of its owner's, and stays when they say other words.
+        let is_same = before.is_some_and(|before| before["spec"] == object["spec"]);
+        object["metadata"]["generation"] = json!(if is_same { generation } else { generation + 1 });
+        if let (true, Some(before)) = (object["status"].is_null(), before.filter(|before| !before["status"].is_null()))
+        {
+            object["status"] = before["status"].clone();
         }
         let version = resource.rsplit_once('/').map_or("", |(version, _)| version);
         (object["apiVersion"], object["kind"]) = (json!(version), json!(kind));
@@ -416,7 +472,9 @@ async fn answer(shared: Arc<Shared>, request: Request) -> Response {
     if request.headers().get("authorization").is_none_or(|shown| shown.as_bytes() != bearer.as_bytes()) {
         return refuse(401, "Unauthorized", "Unauthorized");
     }
-    let Some(about) = About::read(&path) else {
+    let has_gateways = shared.state.lock().unwrap().has_gateways;
+    let is_there = |about: &About| has_gateways || !BROUGHT.contains(&about.resource);
+    let Some(about) = About::read(&path).filter(is_there) else {
         return refuse(404, "NotFound", "the server could not find the requested resource");
     };
     match trouble {
@@ -460,6 +518,10 @@ async fn answer(shared: Arc<Shared>, request: Request) -> Response {
                 // Only what a status is may be changed there.
                 (&Method::PATCH, Some(mut object)) => {
                     assert_eq!(about.part, "status", "what a gateway patches is a status");
+                    let (asked, now) = (&body["metadata"]["resourceVersion"], &object["metadata"]["resourceVersion"]);
+                    if !asked.is_null() && asked != now {
+                        return conflict("Conflict");
+                    }
                     object["status"] = merged(object["status"].take(), body["status"].take());
                     body = object;
                 }

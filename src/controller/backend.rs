@@ -1,4 +1,4 @@
-//! Where a path of an Ingress leads: the port of a Service, as the upstream of the pods behind it.
+//! Where routes lead: the port of a Service, as the upstream of the pods behind it.
 
 use std::path::Path;
 
@@ -6,14 +6,31 @@ use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::networking::v1::{IngressBackend, ServiceBackendPort};
 use serde_json::{Map, Value, json};
 
-use super::super::draft::{Named, Object};
-use super::super::world::World;
+use super::draft::{Named, Object};
+use super::world::World;
 
 /// Finds upstreams.
 pub(super) struct Backends<'a> {
     pub(super) world: &'a World,
     /// How their pods are looked for.
     pub(super) kubeconfig: Option<&'a Path>,
+}
+
+/// A port of a Service.
+pub(super) struct Found<'a> {
+    /// As the Service has it.
+    pub(super) port: &'a ServicePort,
+    /// What stands in `servers` of its upstream.
+    servers: Value,
+}
+
+impl Found<'_> {
+    /// The keys of an upstream of its pods, with these beside them.
+    pub(super) fn upstream(&self, mut keys: Map<String, Value>) -> Map<String, Value> {
+        keys.insert("servers".to_owned(), self.servers.clone());
+        keys.insert("optional".to_owned(), true.into());
+        keys
+    }
 }
 
 impl Backends<'_> {
@@ -35,15 +52,14 @@ impl Backends<'_> {
         let said = said.service.as_ref().ok_or("a backend says no Service")?;
         let service = Named::new(&ingress.namespace, &said.name);
         let port = said.port.clone().unwrap_or_default();
-        let (shown, servers) = self.servers(&service, &port)?;
+        let found = self.find(&service, &port)?;
         let mut keys = settings.clone();
         // Pods have no name in common but that of their Service.
         if let Some(tls) = keys.get_mut("tls").and_then(Value::as_object_mut) {
             tls.entry("server_name").or_insert_with(|| format!("{}.{}.svc", service.name, service.namespace).into());
         }
-        keys.insert("servers".to_owned(), servers);
-        keys.insert("optional".to_owned(), true.into());
-        Ok((format!("{}/{}/{}:{shown}", ingress.namespace, ingress.name, said.name), keys))
+        let name = format!("{}/{}/{}:{}", ingress.namespace, ingress.name, said.name, found.port.port);
+        Ok((name, found.upstream(keys)))
     }
 
     /// The default backend of the controller.
@@ -55,13 +71,15 @@ impl Backends<'_> {
         service: &Named,
         port: &ServiceBackendPort,
     ) -> Result<(String, Map<String, Value>), String> {
-        let (shown, servers) = self.servers(service, port)?;
-        let keys = [("servers".to_owned(), servers), ("optional".to_owned(), true.into())];
-        Ok((format!("default/{service}:{shown}"), Map::from_iter(keys)))
+        let found = self.find(service, port)?;
+        Ok((format!("default/{service}:{}", found.port.port), found.upstream(Map::new())))
     }
 
-    /// The servers of a port of a Service, and how the port is called there.
-    fn servers(&self, service: &Named, port: &ServiceBackendPort) -> Result<(String, Value), String> {
+    /// A port of a Service.
+    ///
+    /// # Errors
+    /// As [`Self::upstream`].
+    pub(super) fn find(&self, service: &Named, port: &ServiceBackendPort) -> Result<Found<'_>, String> {
         let found = self.world.services.get(service).ok_or_else(|| format!("the Service {service} is not there"))?;
         let spec = found.spec.as_ref();
         if spec.and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
@@ -83,7 +101,7 @@ impl Backends<'_> {
         if let Some(file) = self.kubeconfig {
             kubernetes["kubeconfig"] = file.display().to_string().into();
         }
-        Ok((found.port.to_string(), json!({ "kubernetes": kubernetes })))
+        Ok(Found { port: found, servers: json!({ "kubernetes": kubernetes }) })
     }
 }
 

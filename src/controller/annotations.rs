@@ -1,5 +1,5 @@
-//! What annotations of an Ingress say: the gateway's own, and those of ingress-nginx, each of them taken, approximated or
-//! refused aloud. The table here is the one that docs/kubernetes.md shows.
+//! What annotations of an Ingress or a route say: the gateway's own, and those of ingress-nginx, each of them taken, approximated
+//! or refused aloud. The table here is the one that docs/kubernetes.md shows.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -257,6 +257,12 @@ pub(crate) fn read(annotations: &BTreeMap<String, String>) -> Read {
     said.together(&mut notes);
     (read.notes, read.closed) = (notes, closed);
     read
+}
+
+/// The same for who never had any of ingress-nginx.
+pub(crate) fn read_own(annotations: &BTreeMap<String, String>) -> Read {
+    let own = annotations.iter().filter(|(name, _)| name.starts_with(OWN));
+    read(&own.map(|(name, value)| (name.clone(), value.clone())).collect())
 }
 
 fn because(what: String, why: &str) -> String {
