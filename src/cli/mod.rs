@@ -72,7 +72,7 @@ enum Command {
         #[arg(short, long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Serve what a Kubernetes cluster's Ingresses say, beside what a configuration file says.
+    /// Serve what a Kubernetes cluster's Ingresses and Gateways say, beside what a configuration file says.
     #[cfg(feature = "kubernetes")]
     Controller(Box<controller::How>),
     /// Check a configuration file; print every fault with its line and column.

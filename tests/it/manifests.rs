@@ -62,7 +62,7 @@ async fn overlays_and_chart_are_valid_and_need_no_privilege() {
     let Some(all) = made().await else { return };
     assert_eq!(all["lint"]["errors"], json!([]), "{}", all["lint"]);
     let made: BTreeMap<String, Vec<Value>> = serde_json::from_value(all["made"].clone()).unwrap();
-    assert_eq!(made.len(), 8);
+    assert_eq!(made.len(), 9);
     for (name, documents) in &made {
         let [deployment] = of_kind(documents, "Deployment")[..] else { panic!("{name}: one Deployment") };
         let (pod, labels) =
@@ -106,7 +106,7 @@ async fn overlays_and_chart_are_valid_and_need_no_privilege() {
         let everywhere = of_kind(documents, "ClusterRole");
         assert_eq!(
             everywhere.len(),
-            usize::from(["controller", "chart with controller"].contains(&name.as_str())),
+            usize::from(["controller", "controller for gateways", "chart with controller"].contains(&name.as_str())),
             "{name}"
         );
         for rule in
@@ -119,6 +119,9 @@ async fn overlays_and_chart_are_valid_and_need_no_privilege() {
                 r#"["ingresses","ingressclasses"]"# | r#"["ingresses"]"# | r#"["services"]"# | r#"["secrets"]"# => {
                     looks
                 }
+                r#"["namespaces"]"# => looks,
+                resources if resources.contains("httproutes\"") => looks,
+                resources if resources.contains("httproutes/status") => json!(["patch"]),
                 r#"["ingresses/status"]"# => json!(["patch"]),
                 r#"["events"]"# => json!(["create"]),
                 r#"["leases"]"# => json!(["get", "create", "update"]),
@@ -144,6 +147,11 @@ async fn overlays_and_chart_are_valid_and_need_no_privilege() {
             let metric = scaler["spec"]["metrics"][0]["pods"]["metric"]["name"].as_str().unwrap();
             assert!(metrics.contains(&format!("`{metric}`")), "{name}: {metric}");
         }
+    }
+    for (name, class) in [("controller for gateways", "sockgate"), ("chart with controller", "edge")] {
+        let [found] = of_kind(&made[name], "GatewayClass")[..] else { panic!("{name}: one class") };
+        assert_eq!(found["metadata"]["name"], class, "{name}");
+        assert_eq!(found["spec"]["controllerName"], "sockgate.io/gateway-controller", "{name}");
     }
     assert_eq!(of_kind(&made["chart with all"], "Role").len(), 2, "one for each namespace");
     for name in ["components", "chart with all"] {

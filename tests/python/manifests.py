@@ -15,8 +15,8 @@ CONF = pathlib.Path(__file__).parents[2] / "conf" / "kubernetes"
 KUBECTL = pathlib.Path(sys.executable).with_name("kubectl")
 # The oldest and the newest that are looked at.
 VERSIONS = ["1.30", "1.36"]
-# What only clusters with the Prometheus operator know has no schema here.
-FOREIGN = {"monitoring.coreos.com/v1"}
+# What only clusters with the Prometheus operator or the Gateway API know has no schema here.
+FOREIGN = {"monitoring.coreos.com/v1", "gateway.networking.k8s.io/v1"}
 
 ALL = {
     "autoscaling": {"enabled": True},
@@ -35,8 +35,8 @@ listeners:
 admin: { address: "0.0.0.0:9901", token_file: /etc/sockgate-admin/token }
 drain: { delay: 5s, deadline: 50s }
 """
-CONTROLLER = {"config": LISTENERS, "controller": {"enabled": True, "default": True}}
-NAMESPACED = {"config": LISTENERS, "controller": {"enabled": True, "namespaces": ["chat", "games"]}}
+CONTROLLER = {"config": LISTENERS, "controller": {"enabled": True, "default": True, "gatewayClass": "edge"}}
+NAMESPACED = {"config": LISTENERS, "controller": {"enabled": True, "namespaces": ["chat", "games"], "gateways": ["chat/edge"]}}
 
 
 def kustomize(folder):
@@ -79,6 +79,7 @@ def main(scratch):
         "components": with_components(pathlib.Path(scratch)),
         "sidecar": kustomize(CONF / "overlays" / "sidecar"),
         "controller": kustomize(CONF / "overlays" / "controller"),
+        "controller for gateways": kustomize(CONF / "overlays" / "gateway-api"),
         "chart": rendered({}),
         "chart with all": rendered(ALL),
         "chart with controller": rendered(CONTROLLER),
