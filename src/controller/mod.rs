@@ -255,11 +255,12 @@ pub(crate) async fn run(reloader: Arc<Reloader>, terms: Terms) {
     let (wanted, to_write) = watch::channel(Wanted::default());
     tokio::spawn(status::write(Arc::clone(&terms), to_write, leaving));
     let mut before: Option<Arc<Drawn>> = None;
+    let mut is_loaded = true;
     loop {
         tokio::select! {
             () = watched.changed.notified() => sleep(TOGETHER).await,
             // A reload for another reason may have changed whom there is room for.
-            _ = verdicts.changed() => {}
+            _ = verdicts.changed() => is_loaded = true,
         }
         let known = {
             let known = watched.known();
@@ -291,12 +292,15 @@ pub(crate) async fn run(reloader: Arc<Reloader>, terms: Terms) {
         if before.as_ref().is_none_or(|before| before.parts != drawn.parts) {
             let parts = drawn.parts.clone();
             // The log tells how it went; a file that has a fault is loaded with this once it is mended.
-            let _ = reloader.put_beside("objects of the cluster have changed", parts).await;
+            is_loaded = reloader.put_beside("objects of the cluster have changed", parts).await.is_ok();
             before = Some(Arc::new(drawn));
         }
         let drawn = before.clone().unwrap_or_default();
         verdicts.mark_unchanged();
         refused(&reloader, &drawn, &mut notes);
+        if !is_loaded {
+            report.pend();
+        }
         report.take_up(&mut notes);
         reloader
             .tell_beside(notes.iter().map(|note| (note.object.to_string(), note.reason, note.what.clone())).collect());

@@ -37,8 +37,9 @@ use super::world::World;
 pub(crate) const CONTROLLER: &str = "sockgate.io/gateway-controller";
 
 /// What there is of what need not be, by the names that conformance tests have for it.
-pub(crate) const FEATURES: [&str; 31] = [
+pub(crate) const FEATURES: [&str; 30] = [
     "Gateway",
+    "GatewayAddressEmpty",
     "GatewayHTTPListenerIsolation",
     "GatewayPort8080",
     "GatewayStaticAddresses",
@@ -50,7 +51,6 @@ pub(crate) const FEATURES: [&str; 31] = [
     "HTTPRouteBackendProtocolWebSocket",
     "HTTPRouteBackendRequestHeaderModification",
     "HTTPRouteBackendTimeout",
-    "HTTPRouteCORS",
     "HTTPRouteDestinationPortMatching",
     "HTTPRouteHostRewrite",
     "HTTPRouteMethodMatching",
@@ -68,7 +68,6 @@ pub(crate) const FEATURES: [&str; 31] = [
     "ReferenceGrant",
     "TCPRoute",
     "TLSRoute",
-    "TLSRouteModePassthrough",
 ];
 
 /// Adds to a draft what Gateways and their routes make of a configuration, and tells what is to be said of them.

@@ -97,6 +97,18 @@ impl Report {
         }
     }
 
+    /// Says that nothing of it is served yet.
+    pub(crate) fn pend(&mut self) {
+        let why = "the file of the gateway has a fault: what was served before is served";
+        let gateways = self.gateways.iter_mut().map(|gateway| &mut gateway.says);
+        for Gateway { conditions, listeners, .. } in gateways {
+            let all = listeners.iter_mut().flat_map(|listener| &mut listener.conditions).chain(conditions);
+            for condition in all.filter(|condition| condition.kind == "Programmed" && condition.holds) {
+                *condition = Condition::fails("Programmed", "Pending", why);
+            }
+        }
+    }
+
     /// What is other in the cluster than it should be.
     pub(crate) fn wishes(&self) -> Vec<Wish> {
         let classes = self.classes.iter().map(|class| (class.wish(), class.status()));

@@ -2,6 +2,7 @@
 //! API server is a fake (`support/kubernetes.rs`).
 
 mod conformance;
+mod gateways;
 mod ingress;
 mod told;
 mod traffic;

@@ -1,15 +1,20 @@
-//! What the discovery counts on, said by an API server: the same words whether it is the fake or a real one.
+//! What the discovery and the controller count on, said by an API server: the same words whether it is the fake or a real one.
 //!
 //! By default the fake is asked. `SOCKGATE_KUBERNETES_URL`, `_TOKEN` and `_CA` (a PEM file) have a real control plane asked
 //! instead, in the namespace `SOCKGATE_KUBERNETES_NAMESPACE` (`default`), where the token has to be allowed to do
-//! everything with EndpointSlices. Nothing of what is made there stays.
+//! everything with EndpointSlices, Leases, Ingresses and their status. Nothing of what is made there stays.
 
 use std::pin::pin;
 use std::time::Duration;
 
 use futures::StreamExt;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{DeleteParams, ListParams, PostParams, WatchEvent, WatchParams};
+use k8s_openapi::api::networking::v1::Ingress;
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams,
+};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, Error};
 use serde_json::{Value, json};
@@ -40,10 +45,21 @@ impl Asked {
         Self { url, token: TOKEN.to_owned(), ca, namespace: "chat".to_owned(), _fake: Some(fake) }
     }
 
-    async fn slices(&self, token: &str) -> Api<EndpointSlice> {
+    async fn client(&self, token: &str) -> Client {
         let read = Kubeconfig::from_yaml(&kubeconfig(&self.url, token, &self.ca)).unwrap();
         let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.unwrap();
-        Api::namespaced(Client::try_from(config).unwrap(), &self.namespace)
+        Client::try_from(config).unwrap()
+    }
+
+    async fn slices(&self, token: &str) -> Api<EndpointSlice> {
+        Api::namespaced(self.client(token).await, &self.namespace)
+    }
+
+    async fn all<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client(&self.token).await, &self.namespace)
     }
 }
 
@@ -187,6 +203,81 @@ async fn an_api_server_lists_and_watches_as_the_discovery_counts_on() {
     for number in [2, 3, 4, 9] {
         service.delete(number).await;
     }
+}
+
+/// The status of the fault that a question ends with.
+fn refused<T: std::fmt::Debug>(answer: kube::Result<T>) -> u16 {
+    match answer {
+        Err(Error::Api(status)) => status.code,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn an_api_server_takes_what_a_controller_writes_as_the_controller_counts_on() {
+    let asked = Asked::find().await;
+    let name = format!("sockgate-it-{:08x}", rand::random::<u32>());
+    let post = PostParams::default();
+
+    // Of two who make or change a Lease at once, one is refused.
+    let leases = asked.all::<Lease>().await;
+    let lease = |holder: &str| -> Lease {
+        let spec = json!({ "holderIdentity": holder, "leaseDurationSeconds": 15 });
+        serde_json::from_value(json!({ "metadata": { "name": name }, "spec": spec })).unwrap()
+    };
+    let first = leases.create(&post, &lease("a")).await.unwrap();
+    assert_eq!(refused(leases.create(&post, &lease("b")).await), 409);
+    let with_version = |holder: &str| {
+        let mut changed = lease(holder);
+        changed.metadata.resource_version = first.metadata.resource_version.clone();
+        changed
+    };
+    leases.replace(&name, &post, &with_version("a again")).await.unwrap();
+    assert_eq!(refused(leases.replace(&name, &post, &with_version("b")).await), 409);
+    let holder = leases.get(&name).await.unwrap().spec.unwrap().holder_identity;
+    assert_eq!(holder.as_deref(), Some("a again"));
+    leases.delete(&name, &DeleteParams::default()).await.unwrap();
+
+    // A patch of a status changes the status alone, and no generation; one for a version that is not the last is refused.
+    let ingresses = asked.all::<Ingress>().await;
+    let ingress: Ingress = serde_json::from_value(json!({
+        "metadata": { "name": name },
+        "spec": { "ingressClassName": "nobody",
+            "defaultBackend": { "service": { "name": "nobody", "port": { "number": 80 } } } },
+    }))
+    .unwrap();
+    let made = ingresses.create(&post, &ingress).await.unwrap();
+    assert_eq!(made.metadata.generation, Some(1));
+    let status = |ip: &str, version: Option<&str>| {
+        let mut patch = json!({ "status": { "loadBalancer": { "ingress": [{ "ip": ip }] } } });
+        if let Some(version) = version {
+            patch["metadata"] = json!({ "resourceVersion": version });
+        }
+        Patch::Merge(patch)
+    };
+    let params = PatchParams::default();
+    let version = made.metadata.resource_version.as_deref();
+    let patched = ingresses.patch_status(&name, &params, &status("192.0.2.1", version)).await.unwrap();
+    assert_eq!(patched.metadata.generation, Some(1));
+    assert_ne!(patched.metadata.resource_version.as_deref(), version);
+    assert_eq!(refused(ingresses.patch_status(&name, &params, &status("192.0.2.2", version)).await), 409);
+    let patched = ingresses.patch_status(&name, &params, &status("192.0.2.3", None)).await.unwrap();
+    let told = serde_json::to_value(&patched.status).unwrap();
+    assert_eq!(told["loadBalancer"]["ingress"], json!([{ "ip": "192.0.2.3" }]));
+    // Who says other words is of another generation.
+    let mut changed = patched;
+    changed.spec.as_mut().unwrap().ingress_class_name = Some("somebody".to_owned());
+    let changed = ingresses.replace(&name, &post, &changed).await.unwrap();
+    assert_eq!(changed.metadata.generation, Some(2));
+    ingresses.delete(&name, &DeleteParams::default()).await.unwrap();
+    assert_eq!(refused(ingresses.patch_status(&name, &params, &status("192.0.2.4", None)).await), 404);
+
+    // A kind that nobody has brought is not there.
+    let kind = kube::core::GroupVersionKind::gvk("sockgate-it.example.com", "v1", "Nothing");
+    let nothing: Api<DynamicObject> = Api::all_with(asked.client(&asked.token).await, &ApiResource::from_gvk(&kind));
+    let code = refused(nothing.list(&ListParams::default()).await);
+    // Whoever may not ask for it is told that first.
+    assert!(code == 404 || code == 403 && std::env::var_os("SOCKGATE_KUBERNETES_URL").is_some(), "{code}");
 }
 
 #[tokio::test]
