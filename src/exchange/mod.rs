@@ -327,7 +327,10 @@ impl Exchange {
             (Some(Refusal::SessionOver), Some(own), _) | (None, Some(own), _) => Answer::of_filter(own),
             (Some(refusal), ..) => Answer::refusing(refusal).with_page(page),
             (None, None, Some(status)) => Answer::of_share(status).with_page(page),
-            (None, None, None) => Answer::of_route(self.route.as_ref()?, request, self.target(request), self.secure())?,
+            (None, None, None) => {
+                let secure = self.asked(request).secure;
+                Answer::of_route(self.route.as_ref()?, request, self.target(request), secure)?
+            }
         };
         let answer = answer.edited(&self.changes.to_client);
         self.called = !(200..=299).contains(&status) && is_grpc(&request.headers);

@@ -210,14 +210,13 @@ impl Drawing<'_> {
                 Err(fault) => told.unresolved(fault),
             }
         }
-        let mut shares = Vec::new();
-        let mut lost = 0;
+        let (mut shares, mut lost) = (Vec::new(), 0);
         for backend in &rule.backend_refs {
             let weight = backend.weight.unwrap_or(1);
             match self.share(object, backend, settings, cookie.as_ref())? {
-                Ok(upstream) => shares.push((upstream, weight)),
+                Ok(upstream) => add_share(&mut shares, upstream, weight),
                 Err(fault) => {
-                    lost += weight;
+                    lost = u32::saturating_add(lost, weight);
                     told.unresolved(fault);
                 }
             }
@@ -377,7 +376,15 @@ fn lead(
     Ok(keys)
 }
 
-/// `upstream` of a route.
+/// Adds a share; who is named twice has one share of both weights.
+pub(super) fn add_share(shares: &mut Vec<(String, u32)>, upstream: String, weight: u32) {
+    match shares.iter_mut().find(|(known, _)| *known == upstream) {
+        Some((_, known)) => *known = known.saturating_add(weight),
+        None => shares.push((upstream, weight)),
+    }
+}
+
+/// `upstream` of a route, or of connections.
 pub(super) fn weighted(shares: &[(String, u32)], lost: u32) -> Value {
     if let ([(name, _)], 0) = (shares, lost) {
         return name.as_str().into();

@@ -74,9 +74,9 @@ impl Drawing<'_> {
             keys.insert("kind".to_owned(), "tcp".into());
             let weight = backend.weight.unwrap_or(1);
             match self.backend(object, &backend.to, keys) {
-                Ok(upstream) => shares.push((upstream, weight)),
+                Ok(upstream) => super::http::add_share(&mut shares, upstream, weight),
                 Err(why) => {
-                    lost += weight;
+                    lost = u32::saturating_add(lost, weight);
                     fault.get_or_insert(why);
                 }
             }

@@ -148,6 +148,33 @@ fn a_status_that_is_as_it_should_be_is_not_written() {
 }
 
 #[test]
+fn a_backend_that_is_named_twice_has_both_weights() {
+    let rules = json!([
+        { "backendRefs": to(&[("app", 80, 1), ("other", 80, 2), ("app", 80, 3)]) },
+        { "matches": [{ "path": { "value": "/one" } }], "backendRefs": to(&[("app", 80, 1), ("app", 80, 3)]) },
+        { "matches": [{ "path": { "value": "/many" } }], "backendRefs": to(&[("app", 80, 1_000_000), ("other", 80, 500_000), ("nobody", 80, 1)]) },
+    ]);
+    let (config, _, rejected) = read(&world(vec![usual()], vec![route("a", json!({}), json!([]), rules)], Vec::new()));
+    assert_eq!(rejected, []);
+    let of = |path: &str| {
+        let mut routes = config
+            .routes
+            .iter()
+            .filter(|route| route.matches.path.0 == [path] || path.is_empty() && route.matches.path.0.is_empty());
+        serde_json::to_value(routes.next().unwrap().upstream.as_ref().unwrap()).unwrap()
+    };
+    let (app, other) = ("chat/httproute.a/app:80", "chat/httproute.a/other:80");
+    assert_eq!(of("/one"), json!(app));
+    assert_eq!(of(""), json!([{ "name": app, "weight": 4 }, { "name": other, "weight": 2 }]));
+    let many = of("/many");
+    assert_eq!(
+        (&many[0]["weight"], &many[1]["weight"], &many[2]["weight"]),
+        (&json!(1000), &json!(500), &json!(1)),
+        "{many}"
+    );
+}
+
+#[test]
 fn both_shapes_of_session_persistence_are_the_same_cookie() {
     for (said, age) in [
         (
@@ -274,13 +301,13 @@ proptest! {
         let raw = routes.iter().skip(1).cloned().collect();
         let (config, report, rejected) = read(&world(vec![usual()], routes, raw));
         prop_assert!(config.routes.iter().any(|route| route.name.as_deref() == Some("chat/good")), "{:?}", rejected);
-        for at in 0..others.len() {
+        for (at, (rules, _)) in others.iter().enumerate() {
             let name = format!("n{at}");
             let served = config.routes.iter().any(|route| route.name.as_deref() == Some(&*format!("chat/{name}")));
             let of_it = report.routes.iter().find(|route| route.object.name == name && route.object.kind == "HTTPRoute").unwrap();
             // Without a rule it asks for nothing.
             let told = of_it.says.parents.iter().any(|parent| !parent.accepted.holds || parent.partially.is_some());
-            let empty = others[at].0.as_array().is_some_and(Vec::is_empty);
+            let empty = rules.as_array().is_some_and(Vec::is_empty);
             let told = told || rejected.iter().any(|(of, _)| *of == name);
             prop_assert!(served || told || empty, "{}: {:?}", name, of_it);
         }

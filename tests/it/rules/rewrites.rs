@@ -113,6 +113,7 @@ async fn redirects_lead_to_a_path_made_of_the_one_that_was_asked_for() {
         "
 listeners:
   - { name: web, address: 127.0.0.1:0 }
+forwarding: { trusted_proxies: [127.0.0.1] }
 routes:
   - { match: { path: /old }, rewrite: { strip_prefix: /old, add_prefix: /new }, redirect: { status: 301 } }
   - { match: { path: /secure }, rewrite: { strip_prefix: /secure }, redirect: { scheme: https, port: 8443 } }
@@ -139,6 +140,9 @@ routes:
         let there = answer.headers().get("location").map_or("", |location| location.to_str().unwrap());
         assert_eq!((answer.status().as_u16(), there), (status, location), "{asked}");
     }
+    // Where TLS ends before the gateway, the scheme is the one that the proxy tells.
+    let answer = client.get_with("/old/x", "X-Forwarded-Proto: https\r\n").await;
+    assert_eq!(answer.header("location"), Some("https://localhost/new/x"));
 }
 
 async fn nobody_climbs_out_of_a_prefix() {
