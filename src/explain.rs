@@ -11,11 +11,12 @@ use serde_json::{Value, json};
 
 use crate::address::BindAddress;
 use crate::config::Config;
-use crate::exchange::{Core, Exchange, RequestHead};
+use crate::exchange::{AmongPeers, Core, Exchange, RequestHead};
 use crate::http::head;
 use crate::listener::config::Protocol;
 use crate::listener::{self, Info, TlsInfo};
 use crate::router::Action;
+use crate::upstream::Upstream;
 use crate::upstream::config::{Balance, Timeouts};
 
 /// What is asked.
@@ -147,12 +148,17 @@ pub(crate) fn explain(core: &Core, asked: &Question, live: bool) -> Result<Value
         strayed: AtomicBool::new(false),
     });
     let (exchange, refusal) = Exchange::consider(core, &info, &head);
+    let mark = exchange.marked(&head);
+    // A question of a peer is answered before any route is looked for.
+    let routed = !mark.as_ref().is_some_and(|mark| mark.asks);
+    let passed_over = if routed { exchange.passed_over(&head) } else { Vec::new() };
     let mut told = json!({
         "listener": { "name": listener.name(), "address": listener.address.to_string(), "tls": listener.tls.is_some() },
         "live": live,
         "client": exchange.client().to_string(),
         "websocket": head.websocket,
-        "passed_over": exchange.passed_over(&head).into_iter().map(|(route, why)| json!({ "route": route, "why": why })).collect::<Vec<_>>(),
+        "mark": mark.map(|mark| json!({ "believed": mark.believed, "asks": mark.asks })),
+        "passed_over": passed_over.into_iter().map(|(route, why)| json!({ "route": route, "why": why })).collect::<Vec<_>>(),
         "route": null,
         "refused": refusal.map(|refusal| json!({ "status": refusal.status(), "why": refusal.to_string() })),
     });
@@ -180,14 +186,22 @@ pub(crate) fn explain(core: &Core, asked: &Question, live: bool) -> Result<Value
     let session = exchange
         .session_said()
         .map(|(transport, opens, named)| json!({ "transport": transport, "opens": opens, "named": named }));
+    let names = |upstream: &Upstream| -> Vec<String> {
+        upstream.servers().iter().map(|server| server.name().to_string()).collect()
+    };
+    let peers = exchange.among_peers(live).map(|peers| {
+        let AmongPeers { upstream, asked, at, why } = peers;
+        json!({ "upstream": &**upstream.name(), "gateways": names(&upstream), "asked": asked, "at": at, "why": why })
+    });
     let by_hash = if of.balance() == Balance::ClientIp { exchange.by_hash() } else { Vec::new() };
     told["upstream"] = json!({
         "name": &**upstream.name(),
         "kind": of.kind,
         "balance": of.balance(),
-        "servers": upstream.servers().iter().map(|server| server.name().to_string()).collect::<Vec<_>>(),
+        "servers": names(upstream),
         "cookie": of.affinity.cookie.is_some(),
         "session": session,
+        "peers": peers,
         "by_hash": by_hash,
         "choice": live.then(|| exchange.choice()).flatten().map(|(server, why)| json!({ "server": server, "why": why })),
     });

@@ -25,7 +25,7 @@ taken! {
     }
 }
 
-/// Answers with the decisions, and how the servers are.
+/// Answers with the decisions, and how the servers are, and the peers.
 pub(super) fn answer(admin: &Arc<Admin>, request: &Request) -> Answer {
     let asked: ExplainAsked = match request.json() {
         Ok(asked) => asked,
@@ -45,6 +45,7 @@ pub(super) fn answer(admin: &Arc<Admin>, request: &Request) -> Answer {
         Err(why) => return fault(why),
     };
     told["servers"] = servers(admin, told["upstream"]["name"].as_str());
+    told["peers"] = servers(admin, told["upstream"]["peers"]["upstream"].as_str());
     Answer::json(&told)
 }
 

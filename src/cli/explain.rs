@@ -86,6 +86,17 @@ fn in_words(told: &Value) -> String {
     let tls = if listener["tls"] == true { ", TLS" } else { "" };
     let _ = writeln!(out, "listener  {} ({}{tls})", text(&listener["name"]), text(&listener["address"]));
     let _ = writeln!(out, "client    {}", text(&told["client"]));
+    if let Some(mark) = told["mark"].as_object() {
+        let what = match (&mark["believed"], &mark["asks"]) {
+            (Value::Bool(true), Value::Bool(true)) => {
+                let _ = writeln!(out, "mark      of a peer, which asks for a session: the gateway itself answers");
+                return out;
+            }
+            (Value::Bool(true), _) => "it goes to own servers or is told that its session is unknown, and on to nobody",
+            _ => "it is not believed, and goes no further: whoever sends it is a client",
+        };
+        let _ = writeln!(out, "mark      of a peer: {what}");
+    }
     for passed in told["passed_over"].as_array().into_iter().flatten() {
         let _ = writeln!(
             out,
@@ -134,6 +145,26 @@ fn in_words(told: &Value) -> String {
             "now       {name} is {state}, {} sessions, {} in flight",
             server["sessions"], server["in_flight"]
         );
+    }
+    let peers = &upstream["peers"];
+    if !peers.is_null() {
+        let gateways = match list(&peers["gateways"]) {
+            none if none.is_empty() => "none known".to_owned(),
+            some => some,
+        };
+        let _ = writeln!(out, "peers     {}: {gateways}", text(&peers["upstream"]));
+    }
+    for peer in told["peers"].as_array().into_iter().flatten() {
+        let [name, state] = ["name", "state"].map(|key| text(&peer[key]));
+        let _ = writeln!(out, "now       {name} is {state}, {} sessions are known to be there", peer["sessions"]);
+    }
+    if !peers.is_null() {
+        let what = match (peers["at"].as_str(), &peers["asked"]) {
+            (Some(at), _) => format!("{at} gets it"),
+            (None, Value::Bool(true)) => "are asked".to_owned(),
+            (None, _) => "none is asked".to_owned(),
+        };
+        let _ = writeln!(out, "peers     {what}: {}", text(&peers["why"]));
     }
     let session = &upstream["session"];
     let choice = &upstream["choice"];

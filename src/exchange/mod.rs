@@ -39,6 +39,7 @@ pub(crate) use admit::marks_of_refusal;
 pub(crate) use answer::Answer;
 pub(crate) use ended::{Ended, Side};
 pub(crate) use entry::Entry;
+pub(crate) use explain::AmongPeers;
 pub(crate) use fields::{ServerFields, with_edits};
 pub(crate) use learn::of_session;
 pub(crate) use request::RequestHead;

@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::support::cluster::Cluster;
+use crate::support::eio::{Eio, poll};
+use crate::support::pods::Pods;
 use crate::support::{Client, Echo, Gateway, Setup, eventually, within};
 
 const YAML: &str = "
@@ -32,9 +34,13 @@ upstreams:
 ";
 
 async fn explain(arguments: &[&str]) -> (i32, String) {
+    explain_by(YAML, arguments).await
+}
+
+async fn explain_by(yaml: &str, arguments: &[&str]) -> (i32, String) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("sockgate.yaml");
-    std::fs::write(&file, YAML).unwrap();
+    std::fs::write(&file, yaml).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_sockgate"));
     command.args(["explain", "-c"]).arg(&file).args(arguments).env_remove("RUST_LOG");
     let output = within("sockgate ends", command.output()).await.unwrap();
@@ -43,7 +49,11 @@ async fn explain(arguments: &[&str]) -> (i32, String) {
 }
 
 async fn told(arguments: &[&str]) -> Value {
-    let (code, text) = explain(&[arguments, &["--json"]].concat()).await;
+    told_of(YAML, arguments).await
+}
+
+async fn told_of(yaml: &str, arguments: &[&str]) -> Value {
+    let (code, text) = explain_by(yaml, &[arguments, &["--json"]].concat()).await;
     assert_eq!(code, 0, "{arguments:?}: {text}");
     serde_json::from_str(&text).unwrap()
 }
@@ -129,6 +139,127 @@ async fn what_goes_nowhere_is_told_why() {
         let (code, said) = explain(arguments).await;
         assert!(code == 1 && said.contains(fault), "{arguments:?}: {code} {said}");
     }
+}
+
+const WITH_PEERS: &str = "
+listeners: [{ name: web, address: \"127.0.0.1:8080\" }]
+routes:
+  - { match: { path: /page }, respond: { status: 204 } }
+  - { match: { path: /web }, upstream: web }
+  - { upstream: chat }
+upstreams:
+  chat: { kind: socket.io, servers: [\"127.0.0.1:1\", \"127.0.0.1:2\"], peers: [\"127.0.0.7:7\", \"127.0.0.7:8\"] }
+  web: { servers: [\"127.0.0.1:3\"] }
+";
+const OF_SESSION: &str = "http://localhost/socket.io/?EIO=4&transport=polling&sid=there";
+/// The mark of a request, and that of a question for `there`; nothing seals them.
+const MARK: &str = "Sockgate-Peer: 1 00000000000000000000000000000007 1700000000 192.0.2.66:4711 443 776562 - - -";
+const QUESTION: &str = "63686174 7468657265 4 1 -";
+
+#[tokio::test]
+async fn a_file_tells_what_would_be_asked_of_peers() {
+    let told = told_of(WITH_PEERS, &[OF_SESSION]).await;
+    let why = "where its session is not known: own servers are asked first, then 2 peers, and it goes on to the one that has it";
+    let peers = json!({
+        "upstream": "chat@peers", "gateways": ["127.0.0.7:7", "127.0.0.7:8"], "asked": true, "at": null, "why": why,
+    });
+    assert_eq!((&told["upstream"]["peers"], &told["mark"]), (&peers, &Value::Null));
+    let (_, words) = explain_by(WITH_PEERS, &[OF_SESSION]).await;
+    for line in ["peers     chat@peers: 127.0.0.7:7, 127.0.0.7:8\n", &format!("peers     are asked: {why}\n")] {
+        assert!(words.contains(line), "{line} in\n{words}");
+    }
+    let none = told_of(WITH_PEERS, &["http://localhost/web"]).await;
+    assert_eq!(none["upstream"]["peers"], Value::Null, "it has none");
+    let none = told_of(WITH_PEERS, &["http://localhost/page"]).await;
+    assert_eq!(none["upstream"], Value::Null);
+    let one = WITH_PEERS.replace(", \"127.0.0.7:8\"]", "]");
+    let told = told_of(&one, &[OF_SESSION]).await;
+    assert!(told["upstream"]["peers"]["why"].as_str().unwrap().contains("then 1 peer, and"), "{told}");
+}
+
+#[tokio::test]
+async fn a_request_stays_with_own_servers_without_a_session_and_with_the_mark_of_a_peer() {
+    for (url, why) in [
+        ("http://localhost/", "it belongs to no session, and stays with own servers"),
+        ("http://localhost/socket.io/?EIO=4&transport=polling", "it opens a session, which is one of an own server"),
+    ] {
+        let told = told_of(WITH_PEERS, &[url]).await;
+        let peers = &told["upstream"]["peers"];
+        assert_eq!((&peers["asked"], &peers["why"]), (&json!(false), &json!(why)), "{url}");
+        let (_, words) = explain_by(WITH_PEERS, &[url]).await;
+        assert!(words.contains(&format!("peers     none is asked: {why}\n")), "{words}");
+    }
+    let marked = [OF_SESSION, "-H", &format!("{MARK} -"), "--from", "127.0.0.7"];
+    let told = told_of(WITH_PEERS, &marked).await;
+    let peers = &told["upstream"]["peers"];
+    let why = "it comes from a peer, and is passed on to nobody";
+    assert_eq!((&peers["asked"], &peers["why"]), (&json!(false), &json!(why)));
+    assert_eq!((&told["mark"], &told["client"]), (&json!({ "believed": true, "asks": false }), &json!("192.0.2.66")));
+    let (_, words) = explain_by(WITH_PEERS, &marked).await;
+    let line = "mark      of a peer: it goes to own servers or is told that its session is unknown, and on to nobody\n";
+    assert!(words.contains(line), "{words}");
+    // A question for a session goes to no route at all.
+    let question = [OF_SESSION, "-H", &format!("{MARK} {QUESTION}"), "--from", "127.0.0.7"];
+    let told = told_of(WITH_PEERS, &question).await;
+    assert_eq!((&told["mark"], &told["route"]), (&json!({ "believed": true, "asks": true }), &Value::Null));
+    let (_, words) = explain_by(WITH_PEERS, &question).await;
+    assert!(words.ends_with("mark      of a peer, which asks for a session: the gateway itself answers\n"), "{words}");
+    // What a stranger says of being one means nothing.
+    let stranger = [OF_SESSION, "-H", &format!("{MARK} -"), "--from", "127.0.0.8"];
+    let told = told_of(WITH_PEERS, &stranger).await;
+    assert_eq!((&told["mark"], &told["client"]), (&json!({ "believed": false, "asks": false }), &json!("127.0.0.8")));
+    assert_eq!(told["upstream"]["peers"]["asked"], true);
+    let (_, words) = explain_by(WITH_PEERS, &stranger).await;
+    assert!(words.contains("mark      of a peer: it is not believed, and goes no further"), "{words}");
+}
+
+#[tokio::test]
+async fn a_running_gateway_knows_which_peer_has_a_session_and_asks_none_for_it() {
+    let servers = [Eio::start("a").await, Eio::start("b").await];
+    let setup = |server: &Eio| Setup::before(&[server.address()]).upstream("kind: socket.io");
+    let pods = Pods::before(servers.iter().map(setup)).await;
+    servers[1].knows("there");
+    let [here, there] = [&pods.gateways[0], &pods.gateways[1]];
+    let peer = there.address("web").to_string();
+
+    let told = told_by(here, &[OF_SESSION]).await;
+    let peers = &told["upstream"]["peers"];
+    let why = "this gateway does not know its session: own servers are asked first, then 2 peers, and it goes on to the one that has it";
+    assert_eq!((&peers["asked"], &peers["at"], &peers["why"]), (&json!(true), &Value::Null, &json!(why)));
+    let choice = "this gateway does not know its session: servers are asked for it, and then peers";
+    assert_eq!(told["upstream"]["choice"], json!({ "server": null, "why": choice }));
+    let questions = "sockgate_session_questions_total{upstream=\"app@peers\"}";
+    assert_eq!((here.metric(questions).await, servers[0].questions().len()), (0.0, 0), "nobody was asked");
+
+    // A request finds it. One in vain has had the gateway meet itself among its peers.
+    assert_eq!(poll(here.address("web"), "made-up").await.status, 400);
+    assert_eq!(poll(here.address("web"), "there").await.text(), "4b");
+    let told = told_by(here, &[OF_SESSION]).await;
+    let peers = &told["upstream"]["peers"];
+    let at = (&peers["asked"], &peers["at"], &peers["why"]);
+    assert_eq!(at, (&json!(false), &json!(peer), &json!("its session lives there")));
+    let choice = "a peer, behind which its session lives";
+    assert_eq!(told["upstream"]["choice"], json!({ "server": peer, "why": choice }));
+    assert_eq!(told["peers"].as_array().unwrap().len(), 2);
+    let (_, words) = asked(here, &[OF_SESSION]).await;
+    for line in [
+        format!("peers     {peer} gets it: its session lives there\n"),
+        format!("now       {peer} is up, 1 sessions are known to be there\n"),
+        format!("server    {peer}: {choice}\n"),
+    ] {
+        assert!(words.contains(&line), "{line} in\n{words}");
+    }
+    let told = told_by(here, &[&OF_SESSION.replace("there", "nobodys")]).await;
+    let why = told["upstream"]["peers"]["why"].as_str().unwrap();
+    assert!(why.contains("then 1 peer, and"), "itself it does not ask: {why}");
+
+    // Where it lives it goes nowhere.
+    let told = told_by(there, &[OF_SESSION]).await;
+    let peers = &told["upstream"]["peers"];
+    let here = (&peers["asked"], &peers["at"], &peers["why"]);
+    assert_eq!(here, (&json!(false), &Value::Null, &json!("its session lives on an own server")));
+    let marked = told_by(there, &[OF_SESSION, "-H", &format!("{MARK} -")]).await;
+    assert_eq!(marked["mark"]["believed"], false, "nothing seals it");
 }
 
 /// Asks a running gateway.

@@ -1,8 +1,7 @@
 //! Gateways that are peers: each has servers of its own, and a session's request that comes to the wrong one goes on to the one
 //! whose servers have it.
 
-use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -10,7 +9,6 @@ use futures::future::join_all;
 use http::Request;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::support::cluster::{calm, run, served};
 use crate::support::collector::Collector;
@@ -18,9 +16,9 @@ use crate::support::eio::{Eio, poll, poll_from};
 use crate::support::engine::for_each_engine;
 use crate::support::http2::Http2;
 use crate::support::node::{Node, counted};
+use crate::support::pods::Pods;
 use crate::support::polling::Polling;
-use crate::support::proxies::Proxy;
-use crate::support::{Client, Gateway, Setup, eventually};
+use crate::support::{Client, Setup, eventually};
 
 for_each_engine! {
     sessions_of_three_pods_meet_their_server_through_any_gateway(flavor = "multi_thread"),
@@ -35,71 +33,6 @@ for_each_engine! {
     sessions_of_sockjs_go_on_to_the_peer_that_has_them,
     a_request_that_is_passed_on_is_one_trace_through_both_gateways,
     a_flood_of_made_up_sessions_stays_within_the_budget_of_each_gateway,
-}
-
-/// Gateways that know each other by a file, and by a secret.
-struct Pods {
-    gateways: Vec<Gateway>,
-    setups: Vec<Setup>,
-    folder: TempDir,
-}
-
-impl Pods {
-    /// One gateway before each of these, which knows all of them, itself included.
-    async fn before(setups: impl IntoIterator<Item = Setup>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let (file, secret) = (folder.path().join("gateways.yaml"), folder.path().join("secret"));
-        std::fs::write(&file, "- 127.0.0.1:1\n").unwrap();
-        std::fs::write(&secret, "a secret that all of the gateways know\n").unwrap();
-        let with_peers = |setup: Setup| {
-            let setup = setup.unchecked().upstream(format!("peers: {{ file: {} }}", file.display()));
-            setup.more(format!("peers: {{ secret_file: {} }}\naccess_log: {{ format: text }}", secret.display()))
-        };
-        let setups: Vec<Setup> = setups.into_iter().map(with_peers).collect();
-        let gateways = join_all(setups.iter().map(Setup::start)).await;
-        let pods = Self { gateways, setups, folder };
-        let list: String = pods.web().iter().map(|address| format!("- {address}\n")).collect();
-        let new = pods.folder.path().join("new.yaml");
-        std::fs::write(&new, list).unwrap();
-        std::fs::rename(new, file).unwrap();
-        for gateway in &pods.gateways {
-            pods.are_known_to(gateway).await;
-            gateway.log_line("server 127.0.0.1:1 is gone").await;
-        }
-        pods
-    }
-
-    /// Waits until a gateway knows them all.
-    async fn are_known_to(&self, gateway: &Gateway) {
-        for peer in self.web() {
-            let up = format!("sockgate_server_up{{upstream=\"app@peers\",server=\"{peer}\"}}");
-            eventually("the peer is known", async || gateway.metric(&up).await == 1.0).await;
-        }
-    }
-
-    fn web(&self) -> Vec<SocketAddr> {
-        self.gateways.iter().map(|gateway| gateway.address("web")).collect()
-    }
-
-    async fn sum(&self, metric: &str) -> f64 {
-        let mut sum = 0.0;
-        for gateway in &self.gateways {
-            sum += gateway.metric(metric).await;
-        }
-        sum
-    }
-
-    /// HAProxy before all of them, which gives each connection to the next.
-    fn front(&self, folder: &Path) -> Option<(Proxy, SocketAddr)> {
-        let listening = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listening.local_addr().unwrap();
-        let servers = self.web().into_iter().enumerate();
-        let servers: String = servers.map(|(at, web)| format!("    server g{at} {web}\n")).collect();
-        let config = format!(
-            "    mode tcp\n    retries 2\n    option redispatch 1\nlisten all\n    bind fd@3\n    balance roundrobin\n{servers}"
-        );
-        Some((Proxy::haproxy(folder, &config, Some(listening))?, address))
-    }
 }
 
 const QUESTIONS: &str = "sockgate_session_questions_total{upstream=\"app@peers\"}";

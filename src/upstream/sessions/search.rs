@@ -470,6 +470,13 @@ impl Upstream {
         tokio::spawn(async move { upstream.say(&server, &witness, &farewell, &fields).await });
     }
 
+    /// How many servers would be asked for a session that may be on any of them.
+    pub(crate) fn how_many_are_asked(&self) -> usize {
+        let servers = self.servers();
+        let asked = servers.iter().filter(|server| !self.has_let_go_of(server) && !self.witness(server).is_own());
+        asked.count().min(MOST_ASKED)
+    }
+
     fn witness(&self, server: &Server) -> Arc<Witness> {
         let mut witnesses = lock(&self.searches.witnesses);
         let name = (self.group, server.id());

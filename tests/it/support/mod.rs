@@ -17,6 +17,7 @@ pub mod load;
 pub mod node;
 pub mod pebble;
 pub mod peers;
+pub mod pods;
 pub mod polling;
 pub mod proxies;
 pub mod relay;
