@@ -10,10 +10,17 @@ impl Exchange {
     /// Takes the next bytes of the request's body; `whole` says that they are all of it.
     pub(crate) fn hear_request(&mut self, bytes: &[u8], whole: bool) -> Result<(), Refusal> {
         self.copy_body(bytes);
-        if let (true, Some(upstream), Some(ties)) = (whole, &self.upstream, &self.ties) {
-            ties.note_client_goodbye(upstream, bytes);
+        if whole {
+            self.hear_whole(bytes);
         }
         self.count_body(bytes.len() as u64)
+    }
+
+    /// Hears what the whole body says that had come before the request had a place: only then it is known where its session lives.
+    pub(crate) fn hear_whole(&self, body: &[u8]) {
+        if let (Some(upstream), Some(ties)) = (&self.upstream, &self.ties) {
+            ties.note_client_goodbye(upstream, body);
+        }
     }
 
     /// The same for bytes that nobody has looked at.

@@ -53,6 +53,7 @@ mod other_upgrades;
 mod own_sessions;
 mod package;
 mod peers;
+mod peers_over_http2;
 mod proxy_protocol;
 mod queue;
 mod rates;

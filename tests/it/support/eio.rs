@@ -1,10 +1,11 @@
-//! Engine.IO servers in this process: just enough of one to open sessions and to know them.
+//! Engine.IO servers in this process: just enough of one to open sessions and to know them; their WebSockets echo.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use super::client::Answer;
+use super::websocket::switch;
 use super::{Client, Scripted};
 
 /// One such server. Its sessions begin with its name.
@@ -43,7 +44,13 @@ impl Eio {
                     let target = head.split(' ').nth(1).unwrap_or_default().to_owned();
                     let is_first = !heads.lock().unwrap().contains(&head);
                     let busy = manner == Manner::BusyAtFirst && is_first && target.contains("transport=websocket&sid=");
+                    let sid = value(&target, "sid").unwrap_or_default();
+                    let opens = head.to_ascii_lowercase().contains("\r\nupgrade: websocket\r\n")
+                        && sids.lock().unwrap().contains(sid);
                     heads.lock().unwrap().push(head);
+                    if opens {
+                        return echo(client, &request.head).await;
+                    }
                     if manner == Manner::Hung || busy {
                         std::future::pending::<()>().await;
                     }
@@ -91,9 +98,28 @@ impl Eio {
     }
 }
 
+/// Opens a WebSocket, and sends back what comes.
+async fn echo(mut client: Client, head: &[u8]) {
+    if client.try_send(switch(head)).await.is_err() {
+        return;
+    }
+    while let Some(bytes) = client.some().await {
+        if client.try_send(bytes).await.is_err() {
+            return;
+        }
+    }
+    let _ = client.try_finish().await;
+}
+
+/// The value of a parameter.
+fn value<'a>(target: &'a str, name: &str) -> Option<&'a str> {
+    let (_, query) = target.split_once('?')?;
+    query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+}
+
 fn answer(name: &str, target: &str, manner: Manner, known: &mut HashSet<String>) -> (&'static str, String) {
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+    let path = target.split_once('?').map_or(target, |(path, _)| path);
+    let value = |name: &str| value(target, name);
     let bad = |code: u8| ("400 Bad Request", format!("{{\"code\":{code},\"message\":\"no\"}}"));
     match (value("sid"), value("transport")) {
         (None, None) => ("200 OK", format!("{name} {path}")),

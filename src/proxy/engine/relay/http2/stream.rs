@@ -193,6 +193,9 @@ pub(super) async fn serve(
     let (mut fresh, mut refused) = (false, false);
     loop {
         let found = find(&relay, (&mut client, &mut body), &mut exchange, &asked, fresh).await;
+        if let (Found::Server(..) | Found::Stream(_), Some(taken)) = (&found, &body.taken_in) {
+            exchange.hear_whole(&taken.bytes);
+        }
         if exchange.leave().is_some() {
             exchange.can_be_ended();
         }
@@ -299,7 +302,7 @@ async fn take_in(
         if bytes.is_empty() {
             continue;
         }
-        exchange.hear_request(&bytes, bytes.len() == length).map_err(Some)?;
+        exchange.hear_request(&bytes, false).map_err(Some)?;
         body.stream.flow_control().release_capacity(bytes.len()).map_err(|_| None)?;
         came.extend_from_slice(&bytes);
         moved = Instant::now();
