@@ -62,6 +62,7 @@ mod refusals;
 mod reload;
 mod routing;
 mod rules;
+mod scripts;
 mod servers;
 mod session_protocol;
 mod sessions;
