@@ -10,7 +10,7 @@ use crate::backend::Addresses;
 use crate::peers::{Kind, Peer, World};
 use crate::report::{self, Report, Row};
 use crate::scenarios::{ALL, Amount, ProcessorTime, Sample, Scenario};
-use crate::{Compare, Error, count, measure, profile, rules};
+use crate::{Compare, Error, count, hop, measure, profile, rules};
 
 /// Rounds that memory needs at most: it hardly varies.
 const MEMORY_ROUNDS: u32 = 3;
@@ -38,6 +38,10 @@ pub(crate) async fn run(asked: &Compare) -> Result<(), Error> {
             .find(|peer| peer.kind == Kind::Sockgate)
             .ok_or("rules are Sockgate's: it has to be among the peers")?;
         println!("{}", rules::run(peer, &world, &asked.only).await?);
+        return Ok(());
+    }
+    if asked.hop {
+        println!("{}", hop::run(&peers, &world, asked).await?);
         return Ok(());
     }
     let scenarios = chosen(&asked.only)?;

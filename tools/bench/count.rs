@@ -50,7 +50,7 @@ pub(crate) async fn run(scenarios: &[&'static Scenario], peers: &[Peer], world: 
             let (instructions, failed) = if of_the_processor {
                 counted(scenario, peer, world, &[], &mut Perf::new(INSTRUCTIONS)).await?
             } else {
-                let mut callgrind = Callgrind { file: world.folder.join("callgrind.out"), counted: 0.0 };
+                let mut callgrind = Callgrind::new(world);
                 let wrapper = callgrind.wrapper();
                 counted(scenario, peer, world, &wrapper, &mut callgrind).await?
             };
@@ -73,7 +73,7 @@ pub(crate) async fn rule(rule: &'static Rule, peer: &Peer, world: &World) -> Res
     if perf_counts(INSTRUCTIONS) {
         return counted_rule(rule, peer, world, &[], &mut Perf::new(INSTRUCTIONS)).await;
     }
-    let mut callgrind = Callgrind { file: world.folder.join("callgrind.out"), counted: 0.0 };
+    let mut callgrind = Callgrind::new(world);
     let wrapper = callgrind.wrapper();
     counted_rule(rule, peer, world, &wrapper, &mut callgrind).await
 }
@@ -90,7 +90,7 @@ async fn counted_rule(
     Ok(((done > 0).then(|| counter.counted() / done as f64), failed))
 }
 
-trait Counter: Bracket {
+pub(crate) trait Counter: Bracket {
     fn counted(&self) -> f64;
 }
 
@@ -198,13 +198,19 @@ fn strace_count(text: &str) -> Option<f64> {
 }
 
 /// Valgrind's callgrind, which counts only between begin and end.
-struct Callgrind {
+pub(crate) struct Callgrind {
     file: PathBuf,
     counted: f64,
 }
 
 impl Callgrind {
-    fn wrapper(&self) -> Vec<String> {
+    /// Writes into the folder of this gateway; it can count once.
+    pub(crate) fn new(world: &World) -> Self {
+        Self { file: world.folder.join("callgrind.out"), counted: 0.0 }
+    }
+
+    /// What the gateway is started by.
+    pub(crate) fn wrapper(&self) -> Vec<String> {
         let file = format!("--callgrind-out-file={}", self.file.display());
         ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--quiet", &file].map(str::to_owned).to_vec()
     }

@@ -8,6 +8,7 @@
 mod backend;
 mod compare;
 mod count;
+mod hop;
 mod load;
 mod measure;
 mod peers;
@@ -90,6 +91,10 @@ struct Compare {
     /// Count what each kind of rule adds to a request, instead of comparing: Sockgate alone. `--only` takes words of rules.
     #[arg(long)]
     rules: bool,
+    /// Measure what another gateway before the one that has a session adds to a poll and a WebSocket message: its peer, and each of
+    /// the other gateways; with `--count`, in instructions.
+    #[arg(long)]
+    hop: bool,
     /// Say where the processor time goes in this scenario (perf), instead of comparing.
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,

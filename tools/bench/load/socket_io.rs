@@ -108,7 +108,7 @@ impl Polling<'_> {
 }
 
 /// The session of a handshake, `0{"sid":"...",...}`.
-fn sid(handshake: &str) -> Option<String> {
+pub(crate) fn sid(handshake: &str) -> Option<String> {
     let json: serde_json::Value = serde_json::from_str(handshake.strip_prefix('0')?).ok()?;
     Some(json.get("sid")?.as_str()?.to_owned())
 }

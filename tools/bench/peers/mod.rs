@@ -52,6 +52,8 @@ pub(crate) enum Extras {
     None,
     /// Nothing, but for a rule (Sockgate alone).
     Rule(&'static Rule),
+    /// Sessions that it does not know are asked for there (Sockgate alone).
+    Among(SocketAddr),
     /// What most people have them do: all forwarding fields, a request id, and a line in a file for each request.
     AsInUse,
 }

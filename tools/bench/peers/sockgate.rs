@@ -20,12 +20,21 @@ pub(super) fn configure(world: &World, doors: &Doors, extras: Extras) -> Result<
     let raw = world.backend.tcp;
     let (cert, key) = (world.path("cert.pem"), world.path("key.pem"));
     let (routes, of_app, besides) = match extras {
-        Extras::None => (ROUTES.to_owned(), "", QUIET.to_owned()),
+        Extras::None => (ROUTES.to_owned(), String::new(), QUIET.to_owned()),
+        Extras::Among(peer) => (
+            "  - { upstream: app }".to_owned(),
+            format!(", kind: socket.io, peers: [\"{peer}\"]"),
+            format!("{QUIET}peers: {{ secret_file: {} }}\n", world.path("secret")),
+        ),
         // The rest is how it comes.
-        Extras::AsInUse => {
-            (ROUTES.to_owned(), "", format!("access_log: {{ file: {} }}\n", world.path("sockgate-access.log")))
+        Extras::AsInUse => (
+            ROUTES.to_owned(),
+            String::new(),
+            format!("access_log: {{ file: {} }}\n", world.path("sockgate-access.log")),
+        ),
+        Extras::Rule(rule) => {
+            (rule.routes(world), rule.upstream().to_owned(), format!("{QUIET}{}", rule.besides(world)))
         }
-        Extras::Rule(rule) => (rule.routes(world), rule.upstream(), format!("{QUIET}{}", rule.besides(world))),
     };
     let yaml = format!(
         "threads: {threads}

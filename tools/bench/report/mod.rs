@@ -286,7 +286,8 @@ fn to_json(report: &Report) -> Value {
     })
 }
 
-fn spread_text(spread: Spread) -> String {
+/// The median, and the ends.
+pub(crate) fn spread_text(spread: Spread) -> String {
     let Spread { median, min, max } = spread;
     if min < max { format!("{} [{}..{}]", short(median), short(min), short(max)) } else { short(median) }
 }
