@@ -187,7 +187,13 @@ impl Exchange {
         let peers = self.snapshot.peers.get(upstream.name())?;
         let table = peers.sessions()?;
         let key = table.key(id);
-        let known = table.find(key).map(|found| ServerId::from_bits(found.server));
+        if let Some(known) = table.find(key) {
+            // Nobody is asked, so that nothing has to be sealed for that.
+            let (about, decoy) = (Question::get(""), Question::get(""));
+            let questions = Arc::new(Questions { about, decoy, fields: Vec::new() });
+            let asked = AskedPeers { upstream: Arc::clone(peers), key, questions };
+            return Some((asked, Some(ServerId::from_bits(known.server))));
+        }
         let asks = Asks {
             upstream: upstream.name().to_string(),
             dialect: session.said.dialect,
@@ -207,7 +213,7 @@ impl Exchange {
             }
         });
         let questions = Arc::new(Questions { decoy: about.clone(), about, fields });
-        Some((AskedPeers { upstream: Arc::clone(peers), key, questions }, known))
+        Some((AskedPeers { upstream: Arc::clone(peers), key, questions }, None))
     }
 
     fn mark(&self, from: u128, asks: Option<Asks>) -> Mark {

@@ -9,6 +9,7 @@ use futures::future::join_all;
 use http::Request;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 use crate::support::cluster::{calm, run, served};
 use crate::support::collector::Collector;
@@ -134,8 +135,9 @@ async fn a_gateway_that_dies_takes_its_own_sessions_with_it_and_no_others() {
         }
     }
     assert_eq!(pods.sum("sockgate_engine_io_errors_total{code=\"1\",upstream=\"app\"}").await, 0.0);
-    pods.gateways[1].signal(Signal::SIGKILL);
     drop(pods.gateways.remove(1));
+    // The kernel takes connections until all of it is gone.
+    eventually("nobody listens there", async || TcpStream::connect(web[1]).await.is_err()).await;
     let left = [web[0], web[2]];
     let mut unknown = 0;
     for (at, session) in sessions.iter_mut().enumerate() {
