@@ -1,6 +1,7 @@
 //! Pods behind a Service come and go as its EndpointSlices tell; no word of the API server, and no silence, takes anybody
 //! away. The API server is a fake (`support/kubernetes.rs`), the sessions are real.
 
+mod namespaces;
 mod transcript;
 
 use std::process::{Command as Run, Stdio};

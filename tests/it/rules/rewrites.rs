@@ -113,7 +113,7 @@ async fn redirects_lead_to_a_path_made_of_the_one_that_was_asked_for() {
         "
 listeners:
   - { name: web, address: 127.0.0.1:0 }
-forwarding: { trusted_proxies: [127.0.0.1] }
+forwarding: { trusted_proxies: [127.0.0.1/32] }
 routes:
   - { match: { path: /old }, rewrite: { strip_prefix: /old, add_prefix: /new }, redirect: { status: 301 } }
   - { match: { path: /secure }, rewrite: { strip_prefix: /secure }, redirect: { scheme: https, port: 8443 } }

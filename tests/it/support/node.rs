@@ -77,10 +77,14 @@ impl Node {
         u16::try_from(self.ready["port"].as_u64().unwrap()).unwrap()
     }
 
+    /// The process that was started.
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id().expect("the program runs")).unwrap()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id().expect("the program runs")).unwrap();
-        kill(Pid::from_raw(pid), signal).unwrap();
+        kill(Pid::from_raw(self.pid()), signal).unwrap();
     }
 
     /// Ends it the hard way.
