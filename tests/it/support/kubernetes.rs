@@ -348,7 +348,7 @@ impl State {
                 metadata[key] = before.as_ref().unwrap_or(&first)[key].clone();
             }
         }
-        let before = self.objects.get(&(resource, namespace.to_owned(), name.clone()));
+        let before = self.objects.get(&(resource, namespace.to_owned(), name));
         let generation = before.and_then(|before| before["metadata"]["generation"].as_u64()).unwrap_or(0);
         // A status is no word of its owner's, and stays when they say other words.
         let is_same = before.is_some_and(|before| before["spec"] == object["spec"]);
