@@ -11,7 +11,7 @@ use fnv::FnvBuildHasher;
 use crate::access::{self, Access, Networks};
 use crate::compression::{self, Compression};
 use crate::config::Config;
-use crate::discovery;
+use crate::discovery::Sources;
 use crate::filter::{Filter, Filters, MessageRules};
 use crate::http::pages::{PageError, Pages};
 use crate::listener::TcpApplication;
@@ -111,6 +111,8 @@ pub struct Extensions {
     pub applications: HashMap<String, Arc<dyn TcpApplication>>,
     /// For the upstreams of these names.
     pub upstreams: HashMap<String, upstream::Extensions>,
+    /// Where servers are found that the configuration does not list.
+    pub sources: Sources,
 }
 
 /// Who this process is among its peers, whatever the configuration.
@@ -139,13 +141,14 @@ impl Snapshot {
         }
         let mut upstreams = HashMap::default();
         let mut peers = HashMap::default();
+        let open_source = brought.sources.opener();
         let build = |name: &str, said: &upstream::Config, brought: Option<&upstream::Extensions>| {
             Ok::<_, upstream::BuildError>(match before(name) {
                 Some(before) => before.rebuild_in(config.zone.as_deref(), said)?,
                 None => {
                     let brought = brought.cloned().unwrap_or_default();
                     let brought = upstream::Extensions {
-                        open_source: Some(discovery::open),
+                        open_source: Some(Arc::clone(&open_source)),
                         zone: config.zone.clone(),
                         ..brought
                     };

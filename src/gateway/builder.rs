@@ -16,6 +16,8 @@ use crate::affinity::Affinity;
 use crate::config::{Config, Engine};
 #[cfg(feature = "kubernetes")]
 use crate::controller;
+#[cfg(feature = "kubernetes")]
+use crate::discovery::Sources;
 use crate::exchange::Core;
 use crate::filter::Filter;
 use crate::listener::TcpApplication;
@@ -86,6 +88,8 @@ impl Builder {
     #[must_use]
     pub(crate) fn controller(mut self, terms: controller::Terms) -> Self {
         self.beside = Some(Beside::unready("controller: nothing is listed yet"));
+        // It may look at slices wherever it looks at the objects that lead to them.
+        self.brought.sources = Sources::of_cluster(terms.kubeconfig.clone(), terms.namespaces.clone());
         self.controller = Some(terms);
         self
     }

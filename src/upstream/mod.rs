@@ -100,7 +100,7 @@ static NEXT_GROUP: AtomicU64 = AtomicU64::new(1);
 pub type MakeBalance = Arc<dyn Fn(&[Arc<Server>]) -> Box<dyn Balance> + Send + Sync>;
 
 /// Opens the source of servers that is said; gives `None` where they are listed.
-pub type OpenSource = fn(&config::Servers) -> Result<Option<Source>, String>;
+pub type OpenSource = Arc<dyn Fn(&config::Servers) -> Result<Option<Source>, String> + Send + Sync>;
 
 /// What an upstream gets from outside of its own configuration, most of it from a program and in place of what the
 /// configuration says.
@@ -130,7 +130,7 @@ impl Extensions {
 
     /// Who tells of the servers, where the configuration does not list them all.
     fn source(&self, said: &config::Servers) -> Result<Option<Source>, String> {
-        match (&self.discovery, self.open_source) {
+        match (&self.discovery, &self.open_source) {
             (Some(own), _) => Ok(Some(Source { discovery: Arc::clone(own), first: None })),
             (None, Some(open)) => open(said),
             (None, None) => Ok(None),

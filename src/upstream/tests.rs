@@ -601,11 +601,11 @@ async fn servers_that_stay_while_their_source_is_another_one_keep_their_state() 
             std::future::pending().await
         }
     }
-    let open: OpenSource = |said| {
+    let open: OpenSource = Arc::new(|said| {
         let first = ServerConfig::at("10.0.0.1:1")?.with_weight(2);
         let found = || Source { discovery: Arc::new(Told), first: Some(vec![first].into()) };
         Ok(said.are_found().then(found))
-    };
+    });
     let brought = Extensions { open_source: Some(open), ..Extensions::default() };
     let list = config(json!({ "servers": ["10.0.0.1:1", "10.0.0.2:1"] }));
     let file = config(json!({ "servers": { "file": "servers.yaml" } }));

@@ -1,5 +1,6 @@
 //! Servers that are the pods behind a Service of Kubernetes, as its EndpointSlices tell.
 
+mod follows;
 mod pods;
 mod slices;
 
@@ -8,13 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
+pub(crate) use self::follows::Follows;
+use self::follows::Hearing;
 use self::pods::Pods;
-use self::slices::Slice;
-use crate::kubernetes::{Follow, News, Which};
 use crate::upstream::config::KubernetesService;
 use crate::upstream::{Discovery, ServerList, Source};
 
@@ -23,26 +23,25 @@ const TOGETHER: Duration = Duration::from_millis(100);
 
 struct Kubernetes {
     said: KubernetesService,
+    follows: Arc<Follows>,
     memory: Mutex<Memory>,
     heard: AtomicBool,
 }
 
-/// What is known between two calls. Each event is taken up without a pause in between, so that a call that is dropped
-/// loses none.
+/// What is known between two calls.
+#[derive(Default)]
 struct Memory {
-    follow: Follow<EndpointSlice>,
+    hearing: Option<Hearing>,
     pods: Pods,
     /// A fault that is to be told after the list that it came with.
     fault: Option<String>,
-    /// Whether there is something to tell, and since when.
-    changed: Option<Instant>,
+    /// When there is something to tell.
+    due: Option<Instant>,
 }
 
-pub(super) fn of_service(said: &KubernetesService) -> Source {
-    let labels = Some(format!("kubernetes.io/service-name={}", said.service));
-    let which = Which { kubeconfig: said.kubeconfig.clone(), labels, ..Which::default() };
-    let memory = Memory::of(Follow::in_namespace(which, said.namespace.clone()));
-    let kubernetes = Kubernetes { said: said.clone(), memory: Mutex::new(memory), heard: AtomicBool::new(false) };
+pub(super) fn of_service(follows: &Arc<Follows>, said: &KubernetesService) -> Source {
+    let (memory, heard) = (Mutex::default(), AtomicBool::new(false));
+    let kubernetes = Kubernetes { said: said.clone(), follows: Arc::clone(follows), memory, heard };
     Source { discovery: Arc::new(kubernetes), first: None }
 }
 
@@ -50,31 +49,13 @@ pub(super) fn of_service(said: &KubernetesService) -> Source {
 impl Discovery for Kubernetes {
     async fn next(&self) -> Result<ServerList, String> {
         let mut memory = self.memory.lock().await;
-        loop {
-            if let Some(fault) = memory.fault.take() {
-                return Err(fault);
-            }
-            let tell_at = memory.tell_at();
-            if tell_at.is_some_and(|at| at <= Instant::now()) {
-                memory.changed = None;
-                let told = memory.pods.tell(&self.said, Instant::now());
-                memory.fault = told.fault;
-                match told.list {
-                    Some(list) => return Ok(list),
-                    None => continue,
-                }
-            }
-            // What is to be told is told whatever else happens meanwhile; nothing is lost by asking anew.
-            let following = memory.follow.next();
-            let news = match tell_at {
-                Some(at) => timeout_at(at, following).await.ok().transpose()?,
-                None => Some(following.await?),
-            };
-            if let Some(news) = news {
-                memory.take(news);
-                self.heard.store(true, Relaxed);
-            }
-        }
+        // Who waits hears; a call that is dropped hears no more, and the next one hears anew of all that is known.
+        let hearing = memory.hearing.take();
+        let mut hearing = hearing.unwrap_or_else(|| self.follows.hear_of(&self.said));
+        let told = memory.next(&mut hearing, &self.said).await;
+        memory.hearing = Some(hearing);
+        self.heard.store(memory.pods.are_known(), Relaxed);
+        told
     }
 
     fn paces_itself(&self) -> bool {
@@ -91,66 +72,93 @@ impl Discovery for Kubernetes {
 }
 
 impl Memory {
-    fn of(follow: Follow<EndpointSlice>) -> Self {
-        Self { follow, pods: Pods::default(), fault: None, changed: None }
-    }
-
-    /// When there will be something to tell.
-    fn tell_at(&self) -> Option<Instant> {
-        let changes = self.changed.map(|since| since + TOGETHER);
-        changes.into_iter().chain(self.pods.look_again_at()).min()
-    }
-
-    fn take(&mut self, news: News<EndpointSlice>) {
-        match news {
-            News::All(slices) => self.pods.replace(slices.into_iter().filter_map(Slice::of).collect()),
-            News::Put(slice) => {
-                let Some((name, slice)) = Slice::of(slice) else { return };
-                self.pods.put(name, slice);
+    async fn next(&mut self, hearing: &mut Hearing, said: &KubernetesService) -> Result<ServerList, String> {
+        loop {
+            if let Some(slices) = hearing.news() {
+                // The first ones are awaited.
+                let pause = if self.pods.are_known() { TOGETHER } else { Duration::ZERO };
+                self.pods.hear(slices);
+                self.due.get_or_insert_with(|| Instant::now() + pause);
             }
-            News::Gone(slice) => {
-                let Some(name) = slice.metadata.name else { return };
-                self.pods.remove(&name);
+            if let Some(fault) = self.fault.take() {
+                return Err(fault);
             }
-            News::Confirmed | News::Absent => {}
+            let tell_at = self.due.into_iter().chain(self.pods.look_again_at()).min();
+            if tell_at.is_some_and(|at| at <= Instant::now()) {
+                self.due = None;
+                let told = self.pods.tell(said, Instant::now());
+                self.fault = told.fault;
+                match told.list {
+                    Some(list) => return Ok(list),
+                    None => continue,
+                }
+            }
+            // What was heard before it is told before it, so that the fault stays.
+            if self.due.is_none()
+                && let Some(fault) = hearing.fault()
+            {
+                return Err(fault);
+            }
+            match tell_at {
+                Some(at) => drop(timeout_at(at, hearing.changed()).await),
+                None => hearing.changed().await,
+            }
         }
-        self.changed.get_or_insert_with(Instant::now);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex as Shared;
+    use std::time::Duration;
 
     use tokio::time::timeout;
 
+    use super::follows::testing::{event, follows};
     use super::*;
 
     fn said() -> KubernetesService {
         serde_json::from_value(serde_json::json!({ "service": "chat" })).unwrap()
     }
 
+    fn names(list: &ServerList) -> Vec<String> {
+        list.servers().iter().map(crate::ServerConfig::name).collect()
+    }
+
     /// A call that is dropped loses no event.
     #[tokio::test(start_paused = true)]
     async fn what_was_heard_is_told_by_the_next_call() {
-        let slice = |name: &str| {
-            let address = if name == "a" { "10.0.0.1" } else { "10.0.0.2" };
-            let slice = serde_json::json!({ "type": "ADDED", "object": { "apiVersion": "discovery.k8s.io/v1",
-                "kind": "EndpointSlice", "metadata": { "name": name, "resourceVersion": "9" }, "addressType": "IPv4",
-                "ports": [{ "port": 80 }], "endpoints": [{ "addresses": [address] }] } });
-            Ok(serde_json::from_value(slice).unwrap())
-        };
-        let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
-        let receiver = Shared::new(receiver);
-        let events = futures::stream::poll_fn(move |context| receiver.lock().unwrap().poll_recv(context));
-        let memory = Memory::of(Follow::watching(events));
-        let kubernetes = Kubernetes { said: said(), memory: Mutex::new(memory), heard: AtomicBool::new(false) };
-        sender.send(slice("a")).unwrap();
+        let (follows, sender, kept) = follows(&said());
+        let kubernetes = of_service(&follows, &said()).discovery;
+        sender.send(event("ADDED", "a", "10.0.0.1")).unwrap();
+        assert_eq!(names(&kubernetes.next().await.unwrap()), ["10.0.0.1:80"], "the first ones are told at once");
+        sender.send(event("ADDED", "b", "10.0.0.2")).unwrap();
         // It is dropped before what it has heard is due.
         assert!(timeout(TOGETHER / 2, kubernetes.next()).await.is_err());
-        sender.send(slice("b")).unwrap();
+        sender.send(event("ADDED", "c", "10.0.0.3")).unwrap();
         let list = kubernetes.next().await.unwrap();
-        let names: Vec<_> = list.servers().iter().map(crate::ServerConfig::name).collect();
-        assert_eq!(names, ["10.0.0.1:80", "10.0.0.2:80"]);
+        assert_eq!(names(&list), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]);
+
+        // Another upstream of the Service hears at once what is known.
+        let other = of_service(&follows, &said()).discovery;
+        assert!(!other.has_heard());
+        assert_eq!(timeout(Duration::ZERO, other.next()).await.unwrap().unwrap(), list);
+        assert!(other.has_heard());
+        drop((kubernetes, other));
+        assert!(!sender.is_closed(), "somebody holds it");
+        drop(kept);
+        sender.closed().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_no_more_gives_the_watch_up() {
+        let (follows, sender, kept) = follows(&said());
+        let kubernetes = of_service(&follows, &said()).discovery;
+        sender.send(event("ADDED", "a", "10.0.0.1")).unwrap();
+        kubernetes.next().await.unwrap();
+        drop(kept);
+        assert!(timeout(TOGETHER, kubernetes.next()).await.is_err());
+        // The upstream may be there for long: it has sessions yet.
+        sender.closed().await;
+        assert!(follows.is_idle());
     }
 }

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::slices::{Listed, Slice, Standing, Who};
+use super::follows::Slices;
+use super::slices::{Listed, Standing, Who};
 use crate::address::ServerAddress;
 use crate::upstream::ServerList;
 use crate::upstream::config::{KubernetesService, ServerConfig};
@@ -18,7 +20,7 @@ const BELIEVED: Duration = Duration::from_secs(30);
 /// The slices as they are known, and whom they made servers last.
 #[derive(Default)]
 pub(super) struct Pods {
-    slices: Option<BTreeMap<String, Slice>>,
+    slices: Option<Arc<Slices>>,
     /// Whom the gateway knows of; `None` where it has never been told.
     told: Option<BTreeMap<Who, ServerConfig>>,
     /// Since when nothing has been listed at all.
@@ -41,18 +43,14 @@ struct Found {
 }
 
 impl Pods {
-    /// Takes a complete list in place of all that was known.
-    pub(super) fn replace(&mut self, slices: Vec<(String, Slice)>) {
-        self.slices = Some(slices.into_iter().collect());
+    /// Takes all slices in place of those that were known.
+    pub(super) fn hear(&mut self, slices: Arc<Slices>) {
+        self.slices = Some(slices);
     }
 
-    /// Takes up a slice that is new, or another one than before.
-    pub(super) fn put(&mut self, name: String, slice: Slice) {
-        self.slices.get_or_insert_default().insert(name, slice);
-    }
-
-    pub(super) fn remove(&mut self, name: &str) {
-        self.slices.get_or_insert_default().remove(name);
+    /// Whether all slices have been heard of once.
+    pub(super) fn are_known(&self) -> bool {
+        self.slices.is_some()
     }
 
     /// When to ask again though nothing has changed.
@@ -97,7 +95,7 @@ fn list(servers: &BTreeMap<Who, ServerConfig>, left_out: &BTreeMap<String, Strin
     left_out.iter().fold(list, |list, (name, why)| list.without(name, why))
 }
 
-fn found(slices: &BTreeMap<String, Slice>, said: &KubernetesService) -> Found {
+fn found(slices: &Slices, said: &KubernetesService) -> Found {
     let mut listed = BTreeSet::new();
     let mut left_out = BTreeMap::new();
     let mut best: BTreeMap<&Who, (&Listed, SocketAddr)> = BTreeMap::new();
@@ -156,7 +154,7 @@ fn who_told(who: &Who) -> String {
 }
 
 /// Why the slices make no server.
-fn why_nobody(slices: &BTreeMap<String, Slice>, left_out: &BTreeMap<String, String>, listed: &BTreeSet<Who>) -> String {
+fn why_nobody(slices: &Slices, left_out: &BTreeMap<String, String>, listed: &BTreeSet<Who>) -> String {
     if let Some((name, why)) = left_out.iter().next() {
         return format!("no server can be used: {name}: {why}");
     }
@@ -173,6 +171,7 @@ mod tests {
     use k8s_openapi::api::discovery::v1::EndpointSlice;
     use serde_json::{Value, json};
 
+    use super::super::slices::Slice;
     use super::*;
 
     fn said(port: &str) -> KubernetesService {
@@ -204,6 +203,12 @@ mod tests {
         let named = |(at, value): (usize, &Value)| (format!("chat-{at}"), slice(value.clone()).1);
         pods.replace(slices.iter().enumerate().map(named).collect());
         pods
+    }
+
+    impl Pods {
+        fn replace(&mut self, slices: Vec<(String, Slice)>) {
+            self.hear(Arc::new(slices.into_iter().map(|(name, slice)| (name, Arc::new(slice))).collect()));
+        }
     }
 
     /// `name@address`, with `!` where it drains.

@@ -72,7 +72,9 @@ impl Slice {
         let ports = slice.ports.unwrap_or_default().into_iter().filter(is_tcp);
         let ports =
             ports.map(|port| (port.name.unwrap_or_default(), port.port.and_then(|port| u16::try_from(port).ok())));
-        let endpoints = slice.endpoints.into_iter().filter_map(Listed::of).collect();
+        let mut endpoints: Vec<Listed> = slice.endpoints.into_iter().filter_map(Listed::of).collect();
+        // They are kept for long, and lie where the larger ones of the API lay.
+        endpoints.shrink_to_fit();
         Some((name, Self { endpoints, ports: ports.collect(), foreign }))
     }
 

@@ -4,6 +4,7 @@
 mod conformance;
 mod gateways;
 mod ingress;
+mod slices;
 mod told;
 mod traffic;
 

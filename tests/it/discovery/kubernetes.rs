@@ -97,6 +97,51 @@ async fn pods_come_and_go_as_the_slices_tell_and_sockets_stay() {
     assert_eq!(api.asked("watch=true"), 1, "one watch tells all of it");
 }
 
+/// Upstreams of one Service hear of it by one watch, and one that a reload brings need not wait for a list.
+#[tokio::test]
+async fn upstreams_of_one_service_share_its_watch_over_reloads() {
+    let api = FakeApi::start().await;
+    let (a, b) = (Echo::start("a").await, Echo::start("b").await);
+    put_echo(&api, "a", &a, Pod::Ready);
+    let first = yaml(&api, UNCHECKED, "");
+    let said = first.lines().find(|line| line.contains("kubernetes:")).unwrap();
+    let again = first.replace("routes:\n", "routes:\n  - { match: { path: /again }, upstream: again }\n")
+        + &format!("  again:\n{said}\n    {UNCHECKED}\n");
+    let mut gateway = Gateway::start(&first).await;
+    is_served_by(&gateway, &["a"]).await;
+    assert_eq!((api.asked("limit="), api.asked("watch=true")), (1, 1));
+    // Not even an API server that says nothing holds it up.
+    api.trouble(Trouble::Refuses(500));
+    eventually("the fault is told", async || fault(&gateway).await.contains("500")).await;
+    gateway.reload(&again).await;
+    let who = async |path: &str| gateway.client().await.get(path).await.header("x-server").map(str::to_owned);
+    eventually("it serves", async || who("/again").await.as_deref() == Some("a")).await;
+    let faults = async || {
+        let status: Value = serde_json::from_slice(&gateway.admin("/status").await.body).unwrap();
+        let upstreams = status["upstreams"].as_array().unwrap().iter();
+        upstreams.filter(|upstream| upstream["discovery"]["fault"].is_string()).count()
+    };
+    eventually("both tell the fault", async || faults().await == 2).await;
+    api.trouble(Trouble::None);
+    eventually("neither does", async || faults().await == 0).await;
+    assert_eq!(api.asked("limit="), 1);
+    put_echo(&api, "b", &b, Pod::Ready);
+    api.remove("app-a");
+    eventually("both have the other pod", async || {
+        who("/again").await.as_deref() == Some("b") && who("/").await.as_deref() == Some("b")
+    })
+    .await;
+    // The one that was first goes, and the other one goes on.
+    let alone =
+        again.replace("\n  - upstream: app\n", "\n").replace(&format!("  app:\n{said}\n    {UNCHECKED}\n\n"), "");
+    gateway.reload(&alone).await;
+    put_echo(&api, "a", &a, Pod::Ready);
+    api.remove("app-b");
+    let who = async |path: &str| gateway.client().await.get(path).await.header("x-server").map(str::to_owned);
+    eventually("it is heard", async || who("/again").await.as_deref() == Some("a")).await;
+    assert_eq!(api.asked("limit="), 1, "all by one list");
+}
+
 #[tokio::test]
 async fn the_gateway_is_not_ready_before_the_first_list_and_says_why() {
     let mut api = FakeApi::start().await;
