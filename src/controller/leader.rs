@@ -110,3 +110,6 @@ impl Leader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
