@@ -142,6 +142,35 @@ async fn one_gateway_of_two_writes_and_the_other_takes_over() {
     assert_eq!(holder(), "");
 }
 
+/// Who is killed gives nothing back: another one writes when the Lease has not been renewed for as long as it says.
+#[tokio::test]
+async fn one_that_is_killed_is_followed_by_another_when_its_time_is_over() {
+    let api = cluster().await;
+    let [_a] = echoes(&api, ["a"]).await;
+    let named = |name: &'static str| ["--identity", name].into_iter().chain(PUBLISHED).collect::<Vec<_>>();
+    let mut first = start_with(&api, FILE, &named("first")).await;
+    is_ready(&first).await;
+    let lease = || api.all(LEASES)[0].clone();
+    eventually("the first one writes", async || {
+        !api.all(LEASES).is_empty() && lease()["spec"]["holderIdentity"] == "first"
+    })
+    .await;
+    let second = start_with(&api, FILE, &named("second")).await;
+    is_ready(&second).await;
+    first.die().await;
+    // Fifteen seconds are long for a test: the Lease that it has left says one.
+    let mut left = lease();
+    assert_eq!((&left["spec"]["holderIdentity"], &left["spec"]["leaseDurationSeconds"]), (&json!("first"), &json!(15)));
+    left["spec"]["leaseDurationSeconds"] = json!(1);
+    api.apply(LEASES, "chat", left);
+    put(&api, ingress("late", &[("late.test", "/", "Prefix", "a")]));
+    becomes(&second, "late.test", "/", "a").await;
+    assert_eq!(address_of(&api, "late"), Value::Null, "it serves, and writes nothing yet");
+    eventually("the other one writes", async || address_of(&api, "late") == json!([{ "ip": "192.0.2.10" }])).await;
+    let spec = lease()["spec"].clone();
+    assert_eq!((&spec["holderIdentity"], &spec["leaseTransitions"]), (&json!("second"), &json!(2)));
+}
+
 #[tokio::test]
 async fn addresses_are_those_of_the_published_service() {
     let api = cluster().await;

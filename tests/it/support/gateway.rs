@@ -292,6 +292,12 @@ impl Gateway {
         kill(self.pid(), signal).unwrap();
     }
 
+    /// Kills it, which gives it no time to do anything, and waits until it is gone.
+    pub async fn die(&mut self) {
+        self.signal(Signal::SIGKILL);
+        within("the gateway is gone", self.child.wait()).await.unwrap();
+    }
+
     /// Waits for the end of the first process; gives the exit code.
     pub async fn ended(&mut self) -> i32 {
         within("the gateway ends", self.child.wait()).await.unwrap().code().unwrap()
