@@ -216,6 +216,7 @@ impl Exchange {
         }
         let lost = name.is_some() && self.upstream.is_none();
         self.will_come_back(head, &route, target);
+        self.note_scheme(head, &route);
         self.rule(head, &request, &route);
         self.say_who_asks(head);
         if self.snapshot.peering.is_some() {

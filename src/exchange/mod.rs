@@ -329,7 +329,7 @@ impl Exchange {
             (Some(refusal), ..) => Answer::refusing(refusal).with_page(page),
             (None, None, Some(status)) => Answer::of_share(status).with_page(page),
             (None, None, None) => {
-                let secure = self.asked(request).secure;
+                let secure = self.ruled.as_ref().and_then(|ruled| ruled.secure).unwrap_or_else(|| self.secure());
                 Answer::of_route(self.route.as_ref()?, request, self.target(request), secure)?
             }
         };

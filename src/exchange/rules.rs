@@ -29,6 +29,8 @@ pub(super) struct Ruled {
     target: Option<Box<str>>,
     /// How what the answer says is changed into what the client asks for.
     back: Option<Back>,
+    /// Whether it came by TLS, where a redirect has to know, and a trusted proxy tells.
+    pub(super) secure: Option<bool>,
     /// Fields of the answer that wait for the server to be known.
     late: Vec<FieldRule>,
     /// How a poll's answer has ended until now; here, since most of the time it has not begun.
@@ -122,6 +124,17 @@ impl Exchange {
 
     fn policy(&self) -> Option<&Policy> {
         self.route.as_ref()?.policy.as_deref()
+    }
+
+    /// Keeps in mind by which scheme the client came, where it is sent elsewhere by the same: engines know no fields by then.
+    pub(super) fn note_scheme(&mut self, head: &RequestHead<'_>, route: &Route) {
+        if !matches!(&route.action, Action::Redirect(redirect) if redirect.scheme.is_none()) {
+            return;
+        }
+        let secure = self.asked(head).secure;
+        if secure != self.info.secure() {
+            self.ruled.get_or_insert_default().secure = Some(secure);
+        }
     }
 
     /// Keeps in mind what has to be undone in the answer.
