@@ -43,7 +43,7 @@ impl Drawing<'_> {
             Some("kubernetes.io/h2c" | "grpc") => drop(keys.insert("http2".to_owned(), true.into())),
             Some(protocol @ ("kubernetes.io/wss" | "https")) => {
                 let why = format!(
-                    "the port {} of the Service {service} speaks {protocol}: TLS to servers is said in the file",
+                    "the port {} of the Service {service} speaks {protocol}: nothing says how its certificate is verified",
                     found.port.port
                 );
                 return Err(("UnsupportedProtocol", why));
