@@ -3,6 +3,9 @@
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
+/// The longest text: an API server takes some more, and nobody reads as much.
+const LONGEST: usize = 2000;
+
 /// One condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Condition {
@@ -43,7 +46,7 @@ impl Condition {
             "type": self.kind,
             "status": status,
             "reason": self.reason,
-            "message": self.message,
+            "message": self.message.chars().take(LONGEST).collect::<String>(),
             "observedGeneration": generation,
             "lastTransitionTime": since.unwrap_or_else(now),
         })

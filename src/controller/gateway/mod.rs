@@ -70,6 +70,9 @@ pub(crate) const FEATURES: [&str; 30] = [
     "TLSRoute",
 ];
 
+/// The most addresses that the status of a Gateway may have.
+const MOST_ADDRESSES: usize = 16;
+
 /// Adds to a draft what Gateways and their routes make of a configuration, and tells what is to be said of them.
 pub(crate) fn draft(world: &World, terms: &Terms, ports: &Ports, draft: Draft) -> (Draft, Report) {
     let grants = Grants::new(world.gateway.grants.iter().map(|grant| &**grant));
@@ -216,7 +219,7 @@ fn refused(reason: &'static str, why: String) -> report::Gateway {
 
 /// What is to be said of a Gateway with these listeners.
 fn accepted(spec: &GatewaySpec, listeners: &[Listening], ports: &Ports, terms: &Terms) -> report::Gateway {
-    let addresses: Vec<_> = ports.addresses.iter().map(Address::of_gateway).collect();
+    let addresses: Vec<_> = ports.addresses.iter().map(Address::of_gateway).take(MOST_ADDRESSES).collect();
     let is_usual = |kind: &Option<String>| matches!(kind.as_deref(), None | Some("IPAddress" | "Hostname"));
     if let Some(kind) = spec.addresses.iter().filter(|one| !is_usual(&one.kind)).find_map(|one| one.kind.as_ref()) {
         return refused(
