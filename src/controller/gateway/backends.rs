@@ -1,12 +1,15 @@
 //! Where routes of the Gateway API lead: ports of Services, each as an upstream of the route's own.
 
 use k8s_openapi::api::networking::v1::ServiceBackendPort;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::Drawing;
 use super::objects::Reference;
 use crate::controller::backend::Backends;
 use crate::controller::draft::{Named, Object};
+
+/// What is answered where a rule leads nowhere.
+pub(super) const NOWHERE: u16 = 500;
 
 /// Why a backend can't be used: one word, and a sentence.
 pub(super) type Fault = (&'static str, String);
@@ -63,4 +66,31 @@ impl Drawing<'_> {
         self.draft.upstreams.entry(name.clone()).or_insert_with(|| (object.clone(), upstream));
         Ok(name)
     }
+}
+
+/// Adds a share; who is named twice has one share of both weights.
+pub(super) fn add_share(shares: &mut Vec<(String, u32)>, upstream: String, weight: u32) {
+    match shares.iter_mut().find(|(known, _)| *known == upstream) {
+        Some((_, known)) => *known = known.saturating_add(weight),
+        None => shares.push((upstream, weight)),
+    }
+}
+
+/// `upstream` of a route, or of connections.
+pub(super) fn weighted(shares: &[(String, u32)], lost: u32) -> Value {
+    if let ([(name, _)], 0) = (shares, lost) {
+        return name.as_str().into();
+    }
+    // The most that a share may have in the file is 1000.
+    let most = shares.iter().map(|(_, weight)| *weight).max().unwrap_or(0).max(lost);
+    let scaled = |weight: u32| match most {
+        0..=1000 => weight,
+        most => u32::try_from((u64::from(weight) * 1000).div_ceil(u64::from(most))).unwrap_or(1000),
+    };
+    let mut all: Vec<Value> =
+        shares.iter().map(|(name, weight)| json!({ "name": name, "weight": scaled(*weight) })).collect();
+    if lost > 0 {
+        all.push(json!({ "respond": NOWHERE, "weight": scaled(lost) }));
+    }
+    all.into()
 }

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use kube::ResourceExt;
 use serde_json::{Map, Value, json};
 
-use super::attach::Attached;
-use super::backends::Fault;
+use super::attach::{Attached, lenient_parents};
+use super::backends::{Fault, NOWHERE, add_share, weighted};
 use super::conditions::Condition;
 use super::filters::{self, Filters};
 use super::objects::{HttpBackend, HttpMatch, HttpRule, NamedMatch, Persistence, Says};
@@ -15,9 +15,6 @@ use super::report;
 use super::{Drawing, sorted};
 use crate::controller::annotations::{self, Read, Settings};
 use crate::controller::draft::{Host, Object, Path, Rank, Route, canonical, respond_keys};
-
-/// What is answered where a rule leads nowhere.
-const NOWHERE: u16 = 500;
 
 /// A route on some listeners of the file, which may be others' before it comes to be drawn.
 pub(super) struct Candidate {
@@ -376,33 +373,6 @@ fn lead(
     Ok(keys)
 }
 
-/// Adds a share; who is named twice has one share of both weights.
-pub(super) fn add_share(shares: &mut Vec<(String, u32)>, upstream: String, weight: u32) {
-    match shares.iter_mut().find(|(known, _)| *known == upstream) {
-        Some((_, known)) => *known = known.saturating_add(weight),
-        None => shares.push((upstream, weight)),
-    }
-}
-
-/// `upstream` of a route, or of connections.
-pub(super) fn weighted(shares: &[(String, u32)], lost: u32) -> Value {
-    if let ([(name, _)], 0) = (shares, lost) {
-        return name.as_str().into();
-    }
-    // The most that a share may have in the file is 1000.
-    let most = shares.iter().map(|(_, weight)| *weight).max().unwrap_or(0).max(lost);
-    let scaled = |weight: u32| match most {
-        0..=1000 => weight,
-        most => u32::try_from((u64::from(weight) * 1000).div_ceil(u64::from(most))).unwrap_or(1000),
-    };
-    let mut all: Vec<Value> =
-        shares.iter().map(|(name, weight)| json!({ "name": name, "weight": scaled(*weight) })).collect();
-    if lost > 0 {
-        all.push(json!({ "respond": NOWHERE, "weight": scaled(lost) }));
-    }
-    all.into()
-}
-
 /// `affinity.cookie`.
 fn persistence(said: &Persistence) -> Result<Value, String> {
     if said.kind.as_deref().is_some_and(|kind| kind != "Cookie") || said.header.is_some() {
@@ -475,10 +445,4 @@ fn pattern(said: &NamedMatch, what: &str) -> Result<String, String> {
         Some("RegularExpression") => Ok(format!("^(?:{})$", said.value)),
         Some(how) => Err(format!("a {what} match of the type {how} is refused")),
     }
-}
-
-/// The Gateways that a route names whose other words can't be read.
-pub(super) fn lenient_parents(spec: &Value) -> Vec<super::objects::ParentRef> {
-    let all = spec["parentRefs"].as_array().into_iter().flatten();
-    all.filter_map(|one| serde_json::from_value(one.clone()).ok()).collect()
 }

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use kube::ResourceExt;
 use serde_json::{Map, Value, json};
 
-use super::attach::Attached;
-use super::backends::Fault;
+use super::attach::{Attached, lenient_parents};
+use super::backends::{Fault, add_share, weighted};
 use super::conditions::Condition;
 use super::listeners::Speaks;
 use super::objects::{RawSpec, Says};
@@ -32,7 +32,7 @@ impl Drawing<'_> {
             let spec = route.spec();
             let (parent_refs, hostnames) = match &spec {
                 Ok(spec) => (spec.parent_refs.clone(), spec.hostnames.clone()),
-                Err(_) => (super::http::lenient_parents(route.raw_spec()), Vec::new()),
+                Err(_) => (lenient_parents(route.raw_spec()), Vec::new()),
             };
             let (attached, mut parents) = self.attach(&object, &object.kind, &parent_refs, &hostnames);
             if !attached.is_empty() {
@@ -74,7 +74,7 @@ impl Drawing<'_> {
             keys.insert("kind".to_owned(), "tcp".into());
             let weight = backend.weight.unwrap_or(1);
             match self.backend(object, &backend.to, keys) {
-                Ok(upstream) => super::http::add_share(&mut shares, upstream, weight),
+                Ok(upstream) => add_share(&mut shares, upstream, weight),
                 Err(why) => {
                     lost = u32::saturating_add(lost, weight);
                     fault.get_or_insert(why);
@@ -88,7 +88,7 @@ impl Drawing<'_> {
             self.draft.upstreams.entry(NOBODY.to_owned()).or_insert_with(|| (Object::controller(), keys));
             shares.push((NOBODY.to_owned(), lost));
         }
-        let upstream = super::http::weighted(&shares, 0);
+        let upstream = weighted(&shares, 0);
         for Attached { listener, hosts } in attached {
             let listener = &self.listeners[*listener];
             let Some((speaks, own)) = listener.served.as_ref().filter(|_| has_some) else { continue };

@@ -42,10 +42,11 @@ const PORTS: [(u16, &str); 8] = [
 ];
 
 /// The Services that are there: the namespace, the name and the protocol of the port, each with a server of its name.
-const SERVERS: [(&str, &str, Option<&str>); 8] = [
+const SERVERS: [(&str, &str, Option<&str>); 9] = [
     ("infra", "v1", None),
     ("infra", "v2", None),
     ("infra", "v3", None),
+    ("infra", "headless", None),
     ("infra", "ws", Some("kubernetes.io/ws")),
     ("infra", "wss", Some("kubernetes.io/wss")),
     ("apps", "app-v1", None),

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 use crate::support::crowd::{By, Crowd};
-use crate::support::kubernetes::{GATEWAY_CLASSES, GATEWAYS, HTTP_ROUTES, TCP_ROUTES};
+use crate::support::kubernetes::{EVENTS, GATEWAY_CLASSES, GATEWAYS, HTTP_ROUTES, TCP_ROUTES};
 use crate::support::node::Node;
 use crate::support::within;
 
@@ -222,6 +222,30 @@ async fn what_others_say_of_a_route_stays_and_what_was_ours_goes() {
     put_route(&api, web);
     becomes(&gateway, "app.test", "/", "404").await;
     eventually("only they speak of it", async || parents() == json!([theirs])).await;
+}
+
+/// What is wrong is in a condition, in an Event and at `/status`, by the same words.
+#[tokio::test]
+async fn what_is_wrong_with_a_route_is_told_in_three_places() {
+    let api = cluster().await;
+    bring(&api);
+    put_route(&api, route("lost", "lost.test", "/", "nobody"));
+    let gateway = begin(&api, &[]).await;
+    let words = "the Service chat/nobody is not there";
+    eventually("a condition says it", async || {
+        let parent = api.get(HTTP_ROUTES, "chat", "lost").unwrap()["status"]["parents"][0].clone();
+        condition(&parent, "ResolvedRefs") == "False BackendNotFound" && parent.to_string().contains(words)
+    })
+    .await;
+    eventually("an Event says it", async || {
+        let all = api.all(EVENTS);
+        let of_it =
+            |event: &&Value| event["involvedObject"]["kind"] == "HTTPRoute" && event["reason"] == "BackendNotFound";
+        all.iter().filter(of_it).any(|event| event["message"].as_str().unwrap().contains(words))
+    })
+    .await;
+    let status = gateway.admin("/status").await.text();
+    assert!(status.contains("HTTPRoute chat/lost") && status.contains(words), "{status}");
 }
 
 /// What can't be loaded is not said to be served.
