@@ -88,7 +88,8 @@ fn headers(said: &HeaderModifier) -> Value {
 /// As [`Filters::read`].
 pub(super) fn redirect(said: &RedirectTo, port: u16, prefix: Option<&str>) -> Result<Map<String, Value>, String> {
     let mut redirect = json!({ "status": said.status_code.unwrap_or(302) });
-    let port = said.port.or_else(|| said.scheme.is_none().then_some(port));
+    // A usual port is that of the scheme, which a proxy that ends TLS in front may tell otherwise.
+    let port = said.port.or_else(|| (said.scheme.is_none() && !matches!(port, 80 | 443)).then_some(port));
     let keys = [
         ("scheme", said.scheme.clone().map(Value::from)),
         ("host", said.hostname.clone().map(Value::from)),
@@ -211,6 +212,10 @@ mod tests {
             ),
         ] {
             assert_eq!(redirect(&to(said), 8080, None).unwrap()["redirect"], expected);
+        }
+        for usual in [80, 443] {
+            let said = to(json!({ "hostname": "a.test" }));
+            assert_eq!(redirect(&said, usual, None).unwrap()["redirect"], json!({ "status": 302, "host": "a.test" }));
         }
     }
 
